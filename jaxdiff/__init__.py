@@ -1,0 +1,1 @@
+"""Train, study and sample diffusion and flow models in JAX."""

@@ -1,0 +1,59 @@
+"""From a network to a denoiser, D(x; alpha, sigma) = c_skip x + c_out F(c_in x; c_noise).
+
+Also the closed-form denoisers of Gaussian data, against which everything can be held.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.types import (
+    UNCONDITIONAL,
+    Condition,
+    Denoised,
+    Denoiser,
+    NoiseLevel,
+    Output,
+    Parameterization,
+    Real,
+)
+
+Apply = Callable[[PyTree, Float[Array, "B ..."], Float[Array, "..."], Condition], Output]
+"""A network: (params, c_in x, c_noise, cond) -> Output, as Flax's `module.apply`."""
+
+
+def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -> Denoiser:
+    """The denoiser that a network with these parameters is [EDM eq. 7].
+
+    The result is a pure function of (x, level, condition); levels, inputs and outputs
+    are float32 at least, whatever the network computes in.
+    """
+
+    def denoise(
+        x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+    ) -> Denoised:
+        scale = parameterization(at)
+        out = apply(params, scale.c_in * x, scale.c_noise, cond)
+        x0 = scale.c_skip * x + scale.c_out * out.raw
+        return Denoised(x0, out.variance, out.uncertainty)
+
+    return denoise
+
+
+def gaussian_denoiser(mean: Real, std: Real) -> Denoiser:
+    """E[x0 | x] for data N(mean, std^2 I): (alpha std^2 x + sigma^2 mean) / r^2.
+
+    r^2 = alpha^2 std^2 + sigma^2; mean broadcasts against one image.
+
+    >>> import jax.numpy as jnp
+    >>> gaussian_denoiser(0.0, 1.0)(jnp.ones((1, 2)), NoiseLevel(1.0, 1.0)).x0
+    Array([[0.5, 0.5]], dtype=float32)
+    """
+
+    def denoise(
+        x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+    ) -> Denoised:
+        r2 = at.alpha**2 * std**2 + at.sigma**2
+        return Denoised((at.alpha * std**2 * x + at.sigma**2 * mean) / r2)
+
+    return denoise

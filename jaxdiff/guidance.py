@@ -1,0 +1,134 @@
+"""Guidance: denoisers to denoiser, on x0.
+
+    guide(D, (D_1, w_1), ...)(x) = D(x) + sum_i w_i (D(x) - D_i(x))
+
+Every prediction is affine in x0, so this is the same as guiding eps, v, score or flow.
+D_i is a weaker denoiser: the same network without the label (classifier-free guidance
+[CFG], of scale 1 + w), a smaller or less trained one (autoguidance [AG]), or the same
+network without the noise level (noise awareness guidance [NAG]).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel, Real
+
+Weight = float | Float[Array, ""] | Callable[[NoiseLevel], Float[Array, "..."]]
+"""A number, traced or not, or a function of the level (a guidance interval, say)."""
+
+WITHHELD = {"label": -1, "noise": False}
+GIVEN = {"label": -1, "noise": True}
+
+
+@dataclass(frozen=True)
+class Without:
+    """A denoiser with one field of its condition withheld; made by `without`.
+
+    A value rather than a closure, so that `guide` sees that it is the same network.
+    """
+
+    denoise: Denoiser
+    field: str
+
+    def __call__(
+        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+    ) -> Denoised:
+        return self.denoise(x, at, self.blind(cond, x.shape[0]))
+
+    def blind(self, cond: Condition, batch: int) -> Condition:
+        """The condition with the field withheld from all images of the batch."""
+        values = {f.name: getattr(cond, f.name) for f in fields(cond)}
+        return Condition(**values | {self.field: _fill(WITHHELD, self.field, batch)})
+
+
+def without(denoise: Denoiser, field: str) -> Without:
+    """The denoiser that is not told `field`: "label" or "noise".
+
+    Raises:
+        ValueError: there is no such field.
+    """
+    if field not in WITHHELD:
+        raise ValueError(f"a condition has no field {field!r}; it has {[*WITHHELD]}")
+    return Without(denoise, field)
+
+
+def guide(denoise: Denoiser, *weaker: tuple[Denoiser, Weight]) -> Denoiser:
+    """D + sum_i w_i (D - D_i), over pairs (D_i, w_i).
+
+    Evaluations of one network that differ in their condition alone are stacked into one
+    batch. w may be traced or a function of the level: changing it compiles nothing.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.5)
+    >>> guide(strong, (weak, 0.5))(jnp.zeros((1, 1)), NoiseLevel(1.0, 0.5)).x0
+    Array([[0.75]], dtype=float32)
+    """
+    denoisers = (denoise, *(d for d, _ in weaker))
+
+    def guided(
+        x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+    ) -> Denoised:
+        first, *others = _evaluate(denoisers, x, at, cond)
+        x0 = first.x0
+        for other, (_, weight) in zip(others, weaker, strict=True):
+            w = weight(at) if callable(weight) else weight
+            x0 = x0 + w * (first.x0 - other.x0)
+        return Denoised(x0, first.variance, first.uncertainty)
+
+    return guided
+
+
+def _evaluate(
+    denoisers: tuple[Denoiser, ...],
+    x: Float[Array, "B ..."],
+    at: NoiseLevel,
+    cond: Condition,
+) -> list[Denoised]:
+    """All denoisers at one point, one call for each network that is among them."""
+    roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in denoisers), strict=True)
+    results: list[Denoised | None] = [None] * len(denoisers)
+    for root in dict.fromkeys(roots):
+        members = [i for i, r in enumerate(roots) if r is root]
+        copies = len(members)
+        stacked = root(
+            jnp.concatenate([x] * copies),
+            NoiseLevel(_tile(at.alpha, x, copies), _tile(at.sigma, x, copies)),
+            _stack([conds[i] for i in members], x.shape[0]),
+        )
+        parts = jax.tree.map(lambda a, n=copies: jnp.split(a, n), stacked)
+        for k, i in enumerate(members):
+            results[i] = Denoised(*(p and p[k] for p in vars(parts).values()))
+    return results
+
+
+def _root(denoise: Denoiser, cond: Condition, batch: int) -> tuple[Denoiser, Condition]:
+    """The network below any number of `without`, and the condition it sees."""
+    while isinstance(denoise, Without):
+        denoise, cond = denoise.denoise, denoise.blind(cond, batch)
+    return denoise, cond
+
+
+def _tile(a: Real, x: Float[Array, "B ..."], times: int) -> Float[Array, "..."]:
+    """A level for the stacked batch: scalars broadcast, [B, 1, ...] repeats."""
+    a = jnp.asarray(a)
+    per_image = a.ndim == x.ndim and a.shape[0] == x.shape[0] and a.shape[0] > 1
+    return jnp.concatenate([a] * times) if per_image else a
+
+
+def _stack(conds: list[Condition], batch: int) -> Condition:
+    """Conditions as one batch; a field that only some give is filled for the others."""
+    stacked = {}
+    for f in fields(Condition):
+        values = [getattr(c, f.name) for c in conds]
+        if any(v is not None for v in values):
+            filled = [_fill(GIVEN, f.name, batch) if v is None else v for v in values]
+            stacked[f.name] = jnp.concatenate(filled)
+    return Condition(**stacked)
+
+
+def _fill(table: dict[str, int | bool], field: str, batch: int) -> Array:
+    return jnp.full((batch,), table[field])

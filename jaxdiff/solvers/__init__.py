@@ -1,0 +1,5 @@
+"""Solvers of dx = D d(alpha) + eps_hat d(sigma), each an (init, step) pair."""
+
+from jaxdiff.solvers.onestep import DDIM, Euler, Heun
+
+__all__ = ["DDIM", "Euler", "Heun"]
