@@ -1,0 +1,53 @@
+"""Handwritten digits, 8x8, class-conditional: EDM2's network and training, tiny.
+
+    python launch/train.py --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdiff import EDM, Heun, LogSigma, Uncertain, UniformOnNetwork, WeightedError
+from jaxdiff.config import Experiment, Optimizer, Sampling, to_config
+from jaxdiff.data import Digits
+from jaxdiff.levels import Karras
+from jaxdiff.networks import UNet
+from jaxdiff.times import NormalLogSigma
+
+SIGMA_DATA = 0.75
+
+
+def get_config() -> ConfigDict:
+    """The experiment, as flags can change it."""
+    edm = EDM(sigma_data=SIGMA_DATA)
+    return to_config(
+        Experiment(
+            data=Digits(split="train"),
+            network=UNet(
+                label_dim=10,
+                model_channels=48,
+                channel_mult=(1, 2),
+                num_blocks=1,
+                attn_resolutions=(4,),
+                channels_per_head=48,
+                dropout=0.1,
+            ),
+            schedule=LogSigma(sigma_min=0.02, sigma_max=40.0),
+            times=NormalLogSigma(mean=-0.6, std=1.2),
+            parameterization=edm,
+            loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
+            optimizer=Optimizer(
+                learning_rate=0.02,
+                ref_batches=1000.0,
+                rampup_images=20_000.0,
+                stds=(0.05, 0.10, 0.20),
+            ),
+            sampling=Sampling(
+                grid=Karras(sigma_min=0.02, sigma_max=40.0), steps=18, solver=Heun(), std=0.10
+            ),
+            batch_size=128,
+            steps=6000,
+            loss_scale=64.0,
+            label_dropout=0.1,
+            sample_every=1000,
+            checkpoint_every=500,
+        )
+    )

@@ -1,0 +1,211 @@
+"""Checkpoints of a run: Orbax behind one small module.
+
+A run's folder holds
+
+    config.json           the experiment, for people and for the check on resuming
+    checkpoints/<step>/   the whole TrainState, and the experiment again
+    metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
+
+A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from jaxdiff import pictures
+from jaxdiff.config import NOT_MATHEMATICAL, Experiment, from_dict, to_dict
+from jaxdiff.state import TrainState, ema_denoiser, init_state
+from jaxdiff.types import Denoiser
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run left: its denoiser, what it was, and how far it came.
+
+    A second line samples:
+        x0 = jd.sample(r.denoise, cond, keys, r.experiment.data.shape, levels, solver)
+    """
+
+    denoise: Denoiser
+    experiment: Experiment
+    step: int
+    state: TrainState
+
+
+def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
+    """The denoiser of a run, from its newest checkpoint that can be read.
+
+    `std` chooses among the EMA widths that the run tracked, 0 = the one it samples with;
+    `step` chooses a checkpoint, -1 = the newest.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has no checkpoint.
+        ValueError: no such EMA, or no checkpoint can be read.
+    """
+    folder = Path(workdir)
+    if not (folder / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{folder} holds no run (no folder `checkpoints` in it): give the --workdir "
+            "that launch/train.py was given"
+        )
+    with checkpoints(folder) as saved:
+        if step >= 0 and step not in saved.steps():
+            known = ", ".join(map(str, saved.steps())) or "none yet"
+            raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
+        if not saved.steps():
+            raise FileNotFoundError(
+                f"{folder} has no checkpoint yet: the first is written after "
+                "checkpoint_every steps"
+            )
+        state, experiment = saved.restore([step] if step >= 0 else None)
+    denoise = ema_denoiser(experiment, state, std or experiment.sampling.std)
+    return Restored(denoise, experiment, int(state.step), state)
+
+
+class Checkpoints:
+    """The checkpoints of one run; made by `checkpoints`."""
+
+    def __init__(self, orbax: Any) -> None:
+        self._orbax = orbax
+        self._damaged: set[int] = set()
+
+    def steps(self) -> list[int]:
+        """The steps that have one, newest first."""
+        return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
+
+    def save(self, step: int, state: TrainState, experiment: Experiment) -> None:
+        """Starts to save, and returns once the state may be donated.
+
+        A checkpoint that this step already has is kept, unless it could not be read.
+        """
+        if step in self.steps() and step not in self._damaged:
+            return
+        self._orbax.save_async(
+            step,
+            state,
+            force=True,
+            overwrite=step in self._damaged,
+            custom_metadata={"experiment": to_dict(experiment)},
+        )
+
+    def wait(self) -> None:
+        """Returns once all that was saved is on disk."""
+        self._orbax.wait()
+
+    def restore(
+        self, steps: list[int] | None = None, sharding: Any = None
+    ) -> tuple[TrainState, Experiment]:
+        """The newest state that can be read, and its experiment.
+
+        A damaged checkpoint is passed over with a warning that names it and the next.
+
+        Raises:
+            ValueError: none can be read.
+        """
+        steps = self.steps() if steps is None else steps
+        for i, step in enumerate(steps):
+            try:
+                experiment = from_dict(
+                    self._orbax.metadata(step).custom_metadata["experiment"]
+                )
+                target = _abstract(experiment, sharding)
+                return self._orbax.load(step, target), experiment
+            except Exception as error:  # Orbax has no exception of its own for this
+                self._damaged.add(step)
+                after = steps[i + 1] if i + 1 < len(steps) else None
+                cause = str(error).split("\n")[0][:120]
+                if after is not None:
+                    warnings.warn(
+                        f"checkpoint {step} is damaged ({type(error).__name__}: {cause}); "
+                        f"going back to checkpoint {after}",
+                        stacklevel=2,
+                    )
+        raise ValueError(
+            f"no checkpoint in {self._orbax.directory} can be read (tried "
+            f"{', '.join(map(str, steps))}; last: {cause}): if the run is not worth "
+            "rescuing, delete its folder and start over"
+        )
+
+
+@contextmanager
+def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
+    """The checkpoints of a run: to read with keep = 0, else to write, keeping so many."""
+    from orbax.checkpoint import v1 as ocp
+
+    keeping = ocp.training.preservation_policies
+    orbax = ocp.training.Checkpointer(
+        (workdir / "checkpoints").absolute(),
+        preservation_policy=keeping.LatestN(keep) if keep else keeping.PreserveAll(),
+        cleanup_tmp_directories=keep > 0,
+    )
+    try:
+        yield Checkpoints(orbax)
+    finally:
+        orbax.close()
+
+
+def claim(workdir: Path, experiment: Experiment) -> None:
+    """Makes the run's folder, or checks that it is this experiment's.
+
+    Raises:
+        ValueError: it is another's, in what the fields that differ say.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        differences = [
+            line
+            for line in _differences(_read_json(path), json.loads(_json(experiment)))
+            if line.split(":")[0].split(".")[0] not in NOT_MATHEMATICAL
+        ]
+        if differences:
+            raise ValueError(
+                f"{workdir} holds another experiment ({'; '.join(differences)}): choose "
+                "another --workdir, or delete this one"
+            )
+    text = _json(experiment).encode()
+    pictures.write_atomically(path, lambda file: file.write(text))
+
+
+def _json(experiment: Experiment) -> str:
+    return json.dumps(to_dict(experiment), indent=2) + "\n"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): restore it from a checkpoint's metadata, or "
+            "choose another --workdir"
+        ) from error
+
+
+def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """The leaves in which two trees of plain values differ, one line each."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        names = [n for n in here if n in there] + sorted(set(there) ^ set(here))
+        return [
+            line
+            for name in names
+            for line in _differences(
+                there.get(name), here.get(name), f"{path}.{name}" if path else name
+            )
+        ]
+    return [] if there == here else [f"{path}: {there} there, {here} here"]
+
+
+def _abstract(experiment: Experiment, sharding: Any) -> PyTree:
+    """Shapes, types and places of the state's arrays, nothing computed."""
+    place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = jax.eval_shape(lambda: init_state(experiment))
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state
+    )

@@ -1,0 +1,270 @@
+"""The experiment as one value, and its two other forms: ConfigDict and JSON.
+
+An `Experiment` says everything that a run needs. A config file builds one and returns
+`to_config(experiment)`, so that flags like --config.times.std=1.4 can change any field;
+`from_config` builds and checks it again. Every value is written as a dictionary
+{"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. The types that may be named
+are those of the closed table below: reading a config imports and runs nothing.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from jaxdiff import (
+    data,
+    levels,
+    losses,
+    networks,
+    parameterizations,
+    schedules,
+    solvers,
+    times,
+    weightings,
+)
+from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """EDM2's optimiser: Adam on forcibly normalised weights [EDM2 tab. 2, eq. 67].
+
+    The learning rate rises linearly over `rampup_images`, and falls as
+    1 / sqrt(step / ref_batches) after `ref_batches` steps; 0 leaves either out.
+    `stds` are the relative widths of the power-function EMAs that are tracked.
+    """
+
+    learning_rate: float = 0.01
+    ref_batches: float = 70000.0
+    rampup_images: float = 10e6
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    stds: tuple[float, ...] = (0.05, 0.10)
+
+    def __post_init__(self) -> None:
+        for std in self.stds:
+            if not 0 < std < 12**-0.5:
+                raise ValueError(
+                    f"an EMA std must lie between 0 and {12**-0.5:.4f}, got {std}; "
+                    "EDM2 tracks 0.05 and 0.10"
+                )
+        if not self.stds:
+            raise ValueError("stds is empty: track one EMA at least, such as (0.05,)")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn, during training and by default after it.
+
+    `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w; `std`
+    is the EMA that samples; `images` is how many a picture shows.
+    """
+
+    grid: Grid = levels.Karras()
+    steps: int = 32
+    solver: Solver = solvers.Heun()
+    guidance: float = 0.0
+    std: float = 0.10
+    images: int = 100
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run. Everything is frozen, prints, compares and can be saved.
+
+    `loss_scale` multiplies the mean over elements, H W C gives EDM2's sum. Labels and
+    noise levels are withheld from random images with probability `label_dropout` and
+    `noise_dropout`, which guidance without them needs. The `_every` fields count steps;
+    `keep` is the number of checkpoints kept.
+    """
+
+    data: Any = data.Digits()
+    network: nn.Module = networks.UNet()
+    schedule: Schedule = schedules.LogSigma()
+    times: Times = times.NormalLogSigma()
+    parameterization: Parameterization = parameterizations.EDM()
+    loss: LossTerm = losses.WeightedError(
+        weightings.UniformOnNetwork(parameterizations.EDM())
+    )
+    optimizer: Optimizer = Optimizer()
+    sampling: Sampling = Sampling()
+    batch_size: int = 128
+    steps: int = 1000
+    seed: int = 0
+    loss_scale: float = 1.0
+    label_dropout: float = 0.0
+    noise_dropout: float = 0.0
+    log_every: int = 50
+    sample_every: int = 1000
+    checkpoint_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        name = type(self.parameterization).__name__
+        if (
+            self.parameterization.has_pole_at_pure_noise
+            and self.schedule.reaches_pure_noise
+        ):
+            raise ValueError(
+                f"{name} cannot be trained on {type(self.schedule).__name__}, which reaches "
+                "alpha = 0, where the noise says nothing about the data: use V, X0, Flow "
+                "or EDM there"
+            )
+        counts = ("batch_size", "steps", "log_every", "sample_every", "checkpoint_every")
+        for field in (*counts, "keep"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        for field in ("label_dropout", "noise_dropout"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
+        if self.sampling.std not in self.optimizer.stds:
+            raise ValueError(
+                f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
+                f"optimizer.stds = {self.optimizer.stds}"
+            )
+
+
+NOT_MATHEMATICAL = frozenset(
+    ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling")
+)
+"""Fields that a resumed run may change: none alters the steps already made."""
+
+TYPES: Mapping[str, type] = types.MappingProxyType(
+    {
+        f"{module}.{cls.__name__}": cls
+        for module, classes in {
+            "config": (Experiment, Optimizer, Sampling),
+            "data": (data.Digits, data.OpenMoji, data.Folder),
+            "levels": (levels.Karras, levels.Trailing, levels.Uniform),
+            "losses": (losses.Total, losses.Uncertain, losses.WeightedError),
+            "networks": (networks.UNet,),
+            "parameterizations": (
+                parameterizations.AngleLabel,
+                parameterizations.EDM,
+                parameterizations.Eps,
+                parameterizations.Flow,
+                parameterizations.LogSigmaLabel,
+                parameterizations.Score,
+                parameterizations.V,
+                parameterizations.X0,
+            ),
+            "schedules": (
+                schedules.Cosine,
+                schedules.CosineBetas,
+                schedules.LinearBetas,
+                schedules.ListedBetas,
+                schedules.LogSigma,
+                schedules.RectifiedFlow,
+                schedules.ScaledLinearBetas,
+                schedules.Table,
+                schedules.VPLinear,
+                schedules.ZeroTerminalBetas,
+            ),
+            "solvers": (solvers.DDIM, solvers.Euler, solvers.Heun),
+            "times": (times.LogitNormal, times.NormalLogSigma, times.Uniform),
+            "weightings": (
+                weightings.Debias,
+                weightings.MinSNR,
+                weightings.UniformOnNetwork,
+                weightings.UniformOnX0,
+            ),
+        }.items()
+        for cls in classes
+    }
+)
+"""Every type that a saved experiment may name."""
+
+NAMES: Mapping[type, str] = types.MappingProxyType({c: n for n, c in TYPES.items()})
+
+
+def to_dict(value: Any) -> Any:
+    """A value as plain dictionaries, tuples, numbers and strings.
+
+    >>> to_dict(levels.Uniform(end=0.1))
+    {'type': 'levels.Uniform', 'end': 0.1}
+    """
+    if isinstance(value, tuple):
+        return tuple(to_dict(v) for v in value)
+    if not dataclasses.is_dataclass(value):
+        return value
+    named = {name: to_dict(getattr(value, name)) for name in _fields(type(value))}
+    return {"type": NAMES[type(value)], **named}
+
+
+def from_dict(tree: Any, where: str = "config") -> Any:
+    """The value that `to_dict` wrote, built of the types in `TYPES` alone.
+
+    Raises:
+        ValueError: an unknown type or field, a wrong kind of value, or a value that its
+            type refuses; the message starts with the path of the field.
+    """
+    if isinstance(tree, list | tuple):
+        return tuple(from_dict(v, f"{where}[{i}]") for i, v in enumerate(tree))
+    if not isinstance(tree, Mapping):
+        return tree
+    if tree.get("type") not in TYPES:
+        raise ValueError(f"{where}.type is {tree.get('type')!r}; known: {', '.join(TYPES)}")
+    cls = TYPES[tree["type"]]
+    fields = _fields(cls)
+    values = {}
+    for name, value in tree.items():
+        if name == "type":
+            continue
+        if name not in fields:
+            raise ValueError(
+                f"{where} ({tree['type']}) has no field {name!r}; it has "
+                f"{', '.join(fields) or 'none'}"
+            )
+        path = f"{where}.{name}"
+        values[name] = _checked(from_dict(value, path), fields[name], path)
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def to_config(experiment: Experiment) -> ConfigDict:
+    """The experiment as the ConfigDict that a config file returns."""
+    return ConfigDict(to_dict(experiment))
+
+
+def from_config(config: ConfigDict) -> Experiment:
+    """The experiment that a ConfigDict describes.
+
+    Raises:
+        ValueError: as `from_dict`.
+    """
+    return from_dict(config.to_dict())
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    """Names and types of what a value is made of; flax's own bookkeeping left out."""
+    hints = typing.get_type_hints(cls)
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name not in hidden}
+
+
+def _checked(value: Any, hint: Any, path: str) -> Any:
+    """The value, as its field's type says; integers pass as floats."""
+    origin = typing.get_origin(hint) or hint
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is tuple:
+        element, *rest = typing.get_args(hint)
+        if isinstance(value, tuple) and rest == [...]:
+            return tuple(_checked(v, element, f"{path}[{i}]") for i, v in enumerate(value))
+        if isinstance(value, tuple) and len(value) == 1 + len(rest):
+            hints = zip(value, (element, *rest), strict=True)
+            return tuple(_checked(v, h, f"{path}[{i}]") for i, (v, h) in enumerate(hints))
+    bad_bool = isinstance(value, bool) and hint is not bool
+    if origin is not Any and (bad_bool or not isinstance(value, origin)):
+        kind = getattr(origin, "__name__", str(hint))
+        raise ValueError(f"{path} must be a {kind}, got {value!r}")
+    return value

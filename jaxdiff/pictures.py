@@ -1,0 +1,76 @@
+"""Pictures: grids of images as PNG, and curves of a run."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+SIDE = 48
+"""Images smaller than this are enlarged by a whole factor, so that people can see them."""
+
+
+def to_uint8(x: Float[np.ndarray, "*dims"]) -> UInt8[np.ndarray, "*dims"]:
+    """[-1, 1] to 0 ... 255, by rounding; what lies outside is clipped."""
+    return np.clip(np.round(np.asarray(x, np.float32) * 127.5 + 127.5), 0, 255).astype(
+        np.uint8
+    )
+
+
+def grid(
+    images: UInt8[np.ndarray, "N H W C"], columns: int = 0
+) -> UInt8[np.ndarray, "GH GW C"]:
+    """N images in rows of `columns` (0: as square as it gets), empty places white."""
+    n, h, w, c = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    blank = np.full((rows * columns - n, h, w, c), 255, np.uint8)
+    cells = np.concatenate([images, blank]).reshape(rows, columns, h, w, c)
+    return cells.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+
+
+def save_grid(
+    path: Path, images: UInt8[np.ndarray, "N H W C"], columns: int = 0
+) -> UInt8[np.ndarray, "GH GW C"]:
+    """Writes the grid as a PNG, small images enlarged, and returns it."""
+    factor = max(1, SIDE // images.shape[1])
+    picture = grid(images, columns).repeat(factor, axis=0).repeat(factor, axis=1)
+    pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
+    write_atomically(path, lambda f: Image.fromarray(pixels).save(f, format="PNG"))
+    return picture
+
+
+def save_curves(path: Path, metrics: Path) -> None:
+    """Draws loss and learning rate over steps, from a run's metrics.jsonl."""
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    loss, rate = figure.subplots(1, 2)
+    steps = [row["step"] for row in rows]
+    loss.plot(steps, [row["loss"] for row in rows], color="tab:blue")
+    loss.set(xlabel="step", title="loss")
+    rate.plot(steps, [row["learning_rate"] for row in rows], color="tab:orange")
+    rate.set(xlabel="step", title="learning rate")
+    for axes in (loss, rate):
+        axes.grid(alpha=0.3)
+    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
+
+
+def write_atomically(path: Path, write: Callable[..., object]) -> None:
+    """Calls `write` on a file that takes the name `path` once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            write(file)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

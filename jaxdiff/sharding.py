@@ -1,0 +1,47 @@
+"""Where arrays live: a mesh of all devices, the batch split over it, the rest on each.
+
+Computations are written for the global batch; jit splits them by the shardings of their
+arguments. Axes are Auto, so that XLA places intermediates.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+
+def data_mesh() -> Mesh:
+    """All devices of all processes along one axis, `data`."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """One copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
+    """This process' part of a batch, as part of the global arrays on the devices.
+
+    Copies: the host's buffers may be written to again.
+    """
+    place = lambda a: jax.make_array_from_process_local_data(split(mesh), a)  # noqa: E731
+    return jax.tree.map(place, batch)
+
+
+def require_divisible(batch_size: int, mesh: Mesh, name: str = "batch_size") -> None:
+    """Refuses a batch that does not split evenly over the devices.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"{name} is {batch_size}, which does not split over {mesh.size} devices: "
+            f"use a multiple of {mesh.size}"
+        )

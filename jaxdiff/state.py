@@ -1,0 +1,84 @@
+"""The state of a run: all that the next step depends on, and all that is saved."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from jaxdiff import optim
+from jaxdiff.config import Experiment
+from jaxdiff.denoisers import denoiser
+from jaxdiff.types import UNCONDITIONAL, Condition, Denoiser, Leaf, pytree
+
+
+@pytree
+class TrainState:
+    """What a step reads and writes. The data's position is `step` times the batch."""
+
+    step: Leaf
+    """[] int32, steps made."""
+    key: Leaf
+    """The run's PRNG key; step n draws from fold_in(key, n)."""
+    params: PyTree
+    """float32, forcibly normalised."""
+    constants: PyTree
+    """The network's Fourier frequencies and phases, never trained."""
+    opt_state: PyTree
+    """Adam's moments, and the averages of the parameters."""
+    times: PyTree
+    """The memory of the law of t."""
+    first_bad: Leaf
+    """[] int32, the first step whose loss or gradient was not finite; -1 = none."""
+
+
+def optimizer(experiment: Experiment) -> optax.GradientTransformation:
+    """The experiment's Optax chain."""
+    o = experiment.optimizer
+    rate = learning_rate(experiment)
+    return optim.edm2_adam(rate, o.stds, b1=o.b1, b2=o.b2, eps=o.eps)
+
+
+def learning_rate(experiment: Experiment) -> optax.Schedule:
+    """Steps made -> learning rate."""
+    o = experiment.optimizer
+    return optim.inverse_sqrt_schedule(
+        o.learning_rate, o.ref_batches, o.rampup_images, experiment.batch_size
+    )
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """The state before the first step, a function of the experiment alone."""
+    params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
+    x = jnp.zeros((1, *experiment.data.shape))
+    variables = experiment.network.init(params_key, x, jnp.zeros(()), UNCONDITIONAL)
+    params = optim.normalized(variables["params"])
+    return TrainState(
+        step=jnp.int32(0),
+        key=run_key,
+        params=params,
+        constants=variables.get("constants", {}),
+        opt_state=optimizer(experiment).init(params),
+        times=experiment.times.init(),
+        first_bad=jnp.int32(-1),
+    )
+
+
+def ema_denoiser(experiment: Experiment, state: TrainState, std: float) -> Denoiser:
+    """The denoiser with the parameters averaged over the relative width `std`.
+
+    Raises:
+        ValueError: the run tracks no such average.
+    """
+    stds = experiment.optimizer.stds
+    if std not in stds:
+        raise ValueError(
+            f"this run tracks no EMA of std {std}; it has {', '.join(map(str, stds))}"
+        )
+    params = optim.averages(state.opt_state)[stds.index(std)]
+    variables = {"params": params, "constants": state.constants}
+    return denoiser(experiment.network.apply, variables, experiment.parameterization)
+
+
+def labelled(experiment: Experiment, label: Leaf) -> Condition:
+    """The condition that asks for these classes; nothing where the network has none."""
+    return Condition(label=label) if experiment.network.label_dim else UNCONDITIONAL

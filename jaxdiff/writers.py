@@ -1,0 +1,119 @@
+"""Where metrics and pictures go: a tiny protocol, and its three writers.
+
+A writer takes scalars and images by step. All are told the step that a run starts from,
+so that a run resumed from a checkpoint writes no step twice.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+class Writer(Protocol):
+    """Takes what a run has to report."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers by name."""
+        ...
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
+        """One picture."""
+        ...
+
+    def close(self) -> None:
+        """Nothing comes after."""
+        ...
+
+
+class JSONL:
+    """One JSON object a line, metrics.jsonl in the run's folder.
+
+    Lines past the starting step, and a last line that a kill cut short, are dropped.
+    """
+
+    def __init__(self, path: Path, start: int) -> None:
+        kept = _lines_up_to(path, start) if path.exists() else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(kept))
+        self._file = path.open("a")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
+        """Pictures are files of their own."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Terminal:
+    """A line for people, above the progress bar where there is one."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        from tqdm import tqdm
+
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        tqdm.write(f"step {step:>7}  {numbers}", file=sys.stderr)
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
+        """A terminal shows no pictures."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class TensorBoard:
+    """TensorBoard's event files, without TensorFlow: `tensorboard --logdir=…`."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class All:
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
+        for writer in self._writers:
+            writer.image(step, name, pixels)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if line.endswith("\n") and row["step"] <= step:
+            kept.append(line)
+    return kept
