@@ -1,6 +1,6 @@
 """Handwritten digits, 8x8, class-conditional: EDM2's network and training, tiny.
 
-    python launch/train.py --config=configs/digits.py --workdir=runs/digits
+python launch/train.py --config=configs/digits.py --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict
@@ -41,7 +41,10 @@ def get_config() -> ConfigDict:
                 stds=(0.05, 0.10, 0.20),
             ),
             sampling=Sampling(
-                grid=Karras(sigma_min=0.02, sigma_max=40.0), steps=18, solver=Heun(), std=0.10
+                grid=Karras(sigma_min=0.02, sigma_max=40.0),
+                steps=18,
+                solver=Heun(),
+                std=0.10,
             ),
             batch_size=128,
             steps=6000,

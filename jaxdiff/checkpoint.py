@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Sharding
 from jaxtyping import PyTree
 
-from jaxdiff import pictures
+from jaxdiff import pictures, sharding
 from jaxdiff.config import NOT_MATHEMATICAL, Experiment, from_dict, to_dict
 from jaxdiff.state import TrainState, ema_denoiser, init_state
 from jaxdiff.types import Denoiser
@@ -65,7 +66,8 @@ def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
                 f"{folder} has no checkpoint yet: the first is written after "
                 "checkpoint_every steps"
             )
-        state, experiment = saved.restore([step] if step >= 0 else None)
+        everywhere = sharding.replicated(sharding.data_mesh())
+        state, experiment = saved.restore(everywhere, [step] if step >= 0 else None)
     denoise = ema_denoiser(experiment, state, std or experiment.sampling.std)
     return Restored(denoise, experiment, int(state.step), state)
 
@@ -101,9 +103,9 @@ class Checkpoints:
         self._orbax.wait()
 
     def restore(
-        self, steps: list[int] | None = None, sharding: Any = None
+        self, place: Sharding, steps: list[int] | None = None
     ) -> tuple[TrainState, Experiment]:
-        """The newest state that can be read, and its experiment.
+        """The newest state that can be read (of `steps`), and its experiment.
 
         A damaged checkpoint is passed over with a warning that names it and the next.
 
@@ -116,7 +118,7 @@ class Checkpoints:
                 experiment = from_dict(
                     self._orbax.metadata(step).custom_metadata["experiment"]
                 )
-                target = _abstract(experiment, sharding)
+                target = _abstract(experiment, place)
                 return self._orbax.load(step, target), experiment
             except Exception as error:  # Orbax has no exception of its own for this
                 self._damaged.add(step)
@@ -202,9 +204,8 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
     return [] if there == here else [f"{path}: {there} there, {here} here"]
 
 
-def _abstract(experiment: Experiment, sharding: Any) -> PyTree:
+def _abstract(experiment: Experiment, place: Sharding) -> PyTree:
     """Shapes, types and places of the state's arrays, nothing computed."""
-    place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = jax.eval_shape(lambda: init_state(experiment))
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state

@@ -124,6 +124,11 @@ class Experiment:
         for field in ("label_dropout", "noise_dropout"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
+        if self.sampling.guidance and not self.label_dropout:
+            raise ValueError(
+                f"sampling.guidance is {self.sampling.guidance}, which needs the network "
+                "without labels, but label_dropout is 0, so it is never trained that way"
+            )
         if self.sampling.std not in self.optimizer.stds:
             raise ValueError(
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "

@@ -48,11 +48,11 @@ def inverse_sqrt_schedule(
     """
 
     def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
-        lr = jnp.asarray(ref_lr)
+        step, lr = jnp.asarray(step, float), jnp.asarray(ref_lr)
         if ref_batches:
             lr = lr / jnp.sqrt(jnp.maximum(step / ref_batches, 1))
         if rampup_images:
-            lr = lr * jnp.minimum(step * (batch_size / rampup_images), 1)
+            lr = lr * jnp.minimum(step * batch_size / rampup_images, 1)
         return lr
 
     return schedule
@@ -94,7 +94,7 @@ def power_ema(stds: tuple[float, ...]) -> optax.GradientTransformation:
 
         def follow(average: PyTree, power: float) -> PyTree:
             # 1 - beta by way of logarithms: float32 would lose it beside beta at large t
-            share = -jnp.expm1(power * jnp.log1p(-1 / count))
+            share = -jnp.expm1(power * jnp.log1p(-1 / count.astype(float)))
             return jax.tree.map(
                 lambda a, p: _mix(a, p.astype(a.dtype), share), average, raw
             )

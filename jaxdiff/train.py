@@ -15,15 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, data, pictures, sharding, writers
+from jaxdiff import checkpoint, data, generate, pictures, sharding, writers
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
-from jaxdiff.guidance import guide, without
-from jaxdiff.sampling import sample
 from jaxdiff.schedules import corrupt
 from jaxdiff.state import (
     TrainState,
-    ema_denoiser,
     init_state,
     labelled,
     learning_rate,
@@ -33,6 +30,7 @@ from jaxdiff.types import Condition
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+METRICS = ("loss", "grad_norm", "learning_rate")
 
 
 class NotFinite(ValueError):
@@ -112,106 +110,49 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(tree)]))
 
 
-def make_sampler(
-    experiment: Experiment, std: float
-) -> Callable[[TrainState, Key[Array, " B"], Array], Float[Array, "B H W C"]]:
-    """(state, keys [B], labels [B]) -> images in [-1, 1], as `experiment.sampling` says.
-
-    To be jitted; the weights are those of the EMA of width `std`.
-    """
-    s = experiment.sampling
-    levels = s.grid(experiment.schedule, s.steps)
-
-    def draw(
-        state: TrainState, keys: Key[Array, " B"], label: Array
-    ) -> Float[Array, "B H W C"]:
-        denoise = ema_denoiser(experiment, state, std)
-        if s.guidance:
-            denoise = guide(denoise, (without(denoise, "label"), s.guidance))
-        cond = labelled(experiment, label)
-        return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
-
-    return draw
-
-
-def draw_images(
-    draw: Callable, state: TrainState, seeds: np.ndarray, label: np.ndarray, mesh: Mesh
-) -> UInt8[np.ndarray, "N H W C"]:
-    """Images by seed, computed in one batch that is filled up to split over the mesh."""
-    extra = -len(seeds) % mesh.size
-    seeds, label = (np.pad(a, (0, extra), mode="edge") for a in (seeds, label))
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-    batch = jax.device_put((keys, label.astype(np.int32)), sharding.split(mesh))
-    images = pictures.to_uint8(np.asarray(draw(state, *batch)))
-    return images[: len(seeds) - extra]
-
-
 def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> TrainState:
     """Trains, or goes on training, in the run's folder; returns the last state.
 
+    SIGINT and SIGTERM end it early, after the state was saved. A run that has all its
+    steps is returned as it is.
+
     Raises:
         NotFinite: a loss or gradient was not finite; the last checkpoint is before it.
-        KeyboardInterrupt: SIGINT or SIGTERM, after the state was saved.
         ValueError: the folder is another experiment's, or the batch does not split.
     """
     mesh = sharding.data_mesh()
     sharding.require_divisible(experiment.batch_size, mesh)
+    dataset = experiment.data.load()
     checkpoint.claim(workdir, experiment)
-    everywhere, over_batch = sharding.replicated(mesh), sharding.split(mesh)
-    step = jax.jit(
-        make_step(experiment),
-        in_shardings=(everywhere, over_batch),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
-    )
-    draw = jax.jit(make_sampler(experiment, experiment.sampling.std))
+    everywhere = sharding.replicated(mesh)
+    step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
+    draw = generate.sampler(experiment, experiment.sampling.std)
 
     with checkpoint.checkpoints(workdir, experiment.keep) as saved, stoppable() as stop:
         if saved.steps():
-            state, _ = saved.restore(sharding=everywhere)
+            state, _ = saved.restore(everywhere)
         else:
-            state = jax.jit(lambda: init_state(experiment), out_shardings=everywhere)()
+            state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(
+                experiment
+            )
         first = int(state.step)
-        batches = data.batches(
-            experiment.data.load(), experiment.batch_size, experiment.seed, first
-        )
-        log = open_writers(workdir, first, progress)
-        bar = tqdm(
-            total=experiment.steps * experiment.batch_size,
-            initial=first * experiment.batch_size,
-            unit="img",
-            unit_scale=True,
-            disable=not progress,
-            dynamic_ncols=True,
-        )
-        clock, recent = time.perf_counter(), []
-        for n in range(first + 1, experiment.steps + 1):
-            state, metrics = step(state, sharding.put_batch(next(batches), mesh))
-            recent.append(metrics)
-            bar.update(experiment.batch_size)
-            last = n == experiment.steps or stop()
-            if n % experiment.log_every == 0 or last:
-                require_finite(state)
-                values = means(recent)
-                took = time.perf_counter() - clock
-                values["images_per_s"] = len(recent) * experiment.batch_size / took
-                log.scalars(n, values)
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
-                clock, recent = time.perf_counter(), []
-            if n % experiment.checkpoint_every == 0 or last:
-                require_finite(state)
-                saved.save(n, state, experiment)
-            if n % experiment.sample_every == 0 or n == experiment.steps:
-                picture = show(experiment, draw, state, mesh, workdir / "samples", n)
-                log.image(n, "samples", picture)
-                clock = time.perf_counter()
-            if stop():
-                break
-        bar.close()
-        log.close()
+        batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
+        with reporting(experiment, workdir, first, progress) as report:
+            for n in range(first + 1, experiment.steps + 1):
+                state, metrics = step(state, sharding.put_batch(next(batches), mesh))
+                report.made(metrics)
+                last = n == experiment.steps or stop()
+                if last or n % experiment.log_every == 0:
+                    require_finite(state)
+                    report.numbers(n)
+                if last or n % experiment.checkpoint_every == 0:
+                    require_finite(state)
+                    saved.save(n, state, experiment)
+                if n == experiment.steps or n % experiment.sample_every == 0:
+                    report.picture(n, show(experiment, draw, state, mesh))
+                if stop():
+                    break
         saved.wait()
-    if stop():
-        raise KeyboardInterrupt
     return state
 
 
@@ -230,38 +171,74 @@ def require_finite(state: TrainState) -> None:
         )
 
 
-def means(recent: list[Metrics]) -> dict[str, float]:
-    """The mean of each metric, in one transfer."""
-    rows = jax.device_get(recent)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-def open_writers(workdir: Path, start: int, progress: bool) -> writers.All:
-    """Terminal, JSONL and TensorBoard, on the first process alone."""
-    if jax.process_index() > 0:
-        return writers.All([])
-    terminal = [writers.Terminal()] if progress else []
-    files = [
-        writers.JSONL(workdir / "metrics.jsonl", start),
-        writers.TensorBoard(workdir / "tensorboard", start),
-    ]
-    return writers.All([*terminal, *files])
-
-
 def show(
-    experiment: Experiment,
-    draw: Callable,
-    state: TrainState,
-    mesh: Mesh,
-    folder: Path,
-    step: int,
-) -> UInt8[np.ndarray, "H W C"]:
-    """Draws and saves the picture of a step: one class a column, seeds 0, 1, …"""
-    count, classes = experiment.sampling.images, max(experiment.network.label_dim, 1)
-    columns = classes if 1 < classes <= 20 else 0
-    seeds, label = np.arange(count), np.arange(count) % classes
-    images = draw_images(draw, state, seeds, label, mesh)
-    return pictures.save_grid(folder / f"{step:07d}.png", images, columns)
+    experiment: Experiment, draw: generate.Draw, state: TrainState, mesh: Mesh
+) -> UInt8[np.ndarray, "N H W C"]:
+    """The images of a run's picture: seeds 0, 1, …, and the classes in turn."""
+    seeds = np.arange(experiment.sampling.images)
+    label = seeds % max(experiment.network.label_dim, 1)
+    return generate.images(draw, state, seeds, label, mesh, len(seeds))
+
+
+class Reporter:
+    """What a run tells the world: progress bar, metrics, pictures; made by `reporting`."""
+
+    def __init__(
+        self, experiment: Experiment, workdir: Path, bar: tqdm, log: writers.Writer
+    ) -> None:
+        self._experiment, self._workdir = experiment, workdir
+        self._bar, self._log = bar, log
+        self._recent: list[Metrics] = []
+        self._since = time.perf_counter()
+
+    def made(self, metrics: Metrics) -> None:
+        """A step was made; its metrics stay on the device for now."""
+        self._recent.append(metrics)
+        self._bar.update(self._experiment.batch_size)
+
+    def numbers(self, step: int) -> None:
+        """Writes the means since the last time, fetched in one transfer."""
+        rows, self._recent = jax.device_get(self._recent), []
+        values = {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
+        now = time.perf_counter()
+        made = len(rows) * self._experiment.batch_size
+        values["images_per_s"], self._since = made / (now - self._since), now
+        self._log.scalars(step, values)
+        self._bar.set_postfix(loss=f"{values['loss']:.4f}")
+
+    def picture(self, step: int, images: UInt8[np.ndarray, "N H W C"]) -> None:
+        """Saves a picture; the latest is samples.png. One class a column, if few."""
+        began, classes = time.perf_counter(), self._experiment.network.label_dim
+        columns = classes if 1 < classes <= 20 else 0
+        for path in (f"samples/{step:07d}.png", "samples.png"):
+            grid = pictures.save_grid(self._workdir / path, images, columns)
+        self._log.image(step, "samples", grid)
+        self._since += time.perf_counter() - began
+
+
+@contextmanager
+def reporting(
+    experiment: Experiment, workdir: Path, first: int, progress: bool
+) -> Iterator[Reporter]:
+    """The reporter of a run that starts at a step, its files closed at the end.
+
+    Only the first process reports. The bar shows on a terminal alone.
+    """
+    ours = jax.process_index() == 0
+    log = writers.open_all(workdir, first, progress) if ours else writers.All([])
+    size = experiment.batch_size
+    with tqdm(
+        total=experiment.steps * size,
+        initial=first * size,
+        unit="img",
+        unit_scale=True,
+        dynamic_ncols=True,
+        disable=None if ours and progress else True,
+    ) as bar:
+        try:
+            yield Reporter(experiment, workdir, bar, log)
+        finally:
+            log.close()
 
 
 @contextmanager

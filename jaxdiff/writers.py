@@ -107,6 +107,15 @@ class All:
             writer.close()
 
 
+def open_all(workdir: Path, start: int, terminal: bool) -> All:
+    """The writers of a run's folder, and the terminal if asked."""
+    files = [
+        JSONL(workdir / "metrics.jsonl", start),
+        TensorBoard(workdir / "tensorboard", start),
+    ]
+    return All([*([Terminal()] if terminal else []), *files])
+
+
 def _lines_up_to(path: Path, step: int) -> list[str]:
     kept = []
     for line in path.read_text().splitlines(keepends=True):

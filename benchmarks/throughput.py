@@ -1,0 +1,108 @@
+"""Images per second in training and sampling, for any config; compile time apart.
+
+    python benchmarks/throughput.py --config=configs/digits.py
+
+Data stay on the device, so this is the speed of the compiled programs alone. The peak of
+the machine is measured in the same run, as a matrix product, and the steps' own FLOPs, as
+XLA counts them, are given as a share of it: machines differ, and shared ones from minute
+to minute.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdiff import generate, sharding, train
+from jaxdiff.config import Experiment, from_config
+from jaxdiff.state import TrainState, init_state
+
+sys.path.append(str(Path(__file__).parents[1] / "launch"))
+import command
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure each, about.")
+flags.mark_flags_as_required(["config"])
+
+
+def main() -> None:
+    """Measures, and prints a table."""
+    experiment = from_config(CONFIG.value)
+    mesh = sharding.data_mesh()
+    print(f"jax {jax.__version__}, {mesh.size} x {jax.devices()[0].device_kind}")
+    print(f"{'':10} {'compile s':>10} {'images/s':>10} {'s a call':>10} {'of peak':>8}")
+    peak = _peak(mesh)
+    everywhere = sharding.replicated(mesh)
+    begin = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)
+    state = begin(experiment)
+    for name, build in (("sampling", _sampling), ("training", _training)):
+        call, lowered, images = build(experiment, state, mesh)
+        began = time.perf_counter()
+        compiled = lowered.compile()
+        compile_s = time.perf_counter() - began
+        seconds = _seconds(call)
+        flops = compiled.cost_analysis().get("flops", float("nan")) * mesh.size
+        share = flops / seconds / peak if name == "training" else float("nan")
+        row = f"{name:10} {compile_s:10.1f} {images / seconds:10.1f} {seconds:10.4f}"
+        print(f"{row} {share:8.1%}" if share == share else row)
+
+
+def _training(
+    experiment: Experiment, state: TrainState, mesh: jax.sharding.Mesh
+) -> tuple[Callable, jax.stages.Lowered, int]:
+    size = experiment.batch_size
+    pixels = np.random.default_rng(0).integers(0, 256, (size, *experiment.data.shape))
+    label = np.arange(size, dtype=np.int32) % max(experiment.network.label_dim, 1)
+    batch = {"image": pixels.astype(np.uint8), "label": label}
+    batch = sharding.put_batch(batch, mesh)
+    everywhere = sharding.replicated(mesh)
+    step = jax.jit(
+        train.make_step(experiment), donate_argnums=0, out_shardings=everywhere
+    )
+    held = [state]
+
+    def call() -> jax.Array:
+        held[0], metrics = step(held[0], batch)
+        return metrics["loss"]
+
+    return call, step.lower(state, batch), size
+
+
+def _sampling(
+    experiment: Experiment, state: TrainState, mesh: jax.sharding.Mesh
+) -> tuple[Callable, jax.stages.Lowered, int]:
+    draw = generate.sampler(experiment, experiment.sampling.std)
+    size = experiment.sampling.images
+    size += -size % mesh.size
+    keys = jax.random.split(jax.random.key(0), size)
+    label = jnp.arange(size) % max(experiment.network.label_dim, 1)
+    asked = jax.device_put((keys, label), sharding.split(mesh))
+    return lambda: draw(state, *asked), draw.lower(state, *asked), size
+
+
+def _seconds(call: Callable[[], jax.Array]) -> float:
+    """The median time of a call, the first (which may compile) left out."""
+    jax.block_until_ready(call())
+    times, until = [], time.perf_counter() + SECONDS.value
+    while len(times) < 3 or time.perf_counter() < until:
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def _peak(mesh: jax.sharding.Mesh, n: int = 2048) -> float:
+    """FLOP/s of float32 matrix products, one on every device at once."""
+    a = jax.device_put(jnp.ones((mesh.size, n, n)), sharding.split(mesh))
+    product = jax.jit(lambda a: a @ a)
+    return 2 * mesh.size * n**3 / _seconds(lambda: product(a))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,162 @@
+"""A data set, and the endless stream of shuffled batches that training reads.
+
+Images are counted on and on: step s of a run with batch B reads the positions s B ...
+(s + 1) B - 1. Position i is image number `order(n, seed, i // n)[i % n]`, where n is the
+size of the data set: every epoch shows every image once, in an order of its own. So what
+a step sees is a function of (seed, B, s) alone. It depends neither on when a run was
+interrupted nor on how many processes share it: process p of P reads the p-th of the P
+equal blocks of a batch, and the blocks in order are the batch of a single process.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Images with random access, as grain defines it. A label is -1 where there is none.
+
+    `source[i]` is {"image": [H, W, C] uint8, "label": int32} and may be called by several
+    threads at once. A source that has its images in memory also offers
+    `take(indices) -> {"image": [B, H, W, C], "label": [B]}`, which saves the stacking.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Memory:
+    """A source in memory.
+
+    >>> source = Memory(np.zeros([5, 8, 8, 1], np.uint8), np.arange(5, dtype=np.int32))
+    >>> len(source), source[3]["label"], source.take(np.array([4, 0]))["label"]
+    (5, np.int32(3), array([4, 0], dtype=int32))
+    """
+
+    image: UInt8[np.ndarray, "N H W C"]
+    label: Int32[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.image[index], "label": self.label[index]}
+
+    def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """The images [B, H, W, C] and labels [B] of these numbers, copied."""
+        return {"image": self.image[indices], "label": self.label[indices]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Images, and the name of each label: label k is called `classes[k]`."""
+
+    source: Source
+    classes: tuple[str, ...] = ()
+    """Empty where there are no labels, so that every label is -1."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@functools.lru_cache(maxsize=8)
+def order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    """The order in which an epoch shows n images: a permutation of 0 ... n - 1.
+
+    It sorts the first n words of the Philox counter generator under the key (seed, epoch).
+    Those words are the generator's definition, so no version of NumPy changes the order.
+
+    >>> order(5, 0, 0), order(5, 0, 1)
+    (array([0, 2, 1, 4, 3]), array([3, 2, 4, 1, 0]))
+    """
+    words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
+    permutation = np.argsort(words, kind="stable")
+    permutation.flags.writeable = False  # the cache hands out the same array again
+    return permutation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """Batches with random access: `stream[s]` is this process' block of step s."""
+
+    source: Source
+    batch_size: int
+    seed: int
+    block: int
+    blocks: int
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        indices = self.indices(step)
+        if hasattr(self.source, "take"):
+            return self.source.take(indices)
+        examples = [self.source[int(i)] for i in indices]
+        return {
+            "image": np.stack([example["image"] for example in examples]),
+            "label": np.array([example["label"] for example in examples], np.int32),
+        }
+
+    def indices(self, step: int) -> Int[np.ndarray, " B"]:
+        """The numbers of the images in this process' block of a step."""
+        n, size = len(self.source), self.batch_size // self.blocks
+        first = step * self.batch_size + self.block * size
+        epochs = range(first // n, (first + size - 1) // n + 1)
+        orders = np.concatenate([order(n, self.seed, epoch) for epoch in epochs])
+        return orders[first % n : first % n + size]
+
+
+def batches(
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    block: int | None = None,
+    blocks: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The endless batches of a run, from `start_step` on, as a grain `DatasetIterator`.
+
+    Each is {"image": [B, H, W, C] uint8, "label": [B] int32}, with B = batch_size / blocks.
+    `batch_size` counts the images of all processes together; `block` of `blocks` is the
+    process' part, by default `jax.process_index()` of `jax.process_count()`. The iterator's
+    state is {"next_index": step}, the number of the next step, so `set_state` and
+    `start_step` do the same, whatever number of processes wrote the state. A source
+    without `take` is read ahead by threads.
+
+    Raises:
+        ValueError: an empty data set; a batch size that is not positive or is not a
+            multiple of `blocks`; a negative seed or start_step.
+    """
+    import grain
+
+    if block is None or blocks is None:
+        import jax
+
+        block, blocks = jax.process_index(), jax.process_count()
+    if len(dataset.source) == 0:
+        raise ValueError("the data set has no images, so there is nothing to train on")
+    if batch_size < 1 or batch_size % blocks:
+        raise ValueError(
+            f"batch_size must be a positive multiple of the {blocks} processes, "
+            f"got {batch_size}"
+        )
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in 0 ... 2^64 - 1, got {seed}")
+    if start_step < 0:
+        raise ValueError(f"start_step must not be negative, got {start_step}")
+    stream = Stream(dataset.source, batch_size, seed, block, blocks)
+    threads = 0 if hasattr(dataset.source, "take") else 8
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    iterator = iter(grain.MapDataset.source(stream).to_iter_dataset(ahead))
+    iterator.set_state({"next_index": start_step})
+    return iterator

@@ -1,0 +1,5 @@
+"""Networks: Flax modules (x, c_noise, Condition) -> Output that know no noise level."""
+
+from jaxdiff.networks.unet import UNet
+
+__all__ = ["UNet"]

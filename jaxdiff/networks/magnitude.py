@@ -1,0 +1,176 @@
+"""Magnitude-preserving layers: unit variance in, unit variance out, on average.
+
+A vector's magnitude is its root mean square. With every weight row w_i of magnitude 1 and
+inputs that are uncorrelated and of magnitude 1, w_i . x / sqrt(fan_in) has magnitude 1
+again, so nothing has to be learned, or normalised, to keep activations in range:
+
+    unit(x)   = x / (eps + rms(x))                            [EDM2 eq. 47, eps on the rms]
+    conv(x)   = (unit(w) gain / sqrt(fan_in)) * x             [EDM2 eq. 47, 66]
+    silu(x)   = x sigmoid(x) / 0.596                          [EDM2 eq. 81]
+    sum(a, b) = ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2)     [EDM2 eq. 88]
+    cat(a, b) = C [ (1 - t) / sqrt(Na) a, t / sqrt(Nb) b ]    [EDM2 eq. 103]
+
+Weights are normalised in the graph, so the gradient has no part along w. Keeping the
+stored weights themselves at magnitude 1 is the optimiser's work: `forced_weight_norm`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+Mode = Literal["keep", "up", "down"]
+
+
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of what must not be rounded: float32, or float64 where the input is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def unit(
+    x: Float[Array, "..."], axes: int | Sequence[int] = -1, eps: float = 1e-4
+) -> Float[Array, "..."]:
+    """x / (eps + rms(x)), the rms over `axes`; zeros stay zeros [EDM2 eq. 47].
+
+    The rms is taken in float32 or wider, the division in x's own dtype. The gradient at
+    x = 0 is 1 / eps, as if the rms were constant there.
+    """
+    square = jnp.square(x.astype(wide(x.dtype)))
+    mean = jnp.mean(square, axis=axes, keepdims=True)
+    positive = mean > 0
+    rms = jnp.where(positive, jnp.sqrt(jnp.where(positive, mean, 1)), 0)
+    return x / (eps + rms).astype(x.dtype)
+
+
+def unit_rows(w: Float[Array, "..."], eps: float = 1e-4) -> Float[Array, "..."]:
+    """`unit` of every output unit of a weight [..., in, out]: all axes but the last."""
+    return unit(w, tuple(range(w.ndim - 1)), eps)
+
+
+def mp_silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """silu(x) / 0.596, whose output has magnitude 1 where x ~ N(0, 1) [EDM2 eq. 81]."""
+    return jax.nn.silu(x) / 0.596
+
+
+def mp_sum(
+    a: Float[Array, "..."], b: Float[Array, "..."], t: float = 0.5
+) -> Float[Array, "..."]:
+    """((1 - t) a + t b) / sqrt((1 - t)^2 + t^2), t in [0, 1] [EDM2 eq. 88].
+
+    >>> float(mp_sum(jnp.float32(3.0), jnp.float32(5.0), t=0.0))
+    3.0
+    """
+    return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
+
+
+def mp_cat(
+    a: Float[Array, "... Na"], b: Float[Array, "... Nb"], t: float = 0.5
+) -> Float[Array, "... N"]:
+    """Channels of a, then of b, weighed as if by `mp_sum` [EDM2 eq. 103].
+
+    C = sqrt((Na + Nb) / ((1 - t)^2 + t^2)), so t is b's share whatever the widths.
+    """
+    na, nb = a.shape[-1], b.shape[-1]
+    c = math.sqrt(na + nb) / math.hypot(1 - t, t)
+    return jnp.concatenate(
+        [a * (c * (1 - t) / math.sqrt(na)), b * (c * t / math.sqrt(nb))], axis=-1
+    )
+
+
+def resample(
+    x: Float[Array, "B H W C"], filter: Sequence[float], mode: Mode
+) -> Float[Array, "B H2 W2 C"]:
+    """Halves or doubles an image by one even-length filter f along each axis.
+
+    With F = f / sum(f) of length k and p = (k - 1) // 2,
+
+        down: y_i = sum_m F_m x_{2i + m - p},        up: y_{2i + m - p} += 2 F_m x_i,
+
+    zero outside the image. (1.0, 1.0) is the 2 x 2 mean, and nearest neighbour.
+    """
+    if mode == "keep":
+        return x
+    f = [value / sum(filter) for value in filter]
+    return _resample(_resample(x, f, mode, axis=1), f, mode, axis=2)
+
+
+def _resample(
+    x: Float[Array, "B H W C"], f: Sequence[float], mode: Mode, axis: int
+) -> Float[Array, "B H2 W2 C"]:
+    """One axis of `resample`, as a sum of k shifted copies; f sums to 1."""
+    k, p, size = len(f), (len(f) - 1) // 2, x.shape[axis]
+    if mode == "down":
+        low, high, spread, stride, out = p, p, 0, 2, size // 2
+    else:  # the transpose: zeros between the samples, f reversed, gain 2
+        low, high, spread, stride, out = k - 1 - p, k - 1 - p, 1, 1, 2 * size
+        f = [2 * value for value in reversed(f)]
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (low, high, spread)
+    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+    return sum(
+        weight
+        * jax.lax.slice_in_dim(padded, m, m + stride * (out - 1) + 1, stride, axis=axis)
+        for m, weight in enumerate(f)
+    )
+
+
+class MPFourier(nn.Module):
+    """sqrt(2) cos(f_j x_i + phi_j), random features of a scalar [EDM2 eq. 75].
+
+    f_j ~ 2 pi bandwidth N(0, 1) and phi_j ~ 2 pi U[0, 1) are drawn once, with the
+    parameters, and never trained: collection "constants". x [B] -> [B, features].
+    """
+
+    features: int
+    bandwidth: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, " B"]) -> Float[Array, "B N"]:
+        turn, shape = 2 * math.pi, (self.features,)
+        freqs = self.variable(
+            "constants",
+            "freqs",
+            lambda: turn * self.bandwidth * jax.random.normal(self.make_rng(), shape),
+        )
+        phases = self.variable(
+            "constants",
+            "phases",
+            lambda: turn * jax.random.uniform(self.make_rng(), shape),
+        )
+        angle = x.astype(wide(x.dtype))[:, None] * freqs.value + phases.value
+        return (math.sqrt(2) * jnp.cos(angle)).astype(x.dtype)
+
+
+class MPConv(nn.Module):
+    """Linear layer or stride-1 convolution by unit(w) gain / sqrt(fan_in) [EDM2 eq. 47].
+
+    kernel = () is linear, [..., in] -> [..., out]; (3, 3) pads by zeros to keep H and W.
+    The parameter `weight` is [*kernel, in, out], float32, N(0, 1). There is no bias. The
+    gain, a scalar that may be trained, multiplies the weight before it is rounded to x's
+    dtype.
+    """
+
+    features: int
+    kernel: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "..."], gain: Float[Array, ""] | float = 1.0
+    ) -> Float[Array, "..."]:
+        shape = (*self.kernel, x.shape[-1], self.features)
+        w = self.param("weight", nn.initializers.normal(1.0), shape)
+        fan_in = math.prod(shape[:-1])
+        w = (unit_rows(w) * (gain / math.sqrt(fan_in))).astype(x.dtype)
+        if not self.kernel:  # embeddings: small, and float32 must mean it
+            return jnp.matmul(x, w, precision=jax.lax.Precision.HIGHEST)
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            window_strides=(1, 1),
+            padding=[(size // 2, size // 2) for size in self.kernel],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
