@@ -62,9 +62,7 @@ def _training(
     batch = {"image": pixels.astype(np.uint8), "label": label}
     batch = sharding.put_batch(batch, mesh)
     everywhere = sharding.replicated(mesh)
-    step = jax.jit(
-        train.make_step(experiment), donate_argnums=0, out_shardings=everywhere
-    )
+    step = jax.jit(train.make_step(experiment), donate_argnums=0, out_shardings=everywhere)
     held = [state]
 
     def call() -> jax.Array:

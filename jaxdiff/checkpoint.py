@@ -90,17 +90,43 @@ class Checkpoints:
         """
         if step in self.steps() and step not in self._damaged:
             return
-        self._orbax.save_async(
-            step,
-            state,
-            force=True,
-            overwrite=step in self._damaged,
-            custom_metadata={"experiment": to_dict(experiment)},
-        )
+        with self._one_line_errors():
+            self._orbax.save_async(
+                step,
+                state,
+                force=True,
+                overwrite=step in self._damaged,
+                custom_metadata={"experiment": to_dict(experiment)},
+            )
 
     def wait(self) -> None:
-        """Returns once all that was saved is on disk."""
-        self._orbax.wait()
+        """Returns once all that was saved is on disk.
+
+        Raises:
+            OSError: it could not be written; the checkpoints before it are whole.
+        """
+        with self._one_line_errors():
+            self._orbax.wait()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        with self._one_line_errors():
+            self._orbax.close()
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """Orbax's errors, which hold a page of its internals, as one line."""
+        try:
+            yield
+        except Exception as error:
+            text = str(error)
+            full = "No space left on device"
+            cause = full if full in text else text.split("\n")[0][:200]
+            raise OSError(
+                f"cannot save a checkpoint in {self._orbax.directory}: {cause}. Those "
+                f"already there ({', '.join(map(str, self.steps())) or 'none'}) are whole: "
+                "mend it, and the same command goes on from the newest"
+            ) from error
 
     def restore(
         self, place: Sharding, steps: list[int] | None = None
@@ -122,19 +148,18 @@ class Checkpoints:
                 return self._orbax.load(step, target), experiment
             except Exception as error:  # Orbax has no exception of its own for this
                 self._damaged.add(step)
-                after = steps[i + 1] if i + 1 < len(steps) else None
-                cause = str(error).split("\n")[0][:120]
-                if after is not None:
+                cause = error
+                if i + 1 < len(steps):
                     warnings.warn(
-                        f"checkpoint {step} is damaged ({type(error).__name__}: {cause}); "
-                        f"going back to checkpoint {after}",
+                        f"checkpoint {step} of {self._orbax.directory} is damaged and was "
+                        f"passed over; going back to checkpoint {steps[i + 1]}",
                         stacklevel=2,
                     )
         raise ValueError(
-            f"no checkpoint in {self._orbax.directory} can be read (tried "
-            f"{', '.join(map(str, steps))}; last: {cause}): if the run is not worth "
-            "rescuing, delete its folder and start over"
-        )
+            f"no checkpoint in {self._orbax.directory} can be read: "
+            f"{', '.join(map(str, steps))} are damaged. Bring back a copy, or delete the "
+            "run's folder to start over"
+        ) from cause
 
 
 @contextmanager
@@ -148,10 +173,11 @@ def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
         preservation_policy=keeping.LatestN(keep) if keep else keeping.PreserveAll(),
         cleanup_tmp_directories=keep > 0,
     )
+    saved = Checkpoints(orbax)
     try:
-        yield Checkpoints(orbax)
+        yield saved
     finally:
-        orbax.close()
+        saved.close()
 
 
 def claim(workdir: Path, experiment: Experiment) -> None:

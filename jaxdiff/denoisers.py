@@ -5,6 +5,7 @@ Also the closed-form denoisers of Gaussian data, against which everything can be
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.types import (
@@ -34,7 +35,8 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
     ) -> Denoised:
         scale = parameterization(at)
         out = apply(params, scale.c_in * x, scale.c_noise, cond)
-        x0 = scale.c_skip * x + scale.c_out * out.raw
+        raw = out.raw.astype(jnp.promote_types(out.raw.dtype, jnp.float32))
+        x0 = scale.c_skip * x + scale.c_out * raw
         return Denoised(x0, out.variance, out.uncertainty)
 
     return denoise

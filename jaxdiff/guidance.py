@@ -91,7 +91,7 @@ def _evaluate(
     """All denoisers at one point, one call for each network that is among them."""
     roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in denoisers), strict=True)
     results: list[Denoised | None] = [None] * len(denoisers)
-    for root in dict.fromkeys(roots):
+    for root in {id(r): r for r in roots}.values():
         members = [i for i, r in enumerate(roots) if r is root]
         copies = len(members)
         stacked = root(

@@ -30,8 +30,17 @@ def corrupt(
 ) -> Noised:
     """The forward process: x = alpha(t) x0 + sigma(t) eps with eps ~ N(0, I).
 
-    t broadcasts against x0; in training it has shape [B, 1, 1, 1].
+    t is one number or broadcasts against x0; in training it has shape [B, 1, 1, 1].
+
+    Raises:
+        ValueError: t has another number of axes, as [B] would, and would broadcast
+            along the image instead of the batch.
     """
+    if jnp.ndim(t) not in (0, x0.ndim):
+        raise ValueError(
+            f"t of shape {jnp.shape(t)} does not go with x0 of shape {x0.shape}: give t "
+            f"the shape {(x0.shape[0],) + (1,) * (x0.ndim - 1)}, one time an image"
+        )
     at = schedule(t)
     eps = jax.random.normal(key, x0.shape, x0.dtype)
     return Noised(x0=x0, eps=eps, x=at.alpha * x0 + at.sigma * eps, t=t, at=at)
@@ -93,10 +102,11 @@ class VPLinear:
         return NoiseLevel(jnp.exp(-integral / 2), jnp.sqrt(-jnp.expm1(-integral)))
 
     def time(self, logsnr: Real) -> Time:
-        integral = jax.nn.softplus(-logsnr)
+        end = (self.beta_min + self.beta_max) / 2
+        integral = jnp.minimum(jax.nn.softplus(-logsnr), end)
         slope = self.beta_max - self.beta_min
         root = jnp.sqrt(self.beta_min**2 + 2 * slope * integral)
-        return jnp.minimum(2 * integral / (self.beta_min + root), 1.0)
+        return 2 * integral / (self.beta_min + root)
 
 
 @dataclass(frozen=True)

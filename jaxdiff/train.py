@@ -166,8 +166,8 @@ def require_finite(state: TrainState) -> None:
     if bad >= 0:
         raise NotFinite(
             f"the loss or a gradient was not finite at step {bad + 1}; nothing was saved "
-            "since. Lower optimizer.learning_rate, lengthen optimizer.rampup_images, or "
-            "look at the data; the same command goes on from the last checkpoint"
+            "since, and checkpoints before it are whole. Look at the data, or train in "
+            "another --workdir with a lower optimizer.learning_rate or a longer ramp-up"
         )
 
 

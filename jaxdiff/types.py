@@ -171,7 +171,7 @@ class Schedule(Protocol):
     def __call__(self, t: Time) -> NoiseLevel: ...
 
     def time(self, logsnr: Real) -> Time:
-        """The t at which the path has this logsnr (nats); +-inf give its ends."""
+        """The t at which the path has this logsnr (nats); beyond its ends, the ends."""
         ...
 
 

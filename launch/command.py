@@ -1,12 +1,15 @@
 """What the commands of this folder share: their set-up, and errors in one line."""
 
+import logging as python_logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices to split the CPU into, where there is no other "
@@ -37,7 +40,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _set_up() -> None:
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # errors that matter arrive as exceptions,
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+    sys.unraisablehook = lambda _: None  # and Orbax's event loop dies noisily after one
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value or cores)
     home = Path(os.environ.get("JAXDIFF_CACHE", Path.home() / ".cache" / "jaxdiff"))
@@ -47,6 +54,11 @@ def _set_up() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, of which a config is one: its own errors become one line too."""
+    for path in (a.split("=", 1)[1] for a in argv if a.startswith("--config=")):
+        file = Path(path.split(":")[0])
+        if not file.is_file():
+            known = ", ".join(sorted(str(f) for f in Path("configs").glob("*.py")))
+            _fail(f"--config: there is no file {file}; there are {known or 'none'}", 2)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -57,8 +69,6 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _unknown_field(argv: list[str]) -> str:
     """Which --config.a.b names no field, and what fields there are."""
-    from ml_collections import config_flags
-
     try:
         path = next(a for a in argv if a.startswith(("--config=", "-config=")))
         parser = config_flags.config_flags.ConfigFileFlagParser("config")
@@ -68,7 +78,8 @@ def _unknown_field(argv: list[str]) -> str:
             node, names = config, flag.split(".")[1:]
             for i, name in enumerate(names):
                 if not hasattr(node, "keys") or name not in node:
-                    known = ", ".join(node) if hasattr(node, "keys") else "nothing"
+                    fields = sorted({*node} - {"type"}) if hasattr(node, "keys") else []
+                    known = ", ".join(fields) or "none"
                     at = ".".join(["config", *names[:i]])
                     return f"--{flag}: {at} has no field {name!r}; it has {known}"
                 node = node[name]

@@ -171,9 +171,10 @@ class UNet(nn.Module):
 
     >>> net = UNet(model_channels=8, channel_mult=(1, 2), num_blocks=1, channels_per_head=8)
     >>> x = jnp.zeros([2, 8, 8, 3])
-    >>> variables = net.init(jax.random.key(0), x, jnp.zeros([]), Condition())
-    >>> net.apply(variables, x, jnp.zeros([]), Condition()).raw.shape
-    (2, 8, 8, 3)
+    >>> args = (jax.random.key(0), x, jnp.zeros([]), Condition())
+    >>> out, variables = jax.eval_shape(net.init_with_output, *args)
+    >>> out.raw.shape, sorted(variables)
+    ((2, 8, 8, 3), ['constants', 'params'])
     """
 
     label_dim: int = 0

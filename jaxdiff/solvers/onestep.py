@@ -10,7 +10,10 @@ It is exact arithmetic at alpha = 0 and at sigma' = 0, where it returns alpha' D
 
     trapezoid         x' = x + (D + D') (alpha' - alpha)/2 + (eps + eps') (sigma' - sigma)/2
 
-which is Heun's rule, with D' and eps' at the left-endpoint step's end.
+which is Heun's rule, with D' at the left-endpoint step's end y. There eps' is
+(y - alpha' D') / sigma', so that the rule is one correction of y,
+
+    trapezoid         x' = y + (alpha' sigma/sigma' - alpha) (D' - D) / 2
 """
 
 import math
@@ -21,7 +24,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.parameterizations import eps_from_x0
 from jaxdiff.types import Denoised, NoiseLevel, pytree
 
 Denoise = Callable[[Float[Array, "B ..."], NoiseLevel], Denoised]
@@ -73,7 +75,7 @@ class Heun:
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"]]]:
+    ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"], Float[Array, " N"]]]:
         row = _intervals(levels)
         gamma = min(self.churn / row.at.sigma.shape[0], math.sqrt(2) - 1)
         ratio = row.at.sigma / row.at.alpha
@@ -81,28 +83,23 @@ class Heun:
         gamma = jnp.where(churned, gamma, 0.0)
         added = row.at.sigma * jnp.sqrt(gamma * (2 + gamma)) * self.churn_noise
         up = NoiseLevel(row.at.alpha, row.at.sigma * (1 + gamma))
-        return (), (Interval(up, row.to), added)
+        row = Interval(up, row.to)
+        return (), (row, _trapezoid(row), added)
 
     def step(
         self,
         denoise: Denoise,
         x: Float[Array, "B ..."],
         memory: PyTree,
-        row: tuple[Interval, Float[Array, ""]],
+        row: tuple[Interval, Float[Array, ""], Float[Array, ""]],
         noise: Float[Array, "B ..."],
     ) -> tuple[Float[Array, "B ..."], PyTree]:
-        levels, added = row
+        levels, correction, added = row
         at, to = levels.at, levels.to
         x = x + added * noise
         x0 = denoise(x, at).x0
         euler = _left_endpoint(x, x0, at, to)
-
-        def corrected() -> Float[Array, "B ..."]:
-            x0_to = denoise(euler, to).x0
-            eps, eps_to = eps_from_x0(x, x0, at), eps_from_x0(euler, x0_to, to)
-            along = (x0 + x0_to) * (to.alpha - at.alpha)
-            return x + (along + (eps + eps_to) * (to.sigma - at.sigma)) / 2
-
+        corrected = lambda: euler + correction * (denoise(euler, to).x0 - x0)  # noqa: E731
         return jax.lax.cond(to.sigma > 0, corrected, lambda: euler), memory
 
 
@@ -126,9 +123,11 @@ class DDIM:
     ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"]]]:
         row = _intervals(levels)
         at, to = row.at, row.to
-        kept = (to.sigma * at.alpha) / (at.sigma * to.alpha)
-        fresh = self.eta * to.sigma * jnp.sqrt(jnp.maximum(1 - kept**2, 0))
-        return (), (row, fresh)
+        kept = jnp.minimum((to.sigma * at.alpha) / (at.sigma * to.alpha), 1)
+        fresh = self.eta * to.sigma * jnp.sqrt(1 - kept**2)
+        # sqrt(sigma'^2 - s^2), as a sum of squares that rounding cannot make negative
+        down = to.sigma * jnp.hypot(math.sqrt(1 - self.eta**2), self.eta * kept)
+        return (), (Interval(at, NoiseLevel(to.alpha, down)), fresh)
 
     def step(
         self,
@@ -139,9 +138,8 @@ class DDIM:
         noise: Float[Array, "B ..."],
     ) -> tuple[Float[Array, "B ..."], PyTree]:
         levels, fresh = row
-        down = NoiseLevel(levels.to.alpha, jnp.sqrt(levels.to.sigma**2 - fresh**2))
         x0 = denoise(x, levels.at).x0
-        return _left_endpoint(x, x0, levels.at, down) + fresh * noise, memory
+        return _left_endpoint(x, x0, levels.at, levels.to) + fresh * noise, memory
 
 
 def _left_endpoint(
@@ -152,6 +150,13 @@ def _left_endpoint(
 ) -> Float[Array, "B ..."]:
     ratio = to.sigma / at.sigma
     return ratio * x + (to.alpha - at.alpha * ratio) * x0
+
+
+def _trapezoid(row: Interval) -> Float[Array, " N"]:
+    """What Heun's rule multiplies D' - D by; 0 where a step lands on the data."""
+    lands = row.to.sigma == 0
+    ratio = row.at.sigma / jnp.where(lands, 1, row.to.sigma)
+    return jnp.where(lands, 0, (row.to.alpha * ratio - row.at.alpha) / 2)
 
 
 def _intervals(levels: NoiseLevel) -> Interval:

@@ -1,0 +1,45 @@
+"""The smallest run that has everything: seconds on any machine.
+
+    python launch/train.py --config=tests/system/tiny.py --workdir=runs/tiny
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdiff import EDM, Heun, LogSigma, Uncertain, UniformOnNetwork, WeightedError
+from jaxdiff.config import Experiment, Optimizer, Sampling, to_config
+from jaxdiff.data import Digits
+from jaxdiff.levels import Karras
+from jaxdiff.networks import UNet
+from jaxdiff.times import NormalLogSigma
+
+
+def get_config() -> ConfigDict:
+    """The experiment, as flags can change it."""
+    edm = EDM(sigma_data=0.75)
+    return to_config(
+        Experiment(
+            data=Digits(),
+            network=UNet(
+                label_dim=10,
+                model_channels=8,
+                channel_mult=(1,),
+                num_blocks=1,
+                attn_resolutions=(),
+                channels_per_head=8,
+                logvar_channels=8,
+                dropout=0.1,
+            ),
+            schedule=LogSigma(),
+            times=NormalLogSigma(),
+            parameterization=edm,
+            loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
+            optimizer=Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
+            sampling=Sampling(grid=Karras(), steps=2, solver=Heun(), std=0.1, images=10),
+            batch_size=16,
+            steps=40,
+            label_dropout=0.1,
+            log_every=2,
+            sample_every=40,
+            checkpoint_every=4,
+        )
+    )
