@@ -9,6 +9,7 @@ A run's folder holds
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
 """
 
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
@@ -139,27 +140,40 @@ class Checkpoints:
             ValueError: none can be read.
         """
         steps = self.steps() if steps is None else steps
-        for i, step in enumerate(steps):
-            try:
-                experiment = from_dict(
-                    self._orbax.metadata(step).custom_metadata["experiment"]
+        for step, after in itertools.zip_longest(steps, steps[1:]):
+            experiment = self._experiment(step)
+            state = experiment and self._state(step, _abstract(experiment, place))
+            if state is not None:
+                return state, experiment
+            self._damaged.add(step)
+            if after is not None:
+                warnings.warn(
+                    f"checkpoint {step} of {self._orbax.directory} is damaged and was "
+                    f"passed over; going back to checkpoint {after}",
+                    stacklevel=2,
                 )
-                target = _abstract(experiment, place)
-                return self._orbax.load(step, target), experiment
-            except Exception as error:  # Orbax has no exception of its own for this
-                self._damaged.add(step)
-                cause = error
-                if i + 1 < len(steps):
-                    warnings.warn(
-                        f"checkpoint {step} of {self._orbax.directory} is damaged and was "
-                        f"passed over; going back to checkpoint {steps[i + 1]}",
-                        stacklevel=2,
-                    )
         raise ValueError(
             f"no checkpoint in {self._orbax.directory} can be read: "
             f"{', '.join(map(str, steps))} are damaged. Bring back a copy, or delete the "
             "run's folder to start over"
-        ) from cause
+        )
+
+    # Orbax has no exception of its own for damage, and raises almost any other.
+
+    def _experiment(self, step: int) -> Experiment | None:
+        """The experiment saved beside a state; None if it cannot be read."""
+        try:
+            tree = self._orbax.metadata(step).custom_metadata["experiment"]
+        except Exception:
+            return None
+        return from_dict(tree)
+
+    def _state(self, step: int, target: PyTree) -> TrainState | None:
+        """A saved state, as the target says; None if it cannot be read."""
+        try:
+            return self._orbax.load(step, target)
+        except Exception:
+            return None
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Ti
 
 @dataclass(frozen=True)
 class Optimizer:
-    """EDM2's optimiser: Adam on forcibly normalised weights [EDM2 tab. 2, eq. 67].
+    """EDM2's optimiser: Adam on forcibly normalised weights [EDM2 eq. 67].
 
     The learning rate rises linearly over `rampup_images`, and falls as
     1 / sqrt(step / ref_batches) after `ref_batches` steps; 0 leaves either out.
@@ -107,15 +107,12 @@ class Experiment:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        name = type(self.parameterization).__name__
-        if (
-            self.parameterization.has_pole_at_pure_noise
-            and self.schedule.reaches_pure_noise
-        ):
+        prediction, path = self.parameterization, self.schedule
+        if prediction.has_pole_at_pure_noise and path.reaches_pure_noise:
             raise ValueError(
-                f"{name} cannot be trained on {type(self.schedule).__name__}, which reaches "
-                "alpha = 0, where the noise says nothing about the data: use V, X0, Flow "
-                "or EDM there"
+                f"{type(prediction).__name__} cannot be trained on {type(path).__name__}, "
+                "which reaches alpha = 0, where the noise says nothing about the data: use "
+                "V, X0, Flow or EDM there"
             )
         counts = ("batch_size", "steps", "log_every", "sample_every", "checkpoint_every")
         for field in (*counts, "keep"):
@@ -134,6 +131,24 @@ class Experiment:
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
                 f"optimizer.stds = {self.optimizer.stds}"
             )
+
+
+def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
+    """The experiment with network.label_dim = -1 replaced by the data's class count.
+
+    Raises:
+        ValueError: the network has classes, but not as many as the data.
+    """
+    network, classes = experiment.network, len(dataset.classes)
+    if network.label_dim == -1:
+        network = network.clone(label_dim=classes)
+        return dataclasses.replace(experiment, network=network)
+    if network.label_dim not in (0, classes):
+        raise ValueError(
+            f"network.label_dim is {network.label_dim}, but the data have {classes} "
+            "classes: use their number, -1 for the same, or 0 for no labels"
+        )
+    return experiment
 
 
 NOT_MATHEMATICAL = frozenset(

@@ -12,7 +12,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 SIDE = 48
-"""Images smaller than this are enlarged by a whole factor, so that people can see them."""
+"""Pixels that an image in a grid has at least, so that people can see it."""
+
+GAP = 2
+"""Pixels between images."""
 
 
 def to_uint8(x: Float[np.ndarray, "*dims"]) -> UInt8[np.ndarray, "*dims"]:
@@ -25,21 +28,27 @@ def to_uint8(x: Float[np.ndarray, "*dims"]) -> UInt8[np.ndarray, "*dims"]:
 def grid(
     images: UInt8[np.ndarray, "N H W C"], columns: int = 0
 ) -> UInt8[np.ndarray, "GH GW C"]:
-    """N images in rows of `columns` (0: as square as it gets), empty places white."""
+    """N images in rows of `columns` (0: as square as it gets), white between them.
+
+    Images smaller than SIDE are enlarged by a whole factor.
+    """
+    factor = max(1, SIDE // images.shape[1])
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    images = np.pad(images, ((0, 0), (GAP, 0), (GAP, 0), (0, 0)), constant_values=255)
     n, h, w, c = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     blank = np.full((rows * columns - n, h, w, c), 255, np.uint8)
     cells = np.concatenate([images, blank]).reshape(rows, columns, h, w, c)
-    return cells.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+    picture = cells.transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
+    return np.pad(picture, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
 
 
 def save_grid(
     path: Path, images: UInt8[np.ndarray, "N H W C"], columns: int = 0
 ) -> UInt8[np.ndarray, "GH GW C"]:
-    """Writes the grid as a PNG, small images enlarged, and returns it."""
-    factor = max(1, SIDE // images.shape[1])
-    picture = grid(images, columns).repeat(factor, axis=0).repeat(factor, axis=1)
+    """Writes the grid as a PNG, and returns it."""
+    picture = grid(images, columns)
     pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
     write_atomically(path, lambda f: Image.fromarray(pixels).save(f, format="PNG"))
     return picture

@@ -245,18 +245,20 @@ class Table:
         return bool(self.betas()[-1] == 1)
 
     def __call__(self, t: Time) -> NoiseLevel:
-        from_data, from_noise = _angles(self)
-        entry = jnp.clip(jnp.asarray(t), 0, 1) * self.steps
-        nodes = np.arange(self.steps + 1)
+        entry = jnp.clip(jnp.asarray(t), 0.0, 1.0) * self.steps
+        from_data, from_noise = (a.astype(entry.dtype) for a in _angles(self))
+        nodes = np.arange(self.steps + 1, dtype=entry.dtype)
         return NoiseLevel(
             jnp.sin(jnp.interp(entry, nodes, from_noise)),
             jnp.sin(jnp.interp(entry, nodes, from_data)),
         )
 
     def time(self, logsnr: Real) -> Time:
-        from_data, _ = _angles(self)
         angle = jnp.arctan(jnp.exp(-logsnr / 2))
-        return jnp.interp(angle, from_data, np.linspace(0, 1, self.steps + 1))
+        from_data = _angles(self)[0].astype(angle.dtype)
+        return jnp.interp(
+            angle, from_data, np.linspace(0, 1, from_data.size, dtype=angle.dtype)
+        )
 
 
 def zero_terminal_snr(table: Table) -> Table:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
 from jaxdiff import checkpoint, data, generate, pictures, sharding, writers
-from jaxdiff.config import Experiment
+from jaxdiff.config import Experiment, resolve
 from jaxdiff.denoisers import denoiser
 from jaxdiff.schedules import corrupt
 from jaxdiff.state import (
@@ -123,6 +123,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     mesh = sharding.data_mesh()
     sharding.require_divisible(experiment.batch_size, mesh)
     dataset = experiment.data.load()
+    experiment = resolve(experiment, dataset)
     checkpoint.claim(workdir, experiment)
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
@@ -141,7 +142,8 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
             for n in range(first + 1, experiment.steps + 1):
                 state, metrics = step(state, sharding.put_batch(next(batches), mesh))
                 report.made(metrics)
-                last = n == experiment.steps or stop()
+                stopping = stop()  # asked once: what is not saved must not stop the run
+                last = n == experiment.steps or stopping
                 if last or n % experiment.log_every == 0:
                     require_finite(state)
                     report.numbers(n)
@@ -150,7 +152,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                     saved.save(n, state, experiment)
                 if n == experiment.steps or n % experiment.sample_every == 0:
                     report.picture(n, show(experiment, draw, state, mesh))
-                if stop():
+                if stopping:
                     break
         saved.wait()
     return state

@@ -1,0 +1,287 @@
+"""Runs as people start them: through the launch scripts, killed, resumed, mistreated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff import checkpoint
+
+ROOT = Path(__file__).parents[2]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two CPU devices, and a compilation cache that this module's processes share."""
+    cache = tmp_path_factory.mktemp("cache")
+    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return {**inherited, "JAXDIFF_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+
+
+def command(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, f"launch/{script}.py", *map(str, arguments)]
+
+
+def train(workdir: Path, *arguments: object) -> list[str]:
+    config = "--config=tests/system/tiny.py"
+    return command("train", config, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
+
+
+def run(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def kill_when(
+    line: list[str], environment: dict[str, str], ready: Callable[[], bool], sign: int
+) -> tuple[int, str]:
+    """Starts a run and sends it a signal once `ready`; its exit code and output."""
+    process = subprocess.Popen(
+        line,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(sign)
+    return process.wait(timeout=120), process.communicate()[0]
+
+
+def reached(workdir: Path, step: int) -> Callable[[], bool]:
+    """Whether the metrics tell of the step."""
+    path = workdir / "metrics.jsonl"
+
+    def check() -> bool:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return bool(lines) and f'"step": {step},' in lines[-1]
+
+    return check
+
+
+def saving(workdir: Path, past: int) -> Callable[[], bool]:
+    """Whether a checkpoint after step `past` is being written at this moment."""
+    folder = workdir / "checkpoints"
+
+    def check() -> bool:
+        names = os.listdir(folder) if folder.exists() else []
+        return any(
+            n.endswith("-tmp") and int(n.split(".")[0]) > past for n in names if "tmp" in n
+        )
+
+    return check
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return sorted(
+        int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
+    )
+
+
+def is_key(leaf: jax.Array) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def leaves(workdir: Path) -> dict[str, np.ndarray]:
+    """Everything in the newest state, by name."""
+    state = checkpoint.restore(workdir).state
+    flat = jax.tree_util.tree_leaves_with_path(state)
+    raw = [(k, jax.random.key_data(v) if is_key(v) else v) for k, v in flat]
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in raw}
+
+
+@pytest.fixture(scope="module")
+def finished(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    done = run(train(workdir), environment)
+    assert done.returncode == 0, done.stderr
+    assert "python launch/sample.py --workdir" in done.stdout.splitlines()[-1]
+    return workdir
+
+
+def test_a_run_leaves_what_it_says(finished: Path, environment: dict[str, str]) -> None:
+    rows = [json.loads(r) for r in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert saved_steps(finished) == [STEPS - 4, STEPS]
+    for name in ("samples.png", "curves.png", "config.json", f"samples/{STEPS:07d}.png"):
+        assert (finished / name).stat().st_size > 100
+    assert list((finished / "tensorboard").glob("events*"))
+    again = run(train(finished), environment)
+    assert again.returncode == 0
+    assert f"has all its {STEPS} steps" in again.stdout
+
+
+def test_killed_anywhere_ends_the_same(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    moments = [
+        (lambda: (workdir / "config.json").exists(), signal.SIGKILL),  # before any step
+        (reached(workdir, 10), signal.SIGKILL),
+        (saving(workdir, past=12), signal.SIGKILL),
+        (reached(workdir, 30), signal.SIGTERM),
+    ]
+    for ready, sign in moments:
+        before = saved_steps(workdir) if (workdir / "checkpoints").exists() else []
+        code, output = kill_when(train(workdir), environment, ready, sign)
+        kept = saved_steps(workdir) if (workdir / "checkpoints").exists() else []
+        assert not before or max(kept) >= max(before)
+        assert code == (-signal.SIGKILL if sign == signal.SIGKILL else 130), output
+    assert "To go on:" in output
+    assert max(saved_steps(workdir)) >= 30  # SIGTERM saved the step it stopped at
+    done = run(train(workdir), environment)
+    assert done.returncode == 0, done.stderr
+    whole, pieces = leaves(finished), leaves(workdir)
+    assert whole.keys() == pieces.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, pieces[name], err_msg=name)
+    steps = [
+        json.loads(r)["step"] for r in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(set(steps)), "no step is reported twice"
+
+
+def test_samples_depend_on_their_seed_alone(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    def images(name: str, *arguments: object) -> dict[str, np.ndarray]:
+        out = tmp_path / name
+        line = command("sample", f"--workdir={finished}", f"--out={out}", *arguments)
+        done = run(line, environment)
+        assert done.returncode == 0, done.stderr
+        assert out.with_suffix(".png").stat().st_size > 100
+        return dict(np.load(out.with_suffix(".npz")))
+
+    one = images("one", "--number=6", "--labels=3", "--cpu_devices=1")
+    two = images("two", "--number=6", "--labels=3", "--cpu_devices=2", "--batch=4")
+    late = images("late", "--number=2", "--labels=3", "--seed=3", "--cpu_devices=2")
+    assert one["images"].shape == (6, 8, 8, 1)
+    assert one["images"].dtype == np.uint8
+    assert len({image.tobytes() for image in one["images"]}) == 6
+    # Float rounding may move a value across the middle between two grey levels.
+    assert np.abs(one["images"].astype(int) - two["images"]).max() <= 1
+    assert np.abs(one["images"][3:5].astype(int) - late["images"]).max() <= 1
+    assert late["seeds"].tolist() == [3, 4]
+
+
+def damage(workdir: Path, step: int) -> None:
+    for path in (workdir / f"checkpoints/{step}").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+
+
+def copy(workdir: Path, to: Path) -> Path:
+    subprocess.run(["cp", "-r", workdir, to], check=True)
+    return to
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = copy(finished, tmp_path / "run")
+    damage(workdir, STEPS)
+    done = run(train(workdir), environment)
+    assert done.returncode == 0, done.stderr
+    passed_over = f"warning: checkpoint {STEPS} of .* going back to checkpoint {STEPS - 4}"
+    assert any(
+        line.startswith(f"warning: checkpoint {STEPS}") and str(STEPS - 4) in line
+        for line in done.stderr.splitlines()
+    ), passed_over
+    whole, mended = leaves(finished), leaves(workdir)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, mended[name], err_msg=name)
+
+
+def errors(done: subprocess.CompletedProcess) -> str:
+    """The error of a command that failed as it should: its one last line."""
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert done.stderr.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--stepz=3"], "Unknown command line flag 'stepz'"),
+        (["extra"], "'extra' is not a flag"),
+        (["--config.batchsize=3"], "config has no field 'batchsize'; it has batch_size,"),
+        (["--config.times.sdt=3"], "config.times has no field 'sdt'; it has mean, std"),
+        (["--config.batch_size=many"], "--config.batch_size=many"),
+        (["--config.times.std=-1.0"], "config.times: NormalLogSigma needs std > 0"),
+        (["--config.batch_size=15"], "batch_size is 15, which does not split over 2"),
+        (["--config=configs/nope.py"], "there is no file configs/nope.py; there are"),
+        (["--workdir=/dev/null/run"], "/dev/null"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], complaint: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = run(train(tmp_path / "run", *arguments), environment)
+    assert complaint in errors(done)
+    assert not list(tmp_path.rglob("checkpoints/*"))
+
+
+def test_mistakes_about_a_run_are_one_line(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = run(train(finished, "--config.batch_size=32"), environment)
+    assert "another experiment (batch_size: 16 there, 32 here)" in errors(done)
+    for arguments, complaint in [
+        ([f"--workdir={tmp_path}/none"], "holds no run"),
+        ([f"--workdir={finished}", "--labels=11"], "'11' is no class of this run's 10"),
+        ([f"--workdir={finished}", "--std=0.3"], "tracks no EMA of std 0.3; it has 0.1"),
+        ([f"--workdir={finished}", "--checkpoint=7"], f"it has {STEPS}, {STEPS - 4}"),
+    ]:
+        assert complaint in errors(run(command("sample", *arguments), environment))
+    lost = copy(finished, tmp_path / "lost")
+    damage(lost, STEPS)
+    damage(lost, STEPS - 4)
+    line = command("sample", f"--workdir={lost}")
+    assert f"{STEPS}, {STEPS - 4} are damaged" in errors(run(line, environment))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    # The learning rate overflows at its peak, after steps whose checkpoint is good.
+    ramp = (
+        "--config.optimizer.learning_rate=1e38",
+        "--config.optimizer.rampup_images=1e45",
+    )
+    assert run(train(workdir, "--config.steps=4", *ramp), environment).returncode == 0
+    done = run(train(workdir, "--config.optimizer.learning_rate=1e38"), environment)
+    assert "another experiment" in errors(done)
+    fresh = tmp_path / "fresh"
+    done = run(train(fresh, "--config.optimizer.learning_rate=1e38"), environment)
+    assert "not finite at step 3;" in errors(done)
+    assert saved_steps(fresh) == []
+
+
+def test_a_full_disk_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    """The limit on the size of a file stands in for a disk that is full."""
+    workdir = tmp_path / "run"
+    assert run(train(workdir, "--config.steps=4"), environment).returncode == 0
+    limited = ["bash", "-c", f"ulimit -f 20; exec {' '.join(train(workdir))}"]
+    assert "cannot save a checkpoint" in errors(run(limited, environment))
+    assert saved_steps(workdir) == [4]
+    assert run(train(workdir, "--config.steps=8"), environment).returncode == 0
+    assert saved_steps(workdir) == [4, 8]

@@ -1,0 +1,399 @@
+"""The EDM2 U-Net against the reference's outputs, gradients and parameter counts."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.errors import InvalidRngError
+
+from jaxdiff.interop.edm2 import from_state_dict, to_state_dict
+from jaxdiff.networks.unet import Block, UNet
+from jaxdiff.optim import normalized
+from jaxdiff.types import Condition
+
+# Half the compile time; what is computed stays the same.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+FOLDER = Path(__file__).parent / "golden" / "edm2"
+BLOCKS = np.load(FOLDER / "blocks.npz")
+NETS = ("net_a_uncond", "net_b_cond10", "net_c_micro", "net_d_options")
+
+
+def nhwc(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 2, 3, 1)
+
+
+def close(actual: Any, expected: Any, rtol: float) -> None:
+    """Equal to `rtol` of the largest entry."""
+    assert actual.shape == expected.shape
+    atol = rtol * max(np.abs(expected).max(), 1e-30)
+    np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=atol)
+
+
+def close_trees(actual: Any, expected: Any, rtol: float) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(functools.partial(close, rtol=rtol), actual, expected)
+
+
+def state(z: Any, prefix: str, dtype: str) -> dict[str, np.ndarray]:
+    """The tensors of one group of a golden file, by the names in it."""
+    return {
+        name.removeprefix(prefix): z[name].astype(dtype)
+        for name in z.files
+        if name.startswith(prefix)
+    }
+
+
+# ------------------------------------------------------------------ blocks
+
+
+def make_block(case: str) -> Block:
+    config = json.loads(str(BLOCKS[f"{case}/config"]))
+    return Block(
+        config["out_channels"],
+        decoder=config["flavor"] == "dec",
+        resample=config.get("resample_mode", "keep"),
+        attention=config.get("attention", False),
+        channels_per_head=config["channels_per_head"],
+        dropout=config.get("dropout", 0.0),
+    )
+
+
+@pytest.mark.parametrize(
+    "case", sorted({name.split("/")[0] for name in BLOCKS.files} - {"enc_dropout"})
+)
+def test_a_block_and_its_gradients(case: str) -> None:
+    check_block(case)
+
+
+def test_dropout_multiplies_the_modulated_activations_in_training_only() -> None:
+    mask, seen = jnp.asarray(nhwc(BLOCKS["enc_dropout/dropout_multiplier"])), []
+
+    def inject(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if not isinstance(context.module, nn.Dropout):
+            return call(*args, **kwargs)
+        seen.append((context.module.rate, context.module.deterministic))
+        return args[0] if context.module.deterministic else args[0] * mask
+
+    with nn.intercept_methods(inject):
+        check_block("enc_dropout")
+    assert set(seen) == {(0.25, True), (0.25, False)}
+    assert set(np.unique(mask)) == {0, np.float32(1 / 0.75)}
+
+
+def check_block(case: str) -> None:
+    """Evaluation at the stored weights; training, with gradients, at normalised ones."""
+    block = make_block(case)
+    params = from_state_dict(state(BLOCKS, f"{case}/sd/", "float32"))["params"]
+    x, dy = (jnp.asarray(nhwc(BLOCKS[f"{case}/{name}"])) for name in ("x", "dy"))
+    emb = jnp.asarray(BLOCKS[f"{case}/emb"])
+    initial = jax.eval_shape(block.init, jax.random.key(0), x, emb)["params"]
+    assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, params)
+
+    @jit
+    def run(params: Any, x: Any, emb: Any) -> Any:
+        at_normalized = (normalized(params), x, emb)
+        y, pull = jax.vjp(
+            lambda p, x, e: block.apply({"params": p}, x, e, train=True), *at_normalized
+        )
+        return block.apply({"params": params}, x, emb), y, pull(dy)
+
+    evaluated, trained, (dparams, dx, demb) = run(params, x, emb)
+    close(evaluated, nhwc(BLOCKS[f"{case}/eval/y"]), 3e-6)
+    close(trained, nhwc(BLOCKS[f"{case}/train/y"]), 3e-6)
+    close(dx, nhwc(BLOCKS[f"{case}/train/dx"]), 1e-5)
+    close(demb, BLOCKS[f"{case}/train/demb"], 2e-5)
+    expected = from_state_dict(state(BLOCKS, f"{case}/train/grad/", "float32"))["params"]
+    # float32 gradients of the reference itself differ from float64 ones by about 1e-5
+    close_trees(dparams, expected, 2e-5)
+
+
+def test_channels_that_do_not_split_into_heads_are_refused() -> None:
+    block = Block(10, attention=True, channels_per_head=3)
+    args = (jnp.zeros((1, 4, 4, 10)), jnp.zeros((1, 6)))
+    with pytest.raises(ValueError, match="10 channels do not split into 3 heads"):
+        jax.eval_shape(block.init, jax.random.key(0), *args)
+
+
+# ---------------------------------------------------------- whole networks
+
+
+@functools.cache
+def load(name: str, dtype: str) -> "Golden":
+    """The golden file, and its compiled denoiser, once for all tests."""
+    return Golden(name, dtype)
+
+
+class Golden:
+    """One reference denoiser: its network, variables and arrays, in one precision."""
+
+    def __init__(self, name: str, dtype: str) -> None:
+        self.z, self.dtype = np.load(FOLDER / f"{name}.npz"), dtype
+        config = json.loads(str(self.z["config"]))
+        self.sigma_data = config.pop("sigma_data", 0.5)
+        for key in ("img_resolution", "img_channels", "use_fp16"):
+            config.pop(key, None)
+        for key, value in config.items():
+            config[key] = tuple(value) if isinstance(value, list) else value
+        if "resample_filter" in config:
+            config["resample_filter"] = tuple(map(float, config["resample_filter"]))
+        for key in ("dropout", "clip_act"):
+            config[key] = float(config.get(key, UNet.__dataclass_fields__[key].default))
+        self.net = UNet(**config, dtype=dtype)
+        variables = from_state_dict(state(self.z, "sd/", dtype))
+        self.variables = jax.tree.map(jnp.asarray, variables)
+        self.denoise = jit(self.formula)
+
+    def array(self, name: str) -> jax.Array:
+        """Images as [B, H, W, C], noise levels as [B, 1, 1, 1], in this precision."""
+        x = self.z[name].astype(self.dtype)
+        if x.ndim == 4:
+            return jnp.asarray(nhwc(x))
+        return jnp.asarray(x.reshape(-1, 1, 1, 1) if name.endswith("sigma") else x)
+
+    def cond(self, name: str) -> Condition:
+        return Condition(label=self.array(name) if self.net.label_dim else None)
+
+    def formula(self, variables: Any, x: Any, sigma: Any, cond: Condition) -> Any:
+        """D = s_d^2 / r^2 x + s s_d / r F(x / r; ln(s) / 4), r^2 = s^2 + s_d^2."""
+        r = jnp.sqrt(sigma**2 + self.sigma_data**2)
+        out = self.net.apply(variables, x / r, jnp.log(sigma) / 4, cond)
+        d = (self.sigma_data / r) ** 2 * x + sigma * self.sigma_data / r * out.raw
+        return d, out.uncertainty
+
+    def loss(self, variables: Any) -> Any:
+        """Sum over elements of lambda e^-u (D - y)^2 + u, over the batch size."""
+        y, sigma = self.array("train/images"), self.array("train/sigma")
+        if self.dtype == "float64":  # the float64 run did not round sigma
+            meta = json.loads(str(self.z["meta"]))
+            drawn = self.array("train/rnd_normal").reshape(-1, 1, 1, 1)
+            sigma = jnp.exp(drawn * meta["P_std"] + meta["P_mean"])
+        x = y + sigma * self.array("train/noise")
+        d, u = self.formula(variables, x, sigma, self.cond("train/labels"))
+        u = u.reshape(-1, 1, 1, 1)
+        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
+        elements = weight * jnp.exp(-u) * (d - y) ** 2 + u
+        return elements.sum() / len(y), (d, u, elements)
+
+    def gradient(self) -> Any:
+        if any(name.startswith("grad64/") for name in self.z.files):
+            return from_state_dict(state(self.z, "grad64/", "float64"))["params"]
+        scales, sd = state(self.z, "gradscale/", "float64"), {}
+        for name, value in state(self.z, "gradq/", "float64").items():
+            sd[name] = np.asarray(value * scales[name])
+        return from_state_dict(sd)["params"]
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Any:
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_is_the_reference_s(name: str, dtype: str) -> None:
+    golden = load(name, dtype)
+    d, u = golden.denoise(
+        golden.variables, golden.array("x"), golden.array("sigma"), golden.cond("labels")
+    )
+    assert d.dtype == u.dtype == dtype
+    tag, rtol = {"float32": ("eval", 2e-6), "float64": ("eval64", 1e-13)}[dtype]
+    close(d, nhwc(golden.z[f"{tag}/D_x"]), rtol)
+    close(u, golden.z[f"{tag}/logvar"].ravel(), rtol)
+
+
+# The stored gradients of a are rounded by up to 1.3e-4 of the largest entry.
+@pytest.mark.parametrize(
+    ("name", "dtype", "rtol"),
+    [
+        ("net_a_uncond", "float32", 1.5e-4),
+        ("net_c_micro", "float64", 1e-10),
+    ],
+)
+def test_the_training_loss_and_its_gradient(name: str, dtype: str, rtol: float) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        golden = load(name, dtype)
+        params = jit(normalized)(golden.variables["params"])
+        constants = golden.variables["constants"]
+
+        def loss(params: Any) -> Any:
+            return golden.loss({"params": params, "constants": constants})
+
+        value_and_grad = jit(jax.value_and_grad(loss, has_aux=True))
+        (value, (d, u, elements)), gradient = value_and_grad(params)
+        expected = float(golden.z["train64/loss_scalar"])
+        close(value, np.asarray(expected), {"float32": 1e-6, "float64": 1e-12}[dtype])
+        close(d, nhwc(golden.z["train/D_x"]), 3e-6)
+        close(u, golden.z["train/logvar"], 3e-6)
+        step = d.shape[1] // golden.z["train/loss"].shape[2]
+        close(elements[:, ::step, ::step], nhwc(golden.z["train/loss"]), 1e-5)
+        close_trees(gradient, golden.gradient(), rtol)
+
+
+@pytest.fixture(scope="module")
+def micro() -> Golden:
+    return load("net_c_micro", "float32")
+
+
+@pytest.fixture(scope="module")
+def apply(micro: Golden) -> Any:
+    return jit(micro.net.apply)
+
+
+def test_a_scalar_noise_level_is_every_image_s(micro: Golden) -> None:
+    sigma = jnp.asarray(micro.z["eval_scalar_sigma/sigma"])
+    d, u = micro.denoise(micro.variables, micro.array("x"), sigma, micro.cond("labels"))
+    close(d, nhwc(micro.z["eval_scalar_sigma/D_x"]), 2e-6)
+    close(u, np.repeat(micro.z["eval_scalar_sigma/logvar"].ravel(), 4), 2e-6)
+
+
+def test_labels_may_be_soft_whole_or_withheld(micro: Golden) -> None:
+    denoise = micro.denoise
+    x, sigma = micro.array("x"), micro.array("sigma")
+    soft, _ = denoise(micro.variables, x, sigma, micro.cond("eval_softlabel/labels"))
+    close(soft, nhwc(micro.z["eval_softlabel/D_x"]), 2e-6)
+    none, _ = denoise(micro.variables, x, sigma, Condition())
+    close(none, nhwc(micro.z["eval_nolabel/D_x"]), 2e-6)
+    label = np.argmax(micro.z["labels"], axis=1).astype(np.int32)
+    whole, _ = denoise(micro.variables, x, sigma, Condition(label=jnp.asarray(label)))
+    close(whole, nhwc(micro.z["eval/D_x"]), 2e-6)
+    label[1::2] = -1
+    mixed, _ = denoise(micro.variables, x, sigma, Condition(label=jnp.asarray(label)))
+    close(mixed[0::2], nhwc(micro.z["eval/D_x"])[0::2], 2e-6)
+    close(mixed[1::2], nhwc(micro.z["eval_nolabel/D_x"])[1::2], 2e-6)
+
+
+def test_withheld_noise_is_a_noise_layer_of_zeros(micro: Golden, apply: Any) -> None:
+    sigma, label = micro.array("sigma"), micro.array("labels")
+    x, c_noise = micro.array("x") / jnp.sqrt(sigma**2 + 0.25), jnp.log(sigma) / 4
+
+    def raw(variables: Any, told: Any, c_noise: Any = c_noise) -> np.ndarray:
+        cond = Condition(label=label, noise=jnp.asarray(told))
+        return np.asarray(apply(variables, x, c_noise, cond).raw)
+
+    deaf = jax.tree.map(lambda w: w, micro.variables)
+    deaf["params"]["emb_noise"] = {"weight": jnp.zeros((8, 16))}
+    yes, no = raw(micro.variables, [True] * 4), raw(micro.variables, [False] * 4)
+    np.testing.assert_array_equal(no, raw(deaf, [True] * 4))
+    np.testing.assert_array_equal(no, raw(micro.variables, [False] * 4, c_noise + 1))
+    close(yes, nhwc(micro.z["eval/F_x"]), 2e-6)
+    assert np.abs(yes - no).max() > 0.01
+    mixed = raw(micro.variables, [True, False, False, True])
+    np.testing.assert_array_equal(mixed, np.stack([yes[0], no[1], no[2], yes[3]]))
+
+
+def test_one_image_is_treated_as_it_is_in_a_batch(micro: Golden, apply: Any) -> None:
+    x, label = micro.array("x"), jnp.array([2, -1, 0], jnp.int32)
+    c_noise, told = jnp.array([-1.0, 0.1, 0.4]), jnp.array([True, True, False])
+    whole = apply(micro.variables, x[:3], c_noise, Condition(label, told))
+    for i in range(3):
+        at = slice(i, i + 1)
+        cond = Condition(label[at], told[at])
+        one = apply(micro.variables, x[at], c_noise[at], cond)
+        close(one.raw[0], np.asarray(whole.raw[i]), 2e-6)
+        close(one.uncertainty[0], np.asarray(whole.uncertainty[i]), 2e-6)
+
+
+def test_bfloat16_rounds_the_image_s_path_alone() -> None:
+    golden = load("net_b_cond10", "float32")
+    sigma = golden.array("sigma")
+    x, c_noise = golden.array("x") / jnp.sqrt(sigma**2 + 0.25), jnp.log(sigma) / 4
+
+    def is_embedding(module: nn.Module, method: str) -> bool:
+        return module.name in ("emb_noise", "emb_label", "emb_linear")
+
+    def run(dtype: str) -> Any:
+        net = golden.net.clone(dtype=dtype)
+        apply = functools.partial(net.apply, capture_intermediates=is_embedding)
+        return jit(apply)(golden.variables, x, c_noise, golden.cond("labels"))
+
+    (out, embeddings), (_, full) = run("bfloat16"), run("float32")
+    assert out.raw.dtype == out.uncertainty.dtype == jnp.float32
+    exact, rounded = (nhwc(golden.z[f"{tag}/F_x"]) for tag in ("eval", "eval_bf16"))
+    # bfloat16 keeps 8 bits: the reference's own run is as far from float32 as ours may be
+    bound = 2 * np.abs(rounded - exact).max()
+    assert 0 < np.abs(np.asarray(out.raw) - exact).max() < bound
+    close(out.uncertainty, golden.z["eval/logvar"].ravel(), 2e-6)
+    assert len(jax.tree.leaves(full)) == 12  # noise, label, and one for each of ten blocks
+    close_trees(embeddings, full, 2e-6)
+
+
+def test_dropout_draws_in_training_only(micro: Golden) -> None:
+    net = micro.net.clone(dropout=0.5)
+    args = (micro.variables, micro.array("x"), jnp.zeros([]), micro.cond("labels"))
+    raw = jit(lambda key: net.apply(*args, train=True, rngs={"dropout": key}).raw)
+    a, b = jax.random.key(0), jax.random.key(1)
+    np.testing.assert_array_equal(raw(a), raw(a))
+    assert np.abs(raw(a) - raw(b)).max() > 0.01
+    jax.eval_shape(net.apply, *args)  # asks for no "dropout" stream
+    with pytest.raises(InvalidRngError, match="dropout"):
+        jax.eval_shape(functools.partial(net.apply, train=True), *args)
+
+
+def test_an_untrained_network_returns_zero_and_no_head_unless_asked() -> None:
+    net = UNet(model_channels=8, channel_mult=(1,), num_blocks=1, uncertainty=False)
+    x = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
+    init = jit(net.init_with_output)
+    out, variables = init(jax.random.key(0), x, jnp.zeros(2), Condition())
+    np.testing.assert_array_equal(out.raw, np.zeros_like(x))
+    assert out.uncertainty is None
+    assert out.variance is None
+    names = {name for tree in variables.values() for name in tree}
+    assert "emb_fourier" in names
+    assert not {name for name in names if name.startswith("logvar")}
+
+
+@pytest.mark.parametrize(
+    ("channels", "model_channels", "count"),
+    [(4, 128, 124_713_253), (4, 192, 280_212_837), (3, 192, 280_209_381)],
+)
+def test_published_parameter_counts(channels: int, model_channels: int, count: int) -> None:
+    net = UNet(label_dim=1000, model_channels=model_channels)
+    x = jax.ShapeDtypeStruct((1, 64, 64, channels), jnp.float32)
+    cond = Condition(label=jax.ShapeDtypeStruct((1,), jnp.int32))
+    c_noise = jax.ShapeDtypeStruct((1,), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), x, c_noise, cond)
+    assert sum(p.size for p in jax.tree.leaves(variables["params"])) == count
+    assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16, 3), (1, 6, 6, 3)])
+def test_images_that_do_not_halve_evenly_are_refused(shape: tuple[int, ...]) -> None:
+    net = UNet(model_channels=8, channel_mult=(1, 2, 2))
+    args = (jnp.zeros(shape), jnp.zeros([]), Condition())
+    with pytest.raises(ValueError, match="multiple of 4"):
+        jax.eval_shape(net.init, jax.random.key(0), *args)
+
+
+def test_labels_of_another_width_are_refused(micro: Golden) -> None:
+    cond = Condition(label=jnp.zeros((4, 5)))
+    args = (micro.variables, micro.array("x"), jnp.zeros([]), cond)
+    with pytest.raises(ValueError, match=r"float rows \[4, 4\]"):
+        jax.eval_shape(micro.net.apply, *args)
+
+
+# ------------------------------------------------------------------- interop
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_state_dict_is_the_network_s_variables_and_comes_back(name: str) -> None:
+    golden = load(name, "float32")
+    cond = golden.cond("labels")
+    args = (jax.random.key(0), golden.array("x"), jnp.zeros([]), cond)
+    initial = jax.eval_shape(golden.net.init, *args)
+    assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, golden.variables)
+    sd, back = state(golden.z, "sd/", "float32"), to_state_dict(golden.variables)
+    assert set(back) == set(sd)
+    for key, value in sd.items():
+        np.testing.assert_array_equal(back[key], value)
+
+
+def test_weights_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unet.x.weight has shape \(3,\)"):
+        from_state_dict({"unet.x.weight": np.zeros(3)})
