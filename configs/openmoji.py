@@ -1,4 +1,4 @@
-"""Colour emoji, 32x32, class-conditional: 2,175 images to train on [OpenMoji, CC BY-SA 4.0].
+"""Colour emoji, 32x32, class-conditional: 2,175 images of OpenMoji (CC BY-SA 4.0).
 
     python launch/train.py --config=configs/openmoji.py --workdir=runs/openmoji
 

@@ -4,15 +4,19 @@ Computations are written for the global batch; jit splits them by the shardings 
 arguments. Axes are Auto, so that XLA places intermediates.
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 
-def data_mesh() -> Mesh:
-    """All devices of all processes along one axis, `data`."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def data_mesh(devices: Sequence[jax.Device] = ()) -> Mesh:
+    """Devices along one axis, `data`; by default all of all processes."""
+    devices = devices or jax.devices()
+    auto = (AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,99 @@
+"""Pictures, metric writers, and the claim on a run's folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff import pictures, writers
+from jaxdiff.checkpoint import claim, restore
+from jaxdiff.config import Experiment
+
+
+def test_pixels_round_and_clip() -> None:
+    x = np.array([-2.0, -1.0, -1 + 1 / 255.5, 0.0, 1.0, 3.0], np.float32)
+    assert pictures.to_uint8(x).tolist() == [0, 0, 0, 128, 255, 255]
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(pictures.to_uint8(every / 127.5 - 1), every)
+
+
+def test_a_grid_shows_every_image_in_its_place(tmp_path: Path) -> None:
+    values = np.arange(10, 80, 10, dtype=np.uint8)
+    images = np.broadcast_to(values[:, None, None, None], (7, 64, 64, 3))
+    picture = pictures.save_grid(tmp_path / "deep/grid.png", images, columns=3)
+    side = 64 + pictures.GAP
+    assert picture.shape == (3 * side + pictures.GAP, 3 * side + pictures.GAP, 3)
+    for i, value in enumerate(values):
+        row, column = divmod(i, 3)
+        corner = picture[row * side + pictures.GAP, column * side + pictures.GAP]
+        assert corner.tolist() == [value] * 3
+    assert (picture[-40, -40] == 255).all()
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "deep/grid.png")), picture
+    )
+
+
+def test_small_images_are_enlarged() -> None:
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    assert pictures.grid(images).shape == (2 * 50 + 2, 2 * 50 + 2, 1)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file: object) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        pictures.write_atomically(path, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_metrics_of_a_resumed_run_have_no_step_twice(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = writers.JSONL(path, 0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": 1.0 / step})
+    log.close()
+    path.write_text(path.read_text() + '{"step": 4, "lo')  # killed here
+    log = writers.JSONL(path, 2)
+    log.scalars(3, {"loss": 9.0})
+    log.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] == 9.0
+
+
+def test_tensorboard_files_hold_scalars_and_pictures(tmp_path: Path) -> None:
+    board = writers.TensorBoard(tmp_path, 0)
+    board.scalars(7, {"loss": 0.5})
+    board.image(7, "samples", np.zeros((8, 8, 1), np.uint8))
+    board.close()
+    (events,) = tmp_path.iterdir()
+    data = events.read_bytes()
+    assert b"loss" in data
+    assert b"samples" in data
+
+
+def test_a_folder_belongs_to_one_experiment(tmp_path: Path) -> None:
+    experiment = Experiment()
+    claim(tmp_path, experiment)
+    claim(tmp_path, dataclasses.replace(experiment, steps=77, log_every=3))
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 77
+    other = dataclasses.replace(experiment, seed=5, batch_size=64)
+    with pytest.raises(ValueError, match="size: 128 there, 64 here; seed: 0 there, 5"):
+        claim(tmp_path, other)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_restoring_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        restore(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
+        restore(tmp_path)

@@ -1,0 +1,189 @@
+"""The training step: its loss, its flag, its devices, and that it compiles once."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import sharding
+from jaxdiff.config import Experiment, Optimizer, Sampling
+from jaxdiff.interop.edm2 import from_state_dict
+from jaxdiff.networks import UNet
+from jaxdiff.optim import normalized
+from jaxdiff.schedules import corrupt
+from jaxdiff.state import TrainState, init_state, learning_rate
+from jaxdiff.times import NormalLogSigma
+from jaxdiff.train import make_step, require_finite, withhold
+from jaxdiff.types import Noised
+
+GOLDEN = Path(__file__).parent / "golden" / "edm2"
+TINY = Experiment(
+    network=UNet(
+        label_dim=10,
+        model_channels=8,
+        channel_mult=(1,),
+        num_blocks=1,
+        attn_resolutions=(),
+        channels_per_head=8,
+        logvar_channels=8,
+        dropout=0.1,
+    ),
+    times=NormalLogSigma(),
+    loss=jd.Uncertain(jd.WeightedError(jd.UniformOnNetwork(jd.EDM()))),
+    optimizer=Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
+    sampling=Sampling(std=0.1),
+    batch_size=16,
+    label_dropout=0.25,
+)
+
+
+@functools.cache
+def compiled(devices: int) -> tuple[jax.stages.Wrapped, jax.sharding.Mesh]:
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    everywhere = sharding.replicated(mesh)
+    return jax.jit(make_step(TINY), donate_argnums=0, out_shardings=everywhere), mesh
+
+
+def batch(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (16, 8, 8, 1)).astype(np.uint8)
+    return {"image": image, "label": rng.integers(0, 10, 16).astype(np.int32)}
+
+
+def begin(mesh: jax.sharding.Mesh) -> TrainState:
+    return jax.device_put(init_state(TINY), sharding.replicated(mesh))
+
+
+@pytest.mark.parametrize("case", ["net_c_micro", "net_a_uncond"])
+def test_loss_is_the_reference_s(case: str) -> None:
+    """Denoiser, loss term and loss_scale together give EDM2's objective."""
+    golden = np.load(GOLDEN / f"{case}.npz")
+    config, meta = (json.loads(str(golden[k])) for k in ("config", "meta"))
+    state = {
+        k.removeprefix("sd/"): golden[k].astype(np.float32)
+        for k in golden.files
+        if k.startswith("sd/")
+    }
+    variables = jax.tree.map(jnp.asarray, from_state_dict(state))
+    variables["params"] = normalized(variables["params"])
+    known = {f.name for f in dataclasses.fields(UNet)}
+    tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    net = UNet(**{k: v for k, v in tuples.items() if k in known} | {"dropout": 0.0})
+    edm = jd.EDM(sigma_data=meta["sigma_data"])
+    x0 = jnp.asarray(golden["train/images"]).transpose(0, 2, 3, 1)
+    eps = jnp.asarray(golden["train/noise"]).transpose(0, 2, 3, 1)
+    sigma = jnp.asarray(golden["train/sigma"]).reshape(-1, 1, 1, 1)
+    at = jd.NoiseLevel(jnp.ones_like(sigma), sigma)
+    label = golden["train/labels"] if "train/labels" in golden.files else None
+    cond = jd.Condition(label=None if label is None else jnp.asarray(label))
+    noised = Noised(x0=x0, eps=eps, x=x0 + sigma * eps, t=sigma, at=at)
+    denoised = jd.denoiser(jax.jit(net.apply), variables, edm)(noised.x, at, cond)
+    term = jd.Uncertain(jd.WeightedError(jd.UniformOnNetwork(edm)))
+    objective = x0[0].size * jnp.mean(term(denoised, noised))
+    np.testing.assert_allclose(objective, golden["train/loss_scalar"], rtol=2e-6)
+
+
+def test_eight_devices_are_as_one() -> None:
+    losses = {}
+    for devices in (1, 8):
+        step, mesh = compiled(devices)
+        state, losses[devices] = begin(mesh), []
+        for n in range(6):
+            state, metrics = step(state, sharding.put_batch(batch(n), mesh))
+            losses[devices].append(float(metrics["loss"]))
+        assert int(state.step) == 6
+    # Float rounding of sums alone: the order of additions differs.
+    np.testing.assert_allclose(losses[1], losses[8], rtol=1e-5)
+
+
+def test_a_step_compiles_once_and_donates_its_state() -> None:
+    step, mesh = compiled(1)
+    state = begin(mesh)
+    state, _ = step(state, sharding.put_batch(batch(0), mesh))
+    before = step._cache_size()
+    old, params = state, jax.tree.leaves(state.params)[0]
+    for n in (1, 2):
+        state, _ = step(state, sharding.put_batch(batch(n), mesh))
+    assert step._cache_size() == before
+    assert params.is_deleted()
+    assert old is not state
+
+
+def test_learning_rate_and_count_are_those_of_the_step() -> None:
+    step, mesh = compiled(1)
+    state, rates = begin(mesh), []
+    for n in range(6):
+        state, metrics = step(state, sharding.put_batch(batch(n), mesh))
+        rates.append(float(metrics["learning_rate"]))
+    # 64 images of ramp-up are four steps of 16; the first step has rate 0.
+    np.testing.assert_allclose(rates, [0, 0.0025, 0.005, 0.0075, 0.01, 0.01], rtol=1e-6)
+    assert float(learning_rate(TINY)(40)) == pytest.approx(0.01 / 2)
+
+
+def test_every_step_draws_anew_and_repeats_exactly() -> None:
+    step, mesh = compiled(1)
+    same = sharding.put_batch(batch(0), mesh)
+    first, a = step(begin(mesh), same)
+    _, b = step(first, same)
+    _, again = step(begin(mesh), same)
+    assert a["loss"] != b["loss"]
+    assert a["loss"] == again["loss"]
+
+
+def test_the_first_bad_step_is_remembered() -> None:
+    step, mesh = compiled(1)
+    state, _ = step(begin(mesh), sharding.put_batch(batch(0), mesh))
+    require_finite(state)
+    spoiled = jax.tree.map(lambda a: a.at[...].set(jnp.nan), state.params)
+    state = dataclasses.replace(state, params=spoiled)
+    for n in (1, 2):
+        state, _ = step(state, sharding.put_batch(batch(n), mesh))
+    with pytest.raises(ValueError, match="not finite at step 2;"):
+        require_finite(state)
+
+
+def test_a_bad_loss_alone_is_seen() -> None:
+    """Also where the chain would clean the gradient away."""
+    infinite = dataclasses.replace(TINY, loss_scale=float("inf"))
+    state, _ = jax.jit(make_step(infinite))(init_state(TINY), batch(0))
+    assert int(state.first_bad) == 0
+
+
+def test_conditions_are_withheld_as_often_as_asked() -> None:
+    label = jnp.tile(jnp.arange(10), 2000)
+    both = dataclasses.replace(TINY, noise_dropout=0.1)
+    cond = withhold(jax.random.key(0), label, both)
+    hidden, untold = np.asarray(cond.label == -1), ~np.asarray(cond.noise)
+    error = lambda p: 4 * (p * (1 - p) / label.size) ** 0.5  # noqa: E731
+    assert abs(hidden.mean() - 0.25) < error(0.25)
+    assert abs(untold.mean() - 0.1) < error(0.1)
+    assert abs((hidden & untold).mean() - 0.025) < error(0.025)
+    np.testing.assert_array_equal(cond.label[~hidden], label[~hidden])
+    assert withhold(jax.random.key(0), label, TINY).noise is None
+    unlabelled = dataclasses.replace(TINY, network=UNet(label_dim=0))
+    assert withhold(jax.random.key(0), label, unlabelled) == jd.UNCONDITIONAL
+
+
+def test_a_tiny_network_learns() -> None:
+    """One image, many steps: the denoiser finds it, at levels the training saw."""
+    step, mesh = compiled(1)
+    state, one = begin(mesh), batch(0)
+    one = {k: np.repeat(v[:1], 16, axis=0) for k, v in one.items()}
+    placed = sharding.put_batch(one, mesh)
+    for _ in range(300):
+        state, _ = step(state, placed)
+    x0 = jnp.asarray(one["image"], jnp.float32) / 127.5 - 1
+    level = jnp.full((16, 1, 1, 1), jd.LogSigma().time(0.0))
+    noised = corrupt(jax.random.key(1), x0, level, jd.LogSigma())
+    denoise = jd.state.ema_denoiser(TINY, state, 0.1)
+    cond = jd.Condition(label=jnp.asarray(one["label"]))
+    error = jnp.mean((denoise(noised.x, noised.at, cond).x0 - x0) ** 2)
+    untrained = jd.state.ema_denoiser(TINY, begin(mesh), 0.1)
+    before = jnp.mean((untrained(noised.x, noised.at, cond).x0 - x0) ** 2)
+    assert error < before / 4
