@@ -1,0 +1,334 @@
+"""Solvers: measured order, golden numbers, identities, and how often they ask."""
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.levels import Trailing, Uniform
+from jaxdiff.solvers import DDIM, Euler, Heun
+from jaxdiff.types import Denoised, NoiseLevel, Solver
+from tests.toys import (
+    GOLDEN,
+    SCHEDULES,
+    edm,
+    flow_map,
+    follow,
+    gaussian_flow_map,
+    mixture,
+    on_host,
+)
+
+ODE, SDE, STD, VP, FLOW, EDM2 = (
+    np.load(GOLDEN / "samplers" / f"{name}.npz")
+    for name in ("ode_edm", "sde_edm", "sde_gauss", "vp", "flow", "edm2")
+)
+CHURN = Heun(*(float(SDE[f"churn/S_{k}"]) for k in ("churn", "tmin", "tmax", "noise")))
+GAUSSIAN = jd.gaussian_denoiser(0.3, 0.6)
+ORDERS = {Euler(): 1, Heun(): 2}
+TOLERANCE = 1e-10
+"""For golden numbers in float64; the references reproduce themselves to 1e-13."""
+
+
+@lru_cache(maxsize=64)
+def _exact(path: str, end: float, law: str) -> tuple[np.ndarray, np.ndarray]:
+    """Start at t = 1 and the exact flow's state at t = end."""
+    at, to = (on_host(SCHEDULES[path](t)) for t in (1.0, end))
+    xi = np.random.default_rng(0).normal(size=(8, 2))
+    x = xi * at.sigma
+    if law == "gaussian":
+        return x, gaussian_flow_map(x, at, to, 0.3, 0.6)
+    return x, flow_map(law, x, at, to)
+
+
+def _errors(solver: Solver, path: str, law: str, steps: tuple[int, ...]) -> list[float]:
+    denoise = GAUSSIAN if law == "gaussian" else mixture(law)
+    x, exact = _exact(path, 0.05, law)
+    end = lambda n: follow(solver, denoise, x, Uniform(end=0.05)(SCHEDULES[path], n))[-1]  # noqa: E731
+    return [float(np.sqrt(np.mean((end(n) - exact) ** 2))) for n in steps]
+
+
+@pytest.mark.parametrize("law", ["gaussian", "gmm2"])
+@pytest.mark.parametrize("path", SCHEDULES)
+@pytest.mark.parametrize("solver", ORDERS, ids=str)
+def test_order_from_pure_noise_to_little(
+    solver: Solver, path: str, law: str, x64: None
+) -> None:
+    """From t = 1, alpha = 0 included, to t = 0.05: error ~ N^-order."""
+    coarse, fine = _errors(solver, path, law, (160, 320))
+    # the next term of the error's expansion leaves some 2 / N, log2 of it
+    assert np.log2(coarse / fine) == pytest.approx(ORDERS[solver], abs=0.1)
+
+
+@pytest.mark.parametrize("solver", ORDERS, ids=str)
+@pytest.mark.parametrize("path", ["cosine", "log_sigma", "zero_terminal"])
+def test_landing_on_the_data_is_first_order(solver: Solver, path: str, x64: None) -> None:
+    """One step from t to sigma = 0 returns D; its error falls as sigma^2, not sigma^3."""
+    errors = []
+    for t in (
+        (0.002, 0.001) if path != "log_sigma" else (0.2, 0.2 - np.log(2) / np.log(4e4))
+    ):
+        at = on_host(SCHEDULES[path](t))
+        levels = NoiseLevel(np.r_[at.alpha, 1.0], np.r_[at.sigma, 0.0])
+        x = (
+            at.alpha * 0.3
+            + np.hypot(at.alpha * 0.6, at.sigma) * np.linspace(-2, 2, 9)[:, None]
+        )
+        landed = follow(solver, GAUSSIAN, x, levels)[-1]
+        np.testing.assert_allclose(landed, GAUSSIAN(jnp.asarray(x), at).x0, rtol=1e-12)
+        exact = gaussian_flow_map(x, at, NoiseLevel(1.0, 0.0), 0.3, 0.6)
+        errors.append(np.abs(landed - exact).max() / (at.sigma / at.alpha) ** 2)
+    # D - exact = -z sigma^2 / (2 std) to leading order, z = 2 the farthest score
+    np.testing.assert_allclose(errors, 2 / (2 * 0.6), rtol=0.02)
+
+
+@pytest.mark.parametrize("path", SCHEDULES)
+def test_unguided_heun_is_not_euler(path: str, x64: None) -> None:
+    """The corrector evaluates anew: at equal N it is far nearer to the exact flow."""
+    euler, heun = (_errors(s, path, "gmm2", (40,))[0] for s in (Euler(), Heun()))
+    assert heun < 0.35 * euler
+
+
+@pytest.mark.parametrize("law", ["aniso4", "gmm2"])
+@pytest.mark.parametrize("steps", [8, 16, 32])
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_golden_ode(name: str, steps: int, law: str, x64: None) -> None:
+    solver = {"euler": Euler(), "heun": Heun()}[name]
+    states = follow(solver, mixture(law), ODE[f"{law}/x_T"], edm(ODE[f"N{steps}/sigmas"]))
+    np.testing.assert_allclose(states[-1], ODE[f"{law}/N{steps}/{name}"], atol=TOLERANCE)
+    if law == "gmm2" and steps == 8:
+        trajectory = ODE[f"gmm2/traj_N8/{name}"]
+        np.testing.assert_allclose(np.stack(states)[:, :6], trajectory, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [8, 16, 32])
+@pytest.mark.parametrize("name", ["ddim_eta0.5", "ddim_eta1.0", "edm_heun_churn"])
+def test_golden_sde(name: str, steps: int, x64: None) -> None:
+    solver = {"ddim_eta0.5": DDIM(0.5), "ddim_eta1.0": DDIM(1.0), "edm_heun_churn": CHURN}
+    levels = edm(SDE[f"N{steps}/sigmas"])
+    x = follow(solver[name], mixture("gmm2"), SDE["gmm2/x_T"], levels, SDE["gmm2/noise_a"])
+    np.testing.assert_allclose(x[-1], SDE[f"gmm2/N{steps}/{name}"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [10, 13])
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_golden_ddim_and_ancestral_on_a_table(spacing: str, steps: int, x64: None) -> None:
+    """eta = 1 is DDPM's ancestral sampling with its smaller variance."""
+    key = f"ddim_{spacing}/N{steps}"
+    abar = np.r_[VP["alpha_bar"][VP[f"{key}/t"]], 1.0]
+    levels = NoiseLevel(np.sqrt(abar), np.sqrt(1 - abar))
+    for eta, names in {
+        0.0: [f"{key}/eta0.0"],
+        0.5: [f"{key}/eta0.5"],
+        1.0: [f"{key}/eta1.0", f"ddpm_{spacing}/N{steps}/fixed_small"],
+    }.items():
+        x = follow(DDIM(eta), mixture("gmm2"), VP["x_T"], levels, VP["noise"])[-1]
+        for name in names:
+            np.testing.assert_allclose(x, VP[name], atol=TOLERANCE)
+
+
+def test_golden_trailing_ddim_from_the_table_itself(x64: None) -> None:
+    levels = Trailing()(jd.Table(jd.LinearBetas()), 13)
+    x = follow(DDIM(0.5), mixture("gmm2"), VP["x_T"], levels, VP["noise"])[-1]
+    np.testing.assert_allclose(x, VP["ddim_trailing/N13/eta0.5"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+def test_golden_ddim_on_the_continuous_path(steps: int, x64: None) -> None:
+    levels = jd.VPLinear()(VP[f"vp_cont/N{steps}/t"])
+    x = follow(Euler(), mixture("gmm2"), VP["x_T"], levels)[-1]
+    np.testing.assert_allclose(x, VP[f"vp_cont/N{steps}/ddim"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [8, 32])
+@pytest.mark.parametrize("shift", ["1.0", "3.0"])
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_golden_flow(name: str, shift: str, steps: int, x64: None) -> None:
+    solver = {"euler": Euler(), "heun": Heun()}[name]
+    levels = jd.RectifiedFlow()(FLOW[f"shift{shift}/N{steps}/t"])
+    x = follow(solver, mixture("gmm2"), FLOW["x_1"], levels)[-1]
+    np.testing.assert_allclose(x, FLOW[f"shift{shift}/N{steps}/{name}"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_golden_flow_with_noise(eta: float, x64: None) -> None:
+    levels = jd.RectifiedFlow()(FLOW["sde/t"])
+    x = follow(DDIM(eta), mixture("gmm2"), FLOW["x_1"][:16], levels, FLOW["sde/noise"])[-1]
+    np.testing.assert_allclose(x, FLOW[f"sde/ddim_eta{eta}"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["heun_default", "guided", "churn", "short"])
+def test_golden_edm2_sampler(case: str, x64: None) -> None:
+    """Its own sampler with Gaussian denoisers: guidance, and churn's injected noise."""
+    kwargs = json.loads(str(EDM2["cases"]))[case]
+    mu = (EDM2["labels"] @ EDM2["mu"])[:, :, None, None]
+    strong = jd.gaussian_denoiser(mu, float(EDM2["s"]))
+    weak = jd.gaussian_denoiser(EDM2["gmu"].reshape(3, 1, 1), float(EDM2["gs"]))
+    w = kwargs.get("guidance", 1.0) - 1
+    steps = kwargs.get("num_steps", 32)
+    levels = jd.levels.Karras()(None, steps)
+    solver, noise = Heun(), None
+    if case == "churn":
+        solver = Heun(*(float(kwargs[f"S_{k}"]) for k in ("churn", "min", "max", "noise")))
+        sigma = np.asarray(levels.sigma[:-1])  # its noise is drawn where churn acts alone
+        acts = (sigma >= kwargs["S_min"]) & (sigma <= kwargs["S_max"])
+        assert acts.sum() == 7
+        noise = np.zeros((steps, *EDM2["noise"].shape))
+        noise[acts] = EDM2["churn/churn_noise"]
+    x = follow(solver, jd.guide(strong, (weak, w)), 80 * EDM2["noise"], levels, noise)[-1]
+    np.testing.assert_allclose(x, EDM2[f"{case}/out"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("steps", [8, 32])
+@pytest.mark.parametrize("grid", ["karras_to_0", "uniform_lambda"])
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    {
+        "euler_ode": Euler(),
+        "heun_ode": Heun(),
+        "ddim_eta0.5": DDIM(0.5),
+        "ddim_eta1.0": DDIM(1.0),
+        "edm_heun_churn": Heun(8.0, 0.05, 50.0),
+    }.items(),
+)
+def test_golden_standard_deviation_without_monte_carlo(
+    name: str, solver: Solver, grid: str, steps: int, x64: None
+) -> None:
+    """On Gaussian data a solver is linear: each source of noise by itself, then summed."""
+    std = STD["std_true"]
+    denoise = jd.gaussian_denoiser(0.0, std)
+    nodes = np.exp(np.linspace(np.log(80), np.log(0.002), steps + 1))
+    levels = edm(ODE[f"N{steps}/sigmas"] if grid == "karras_to_0" else nodes)
+    x = np.zeros((steps + 1, 4))
+    x[0] = np.sqrt(std**2 + 80.0**2)
+    noise = np.zeros((steps, steps + 1, 4))
+    noise[np.arange(steps), np.arange(steps) + 1] = 1
+    out = follow(solver, denoise, x, levels, noise)[-1]
+    np.testing.assert_allclose(
+        np.sqrt((out**2).sum(0)), STD[f"{grid}/N{steps}/{name}"], rtol=1e-9
+    )
+
+
+def test_ddim_without_noise_is_euler(x64: None) -> None:
+    levels = Uniform()(jd.Cosine(), 12)
+    x, noise = FLOW["x_1"], np.random.default_rng(0).normal(size=(12, *FLOW["x_1"].shape))
+    euler = follow(Euler(), mixture("gmm2"), x, levels)[-1]
+    np.testing.assert_allclose(
+        follow(DDIM(0.0), mixture("gmm2"), x, levels, noise)[-1], euler, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("path", ["rectified_flow", "cosine", "log_sigma", "zero_terminal"])
+def test_ddim_with_eta_1_is_the_posterior(path: str, x64: None) -> None:
+    """Each step draws from q(x' | x, x0 = D), by Bayes' rule for two Gaussians."""
+    levels = Uniform()(SCHEDULES[path], 6)
+    x = np.random.default_rng(1).normal(size=(16, 2)) * float(levels.sigma[0])
+    noise = np.random.default_rng(2).normal(size=(6, 16, 2))
+    states = follow(DDIM(1.0), mixture("gmm2"), x, levels, noise)
+    for i in range(6):
+        at, to = on_host(levels[i]), on_host(levels[i + 1])
+        x0 = np.asarray(mixture("gmm2")(states[i], at, xp=np).x0)
+        if to.sigma == 0:
+            np.testing.assert_allclose(states[i + 1], x0, atol=1e-13)
+            continue
+        # x = (alpha / alpha') x' + noise of variance s2; prior x' ~ N(alpha' x0, sigma'^2)
+        ratio = at.alpha / to.alpha
+        s2 = at.sigma**2 - (ratio * to.sigma) ** 2
+        precision = 1 / to.sigma**2 + ratio**2 / s2
+        mean = (to.alpha * x0 / to.sigma**2 + ratio * states[i] / s2) / precision
+        np.testing.assert_allclose(
+            states[i + 1], mean + noise[i] / np.sqrt(precision), rtol=1e-10, atol=1e-11
+        )
+
+
+@pytest.mark.parametrize("solver", [Euler(), DDIM(0.5), DDIM(1.0)], ids=str)
+def test_the_path_does_not_matter(solver: Solver, x64: None) -> None:
+    """Grids of one logsnr on four paths: one trajectory, x / alpha."""
+    logsnr = np.linspace(-7.0, 7.0, 15)
+    xi = np.random.default_rng(0).normal(size=(8, 2))
+    noise = np.random.default_rng(1).normal(size=(14, 8, 2))
+    ends = []
+    for path in (jd.LogSigma(), jd.VPLinear(), jd.Cosine(), jd.RectifiedFlow()):
+        levels = path(np.asarray(path.time(logsnr)))
+        x = follow(solver, mixture("gmm2"), levels.sigma[0] * xi, levels, noise)[-1]
+        ends.append(x / levels.alpha[-1])
+    for other in ends[1:]:
+        np.testing.assert_allclose(other, ends[0], rtol=1e-9, atol=1e-10)
+
+
+def test_a_network_trained_on_one_path_samples_on_another(x64: None) -> None:
+    """A network that knows its own path alone: eps on the cosine path, by its angle."""
+
+    def apply(params: Any, x: Any, c_noise: Any, cond: Any) -> jd.Output:
+        at = jd.Cosine()(c_noise)
+        x0 = mixture("gmm2")(x, at).x0
+        return jd.Output((at.alpha * x - x0) / at.sigma)  # v = (alpha x - x0) / sigma
+
+    row = jd.V(label=jd.parameterizations.AngleLabel())
+    levels = edm(ODE["N16/sigmas"])
+    x = follow(Heun(), jd.denoiser(apply, None, row), ODE["gmm2/x_T"], levels)[-1]
+    np.testing.assert_allclose(x, ODE["gmm2/N16/heun"], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "landing", "stopping"),
+    [(Euler(), 9, 9), (DDIM(1.0), 9, 9), (Heun(), 17, 18), (Heun(churn=3.0), 17, 18)],
+    ids=str,
+)
+def test_number_of_evaluations(solver: Solver, landing: int, stopping: int) -> None:
+    """Counted on the host while the compiled scan runs."""
+    seen: list[float] = []
+
+    def denoise(x: Any, at: NoiseLevel, cond: Any) -> Denoised:
+        jax.debug.callback(lambda sigma: seen.append(float(sigma)), at.sigma)
+        return GAUSSIAN(x, at)
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    run = jax.jit(lambda lv: jd.sample(denoise, jd.Condition(), keys, (3,), lv, solver))
+    for grid, count in ((Uniform(), landing), (Uniform(end=0.1), stopping)):
+        seen.clear()
+        run(grid(jd.Cosine(), 9)).block_until_ready()
+        jax.effects_barrier()
+        assert len(seen) == count
+        assert min(seen) > 0  # never on clean data
+
+
+def test_churn_is_for_its_interval_alone(x64: None) -> None:
+    """Both bounds count, and with S_churn = 0 noise is not listened to."""
+    levels = edm([4.0, 2.0, 1.0, 0.5, 0.0])
+    noise = np.random.default_rng(0).normal(size=(4, 5, 1))
+    x = np.ones((5, 1))
+    _, (_, _, added) = Heun(0.4, 1.0, 2.0, 1.1).init(
+        jnp.asarray(x), jax.tree.map(jnp.asarray, levels)
+    )
+    gamma = 0.4 / 4
+    expected = 1.1 * np.sqrt((1 + gamma) ** 2 - 1) * np.asarray([0, 2.0, 1.0, 0])
+    np.testing.assert_allclose(added, expected, rtol=1e-13)
+    quiet = [follow(Heun(), GAUSSIAN, x, levels, n)[-1] for n in (noise, None)]
+    np.testing.assert_array_equal(*quiet)
+
+
+def test_churn_is_capped(x64: None) -> None:
+    levels = jax.tree.map(jnp.asarray, edm([4.0, 2.0, 0.0]))
+    _, (row, _, _) = Heun(100.0).init(jnp.ones((1, 1)), levels)
+    np.testing.assert_allclose(
+        row.at.sigma, np.sqrt(2) * np.asarray([4.0, 2.0]), rtol=1e-13
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DDIM(1.5), "eta must lie in"),
+        (lambda: DDIM(-0.1), "got -0.1"),
+        (lambda: Heun(churn=-1.0), "churn must not be negative, got -1.0"),
+    ],
+)
+def test_solvers_that_are_none_are_refused(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
