@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 std=0.10,
             ),
             batch_size=128,
-            steps=3000,
+            steps=2000,
             loss_scale=64.0,
             label_dropout=0.1,
             sample_every=1000,
