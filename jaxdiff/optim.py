@@ -34,7 +34,7 @@ def nan_to_zero() -> optax.GradientTransformation:
 
 
 def inverse_sqrt_schedule(
-    ref_lr: float, ref_batches: float, rampup_images: float, batch_size: int
+    ref_lr: float, ref_batches: float | int, rampup_images: float | int, batch_size: int
 ) -> optax.Schedule:
     """lr(n) = ref_lr / sqrt(max(n / (ref_batches B), 1)) min(n / rampup_images, 1).
 

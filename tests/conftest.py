@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `from tests.toys import ..
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
+        "--xla_backend_optimization_level=0",
         "--xla_force_host_platform_device_count=8",
         "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",

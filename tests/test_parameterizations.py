@@ -84,7 +84,7 @@ def test_denoisers_are_functions_on_rays(name: str, k: float, x64: None) -> None
 
 
 @row
-@pytest.mark.parametrize("path", PURE_NOISE)
+@pytest.mark.parametrize("path", sorted(PURE_NOISE))
 def test_pure_noise_is_finite_or_a_declared_pole(name: str, path: str) -> None:
     scale = ROWS[name](SCHEDULES[path](1.0))
     finite = bool(np.isfinite([scale.c_skip, scale.c_out, scale.c_in]).all())
