@@ -10,17 +10,34 @@ network's output F is the weight w_F / c_out^2 on the x0 error, whatever F is. S
 
 and trains the same thing under every parameterization. SNR is held to
 [e^-40, e^40] so that weight times error stays finite at both ends of every path.
+
+    row                     weight on x0                        under other names
+    UniformOnX0             1
+    UniformOnNetwork(Eps)   SNR                                 L_simple, "snr" on EDM's F
+    UniformOnNetwork(V)     SNR + 1                             "SNR + 1"
+    UniformOnNetwork(EDM)   1 / sigma^2 + 1 / sigma_data^2      EDM's lambda, alpha = 1
+    Debias                  SNR^(1/2)
+    MinSNR                  min(SNR, gamma)
+    SoftMinSNR              gamma SNR / (SNR + gamma)
+    P2                      SNR / (k + SNR)^gamma
+    TruncatedSNR            max(SNR, 1)
+    ELBO                    -d SNR / dt / 2
+    DiscreteELBO            T (SNR(t - 1 / T) - SNR(t)) / 2
+    Sigmoid                 -d SNR / dt / 2 sigmoid(bias - logsnr)
+
+An uncertainty that is learned per level is `losses.Uncertain`, for any of them.
 """
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdiff.types import NoiseLevel, Parameterization
+from jaxdiff.types import NoiseLevel, Parameterization, Schedule
 
 LIMIT = 40.0
-"""Bound on |logsnr| inside weightings, in nats."""
+"""Bound on |logsnr|, and on the logarithm of a weight, inside weightings, in nats."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +77,170 @@ class MinSNR:
 
     gamma: float = 5.0
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "gamma", 5)
+
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         return jnp.minimum(_snr(at), self.gamma)
 
 
-def _snr(at: NoiseLevel) -> Float[Array, "..."]:
+@dataclass(frozen=True)
+class SoftMinSNR:
+    """gamma SNR / (SNR + gamma) on the x0 error [HDiT].
+
+    gamma = 1 / sigma_data^2 is, but for that factor, (sigma sigma_data)^2 /
+    (sigma^2 + sigma_data^2)^2 on the error of EDM's F.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "gamma", 5)
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        snr = _snr(at)
+        return self.gamma * (snr / (snr + self.gamma))
+
+
+@dataclass(frozen=True)
+class P2:
+    """(k + SNR)^-gamma on the eps error, so SNR (k + SNR)^-gamma on the x0 error [P2].
+
+    gamma is 1 or 0.5 there; 0 is L_simple.
+    """
+
+    k: float = 1.0
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "k", 1)
+        if not self.gamma >= 0:
+            raise ValueError(f"P2 needs gamma >= 0, got {self.gamma}; published: 1 or 0.5")
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        snr = _snr(at)
+        return snr * (self.k + snr) ** -self.gamma
+
+
+@dataclass(frozen=True)
+class TruncatedSNR:
+    """max(SNR, 1) on the x0 error [PD]: L_simple that does not forget pure noise."""
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        return jnp.maximum(_snr(at), 1.0)
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """The variational bound in continuous time: -d SNR / dt / 2 on the x0 error [VDM].
+
+    With t uniform on `schedule` the mean loss is the bound's diffusion term, in nats per
+    element; on eps it is -d logsnr / dt / 2. Where SNR(0) is infinite so is the term.
+    """
+
+    schedule: Schedule
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        # the slope of the inverse, which has no pole at the ends; a little inside of
+        # them, since beyond them `time` stands still
+        logsnr, inside = _logsnr(at), 1e-3
+        low, high = (self.schedule(jnp.asarray(t)).logsnr for t in (1.0, 0.0))
+        near = jnp.clip(logsnr, (low + inside).astype(logsnr.dtype), None)
+        near = jnp.minimum(near, (high - inside).astype(logsnr.dtype))
+        slope = jax.jvp(self.schedule.time, (near,), (jnp.ones_like(near),))[1]
+        return jnp.minimum(-_snr(at) / slope, jnp.exp(LIMIT)) / 2
+
+
+@dataclass(frozen=True)
+class DiscreteELBO:
+    """The bound of T steps: T (SNR(t - 1 / T) - SNR(t)) / 2 on the x0 error [VDM].
+
+    T is the table's own unless `steps` says otherwise, and t is rounded up to a multiple
+    of 1 / T. With t uniform over the entries T times the mean of a step, in nats per
+    element, is the sum of the steps: the KL of the posterior's own variance. Where SNR(0)
+    is infinite the first step is the decoder's, which is no squared error, and weighs 0.
+    """
+
+    schedule: Schedule
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or not (self.steps or getattr(self.schedule, "steps", 0)):
+            raise ValueError(
+                f"DiscreteELBO needs a number of steps on {self.schedule}, got "
+                f"{self.steps}: use steps=1000, or ELBO for continuous time"
+            )
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        steps = self.steps or self.schedule.steps
+        t = self.schedule.time(_logsnr(at))
+        entry = jnp.clip(jnp.ceil(t * steps - 0.1), 1, steps)  # 0.1: float32's rounding
+        before, here = self.schedule((entry - 1) / steps), self.schedule(entry / steps)
+        return jnp.where(before.sigma > 0, steps * (_snr(before) - _snr(here)) / 2, 0.0)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """sigmoid(bias - logsnr) under the bound's integral over logsnr [KG].
+
+    So -d logsnr / dt / 2 sigmoid(bias - logsnr) on the eps error with t uniform on
+    `schedule`. On `Cosine()` bias = 0 is pi / 2 times `Debias()`.
+    """
+
+    schedule: Schedule
+    bias: float = 0.0
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        return ELBO(self.schedule)(at) * jax.nn.sigmoid(self.bias - _logsnr(at))
+
+
+def require_finite_mean(
+    weighting: object, parameterization: Parameterization, schedule: Schedule, times: object
+) -> None:
+    """Refuses a weighting whose mean over a law of t is infinite at the data.
+
+    There w c_out^2, the weight on the error of the network's output, times the density
+    p(t) may grow as 1 / t or faster; at the noise every weight is finite. Laws without
+    a density are passed. Runs a few operations on the device.
+
+    Raises:
+        ValueError: it does, with the power and a value, and what to use.
+    """
+    if not hasattr(times, "density"):
+        return
+    t = jnp.asarray([1e-5, 1e-4], jnp.float32)
+    at = schedule(t)
+    weight = weighting(at) * parameterization(at).c_out ** 2
+    near, far = (float(w) for w in weight * times.density(t, schedule))
+    power = jnp.log10(near / far) if near > 0 and far > 0 else 0.0
+    if power > 0.95:
+        raise ValueError(
+            f"{weighting} is no weight for {type(parameterization).__name__} on {schedule} "
+            f"with {times}: on the network's output it is {near:.3g} at t = 1e-5 and grows "
+            f"as t^-{power:.2g}, so the mean loss is infinite. Use weightings.MinSNR(), or "
+            "a law that stays away from t = 0, such as times.Uniform(low=0.001)"
+        )
+
+
+def _require_positive(weighting: object, field: str, published: int) -> None:
+    value = getattr(weighting, field)
+    if not value > 0:
+        raise ValueError(
+            f"{type(weighting).__name__} needs {field} > 0, got {value}; "
+            f"published: {published}"
+        )
+
+
+def _clipped(at: NoiseLevel) -> NoiseLevel:
     floor = jnp.exp(-LIMIT / 2)
     sigma = jnp.maximum(at.sigma, at.alpha * floor)
     alpha = jnp.maximum(at.alpha, at.sigma * floor)
-    return (alpha / sigma) ** 2
+    return NoiseLevel(alpha, sigma)
+
+
+def _snr(at: NoiseLevel) -> Float[Array, "..."]:
+    return _clipped(at).snr
+
+
+def _logsnr(at: NoiseLevel) -> Float[Array, "..."]:
+    return _clipped(at).logsnr

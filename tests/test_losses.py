@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.losses import DensityDecoder, PixelDecoder, VariationalBound, bound_term
+from jaxdiff.posterior import (
+    LargeVariance,
+    LearnedVariance,
+    Posterior,
+    SmallVariance,
+    posterior,
+)
 from jaxdiff.types import LossTerm, NoiseLevel
 from tests.test_parameterizations import POLES, ROWS
+from tests.test_posterior import levels, rows, x0_hat
 from tests.test_weightings import ALL
 from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES
 
@@ -121,3 +130,250 @@ def test_total_is_the_weighted_sum() -> None:
     noised = jd.Noised(x, x, x, 0.5, NoiseLevel(1.0, 1.0))
     found = jd.Total(((2.0, a), (0.5, b)))(jd.Denoised(x), noised)
     np.testing.assert_allclose(found, [7, 54])
+
+
+# ------------------------------------------------------------ the variational bound
+
+VLB, LOSSES, WEIGHTED, VDM = (
+    np.load(GOLDEN / "iddpm" / f"{name}.npz")
+    for name in ("vlb", "losses", "weighted_bounds", "vdm")
+)
+PROCESSES = ("linear_T100", "cosine_T4000", "linear_T1000")
+
+
+def listed(betas: np.ndarray) -> jd.Table:
+    return jd.Table(jd.ListedBetas(tuple(betas.tolist())))
+
+
+class Given:
+    """A published batch at entries of a process, as jaxdiff's values."""
+
+    def __init__(self, z: Any, prefix: str = "", dtype: str = "float64") -> None:
+        read = lambda name: jnp.asarray(z[f"{prefix}{name}"], dtype)  # noqa: E731
+        betas, t = z[f"{prefix}betas"], z[f"{prefix}t"]
+        self.table, self.between = listed(betas), rows(betas, t)
+        self.at = jax.tree.map(
+            lambda a: jnp.asarray(a[t + 1].reshape(-1, 1, 1, 1), dtype), levels(betas)
+        )
+        x0, eps = read("x_start"), read("noise")
+        x = self.at.alpha * x0 + self.at.sigma * eps
+        time = jnp.asarray((t + 1).reshape(-1, 1, 1, 1) / len(betas), dtype)
+        self.noised = jd.Noised(x0, eps, x, time, self.at)
+        self.raw = read("raw2C")
+
+    def denoised(self, raw: Any, kind: str, clip: bool = False) -> jd.Denoised:
+        out, v = jnp.split(raw, 2, axis=1)
+        x0 = x0_hat(kind, out, self.noised.x, self.at, self.between)
+        return jd.Denoised(jnp.clip(x0, -1, 1) if clip else x0, v)
+
+
+def objectives(given: Given) -> dict[str, LossTerm]:
+    """The published objectives as values."""
+    steps = given.table.steps
+    bound = VariationalBound(given.table)
+    whole = VariationalBound(given.table, stop_mean=False)
+    plain: dict[str, Any] = {
+        "EPSILON": jd.WeightedError(jd.UniformOnNetwork(jd.Eps())),
+        "START_X": jd.WeightedError(jd.UniformOnX0()),
+        "PREVIOUS_X": jd.WeightedError(lambda at: given.between.c_x0**2),
+    }
+    hybrid = {
+        f"{kind}_RESCALED_MSE": jd.Total(((1.0, mse), (steps / 1000, bound)))
+        for kind, mse in plain.items()
+    }
+    return hybrid | {
+        "EPSILON_MSE": jd.Total(((1.0, plain["EPSILON"]), (1.0, bound))),
+        "EPSILON_KL": whole,
+        "EPSILON_RESCALED_KL": jd.Total(((float(steps), whole),)),
+    }
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_published_objectives_and_gradients(process: str, x64: None) -> None:
+    given, close = Given(LOSSES, f"{process}__"), np.testing.assert_allclose
+    for name, term in objectives(given).items():
+        kind = name.split("_RESCALED")[0].removesuffix("_KL").removesuffix("_MSE")
+        loss = lambda raw, term=term, kind=kind: term(  # noqa: E731
+            given.denoised(raw, kind), given.noised
+        )
+        close(loss(given.raw), LOSSES[f"{process}__{name}__loss"], rtol=1e-9)
+        weights = {"grad": np.ones(4), "wgrad": LOSSES["is_weights"]}
+        for key, weight in weights.items():
+            if f"{process}__{name}__{key}" not in LOSSES.files:
+                continue
+            grad = jax.grad(lambda raw, w=weight, loss=loss: (w * loss(raw)).mean())
+            expected = LOSSES[f"{process}__{name}__{key}"]
+            # entry 0's decoder: the reference divides 1e-16 by the mass of a far bin
+            for tolerance, found, wanted in zip(
+                (1e-8, 1e-9, 1e-9, 1e-9), grad(given.raw), expected, strict=True
+            ):
+                close(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_published_hybrid_loss_in_float32(process: str) -> None:
+    given = Given(LOSSES, f"{process}__", "float32")
+    term = objectives(given)["EPSILON_RESCALED_MSE"]
+    found = term(given.denoised(given.raw, "EPSILON"), given.noised)
+    assert found.dtype == jnp.float32
+    expected = LOSSES[f"{process}__EPSILON_RESCALED_MSE__loss_f32"]
+    # at alpha = 4.9e-5 float32 has x - sigma eps to 1e-7 / alpha
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_stopped_mean_has_the_gradient_of_the_plain_error(
+    process: str, x64: None
+) -> None:
+    given = Given(LOSSES, f"{process}__")
+    terms = objectives(given)
+    plain = terms["EPSILON_MSE"].terms[0][1]
+    grad = lambda term: jax.grad(  # noqa: E731
+        lambda raw: term(given.denoised(raw, "EPSILON"), given.noised).sum()
+    )(given.raw)
+    hybrid, simple = grad(terms["EPSILON_RESCALED_MSE"]), grad(plain)
+    np.testing.assert_array_equal(hybrid[:, :3], simple[:, :3])
+    np.testing.assert_array_equal(simple[:, 3:], 0)
+    assert (np.abs(hybrid[:, 3:]).max(axis=(1, 2, 3)) > 0).all()
+    bound = grad(terms["EPSILON_KL"])
+    assert (np.abs(bound[:, :3]).max(axis=(1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+def test_published_terms_of_the_bound(clip: int, x64: None) -> None:
+    given = Given(VLB, "term_")
+    denoised = given.denoised(given.raw, "EPSILON", bool(clip))
+    np.testing.assert_allclose(given.noised.x, VLB["term_x_t"], rtol=1e-12)
+    for name, rule in {
+        "LEARNED_RANGE": LearnedVariance(),
+        "FIXED_SMALL": SmallVariance(),
+        "FIXED_LARGE": LargeVariance(),
+    }.items():
+        found = VariationalBound(given.table, rule)(denoised, given.noised)
+        expected = VLB[f"term_EPS_{name}_clip{clip}_bpd"]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["EPSILON", "START_X"])
+def test_published_weights_leave_the_bound_alone(kind: str, x64: None) -> None:
+    given = Given(WEIGHTED)
+    bound = VariationalBound(given.table)(given.denoised(given.raw, kind), given.noised)
+    np.testing.assert_allclose(bound, WEIGHTED[f"debias__{kind}__vb"], rtol=1e-9)
+    if kind == "EPSILON":
+        debias = jd.Total(
+            ((1.0, jd.WeightedError(jd.Debias())), (1.0, VariationalBound(given.table)))
+        )
+        found = debias(given.denoised(given.raw, kind), given.noised)
+        np.testing.assert_allclose(found, WEIGHTED[f"debias__{kind}__loss"], rtol=1e-8)
+
+
+def test_published_decoder(x64: None) -> None:
+    x0, mean, log_std = (jnp.asarray(VLB[f"dgll_{k}"]) for k in ("x", "mean", "log_scale"))
+    nll = PixelDecoder()(x0, mean, 2 * log_std)
+    # the reference has a bin's mass as the difference of two numbers up to 1
+    mass = np.exp(VLB["dgll_logp_nats"])
+    np.testing.assert_allclose(np.exp(-nll), mass, rtol=1e-12, atol=4e-16)
+
+
+def test_the_decoder_keeps_its_digits_in_float32() -> None:
+    """A bin of mass 6e-10, where 1 - Phi has one digit left in float32."""
+    x0, mean = jnp.zeros((1, 1)), jnp.full((1, 1), 0.06)
+    nll = PixelDecoder()(x0, mean, jnp.float32(-9.2))
+    scale = np.exp(4.6)
+    z = lambda y: np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)  # noqa: E731
+    tail = lambda y: 1 / (1 + np.exp(2 * z(y)))  # noqa: E731
+    mass = tail(scale * (0.06 - 1 / 255)) - tail(scale * (0.06 + 1 / 255))
+    assert 1e-10 < mass < 1e-9
+    assert float(nll[0, 0]) == pytest.approx(-np.log(mass), rel=1e-6)
+
+
+def test_the_decoder_s_bins_share_the_whole_mass(x64: None) -> None:
+    pixels = (jnp.arange(256) / 127.5 - 1)[:, None]
+    mean, log_variance = jnp.full((256, 1), 0.31), jnp.float64(-6.0)
+    mass = np.exp(-PixelDecoder()(pixels, mean, log_variance))
+    assert mass.sum() == pytest.approx(1, abs=256e-12)  # 1e-12 a bin is put in its floor
+    density = np.exp(-DensityDecoder()(pixels, mean, log_variance))
+    middle = np.abs(np.asarray(pixels) - 0.31) < 0.05
+    # the bin's mass is its width times the density, but for phi's 2e-4
+    np.testing.assert_allclose((mass * 127.5)[middle], density[middle], rtol=3e-3)
+
+
+def test_the_bound_s_term_is_the_kl_of_two_gaussians(x64: None) -> None:
+    """By numbers of a table of N(m1, e^l1), N(m2, e^l2): c_x0 = 1 puts the gap in m."""
+    m1, l1, m2, l2 = (jnp.asarray(a)[:, None] for a in VLB["kl_in"])
+    between = Posterior(1.0, 0.0, jnp.exp(l1), 1.0, jnp.zeros_like(l1) > 0)
+    given: Any = lambda between, v: l2  # noqa: E731
+    found = bound_term(jd.Denoised(m2), m1, between, given, DensityDecoder())
+    np.testing.assert_allclose(found * np.log(2), VLB["kl_out_nats"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("path", SCHEDULES)
+def test_with_the_small_variance_a_term_is_half_the_loss_of_snr(
+    path: str, x64: None
+) -> None:
+    """(SNR_to - SNR_at) / 2 mean (D - x0)^2 nats [VDM], on any path."""
+    x0, x0_hat = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    at, to = SCHEDULES[path](0.7), SCHEDULES[path](0.6)
+    between = posterior(at, to)
+    found = bound_term(jd.Denoised(x0_hat), x0, between, SmallVariance(), PixelDecoder())
+    nats = (to.snr - at.snr) / 2 * ((x0 - x0_hat) ** 2).mean(1)
+    np.testing.assert_allclose(found * np.log(2), nats, rtol=1e-9)
+
+
+def test_at_minus_one_the_learned_variance_is_the_small_one(x64: None) -> None:
+    given = Given(VLB, "term_")
+    out = given.denoised(given.raw, "EPSILON")
+    lowest = jd.Denoised(out.x0, jnp.full_like(out.x0, -1))
+    learned, small = (
+        VariationalBound(given.table, rule)(lowest, given.noised)
+        for rule in (LearnedVariance(), SmallVariance())
+    )
+    np.testing.assert_allclose(learned, small, rtol=1e-13)
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_published_discrete_loss_of_vdm(steps: int, x64: None) -> None:
+    """T terms of the path with linear logSNR are VDM's loss; its eps_hat is a network's."""
+    low, high = VDM["gamma_minmax"]
+    t = np.ceil(VDM["t"] * steps) / steps
+
+    def level(t: np.ndarray) -> NoiseLevel:
+        snr = np.exp(-(low + (high - low) * t))[:, None]
+        return NoiseLevel(np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr)))
+
+    at, x0 = level(t), jnp.asarray(VDM["f"])
+    x = at.alpha * x0 + at.sigma * VDM["eps"]
+    x0_hat = (x - at.sigma * VDM["eps_hat"]) / at.alpha
+    between = posterior(at, level(t - 1 / steps))
+    found = bound_term(jd.Denoised(x0_hat), x0, between, SmallVariance(), PixelDecoder())
+    nats = steps * found * np.log(2) * x0.shape[1]
+    # x0_hat has cancelled digits of x where alpha is small
+    np.testing.assert_allclose(nats, VDM[f"loss_diff_T{steps}"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["EPSILON", "START_X"])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e6, 1e15])
+def test_the_bound_and_its_gradient_are_finite_in_float32(kind: str, scale: float) -> None:
+    """An untrained network may say anything, at either end and at pixels of any value."""
+    given = Given(LOSSES, "cosine_T4000__", "float32")
+    noised = jd.Noised(
+        given.noised.x0.at[..., 0].set(-1).at[..., 1].set(1),
+        *(getattr(given.noised, name) for name in ("eps", "x", "t", "at")),
+    )
+    term = VariationalBound(given.table, stop_mean=False)
+    # the variance's v is a network's own size; the mean is off by as much as it likes
+    raw = given.raw.at[:, :3].multiply(scale)
+    loss = lambda raw: term(given.denoised(raw, kind), noised).sum()  # noqa: E731
+    value, grad = jax.value_and_grad(loss)(raw)
+    if scale < 1e15:
+        assert np.isfinite(value)
+    assert not np.isnan(grad).any()
+    # the decoder's row has a gradient of its own, and gets none from the KL it is not
+    alone = lambda raw: term(given.denoised(raw, kind), noised)[0]  # noqa: E731
+    assert np.isfinite(jax.grad(alone)(raw)).all()
+
+
+def test_the_bound_says_what_it_needs() -> None:
+    given = Given(VLB, "term_", "float32")
+    with pytest.raises(ValueError, match=r"network\.learned_variance = True"):
+        VariationalBound(given.table)(jd.Denoised(given.noised.x0), given.noised)

@@ -10,10 +10,13 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.parameterizations import AngleLabel, LogSigmaLabel, eps_from_x0
+from jaxdiff.schedules import TrigFlow
 from jaxdiff.types import NoiseLevel, Parameterization
 from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES
 
-CONVERSIONS = np.load(GOLDEN / "iddpm" / "conversions.npz")
+CONVERSIONS = np.load(GOLDEN / "iddpm" / "paths.npz")
+LAWS = np.load(GOLDEN / "iddpm" / "noise_sampling.npz")
+PUBLISHED = sorted({k.removesuffix("__M") for k in CONVERSIONS if k.endswith("__M")})
 
 ROWS = {
     "x0": jd.X0(),
@@ -147,18 +150,85 @@ def test_a_uniform_loss_on_the_output_weighs_the_x0_error(
     np.testing.assert_allclose(weight, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("path", ["vp_linear", "trig", "rectified_flow"])
+@pytest.mark.parametrize("path", PUBLISHED)
 @pytest.mark.parametrize("name", ["x0", "eps", "v", "score"])
-def test_conversions_to_x0_against_published_tables(
-    name: str, path: str, x64: None
-) -> None:
+def test_conversions_against_published_tables(name: str, path: str, x64: None) -> None:
+    """To x0 by our table, and from x0 to any prediction by its definition."""
     at = NoiseLevel(CONVERSIONS[f"{path}__alpha"], CONVERSIONS[f"{path}__sigma"])
-    to_x0 = CONVERSIONS[f"{path}__M"][list(CONVERSIONS["order"]).index(name), 0]
+    table = CONVERSIONS[f"{path}__M"][list(CONVERSIONS["order"]).index(name)]
     r = np.hypot(at.alpha, at.sigma)
     unit = {"v": r, "score": 1 / r}.get(name, 1.0)  # ours trains v / r and r score
     scale = ROWS[name](at)
-    np.testing.assert_allclose(scale.c_skip, to_x0[0], rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(scale.c_out, to_x0[1] * unit, rtol=1e-12, atol=1e-13)
+    of_x, of_pred = np.asarray(scale.c_skip), np.asarray(scale.c_out) / unit
+    np.testing.assert_allclose(of_x, table[0, 0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(of_pred, table[0, 1], rtol=1e-12, atol=1e-13)
+    slopes = (CONVERSIONS[f"{path}__d{k}"] for k in ("alpha", "sigma"))
+    of_eps = [(1 - at.alpha * of_x) / at.sigma, -at.alpha * of_pred / at.sigma]
+    for target, (to_x0, to_eps) in {
+        "eps": (0, 1),
+        "v": (-at.sigma, at.alpha),
+        "u": tuple(slopes),
+        "score": (0, -1 / at.sigma),
+    }.items():
+        found = [
+            to_x0 * a + to_eps * b for a, b in zip((of_x, of_pred), of_eps, strict=True)
+        ]
+        published = table[list(CONVERSIONS["order"]).index(target)]
+        # differences of terms of some 1e3, divided by a sigma of 0.01
+        np.testing.assert_allclose(found, published, rtol=1e-9, atol=1e-9, err_msg=target)
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_published_noised_data_and_targets(path: str, x64: None) -> None:
+    """The network's exact outputs give the data back on the published batch."""
+    alpha, sigma = (CONVERSIONS[f"{path}__{k}"][:, None] for k in ("alpha", "sigma"))
+    at, x = NoiseLevel(alpha, sigma), CONVERSIONS[f"{path}__xt"]
+    r = np.hypot(alpha, sigma)
+    raw = {"v": CONVERSIONS[f"{path}__v"] / r, "score": r * CONVERSIONS[f"{path}__score"]}
+    if path == "rectified_flow":
+        raw["flow"] = CONVERSIONS[f"{path}__u"]
+    if path == "trig":  # there the path's velocity is v, but for the clock
+        raw["v"] = CONVERSIONS[f"{path}__u"] * 2 / np.pi
+    for name, output in raw.items():
+        scale = ROWS[name](at)
+        found = scale.c_skip * x + scale.c_out * output
+        np.testing.assert_allclose(
+            found, np.broadcast_to(CONVERSIONS["x0"], x.shape), rtol=1e-9, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize(
+    ("sigma", "keys"),
+    [
+        (CONVERSIONS["edm__sigma"], "edm__c_{}"),
+        (LAWS["den_sigma"], "den_c_{}"),
+    ],
+    ids=["paths", "laws"],
+)
+def test_published_coefficients_of_edm(sigma: Any, keys: str, x64: None) -> None:
+    given = {**CONVERSIONS, **LAWS}
+    scale = jd.EDM(0.5)(NoiseLevel(np.ones_like(sigma), sigma))
+    for name in ("skip", "out", "in", "noise"):
+        if keys.format(name) in given:
+            found = getattr(scale, f"c_{name}")
+            np.testing.assert_allclose(
+                found, given[keys.format(name)], rtol=1e-12, atol=1e-15
+            )
+
+
+@pytest.mark.parametrize("std", [0.5, 1.3])
+def test_trig_flow_is_edm_s_row_on_its_own_path(std: float, x64: None) -> None:
+    """D = cos(phi) x - std sin(phi) F(x / std): ours with F's sign turned, so no row."""
+    phi = np.linspace(0, np.pi / 2, 9)
+    scale = jd.EDM(std)(TrigFlow(std)(2 / np.pi * phi))
+    np.testing.assert_allclose(scale.c_skip, np.cos(phi), atol=1e-15)
+    np.testing.assert_allclose(scale.c_out, std * np.sin(phi), atol=1e-15)
+    np.testing.assert_allclose(scale.c_in, 1 / std, rtol=1e-14)
+    # for data of std 1 it is v on the cosine path
+    unit = jd.V()(jd.Cosine()(2 / np.pi * phi))
+    own = jd.EDM(1.0)(TrigFlow(1.0)(2 / np.pi * phi))
+    np.testing.assert_allclose(unit.c_skip, own.c_skip, atol=1e-15)
+    np.testing.assert_allclose(unit.c_out, -np.asarray(own.c_out), atol=1e-15)
 
 
 def test_flow_is_the_velocity_of_the_rectified_flow(x64: None) -> None:

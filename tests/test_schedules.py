@@ -8,12 +8,68 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff import schedules as js
 from jaxdiff.schedules import ZeroTerminalBetas
+from jaxdiff.schedules.powers import invert
 from jaxdiff.types import NoiseLevel, Schedule
-from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES, TABLES, on_host
+from tests import toys
+from tests.toys import GOLDEN, TABLES, on_host
 
 TABLED = np.load(GOLDEN / "iddpm" / "schedules.npz")
-CONTINUOUS = np.load(GOLDEN / "iddpm" / "conversions.npz")
+CONTINUOUS = np.load(GOLDEN / "iddpm" / "paths.npz")
+LAWS = np.load(GOLDEN / "iddpm" / "noise_sampling.npz")
+
+SCHEDULES = toys.SCHEDULES | {
+    "offset_cosine": js.OffsetCosine(),
+    "trig_flow": js.TrigFlow(0.5),
+    "chen_sigmoid": js.ChenSigmoid(),
+    "chen_sigmoid_aside": js.ChenSigmoid(0.0, 3.0, 0.7),
+    "chen_cosine": js.ChenCosine(0.2, 1.0, 1.0),
+    "chen_cosine_cut": js.ChenCosine(0.1, 0.9, 0.7),
+    "bounded": js.BoundedCosine(),
+    "bounded_interpolated": js.BoundedCosine(-12.0, 14.0, 1.0, 8.0),
+    "shifted_flow": js.Shifted(js.RectifiedFlow(), 3.0),
+    "shifted_cosine": js.Shifted(js.Cosine(), 4.0),
+    "shifted_vp": js.Shifted(js.VPLinear(), 0.5),
+    "diffusion_lm": js.Table(js.DiffusionLMBetas()),
+    "ldm_sqrt": js.Table(js.LDMSqrtBetas(100)),
+    "geodiff": js.Table(js.SigmoidBetas()),
+    "exp": js.Table(js.ExpBetas()),
+    "laplace": js.Table(js.LaplaceBetas()),
+    "respaced": js.Table(
+        js.RespacedBetas(js.CosineBetas(), js.section_spacing(1000, (25,)))
+    ),
+}
+PURE_NOISE = toys.PURE_NOISE | {
+    "offset_cosine",
+    "trig_flow",
+    "chen_sigmoid",
+    "chen_sigmoid_aside",
+    "chen_cosine",
+    "chen_cosine_cut",
+    "shifted_flow",
+    "shifted_cosine",
+}
+FIRST = {
+    "log_sigma": (1, 0.002),
+    "bounded": ((1 + np.exp(-15)) ** -0.5, (1 + np.exp(15)) ** -0.5),
+    "bounded_interpolated": ((1 + np.exp(-14)) ** -0.5, (1 + np.exp(14)) ** -0.5),
+}
+"""Levels at t = 0 of the paths that do not start at the data."""
+CIRCLES = [
+    *(k for k, s in SCHEDULES.items() if isinstance(s, js.Table)),
+    "cosine",
+    "vp_linear",
+    "offset_cosine",
+    "chen_sigmoid",
+    "chen_sigmoid_aside",
+    "chen_cosine",
+    "chen_cosine_cut",
+    "bounded",
+    "bounded_interpolated",
+    "shifted_cosine",
+    "shifted_vp",
+]
 
 every = pytest.mark.parametrize("name", SCHEDULES)
 
@@ -50,9 +106,12 @@ def test_float32_in_float32_out(name: str, x64: None) -> None:
 def test_both_ends_are_finite_and_not_both_zero(name: str) -> None:
     at = on_host(SCHEDULES[name](jnp.asarray([0.0, 1.0])))
     assert np.isfinite([at.alpha, at.sigma]).all()
-    assert (np.hypot(at.alpha, at.sigma) > 0.5).all()
-    assert at.alpha[0] == 1
-    assert at.sigma[0] == (0 if name != "log_sigma" else pytest.approx(0.002, rel=1e-6))
+    assert (np.hypot(at.alpha, at.sigma) > 0.49).all()  # TrigFlow(0.5) ends on 0.5
+    if name in FIRST:
+        # 2 ln(tan) of the bounded paths is off by some 1e-6, twice that of sigma
+        np.testing.assert_allclose([at.alpha[0], at.sigma[0]], FIRST[name], rtol=2e-6)
+    else:
+        assert (at.alpha[0], at.sigma[0]) == (1, 0)
     assert (at.alpha[1] == 0) == (name in PURE_NOISE) == SCHEDULES[name].reaches_pure_noise
 
 
@@ -69,6 +128,14 @@ def test_gradient_is_finite_and_right_inside(name: str, x64: None) -> None:
         np.testing.assert_allclose(
             slope, (f(t + h) - f(t - h)) / (2 * h), rtol=1e-6, atol=1e-8
         )
+
+
+@every
+def test_gradient_is_finite_close_to_both_ends_in_float32(name: str) -> None:
+    t = jnp.asarray([1e-6, 1e-4, 1 - 1e-4, 1 - 2e-6, 1 - 2**-23])
+    for part in ("alpha", "sigma", "logsnr"):
+        f = lambda t, part=part: getattr(SCHEDULES[name](t), part)  # noqa: E731
+        assert np.isfinite(jax.vmap(jax.grad(f))(t)).all()
 
 
 @every
@@ -104,7 +171,7 @@ def test_constant_beta_is_allowed(x64: None) -> None:
     np.testing.assert_allclose(path.time(path(0.5).logsnr), 0.5, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [*TABLES, "cosine", "vp_linear"])
+@pytest.mark.parametrize("name", CIRCLES)
 def test_variance_preserving_paths_are_circles(name: str, x64: None) -> None:
     at = SCHEDULES[name](np.linspace(0, 1, 1777))
     np.testing.assert_allclose(at.alpha**2 + at.sigma**2, 1, atol=1e-15)
@@ -196,18 +263,113 @@ def test_zero_terminal_snr_keeps_the_first_level_and_ends_on_noise(name: str) ->
     np.testing.assert_allclose(ZeroTerminalBetas(after.betas)(), after.betas(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["vp_linear", "trig", "rectified_flow"])
+CLOSED = {
+    "vp_linear": jd.VPLinear(),
+    "trig": jd.Cosine(),
+    "rectified_flow": jd.RectifiedFlow(),
+    "cosine_iddpm": js.OffsetCosine(),
+    "sigmoid_chen": js.ChenSigmoid(),
+    "cosine_shift_64_64": js.Shifted(js.Cosine(), 1.0),
+    "cosine_shift_64_256": js.Shifted(js.Cosine(), 256 / 64),
+    "cosine_shift_64_512": js.Shifted(js.Cosine(), 512 / 64),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_against_published_numbers(name: str, x64: None) -> None:
-    path = {
-        "vp_linear": jd.VPLinear(),
-        "trig": jd.Cosine(),
-        "rectified_flow": jd.RectifiedFlow(),
-    }
-    at = path[name](CONTINUOUS["t"])
-    for key, value in (("alpha", at.alpha), ("sigma", at.sigma), ("logsnr", at.logsnr)):
+    path, t = CLOSED[name], CONTINUOUS["t"]
+    at = path(t)
+    found = {"alpha": at.alpha, "sigma": at.sigma, "logsnr": at.logsnr}
+    found["dlogsnr"] = js.logsnr_slope(path, t)
+    for part in ("alpha", "sigma"):
+        f = lambda t, part=part: getattr(path(t), part)  # noqa: E731
+        found[f"d{part}"] = jax.vmap(jax.grad(f))(t)
+    for key, value in found.items():
         np.testing.assert_allclose(
-            value, CONTINUOUS[f"{name}__{key}"], rtol=1e-12, atol=1e-14
+            value, CONTINUOUS[f"{name}__{key}"], rtol=1e-12, atol=1e-13, err_msg=key
         )
+
+
+def test_resolution_shift_of_the_straight_path(x64: None) -> None:
+    for k in (1.0, 3.0):
+        at = js.Shifted(jd.RectifiedFlow(), k)(LAWS["u"])
+        np.testing.assert_allclose(at.sigma, LAWS[f"time_shift_{k}"], rtol=1e-13)
+        np.testing.assert_allclose(at.alpha + at.sigma, 1, rtol=1e-14)
+
+
+@every
+@pytest.mark.parametrize("k", [0.25, 3.0])
+def test_shift_moves_the_logsnr_of_every_path(name: str, k: float, x64: None) -> None:
+    t = np.linspace(0.01, 0.99, 9)
+    moved, path = js.Shifted(SCHEDULES[name], k), SCHEDULES[name]
+    expected = path(t).logsnr - 2 * np.log(k)
+    np.testing.assert_allclose(moved(t).logsnr, expected, atol=1e-12)
+    np.testing.assert_allclose(moved.time(expected), t, rtol=1e-9)
+    assert moved.reaches_pure_noise == path.reaches_pure_noise
+
+
+@pytest.mark.parametrize(
+    ("key", "image", "low", "high"),
+    [
+        ("rand_cosine_interpolated_64_32_64_sd0.5", 64, 32, 64),
+        ("rand_cosine_interpolated_256_64_64_sd0.5", 256, 64, 64),
+    ],
+)
+def test_bounded_cosine_against_published_levels(
+    key: str, image: int, low: int, high: int, x64: None
+) -> None:
+    """Published for u = 1 - t, sigma in [0.001, 1000] times sigma / sigma_data = 0.5."""
+    ends = [-2 * np.log(sigma / 0.5) for sigma in (1e3, 1e-3)]
+    path = js.BoundedCosine(*ends, shift_data=image / high, shift_noise=image / low)
+    at = path(1 - LAWS["u"])
+    np.testing.assert_allclose(0.5 * at.sigma / at.alpha, LAWS[key], rtol=1e-11)
+    # the shift leaves both ends where they are
+    np.testing.assert_allclose(path(np.asarray([1.0, 0.0])).logsnr, ends, rtol=1e-12)
+
+
+def test_chen_s_paths_are_their_definition(x64: None) -> None:
+    t, logistic = np.linspace(0, 1, 41), lambda z: 1 / (1 + np.exp(-z))
+    for s, e, tau in ((-3, 3, 1), (0, 3, 0.3), (-3, 3, 0.1)):
+        f = lambda z, tau=tau: logistic(z / tau)  # noqa: E731
+        gamma = (f(e) - f(s + t * (e - s))) / (f(e) - f(s))
+        at = js.ChenSigmoid(float(s), float(e), float(tau))(t)
+        np.testing.assert_allclose(at.alpha**2, gamma, atol=1e-14)
+    for s, e, tau in ((0, 1, 1), (0.2, 1, 3), (0, 1, 0.5), (0.1, 0.8, 0.7)):
+        f = lambda z, tau=tau: np.cos(np.pi / 2 * z) ** (2 * tau)  # noqa: E731
+        gamma = (f(e) - f(s + t * (e - s))) / (f(e) - f(s))
+        at = js.ChenCosine(float(s), float(e), float(tau))(t)
+        np.testing.assert_allclose(at.alpha**2, gamma, atol=1e-14)
+    np.testing.assert_allclose(js.ChenCosine()(t).sigma, jd.Cosine()(t).sigma, atol=1e-15)
+
+
+def test_offset_cosine_is_the_table_without_its_cap(x64: None) -> None:
+    """All levels of T = 1000 but the last, which is capped."""
+    t = np.arange(1, 1000) / 1000
+    table, path = jd.Table(jd.CosineBetas())(t), js.OffsetCosine()(t)
+    np.testing.assert_allclose(table.alpha, path.alpha, rtol=1e-9)
+    np.testing.assert_allclose(table.sigma, path.sigma, rtol=1e-9)
+
+
+@every
+def test_float32_is_as_good_as_float64_rounded(name: str, x64: None) -> None:
+    """Each of alpha and sigma to its own last digits, at both ends too."""
+    t = np.r_[1e-6, 1e-4, np.linspace(0.01, 0.99, 33), 1 - 2**-12].astype(np.float32)
+    exact, found = (SCHEDULES[name](jnp.asarray(t, d)) for d in ("float64", "float32"))
+    assert found.alpha.dtype == jnp.float32
+    # a product of a few rounded factors; LogSigma's exp and the bounded paths' lose
+    # |ln sigma| eps, and a table's position among T entries is off by T eps of one
+    scale = 2e-5 if isinstance(SCHEDULES[name], js.Table) else 4e-6
+    np.testing.assert_allclose(found.alpha, exact.alpha, rtol=scale)
+    np.testing.assert_allclose(found.sigma, exact.sigma, rtol=scale)
+
+
+def test_invert_is_exact_and_differentiable(x64: None) -> None:
+    f = lambda t: jnp.exp(-3 * t) + 1  # noqa: E731
+    y = f(jnp.asarray([0.0, 0.3, 1.0]))
+    np.testing.assert_allclose(invert(f, y), [0, 0.3, 1], atol=1e-15)
+    np.testing.assert_allclose(invert(f, jnp.asarray([9.0, 0.1])), [0, 1], atol=1e-15)
+    slope = jax.grad(lambda y: invert(f, y))(y[1])
+    np.testing.assert_allclose(slope, 1 / (-3 * np.exp(-0.9)), rtol=1e-12)
 
 
 def test_log_sigma_is_linear_in_log_sigma(x64: None) -> None:
@@ -251,7 +413,15 @@ def test_times_that_would_broadcast_along_the_image_are_refused() -> None:
     [
         (lambda: jd.LogSigma(1.0, 0.5), "0 < sigma_min < sigma_max, got 1.0 and 0.5"),
         (lambda: jd.VPLinear(2.0, 1.0), "0 < beta_min <= beta_max, got 2.0 and 1.0"),
-        (lambda: jd.Table(jd.LinearBetas(10)), r"beta\[4\]|must lie in \(0, 1\]"),
+        (lambda: js.OffsetCosine(0.0), "s > 0, got 0.0: s = 0 is Cosine"),
+        (lambda: js.TrigFlow(0.0), "sigma_data must be above 0, got 0.0"),
+        (lambda: js.ChenSigmoid(3.0, -3.0), "start < end.*got 3.0, -3.0 and tau 1.0"),
+        (lambda: js.ChenSigmoid(tau=0.01), r"\(end - start\) / tau <= 80.*tau 0.01"),
+        (lambda: js.ChenCosine(0.5, 0.5), "0 <= start < end <= 1.*got 0.5, 0.5"),
+        (lambda: js.ChenCosine(tau=0.0), "tau > 0.*tau 0.0"),
+        (lambda: js.BoundedCosine(3.0, -3.0), "logsnr_min < logsnr_max, got 3.0 and -3.0"),
+        (lambda: js.BoundedCosine(shift_data=2.0), "got 2.0 and 1.0"),
+        (lambda: js.Shifted(js.Cosine(), 0.0), "a factor above 0, got 0.0"),
         (
             lambda: jd.Table(jd.ListedBetas((0.1, 0.0))),
             r"ListedBetas gives beta\[1\] = 0 of 2",

@@ -349,6 +349,51 @@ def test_an_untrained_network_returns_zero_and_no_head_unless_asked() -> None:
     assert not {name for name in names if name.startswith("logvar")}
 
 
+@pytest.fixture(scope="module")
+def heads() -> Any:
+    """The same small network with and without the variance head, and an input."""
+    net = UNet(model_channels=8, channel_mult=(1, 2), num_blocks=1, channels_per_head=8)
+    x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+    args = (x, jnp.asarray([-0.5, 0.5]), Condition())
+    return net, net.clone(learned_variance=True), args
+
+
+def test_the_variance_head_leaves_the_other_parameters_as_they_are(heads: Any) -> None:
+    plain, learned, args = heads
+    init = lambda net: jit(net.init)(jax.random.key(0), *args)  # noqa: E731
+    without, with_it = init(plain), init(learned)
+    added = {
+        name: jax.tree.map(jnp.shape, with_it["params"].pop(name))
+        for name in ("variance_conv", "variance_gain")
+    }
+    assert added == {"variance_conv": {"weight": (3, 3, 8, 3)}, "variance_gain": ()}
+    jax.tree.map(np.testing.assert_array_equal, without, with_it)
+    assert jax.eval_shape(plain.apply, without, *args).variance is None
+
+
+def test_an_untrained_variance_is_zero_and_its_gain_is_its_own(heads: Any) -> None:
+    _, learned, args = heads
+    variables = jit(learned.init)(jax.random.key(0), *args)
+    out = jit(learned.apply)(variables, *args)
+    assert out.variance.shape == out.raw.shape == (2, 4, 4, 3)
+    assert out.variance.dtype == jnp.float32
+    np.testing.assert_array_equal(out.variance, np.zeros((2, 4, 4, 3)))
+    loss = lambda v: jnp.sum(learned.apply(v, *args).variance)  # noqa: E731
+    assert abs(jit(jax.grad(loss))(variables)["params"]["variance_gain"]) > 0.01
+    variables["params"]["variance_gain"] = jnp.float32(1)
+    out = jit(learned.apply)(variables, *args)
+    np.testing.assert_array_equal(out.raw, np.zeros((2, 4, 4, 3)))
+    # weights of magnitude 1 keep the features' magnitude, some 1
+    assert 0.3 < float(jnp.sqrt(jnp.mean(out.variance**2))) < 3
+
+
+def test_a_bfloat16_network_has_a_float32_variance(heads: Any) -> None:
+    _, learned, args = heads
+    rounded = learned.clone(dtype="bfloat16")
+    out, _ = jax.eval_shape(rounded.init_with_output, jax.random.key(0), *args)
+    assert out.variance.dtype == jnp.float32
+
+
 @pytest.mark.parametrize(
     ("channels", "model_channels", "count"),
     [(4, 128, 124_713_253), (4, 192, 280_212_837), (3, 192, 280_209_381)],

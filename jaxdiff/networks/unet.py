@@ -168,6 +168,9 @@ class UNet(nn.Module):
     widths of the Fourier features and of the embedding; 0 stands for c_0 and max(c_l).
     `dtype` is that of the image's path; the embedding, its layers and the uncertainty
     head are float32 whatever it is, as all parameters are. clip_act = 0 clips nothing.
+    With `learned_variance` a second head gives v [B, R, R, C], Improved DDPM's position
+    between the posterior's variances: not bounded, -1 the smaller, +1 the larger, and 0
+    (their geometric mean) in an untrained network.
 
     >>> net = UNet(model_channels=8, channel_mult=(1, 2), num_blocks=1, channels_per_head=8)
     >>> x = jnp.zeros([2, 8, 8, 3])
@@ -194,6 +197,7 @@ class UNet(nn.Module):
     resample_filter: tuple[float, ...] = (1.0, 1.0)
     logvar_channels: int = 128
     uncertainty: bool = True
+    learned_variance: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -233,7 +237,7 @@ class UNet(nn.Module):
         x = Decoder(*shared, self.concat_balance, block, name="dec")(skips, emb, train)
         gain = self.param("out_gain", nn.initializers.zeros, ())
         raw = MPConv(channels, (3, 3), name="out_conv")(x, gain).astype(wide(dtype))
-        return Output(raw, uncertainty=self._log_variance(c_noise))
+        return Output(raw, self._variance(x, channels), self._log_variance(c_noise))
 
     def _embed(self, c_noise: Float[Array, " B"], cond: Condition) -> Float[Array, "B E"]:
         """mp_silu(mp_sum(noise embedding, label embedding)) [EDM2 fig. 21]."""
@@ -266,6 +270,14 @@ class UNet(nn.Module):
                 f"rows [{batch}, {self.label_dim}]"
             )
         return label
+
+    def _variance(self, x: Float[Array, "B R R F"], channels: int) -> Array | None:
+        """v, a second output with a gain of its own, where asked for [IDDPM eq. 15]."""
+        if not self.learned_variance:
+            return None
+        gain = self.param("variance_gain", nn.initializers.zeros, ())
+        v = MPConv(channels, (3, 3), name="variance_conv")(x, gain)
+        return v.astype(wide(x.dtype))
 
     def _log_variance(self, c_noise: Float[Array, " B"]) -> Float[Array, " B"] | None:
         """u(sigma), one linear layer on Fourier features of its own [EDM2 eq. 21]."""

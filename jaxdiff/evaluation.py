@@ -1,0 +1,212 @@
+"""Bits/dim of a run on a data set: the variational bound over images, batch by batch.
+
+The levels are the run's schedule at t = 1/T ... 1, so any model has a bound: a table's own
+entries where T is its length, a discretisation of a closed form otherwise.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+from tqdm import tqdm
+
+from jaxdiff import likelihood, pictures, sharding
+from jaxdiff.config import Experiment
+from jaxdiff.data import Dataset
+from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
+from jaxdiff.posterior import Variance
+from jaxdiff.state import TrainState, ema_denoiser, labelled
+from jaxdiff.types import Real
+
+Cost = Callable[[TrainState, Key[Array, " B"], Array, Array, Process], Terms]
+"""(state, keys, images uint8, labels, some steps) -> their terms [n, B]."""
+
+LIMIT = 20.0
+"""Bound on |logSNR| in tables and plots, in nats."""
+
+CHUNK = 50
+"""Steps of the bound in one call, at most: what the progress bar advances by."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What N images cost: terms [N, T] and prior [N] in bits/dim, entry 0 the decoder's."""
+
+    steps: Process
+    vb: Float[np.ndarray, "N T"]
+    x0_mse: Float[np.ndarray, "N T"]
+    prior: Float[np.ndarray, " N"]
+
+    @property
+    def total(self) -> Float[np.ndarray, " N"]:
+        """The bound of each image, in bits/dim."""
+        return self.vb.sum(1) + self.prior
+
+
+def coster(experiment: Experiment, std: float, variance: Variance, clip: bool) -> Cost:
+    """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM]."""
+
+    @jax.jit
+    def cost(
+        state: TrainState,
+        keys: Key[Array, " B"],
+        image: Array,
+        label: Array,
+        steps: Process,
+    ) -> Terms:
+        denoise = ema_denoiser(experiment, state, std)
+        denoise = likelihood.Clipped(denoise) if clip else denoise
+        x0 = image.astype(jnp.float32) / 127.5 - 1
+        cond = labelled(experiment, label)
+        return likelihood.terms(denoise, cond, x0, keys, steps, variance)
+
+    return cost
+
+
+def measure(
+    cost: Cost,
+    state: TrainState,
+    dataset: Dataset,
+    steps: Process,
+    mesh: Mesh,
+    *,
+    number: int = 0,
+    batch: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+) -> Measured:
+    """The first `number` images (0: all) through all steps, `batch` at a time.
+
+    Image i has its noise from key `seed` and i alone: neither the batch nor the devices
+    change a number. Batches are filled up with images that are thrown away.
+
+    Raises:
+        ValueError: fewer than two images, which have no standard error.
+    """
+    count = min(number or len(dataset), len(dataset))
+    if count < 2:
+        raise ValueError(f"a standard error needs at least 2 images, got {count}")
+    size = min(batch, count)
+    size += -size % mesh.size
+    parts, root = [], jax.random.key(seed)
+    with tqdm(
+        total=count * len(steps.entry), unit="term", disable=None if progress else True
+    ) as bar:
+        for start in range(0, count, size):
+            numbers = np.arange(start, min(start + size, count))
+            filled = np.resize(numbers, size)
+            rows = [dataset.source[int(i)] for i in filled]
+            image = np.stack([row["image"] for row in rows])
+            label = np.array([row["label"] for row in rows], np.int32)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, filled)
+            asked = jax.device_put((keys, image, label), sharding.split(mesh))
+            found = []
+            for some in _chunks(steps):
+                found.append(jax.device_get(cost(state, *asked, some)))
+                bar.update(len(numbers) * len(some.entry))
+            whole = jax.tree.map(lambda *a: np.concatenate(a).T, *found)
+            prior = likelihood.prior(image.astype(np.float32) / 127.5 - 1, steps.at[-1])
+            columns = (whole.vb, whole.x0_mse, np.asarray(prior))
+            parts.append([np.float64(a[: len(numbers)]) for a in columns])
+    return Measured(steps, *(np.concatenate(a) for a in zip(*parts, strict=True)))
+
+
+def _chunks(steps: Process) -> Iterator[Process]:
+    """Equal runs of the steps, so that one compiled function does for all."""
+    total = len(steps.entry)
+    size = next(c for c in range(min(CHUNK, total), 0, -1) if total % c == 0)
+    for first in range(0, total, size):
+        yield jax.tree.map(jnp.asarray, steps[first : first + size])
+
+
+def report(measured: Measured, bins: int = 20) -> dict[str, Any]:
+    """Means and standard errors over images, as plain numbers.
+
+    total, prior, decoder (entry 0) and diffusion (the rest) in bits/dim; `terms`, one row
+    an entry; `bins`, losses by logSNR (nats). eps_mse is SNR x0_mse, the error of the
+    noise that D leaves.
+    """
+    vb, snr = measured.vb, measured.steps.at.snr
+    logsnr = np.clip(np.log(np.maximum(snr, 1e-30)), -LIMIT, LIMIT)
+    losses = {"x0_mse": measured.x0_mse, "eps_mse": snr * measured.x0_mse, "vb": vb}
+    edges = np.linspace(logsnr.min(), logsnr.max(), bins + 1)
+    parts = {
+        "total": measured.total,
+        "prior": measured.prior,
+        "diffusion": vb[:, 1:].sum(1),
+        "decoder": vb[:, 0],
+    }
+    binned = zip(*(per_bin(logsnr, a, edges) for a in losses.values()), strict=True)
+    return {
+        "images": len(vb),
+        "steps": vb.shape[1],
+        "bits_per_dim": {name: _pair(*mean_and_error(a)) for name, a in parts.items()},
+        "bins": [_row(dict(zip(losses, rows, strict=True))) for rows in binned],
+        "terms": {
+            "logsnr": logsnr.tolist(),
+            **{f"{name}_mean": a.mean(0).tolist() for name, a in losses.items()},
+            "vb_error": np.asarray(mean_and_error(vb)[1]).tolist(),
+        },
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The report as lines for people."""
+    bits = found["bits_per_dim"]
+    lines = [f"{'bits/dim':>12} {'mean':>12} {'std. error':>12}"]
+    for name, pair in bits.items():
+        lines.append(f"{name:>12} {pair['mean']:12.5f} {pair['error']:12.5f}")
+    lines += ["", "by logSNR (nats), mean and standard error over images"]
+    lines += [f"{'from':>8} {'to':>8} {'levels':>7} {'x0 mse':>21} {'eps mse':>21}"]
+    for row in found["bins"]:
+        low, high = row["logsnr"]
+        errors = " ".join(
+            f"{row[name]['mean']:11.3e} ±{row[name]['error']:8.1e}"
+            for name in ("x0_mse", "eps_mse")
+        )
+        lines.append(f"{low:8.2f} {high:8.2f} {row['levels']:7d} {errors}")
+    return "\n".join(lines)
+
+
+def save_plot(path: Path, found: Mapping[str, Any]) -> None:
+    """Loss per bin of logSNR, and the bound's terms over logSNR, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    error, bound = figure.subplots(1, 2)
+    middle = [np.mean(row["logsnr"]) for row in found["bins"]]
+    for name, label, color in (
+        ("x0_mse", "x0", "tab:blue"),
+        ("eps_mse", "eps", "tab:orange"),
+    ):
+        mean = np.array([row[name]["mean"] for row in found["bins"]])
+        spread = np.array([row[name]["error"] for row in found["bins"]])
+        error.errorbar(middle, mean, spread, marker="o", ms=3, color=color, label=label)
+    error.set(yscale="log", xlabel="logSNR", title="mean squared error")
+    error.legend(frameon=False)
+    terms = found["terms"]
+    bound.plot(terms["logsnr"], terms["vb_mean"], color="tab:green", lw=1)
+    total = "{mean:.3f} ± {error:.3f}".format(**found["bits_per_dim"]["total"])
+    title = f"terms of the bound, {total} bits/dim"
+    bound.set(yscale="log", xlabel="logSNR", title=title)
+    for axes in (error, bound):
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3)
+    pictures.write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
+
+
+def _row(rows: Mapping[str, Bin]) -> dict[str, Any]:
+    """One bin of all losses."""
+    one = next(iter(rows.values()))
+    row = {"logsnr": [one.low, one.high], "levels": one.levels}
+    return row | {name: _pair(b.mean, b.error) for name, b in rows.items()}
+
+
+def _pair(mean: Real, error: Real) -> dict[str, float]:
+    return {"mean": float(mean), "error": float(error)}

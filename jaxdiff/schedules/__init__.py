@@ -1,0 +1,70 @@
+"""Noise schedules: paths t -> (alpha, sigma) from data (t = 0) to noise (t = 1).
+
+`paths` has the closed forms and the forward process, `powers` the closed forms that are
+given by alpha^2, `betas` the published recipes of discrete processes, and `tables` the
+schedule that is made from one. Since samplers follow increments of (alpha, sigma), none
+needs a derivative.
+"""
+
+from jaxdiff.schedules.betas import (
+    Betas,
+    CosineBetas,
+    DiffusionLMBetas,
+    ExpBetas,
+    LaplaceBetas,
+    LDMSqrtBetas,
+    LinearBetas,
+    ListedBetas,
+    ScaledLinearBetas,
+    SigmoidBetas,
+)
+from jaxdiff.schedules.paths import (
+    Cosine,
+    LogSigma,
+    RectifiedFlow,
+    Shifted,
+    TrigFlow,
+    VPLinear,
+    corrupt,
+    logsnr_slope,
+)
+from jaxdiff.schedules.powers import BoundedCosine, ChenCosine, ChenSigmoid, OffsetCosine
+from jaxdiff.schedules.tables import (
+    RespacedBetas,
+    Table,
+    ZeroTerminalBetas,
+    ddim_spacing,
+    section_spacing,
+    zero_terminal_snr,
+)
+
+__all__ = [
+    "Betas",
+    "BoundedCosine",
+    "ChenCosine",
+    "ChenSigmoid",
+    "Cosine",
+    "CosineBetas",
+    "DiffusionLMBetas",
+    "ExpBetas",
+    "LDMSqrtBetas",
+    "LaplaceBetas",
+    "LinearBetas",
+    "ListedBetas",
+    "LogSigma",
+    "OffsetCosine",
+    "RectifiedFlow",
+    "RespacedBetas",
+    "ScaledLinearBetas",
+    "Shifted",
+    "SigmoidBetas",
+    "Table",
+    "TrigFlow",
+    "VPLinear",
+    "ZeroTerminalBetas",
+    "corrupt",
+    "ddim_spacing",
+    "logsnr_slope",
+    "section_spacing",
+    "zero_terminal_snr",
+]

@@ -1,0 +1,52 @@
+"""Ancestral sampling: each step draws from the model's own p(x_to | x_at) [DDPM alg. 2].
+
+    x' = c_x0 D + c_x x + exp(logvar / 2) noise,      no noise on a step that lands
+
+with the posterior's coefficients between the step's two levels. The variance is a rule
+between two levels too, so any grid on any path takes a learned variance as it is. With
+`SmallVariance` this is DDIM with eta = 1.
+
+The other way, from an image to its noise (reverse DDIM), needs no solver: `Euler` on the
+levels in ascending order, from the smallest sigma above 0, is [DDIM eq. 14].
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
+from jaxdiff.solvers.onestep import Denoise
+from jaxdiff.types import NoiseLevel
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """One draw from N(posterior's mean at D, variance) a step, N evaluations.
+
+    `variance` is `SmallVariance`, `LargeVariance`, or `LearnedVariance` for a network with
+    that head; the first two leave a head unused.
+    """
+
+    variance: Variance = SmallVariance()
+
+    def init(
+        self, x: Float[Array, "B ..."], levels: NoiseLevel
+    ) -> tuple[PyTree, tuple[NoiseLevel, Posterior]]:
+        between = jax.tree.map(jnp.flip, chain(jax.tree.map(jnp.flip, levels)))
+        return (), (levels[:-1], between)
+
+    def step(
+        self,
+        denoise: Denoise,
+        x: Float[Array, "B ..."],
+        memory: PyTree,
+        row: tuple[NoiseLevel, Posterior],
+        noise: Float[Array, "B ..."],
+    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        at, between = row
+        denoised = denoise(x, at)
+        std = jnp.exp(self.variance(between, denoised.variance) / 2)
+        fresh = jnp.where(between.lands, 0, std)
+        return between.mean(denoised.x0, x) + fresh * noise, memory

@@ -1,0 +1,166 @@
+"""Plots and a table of what schedules, laws of t, weightings and grids do.
+
+    python launch/analyze.py --out=analysis
+    python launch/analyze.py --out=analysis --config=configs/digits.py
+
+Without --config: all built-in tables and paths, and well-known recipes. With it: that
+experiment's schedule, law, weighting and grid; any field can be changed by a flag such as
+--config.times.std=1.4. Writes schedules.png, densities.png, weightings.png, grids.png,
+terminal.csv and terminal.json, and prints the table of what is left of the data at t = 1.
+"""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import command
+from absl import flags
+from ml_collections import config_flags
+
+import jaxdiff as jd
+from jaxdiff import analysis, levels, pictures, plots, schedules, times
+from jaxdiff.config import Experiment, from_config
+from jaxdiff.types import Grid, Schedule, Times, Weighting
+
+OUT = flags.DEFINE_string("out", "analysis", "The folder to write to, made if need be.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+STEPS = flags.DEFINE_integer("steps", None, "Steps of the grids; 18, or the config's.",
+    lower_bound=1)  # fmt: skip
+STD = flags.DEFINE_float("std", 0.5, "Standard deviation of the data, for the grids.")
+
+SD, DDPM = jd.Table(jd.ScaledLinearBetas()), jd.Table(jd.LinearBetas())
+COSINE_TABLE = jd.Table(jd.CosineBetas())
+COSINE, FLOW, EDM = jd.Cosine(), jd.RectifiedFlow(), jd.LogSigma()
+DRAWN: Mapping[str, Schedule] = {
+    "SD, SDXL (scaled linear)": SD,
+    "SD, zero terminal SNR": jd.zero_terminal_snr(SD),
+    "DDPM linear": DDPM,
+    "IDDPM cosine": COSINE_TABLE,
+    "rectified flow": FLOW,
+    "EDM": EDM,
+}
+"""The schedules that a plot has room for; the others lie on top of these."""
+SCHEDULES: Mapping[str, Schedule] = {
+    **DRAWN,
+    "DDPM, zero terminal SNR": jd.zero_terminal_snr(DDPM),
+    "IDDPM cosine, zero terminal SNR": jd.zero_terminal_snr(COSINE_TABLE),
+    "Diffusion-LM sqrt": jd.Table(schedules.DiffusionLMBetas()),
+    "LDM sqrt": jd.Table(schedules.LDMSqrtBetas()),
+    "GeoDiff sigmoid": jd.Table(schedules.SigmoidBetas()),
+    "exponential": jd.Table(schedules.ExpBetas()),
+    "Laplace": jd.Table(schedules.LaplaceBetas()),
+    "VP-SDE linear": jd.VPLinear(),
+    "cosine path": COSINE,
+    "cosine path, offset 0.008": schedules.OffsetCosine(),
+    "cosine path, bounded": schedules.BoundedCosine(),
+    "Chen's sigmoid": schedules.ChenSigmoid(),
+    "Chen's cosine": schedules.ChenCosine(),
+    "TrigFlow": schedules.TrigFlow(),
+}
+LAWS: Mapping[str, tuple[Schedule, Times]] = {
+    "DDPM linear, uniform t": (DDPM, times.Uniform()),
+    "cosine, uniform t": (COSINE, times.Uniform()),
+    "flow, uniform t": (FLOW, times.Uniform()),
+    "flow, logit-normal t (SD3)": (FLOW, times.LogitNormal()),
+    "EDM, normal ln σ": (EDM, times.NormalLogSigma()),
+}
+RECIPES: Mapping[str, tuple[str, Weighting]] = {
+    "ε, linear (DDPM)": ("DDPM linear, uniform t", jd.UniformOnNetwork(jd.Eps())),
+    "ε, cosine": ("cosine, uniform t", jd.UniformOnNetwork(jd.Eps())),
+    "min-SNR-5, cosine": ("cosine, uniform t", jd.MinSNR(5.0)),
+    "Debias, cosine": ("cosine, uniform t", jd.Debias()),
+    "v, cosine = flow, uniform t": ("cosine, uniform t", jd.UniformOnNetwork(jd.V())),
+    "flow, logit-normal t (SD3)": (
+        "flow, logit-normal t (SD3)",
+        jd.UniformOnNetwork(jd.Flow()),
+    ),
+    "EDM": ("EDM, normal ln σ", jd.UniformOnNetwork(jd.EDM())),
+}
+GRIDS: Mapping[str, tuple[Schedule, Grid]] = {
+    "Karras (EDM)": (EDM, levels.Karras()),
+    "flow, uniform t": (FLOW, levels.Uniform()),
+    "cosine, uniform t": (COSINE, levels.Uniform()),
+    "DDPM, trailing": (DDPM, levels.Trailing()),
+}
+
+
+def main() -> None:
+    """Computes, draws, writes, prints."""
+    if STD.value <= 0:
+        raise ValueError(f"--std must be above 0, got {STD.value}")
+    table, drawn, laws, recipes, grids, steps = (
+        SCHEDULES, DRAWN, LAWS, RECIPES, GRIDS, 18
+    )  # fmt: skip
+    if CONFIG.value is not None:
+        experiment = from_config(CONFIG.value)
+        drawn, laws, recipes, grids = _of(experiment)
+        table = drawn
+        steps = experiment.sampling.steps
+    density = {name: analysis.density(*law) for name, law in laws.items()}
+    weights = {
+        name: analysis.effective(laws[law][0], density[law], weighting)
+        for name, (law, weighting) in recipes.items()
+    }
+    contraction = {
+        name: analysis.steps(grid(schedule, STEPS.value or steps), STD.value)
+        for name, (schedule, grid) in grids.items()
+    }
+    figures = {
+        "schedules": plots.schedules({n: analysis.path(s) for n, s in drawn.items()}),
+        "densities": plots.densities(density),
+        "weightings": plots.weightings(weights),
+        "grids": plots.grids(contraction),
+    }
+    out = Path(OUT.value)
+    for name, figure in figures.items():
+        png = out / f"{name}.png"
+        pictures.write_atomically(png, lambda f, p=figure: p.savefig(f, format="png"))
+    rows = {n: dataclasses.asdict(analysis.terminal(s)) for n, s in table.items()}
+    _write_table(out, rows)
+    print(f"\n{', '.join(f'{n}.png' for n in figures)}, terminal.csv, terminal.json: {out}")
+
+
+def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:
+    """The one schedule, law and grid of an experiment, and the weightings of its loss."""
+    schedule, law = experiment.schedule, experiment.times
+    found = analysis.weightings(experiment.loss)
+    if not found:
+        kind = type(experiment.loss).__name__
+        raise ValueError(f"config.loss is a {kind}, which has no weighting to plot")
+    path, grid = type(schedule).__name__, experiment.sampling.grid
+    name = f"{path}, {type(law).__name__}"
+    recipes = {f"{name}, {type(w).__name__}": (name, w) for _, w in found}
+    grids = {type(grid).__name__: (schedule, grid)}
+    return {path: schedule}, {name: (schedule, law)}, recipes, grids
+
+
+def _write_table(out: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """The residual signals on the screen, as CSV and as JSON."""
+    fields = [field.name for field in dataclasses.fields(analysis.Terminal)]
+    width = max(len(name) for name in rows)
+    print("What is left of the data at t = 1 (amplitude alpha / r, power its square):\n")
+    print(f"{'schedule':<{width}}  " + "".join(f"{field:>13}" for field in fields))
+    for name, row in rows.items():
+        print(f"{name:<{width}}  " + "".join(f"{row[field]:>13.6g}" for field in fields))
+
+    def as_csv(file: object) -> None:
+        lines = csv.writer(file)
+        lines.writerow(["schedule", *fields])
+        lines.writerows([name, *(row[f] for f in fields)] for name, row in rows.items())
+
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "terminal.csv", "w", newline="") as file:
+        as_csv(file)
+    finite = {n: {k: _json(v) for k, v in row.items()} for n, row in rows.items()}
+    (out / "terminal.json").write_text(json.dumps(finite, indent=1) + "\n")
+
+
+def _json(value: float) -> float | str:
+    """JSON has no infinity: a string there."""
+    return value if abs(value) < float("inf") else str(value)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,182 @@
+"""The step between two levels: published tables, Gaussian conditioning, the ray law."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.posterior import (
+    LargeVariance,
+    LearnedVariance,
+    Posterior,
+    SmallVariance,
+    chain,
+    posterior,
+)
+from jaxdiff.types import NoiseLevel
+from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES, on_host
+
+TABLES, MODEL = (
+    np.load(GOLDEN / "iddpm" / f"{name}.npz") for name in ("posterior", "p_mean_variance")
+)
+NAMES = ("linear_T50", "cosine_T50", "scaled_linear_T1000")
+
+
+def levels(betas: np.ndarray) -> NoiseLevel:
+    """The levels 0 ... T of a discrete process, in float64."""
+    alpha_bar = np.r_[1.0, np.cumprod(1 - betas)]
+    return NoiseLevel(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
+
+
+def rows(betas: np.ndarray, t: Any = slice(None)) -> Posterior:
+    """The process' steps at entries t, shaped to go with images."""
+    column = lambda a: a[t].reshape(-1, 1, 1, 1) if isinstance(t, np.ndarray) else a  # noqa: E731
+    return jax.tree.map(column, chain(levels(betas)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_tables(name: str, x64: None) -> None:
+    given = lambda key: TABLES[f"{name}__{key}"]  # noqa: E731
+    between, betas = rows(given("betas")), given("betas")
+    small = posterior(levels(betas)[1:], levels(betas)[:-1]).small
+    close = np.testing.assert_allclose
+    close(between.c_x0, given("posterior_mean_coef1"), rtol=1e-9)
+    close(between.c_x, given("posterior_mean_coef2"), rtol=1e-9)
+    close(small, given("posterior_variance"), rtol=1e-9)
+    log_small = SmallVariance()(between)
+    close(log_small, given("posterior_log_variance_clipped"), rtol=1e-9)
+    close(jnp.exp(LargeVariance()(between)), given("fixed_large_variance"), rtol=1e-9)
+    close(between.large, betas, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_means_of_a_batch(name: str, x64: None) -> None:
+    given = lambda key: TABLES[f"{name}__batch_{key}"]  # noqa: E731
+    between = rows(TABLES[f"{name}__betas"], given("t"))
+    mean = between.mean(given("x_start"), given("x_t"))
+    np.testing.assert_allclose(mean, given("post_mean"), rtol=1e-9, atol=1e-12)
+
+
+def x0_hat(kind: str, raw: Any, x: Any, at: NoiseLevel, between: Posterior) -> Any:
+    """The x0 that a published prediction stands for."""
+    if kind == "EPSILON":
+        return (x - at.sigma * raw) / at.alpha
+    if kind == "PREVIOUS_X":
+        return (raw - between.c_x * x) / between.c_x0
+    return raw
+
+
+RULES = {
+    "LEARNED_RANGE": LearnedVariance(),
+    "FIXED_SMALL": SmallVariance(),
+    "FIXED_LARGE": LargeVariance(),
+}
+
+
+@pytest.mark.parametrize("clip", [0, 1])
+@pytest.mark.parametrize("kind", ["EPSILON", "START_X", "PREVIOUS_X"])
+def test_published_means_and_variances_of_a_model(kind: str, clip: int, x64: None) -> None:
+    t, x = MODEL["t"], MODEL["x_t"]
+    between = rows(MODEL["betas"], t)
+    at = jax.tree.map(lambda a: a[t + 1].reshape(-1, 1, 1, 1), levels(MODEL["betas"]))
+    raw, v = np.split(MODEL["raw2C"], 2, axis=1)
+    for name, rule in RULES.items():
+        key = f"{kind}__{name}"
+        if f"{key}__log_variance" not in MODEL.files:
+            continue
+        found = np.broadcast_to(rule(between, v), x.shape)
+        np.testing.assert_allclose(found, MODEL[f"{key}__log_variance"], rtol=1e-9)
+        mean_output = raw if name == "LEARNED_RANGE" else MODEL["rawC"]
+        x0 = x0_hat(kind, mean_output, x, at, between)
+        x0 = np.clip(x0, -1, 1) if clip else x0
+        np.testing.assert_allclose(
+            x0, MODEL[f"{key}__clip{clip}__pred_xstart"], rtol=1e-8, atol=1e-9
+        )
+        # a network that predicts the mean itself is not moved by clipping x0
+        mean = mean_output if kind == "PREVIOUS_X" else between.mean(x0, x)
+        np.testing.assert_allclose(
+            mean, MODEL[f"{key}__clip{clip}__mean"], rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("path", SCHEDULES)
+def test_any_path_by_gaussian_conditioning(path: str, x64: None) -> None:
+    """x_at = k x_to + noise of variance s^2: precisions add, on every path."""
+    times = (0.03, 0.31, 0.32, 0.77, 0.999, 1.0)
+    for t_to, t_at in itertools.combinations(times, 2):
+        to, at = on_host(SCHEDULES[path](t_to)), on_host(SCHEDULES[path](t_at))
+        k = at.alpha / to.alpha
+        s2 = at.sigma**2 - k**2 * to.sigma**2
+        variance = 1 / (1 / to.sigma**2 + k**2 / s2)
+        between = posterior(at, to)
+        # neighbouring levels leave g = 1e-4 or more of the digits that cancel
+        assert between.small == pytest.approx(variance, rel=1e-9)
+        assert between.c_x == pytest.approx(variance * k / s2, rel=1e-9, abs=1e-15)
+        assert between.c_x0 == pytest.approx(variance * to.alpha / to.sigma**2, rel=1e-9)
+        prior = to.alpha**2 + to.sigma**2  # of x_to, where x0 ~ N(0, 1)
+        conditioned = prior - (k * prior) ** 2 / (k**2 * prior + s2)
+        assert between.large == pytest.approx(conditioned, rel=1e-9)
+        assert between.large >= between.small > 0
+
+
+@pytest.mark.parametrize("path", SCHEDULES)
+def test_the_ends_are_exact(path: str) -> None:
+    """In float32: from t = 1, alpha = 0 included, and onto the data."""
+    last = SCHEDULES[path](1.0)
+    assert (float(last.alpha) == 0) == (path in PURE_NOISE)
+    to = SCHEDULES[path](0.5)
+    if path in PURE_NOISE:
+        between = posterior(last, to)
+        assert (between.c_x0, between.c_x) == (to.alpha, 0)
+        assert between.small == to.sigma**2
+    lands = posterior(last, NoiseLevel(jnp.float32(1), jnp.float32(0)))
+    assert (lands.c_x0, lands.c_x, lands.small, lands.lands) == (1, 0, 0, True)
+
+
+def test_a_level_s_scale_is_x_s_scale(x64: None) -> None:
+    """D is a function on rays: coefficients and variances follow x's units."""
+    at, to = on_host(jd.Cosine()(0.6)), on_host(jd.Cosine()(0.3))
+    plain = posterior(at, to)
+    scaled = posterior(
+        NoiseLevel(3 * at.alpha, 3 * at.sigma), NoiseLevel(0.2 * to.alpha, 0.2 * to.sigma)
+    )
+    assert scaled.c_x0 == pytest.approx(0.2 * plain.c_x0, rel=1e-14)
+    assert scaled.c_x == pytest.approx(0.2 / 3 * plain.c_x, rel=1e-14)
+    assert scaled.small == pytest.approx(0.04 * plain.small, rel=1e-14)
+    assert scaled.large == pytest.approx(0.04 * plain.large, rel=1e-14)
+
+
+def test_learned_variance_interpolates_and_goes_on(x64: None) -> None:
+    between = posterior(jd.Cosine()(0.6), jd.Cosine()(0.3))
+    small, large, rule = between.small, between.large, LearnedVariance()
+    for v, expected in [
+        (-1.0, small),
+        (1.0, large),
+        (0.0, np.sqrt(small * large)),
+        (3.0, large**2 / small),
+    ]:
+        assert float(jnp.exp(rule(between, v))) == pytest.approx(float(expected), rel=1e-12)
+    with pytest.raises(ValueError, match=r"network\.learned_variance = True"):
+        rule(between, None)
+
+
+def test_one_step_has_the_larger_variance_for_its_decoder() -> None:
+    one = chain(NoiseLevel(np.array([1.0, 0.6]), np.array([0.0, 0.8])))
+    np.testing.assert_allclose(one.small, [0.64], rtol=1e-14)
+    assert np.isfinite(LearnedVariance()(one, 0.3)).all()
+
+
+def test_traced_levels_give_the_same_rows() -> None:
+    given = levels(TABLES["cosine_T50__betas"])
+    traced = jax.jit(chain)(jax.tree.map(jnp.float32, given))
+    host = chain(given)
+    for name in ("c_x0", "c_x", "small", "large"):
+        expected = getattr(host, name)
+        assert expected.dtype == np.float64
+        # what float32 levels know of 1 - snr_at / snr_to, here above 1e-3
+        np.testing.assert_allclose(getattr(traced, name), expected, rtol=1e-3, atol=1e-9)
+    np.testing.assert_array_equal(traced.lands, np.arange(50) == 0)
