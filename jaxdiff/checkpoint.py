@@ -2,7 +2,7 @@
 
 A run's folder holds
 
-    config.json           the experiment, for people and for the check on resuming
+    config.json           the experiment, for people
     checkpoints/<step>/   the whole TrainState, and the experiment again
     metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
 
@@ -22,10 +22,11 @@ import jax
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
-from jaxdiff import pictures, sharding
-from jaxdiff.config import NOT_MATHEMATICAL, Experiment, from_dict, to_dict
+from jaxdiff import sharding
+from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff.files import write_atomically
 from jaxdiff.state import TrainState, ema_denoiser, init_state
-from jaxdiff.types import Denoiser
+from jaxdiff.types import Denoiser, NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Restored:
     """What a run left: its denoiser, what it was, and how far it came.
 
     A second line samples:
-        x0 = jd.sample(r.denoise, cond, keys, r.experiment.data.shape, levels, solver)
+        x0 = jd.sample(run.denoise, cond, keys, run.shape, run.levels, jd.Heun())
     """
 
     denoise: Denoiser
@@ -41,12 +42,25 @@ class Restored:
     step: int
     state: TrainState
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.experiment.data.shape
 
-def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
+    @property
+    def levels(self) -> NoiseLevel:
+        """The grid that the run samples on."""
+        sampling = self.experiment.sampling
+        return sampling.grid(self.experiment.schedule, sampling.steps)
+
+
+def restore(
+    workdir: str | Path, std: float | None = None, step: int | None = None
+) -> Restored:
     """The denoiser of a run, from its newest checkpoint that can be read.
 
-    `std` chooses among the EMA widths that the run tracked, 0 = the one it samples with;
-    `step` chooses a checkpoint, -1 = the newest.
+    `std` chooses among the EMA widths that the run tracked, by default the one it samples
+    with; `step` chooses another checkpoint than the newest.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint.
@@ -59,7 +73,7 @@ def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
             "that launch/train.py was given"
         )
     with checkpoints(folder) as saved:
-        if step >= 0 and step not in saved.steps():
+        if step is not None and step not in saved.steps():
             known = ", ".join(map(str, saved.steps())) or "none yet"
             raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
         if not saved.steps():
@@ -68,8 +82,10 @@ def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
                 "checkpoint_every steps"
             )
         everywhere = sharding.replicated(sharding.data_mesh())
-        state, experiment = saved.restore(everywhere, [step] if step >= 0 else None)
-    denoise = ema_denoiser(experiment, state, std or experiment.sampling.std)
+        state, experiment = saved.restore(everywhere, None if step is None else [step])
+    denoise = ema_denoiser(
+        experiment, state, experiment.sampling.std if std is None else std
+    )
     return Restored(denoise, experiment, int(state.step), state)
 
 
@@ -194,54 +210,10 @@ def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
         saved.close()
 
 
-def claim(workdir: Path, experiment: Experiment) -> None:
-    """Makes the run's folder, or checks that it is this experiment's.
-
-    Raises:
-        ValueError: it is another's, in what the fields that differ say.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        differences = [
-            line
-            for line in _differences(_read_json(path), json.loads(_json(experiment)))
-            if line.split(":")[0].split(".")[0] not in NOT_MATHEMATICAL
-        ]
-        if differences:
-            raise ValueError(
-                f"{workdir} holds another experiment ({'; '.join(differences)}): choose "
-                "another --workdir, or delete this one"
-            )
-    text = _json(experiment).encode()
-    pictures.write_atomically(path, lambda file: file.write(text))
-
-
-def _json(experiment: Experiment) -> str:
-    return json.dumps(to_dict(experiment), indent=2) + "\n"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): restore it from a checkpoint's metadata, or "
-            "choose another --workdir"
-        ) from error
-
-
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """The leaves in which two trees of plain values differ, one line each."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = [n for n in here if n in there] + sorted(set(there) ^ set(here))
-        return [
-            line
-            for name in names
-            for line in _differences(
-                there.get(name), here.get(name), f"{path}.{name}" if path else name
-            )
-        ]
-    return [] if there == here else [f"{path}: {there} there, {here} here"]
+def describe(workdir: Path, experiment: Experiment) -> None:
+    """Writes config.json, for people: a run's own record is in its checkpoints."""
+    text = json.dumps(to_dict(experiment), indent=2) + "\n"
+    write_atomically(workdir / "config.json", lambda file: file.write(text.encode()))
 
 
 def _abstract(experiment: Experiment, place: Sharding) -> PyTree:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import PyTree
 
 from jaxdiff import optim
@@ -31,33 +30,19 @@ class TrainState:
     """[] int32, the first step whose loss or gradient was not finite; -1 = none."""
 
 
-def optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """The experiment's Optax chain."""
-    o = experiment.optimizer
-    rate = learning_rate(experiment)
-    return optim.edm2_adam(rate, o.stds, b1=o.b1, b2=o.b2, eps=o.eps)
-
-
-def learning_rate(experiment: Experiment) -> optax.Schedule:
-    """Steps made -> learning rate."""
-    o = experiment.optimizer
-    return optim.inverse_sqrt_schedule(
-        o.learning_rate, o.ref_batches, o.rampup_images, experiment.batch_size
-    )
-
-
 def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step, a function of the experiment alone."""
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     x = jnp.zeros((1, *experiment.data.shape))
     variables = experiment.network.init(params_key, x, jnp.zeros(()), UNCONDITIONAL)
     params = optim.normalized(variables["params"])
+    tx = experiment.optimizer.transformation(experiment.batch_size)
     return TrainState(
         step=jnp.int32(0),
         key=run_key,
         params=params,
         constants=variables.get("constants", {}),
-        opt_state=optimizer(experiment).init(params),
+        opt_state=tx.init(params),
         times=experiment.times.init(),
         first_bad=jnp.int32(-1),
     )

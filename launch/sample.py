@@ -2,7 +2,7 @@
 
     python launch/sample.py --workdir=runs/digits --number=100 --labels=3,5
 
-No config file is needed. What is not given here is as in the run's config. Image i has
+No config file is needed. What is not given here is as in the checkpoint. Image i has
 seed --seed + i and depends on that and its label alone, not on --batch or the devices.
 The NPZ holds images [N, H, W, C] uint8, labels [N] and seeds [N].
 """
@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from jaxdiff import checkpoint, generate, pictures, sharding, solvers
+from jaxdiff.files import write_atomically
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 NUMBER = flags.DEFINE_integer("number", 100, "How many images.", lower_bound=1)
@@ -24,7 +25,7 @@ STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", lower_bound=1)
 SOLVER = flags.DEFINE_enum("solver", None, solvers.__all__, "Solver, as it is by default.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "w of D + w (D - D without label).")
 STD = flags.DEFINE_float("std", None, "Relative width of the EMA, one the run tracked.")
-STEP = flags.DEFINE_integer("checkpoint", -1, "Step of the checkpoint; -1 = newest.")
+STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.")
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/generated.")
 flags.mark_flags_as_required(["workdir"])
@@ -32,7 +33,7 @@ flags.mark_flags_as_required(["workdir"])
 
 def main() -> None:
     """Restores, samples, writes."""
-    run = checkpoint.restore(WORKDIR.value, STD.value or 0.0, STEP.value)
+    run = checkpoint.restore(WORKDIR.value, STD.value, STEP.value)
     chosen = {
         "steps": STEPS.value,
         "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
@@ -57,7 +58,7 @@ def main() -> None:
     out = Path(OUT.value or Path(WORKDIR.value) / "generated")
     npz, png = out.with_name(f"{out.name}.npz"), out.with_name(f"{out.name}.png")
     arrays = {"images": images, "labels": label, "seeds": seeds}
-    pictures.write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
+    write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     pictures.save_grid(png, images)
     print(f"{len(images)} images of step {run.step}: {png} and {npz}")
 

@@ -7,6 +7,7 @@ The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and 
 Ctrl-C saves and stops.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,13 +27,16 @@ def main() -> None:
     """Parses, trains, and says what to do next."""
     experiment, workdir = from_config(CONFIG.value), Path(WORKDIR.value)
     state = train.fit(experiment, workdir)
-    if int(state.step) < experiment.steps:
-        print(f"\nstopped at step {int(state.step)} and saved it. To go on:")
-        print(f"  python {' '.join(sys.argv)}")
+    step = int(state.step)
+    if step < experiment.steps:
+        print(f"\nstopped at step {step} and saved it. To go on:")
+        print(f"  {shlex.join([sys.executable, *sys.argv])}")
         raise KeyboardInterrupt
     pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
-    print(f"{workdir} has all its {experiment.steps} steps: see samples.png, curves.png")
-    print(f"To sample:\n  python launch/sample.py --workdir={workdir}")
+    more = f" (it has {step})" if step > experiment.steps else ""
+    print(f"{workdir} has all its {experiment.steps} steps{more}; see samples.png there")
+    sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]
+    print(f"To sample:\n  {shlex.join(sample)}")
 
 
 if __name__ == "__main__":

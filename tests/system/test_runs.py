@@ -226,7 +226,8 @@ def errors(done: subprocess.CompletedProcess) -> str:
         (["--config.times.sdt=3"], "config.times has no field 'sdt'; it has mean, std"),
         (["--config.batch_size=many"], "--config.batch_size=many"),
         (["--config.times.std=-1.0"], "config.times: NormalLogSigma needs std > 0"),
-        (["--config.batch_size=15"], "batch_size is 15, which does not split over 2"),
+        (["--config.network.dtype=foo"], "network.dtype is 'foo', not in"),
+        (["--config.seed=-1"], "seed must lie in 0"),
         (["--config=configs/nope.py"], "there is no file configs/nope.py; there are"),
         (["--workdir=/dev/null/run"], "/dev/null"),
     ],
@@ -274,6 +275,40 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     done = run(train(fresh, "--config.optimizer.learning_rate=1e38"), environment)
     assert "not finite at step 3;" in errors(done)
     assert saved_steps(fresh) == []
+
+
+def test_a_mistake_before_the_first_checkpoint_claims_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    assert "split" in errors(run(train(workdir, "--config.data.split=nope"), environment))
+    few = ("--config.steps=2", "--config.sample_every=9")
+    assert run(train(workdir, *few), environment).returncode == 0
+
+
+def test_a_run_may_move_to_other_devices_and_knows_its_experiment(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = copy(finished, tmp_path / "run")
+    (workdir / "config.json").unlink()
+    done = run(train(workdir, "--config.seed=5"), environment)
+    assert "another experiment (seed: 0 there, 5 here)" in errors(done)
+    more = ("--config.steps=42", "--cpu_devices=1")
+    done = run(train(workdir, *more), environment)
+    assert done.returncode == 0, done.stderr
+    assert "has all its 42 steps" in done.stdout
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["step"] == 42
+
+
+def test_the_second_start_compiles_nothing(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    cache = Path(environment["JAXDIFF_CACHE"]) / "xla"
+    before = {path.name for path in cache.iterdir() if "atime" not in path.name}
+    assert before
+    assert run(train(tmp_path / "run"), environment).returncode == 0
+    assert {p.name for p in cache.iterdir() if "atime" not in p.name} == before
 
 
 def test_a_full_disk_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:
