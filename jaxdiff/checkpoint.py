@@ -9,6 +9,7 @@ A run's folder holds
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
 """
 
+import fcntl
 import itertools
 import json
 import warnings
@@ -25,7 +26,7 @@ from jaxtyping import PyTree
 from jaxdiff import sharding
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.files import write_atomically
-from jaxdiff.state import TrainState, ema_denoiser, init_state
+from jaxdiff.state import TrainState, checksum, ema_denoiser, init_state
 from jaxdiff.types import Denoiser, NoiseLevel
 
 
@@ -113,7 +114,10 @@ class Checkpoints:
                 state,
                 force=True,
                 overwrite=step in self._damaged,
-                custom_metadata={"experiment": to_dict(experiment)},
+                custom_metadata={
+                    "experiment": to_dict(experiment),
+                    "checksum": _checksum(state).tolist(),
+                },
             )
 
     def wait(self) -> None:
@@ -157,10 +161,12 @@ class Checkpoints:
         """
         steps = self.steps() if steps is None else steps
         for step, after in itertools.zip_longest(steps, steps[1:]):
-            experiment = self._experiment(step)
-            state = experiment and self._state(step, _abstract(experiment, place))
-            if state is not None:
-                return state, experiment
+            saved = self._metadata(step)
+            if saved is not None:
+                experiment = from_dict(saved["experiment"])
+                state = self._state(step, _abstract(experiment, place))
+                if state is not None and _checksum(state).tolist() == saved["checksum"]:
+                    return state, experiment
             self._damaged.add(step)
             if after is not None:
                 warnings.warn(
@@ -176,13 +182,13 @@ class Checkpoints:
 
     # Orbax has no exception of its own for damage, and raises almost any other.
 
-    def _experiment(self, step: int) -> Experiment | None:
-        """The experiment saved beside a state; None if it cannot be read."""
+    def _metadata(self, step: int) -> dict[str, Any] | None:
+        """The experiment and checksum saved beside a state; None if they are lost."""
         try:
-            tree = self._orbax.metadata(step).custom_metadata["experiment"]
+            saved = self._orbax.metadata(step).custom_metadata
         except Exception:
             return None
-        return from_dict(tree)
+        return saved if saved and {"experiment", "checksum"} <= saved.keys() else None
 
     def _state(self, step: int, target: PyTree) -> TrainState | None:
         """A saved state, as the target says; None if it cannot be read."""
@@ -210,10 +216,32 @@ def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
         saved.close()
 
 
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds a run's folder for this process, until it ends in whatever way.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another process is training in {workdir}: wait for it, stop it, or "
+                "choose another --workdir"
+            ) from error
+        yield
+
+
 def describe(workdir: Path, experiment: Experiment) -> None:
     """Writes config.json, for people: a run's own record is in its checkpoints."""
     text = json.dumps(to_dict(experiment), indent=2) + "\n"
     write_atomically(workdir / "config.json", lambda file: file.write(text.encode()))
+
+
+_checksum = jax.jit(checksum)
 
 
 def _abstract(experiment: Experiment, place: Sharding) -> PyTree:

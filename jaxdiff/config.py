@@ -8,6 +8,7 @@ are those of the closed table below: reading a config imports and runs nothing.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -62,6 +63,8 @@ class Sampling:
         for name in ("steps", "images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be a finite number, got {self.guidance}")
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,14 @@ class Experiment:
         for field in ("label_dropout", "noise_dropout"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
-        if self.sampling.guidance and not self.label_dropout:
+        if self.sampling.guidance and not (self.label_dropout and self.network.label_dim):
             raise ValueError(
-                f"sampling.guidance is {self.sampling.guidance}, which needs the network "
-                "without labels, but label_dropout is 0, so it is never trained that way"
+                f"sampling.guidance is {self.sampling.guidance}, which needs a network "
+                f"trained with and without labels, but network.label_dim is "
+                f"{self.network.label_dim} and label_dropout {self.label_dropout}"
             )
+        if not 0 < self.loss_scale < math.inf:
+            raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
         if self.sampling.std not in self.optimizer.stds:
             raise ValueError(
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
@@ -299,6 +305,11 @@ def from_config(config: ConfigDict) -> Experiment:
     Raises:
         ValueError: as `from_dict`.
     """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config() returned a {type(config).__name__}: return "
+            "jaxdiff.to_config(Experiment(...))"
+        )
     return from_dict(config.to_dict())
 
 
@@ -332,6 +343,8 @@ def _fields(cls: type) -> dict[str, Any]:
 def _checked(value: Any, hint: Any, path: str) -> Any:
     """The value, as its field's type says; integers pass as floats."""
     origin = typing.get_origin(hint) or hint
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{path} must be a number, got nan")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is tuple:

@@ -186,6 +186,8 @@ class EDM2Optimizer:
             raise ValueError("stds is empty: track one EMA at least, such as (0.05,)")
         for std in self.stds:
             std_to_exponent(std)
+        if len(set(self.stds)) < len(self.stds):
+            raise ValueError(f"stds names one width twice: {self.stds}")
 
     def schedule(self, batch_size: int) -> optax.Schedule:
         """Steps made -> learning rate."""

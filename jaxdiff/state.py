@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from jaxdiff import optim
 from jaxdiff.config import Experiment
@@ -67,3 +67,22 @@ def ema_denoiser(experiment: Experiment, state: TrainState, std: float) -> Denoi
 def labelled(experiment: Experiment, label: Leaf) -> Condition:
     """The condition that asks for these classes; nothing where the network has none."""
     return Condition(label=label) if experiment.network.label_dim else UNCONDITIONAL
+
+
+def checksum(state: TrainState) -> UInt32[Array, " leaves"]:
+    """One number for each array of the state, which any flipped bit changes.
+
+    The sum over its 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of integers, so
+    the same on any number of devices.
+    """
+
+    def add(leaf: Array) -> UInt32[Array, ""]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+        words = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+        words = jax.lax.bitcast_convert_type(words, bits[words.dtype.itemsize])
+        words = words.astype(jnp.uint32).reshape(-1)
+        return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
+
+    return jnp.stack([add(leaf) for leaf in jax.tree.leaves(state)])

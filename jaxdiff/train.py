@@ -129,7 +129,11 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
     draw = generate.sampler(experiment, experiment.sampling.std)
 
-    with checkpoint.checkpoints(workdir, experiment.keep) as saved, stoppable() as stop:
+    with (
+        checkpoint.alone(workdir),
+        checkpoint.checkpoints(workdir, experiment.keep) as saved,
+        stoppable() as stop,
+    ):
         if saved.steps():
             state, before = saved.restore(everywhere)
             require_same(workdir, before, experiment)

@@ -41,7 +41,11 @@ class JSONL:
 
     def __init__(self, path: Path, start: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = (
+            path.read_text(errors="replace").splitlines(keepends=True)
+            if path.exists()
+            else []
+        )
         kept = [line for line in lines if _tells(line, start)]
         if kept != lines:
             text = "".join(kept).encode()

@@ -1,8 +1,11 @@
 """What the commands of this folder share: their set-up, and errors in one line."""
 
+import errno
 import logging as python_logging
 import os
+import runpy
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,11 +38,27 @@ def run(main: Callable[[], None]) -> None:
             _set_up()
             main()
         except KeyboardInterrupt:
+            print("stopped; what the last checkpoint holds is safe", file=sys.stderr)
             sys.exit(130)
         except MISTAKES as error:
             _fail(error, 1)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and isinstance(error, RuntimeError):
+                raise
+            _fail("out of memory: ask for smaller batches or a smaller network", 1)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def folder(flag: flags.FlagHolder[str]) -> Path:
+    """The folder that a flag names.
+
+    Raises:
+        ValueError: it names nothing.
+    """
+    if not flag.value:
+        raise ValueError(f"--{flag.name} is empty: name a folder, such as runs/mine")
+    return Path(flag.value)
 
 
 MISTAKES = (ValueError, OSError, ImportError)
@@ -49,7 +68,8 @@ MISTAKES = (ValueError, OSError, ImportError)
 def _set_up() -> None:
     logging.set_verbosity(logging.FATAL)  # errors that matter arrive as exceptions,
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
-    sys.unraisablehook = lambda _: None  # and Orbax's event loop dies noisily after one
+    sys.unraisablehook = lambda _: None  # and Orbax's event loop and TensorBoard's
+    threading.excepthook = lambda _: None  # thread die noisily after one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -72,7 +92,7 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(f"--{missing[0]} is missing; see --help" if missing else error, 2)
     except flags.Error as error:
         _fail(error, 2)
-    except (AttributeError, KeyError, ValueError, TypeError) as error:
+    except (AttributeError, KeyError, ValueError, TypeError, ImportError) as error:
         _fail(_unknown_field(argv) or error, 2)
     except SyntaxError as error:
         _fail(f"{error.filename}, line {error.lineno}: {error.msg}", 2)
@@ -84,8 +104,15 @@ REQUIRED = ("config", "workdir")
 
 def _unknown_field(argv: list[str]) -> str:
     """Which --config.a.b names no field, and what fields there are; "" if none does."""
-    for flag in (a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")):
-        node, names = flags.FLAGS["config"].value, flag.split(".")[1:]
+    file, *argument = next(
+        (a.split("=", 1)[1].split(":", 1) for a in argv if a.startswith("--config=")), [""]
+    )
+    wrong = [a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")]
+    if not (file and wrong):
+        return ""
+    config = runpy.run_path(file)["get_config"](*argument)
+    for flag in wrong:
+        node, names = config, flag.split(".")[1:]
         for i, name in enumerate(names):
             fields = sorted({*node} - {"type"}) if isinstance(node, ConfigDict) else []
             if name not in fields:
@@ -100,5 +127,8 @@ def _fail(error: Exception | str, code: int) -> NoReturn:
     if os.environ.get("JAXDIFF_TRACEBACK") and isinstance(error, Exception):
         raise error
     first = str(error).strip().split("\n")[0] or type(error).__name__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        first = f"the disk is full ({first}); the last checkpoint is whole: make room, and"
+        first += " the same command goes on"
     print(f"error: {first}", file=sys.stderr)
     sys.exit(code)

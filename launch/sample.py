@@ -18,22 +18,24 @@ from jaxdiff import checkpoint, generate, pictures, sharding, solvers
 from jaxdiff.files import write_atomically
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
-NUMBER = flags.DEFINE_integer("number", 100, "How many images.", lower_bound=1)
+NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, 2**32)
 LABELS = flags.DEFINE_list("labels", [], "Classes, in turn; all of them by default.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", lower_bound=0)
-STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
+STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 1, 10_000)
 SOLVER = flags.DEFINE_enum("solver", None, solvers.__all__, "Solver, as it is by default.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "w of D + w (D - D without label).")
 STD = flags.DEFINE_float("std", None, "Relative width of the EMA, one the run tracked.")
-STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.")
+STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.", 0)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/generated.")
 flags.mark_flags_as_required(["workdir"])
+flags.declare_key_flag("cpu_devices")
 
 
 def main() -> None:
     """Restores, samples, writes."""
-    run = checkpoint.restore(WORKDIR.value, STD.value, STEP.value)
+    workdir = command.folder(WORKDIR)
+    run = checkpoint.restore(workdir, STD.value, STEP.value)
     chosen = {
         "steps": STEPS.value,
         "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
@@ -55,7 +57,8 @@ def main() -> None:
         BATCH.value,
         progress=True,
     )
-    out = Path(OUT.value or Path(WORKDIR.value) / "generated")
+    out = Path(OUT.value) if OUT.value else workdir / "generated"
+    out = out.with_suffix("") if out.suffix in (".png", ".npz") else out
     npz, png = out.with_name(f"{out.name}.npz"), out.with_name(f"{out.name}.png")
     arrays = {"images": images, "labels": label, "seeds": seeds}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))

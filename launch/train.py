@@ -9,7 +9,6 @@ Ctrl-C saves and stops.
 
 import shlex
 import sys
-from pathlib import Path
 
 import command
 from absl import flags
@@ -21,17 +20,18 @@ from jaxdiff.config import from_config
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
 flags.mark_flags_as_required(["config", "workdir"])
+flags.declare_key_flag("cpu_devices")
 
 
 def main() -> None:
     """Parses, trains, and says what to do next."""
-    experiment, workdir = from_config(CONFIG.value), Path(WORKDIR.value)
+    experiment, workdir = from_config(CONFIG.value), command.folder(WORKDIR)
     state = train.fit(experiment, workdir)
     step = int(state.step)
     if step < experiment.steps:
         print(f"\nstopped at step {step} and saved it. To go on:")
         print(f"  {shlex.join([sys.executable, *sys.argv])}")
-        raise KeyboardInterrupt
+        sys.exit(130)
     pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
     print(f"{workdir} has all its {experiment.steps} steps{more}; see samples.png there")

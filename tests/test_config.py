@@ -114,7 +114,9 @@ def test_every_type_of_the_table_round_trips() -> None:
         ({"seed": -1}, r"seed must lie in 0 .* got -1"),
         ({"sampling": {"type": "config.Sampling", "steps": 0}}, r"steps must be at least"),
         ({"network": {"type": "networks.UNet", "dtype": "foo"}}, r"network.dtype is 'foo'"),
-        ({"parameterization": to_dict(jd.EDM(0.7))}, r"sigma_data is \[0.5, 0.7\] in diff"),
+        ({"parameterization": to_dict(jd.EDM(0.7))}, r"sigma_data is .0.5, 0.7. in"),
+        ({"network": {"type": "networks.UNet", "dropout": 1.5}}, r"dropout .* got 1.5"),
+        ({"loss_scale": float("nan")}, r"config.loss_scale must be a number, got nan"),
         ({"network": {"type": "networks.UNet", "width": 3}}, r"network .*'width'"),
     ],
 )
@@ -140,9 +142,12 @@ def test_poles_are_refused_where_they_matter(
 
 def test_guidance_needs_label_dropout() -> None:
     guided = Sampling(guidance=0.5)
-    with pytest.raises(ValueError, match="label_dropout is 0"):
-        Experiment(sampling=guided)
-    Experiment(sampling=guided, label_dropout=0.1)
+    labelled = networks.UNet(label_dim=10)
+    with pytest.raises(ValueError, match=r"label_dim is 10 and label_dropout 0.0"):
+        Experiment(network=labelled, sampling=guided)
+    with pytest.raises(ValueError, match=r"label_dim is 0 and label_dropout 0.1"):
+        Experiment(sampling=guided, label_dropout=0.1)
+    Experiment(network=labelled, sampling=guided, label_dropout=0.1)
 
 
 def test_label_dim_is_that_of_the_data_or_checked() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -263,18 +264,41 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    # The learning rate overflows at its peak, after steps whose checkpoint is good.
-    ramp = (
-        "--config.optimizer.learning_rate=1e38",
-        "--config.optimizer.rampup_images=1e45",
+    # An absurd rate that rises step by step: the gradient's square overflows, but not yet.
+    wild = (
+        "--config.optimizer.learning_rate=1e13",
+        "--config.optimizer.rampup_images=1600",
+        "--config.checkpoint_every=1",
     )
-    assert run(train(workdir, "--config.steps=4", *ramp), environment).returncode == 0
-    done = run(train(workdir, "--config.optimizer.learning_rate=1e38"), environment)
-    assert "another experiment" in errors(done)
-    fresh = tmp_path / "fresh"
-    done = run(train(fresh, "--config.optimizer.learning_rate=1e38"), environment)
-    assert "not finite at step 3;" in errors(done)
-    assert saved_steps(fresh) == []
+    done = run(train(workdir, *wild), environment)
+    step = int(re.search(r"not finite at step (\d+);", errors(done))[1])
+    assert 2 < step < STEPS
+    assert saved_steps(workdir)[-1] == step - 1
+    newest = leaves(workdir)
+    assert newest[".first_bad"] == -1
+    assert all(np.isfinite(value).all() for value in newest.values())
+
+
+def test_a_flipped_bit_is_seen(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = copy(finished, tmp_path / "run")
+    files = (workdir / f"checkpoints/{STEPS}").rglob("d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"checkpoint {STEPS} of .* is damaged"):
+        assert checkpoint.restore(workdir).step == STEPS - 4
+
+
+def test_a_second_run_in_a_folder_is_refused(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with checkpoint.alone(workdir):
+        done = run(train(workdir), environment)
+    assert f"another process is training in {workdir}" in errors(done)
 
 
 def test_a_mistake_before_the_first_checkpoint_claims_nothing(
