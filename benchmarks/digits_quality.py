@@ -31,14 +31,14 @@ import command
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 NUMBER = flags.DEFINE_integer("number", 1000, "How many images.", lower_bound=20)
 SEED = flags.DEFINE_integer("seed", 1_000_000, "Seed of the first image.", lower_bound=0)
-STD = flags.DEFINE_float("std", 0.0, "Relative width of the EMA; 0 = the run's own.")
+STD = flags.DEFINE_float("std", None, "Relative width of the EMA, else the run's own.")
 flags.mark_flags_as_required(["workdir"])
 
 
 def main() -> None:
     """Draws, judges, prints."""
     run = checkpoint.restore(WORKDIR.value, STD.value)
-    std = STD.value or run.experiment.sampling.std
+    std = run.experiment.sampling.std if STD.value is None else STD.value
     seeds = SEED.value + np.arange(NUMBER.value)
     label = np.arange(NUMBER.value) % 10
     images = generate.images(

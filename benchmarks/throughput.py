@@ -8,6 +8,7 @@ XLA counts them, are given as a share of it: machines differ, and shared ones fr
 to minute.
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from jaxdiff import generate, sharding, train
-from jaxdiff.config import Experiment, from_config
+from jaxdiff.config import Experiment, from_config, resolve
 from jaxdiff.state import TrainState, init_state
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
@@ -31,10 +33,16 @@ SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure each, about."
 flags.mark_flags_as_required(["config"])
 
 
+Measured = tuple[Callable[[jax.stages.Compiled], jax.Array], int, jax.stages.Lowered]
+"""A call of the compiled program, the images it makes, and the program."""
+
+
 def main() -> None:
     """Measures, and prints a table."""
+    jax.config.update("jax_compilation_cache_dir", None)  # compile time is measured
     experiment = from_config(CONFIG.value)
-    mesh = sharding.data_mesh()
+    experiment = resolve(experiment, experiment.data.load())
+    mesh = sharding.mesh_for(experiment.batch_size)
     print(f"jax {jax.__version__}, {mesh.size} x {jax.devices()[0].device_kind}")
     print(f"{'':10} {'compile s':>10} {'images/s':>10} {'s a call':>10} {'of peak':>8}")
     peak = _peak(mesh)
@@ -42,46 +50,43 @@ def main() -> None:
     begin = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)
     state = begin(experiment)
     for name, build in (("sampling", _sampling), ("training", _training)):
-        call, lowered, images = build(experiment, state, mesh)
+        call, images, lowered = build(experiment, state, mesh)
         began = time.perf_counter()
         compiled = lowered.compile()
         compile_s = time.perf_counter() - began
-        seconds = _seconds(call)
+        seconds = _seconds(functools.partial(call, compiled))
         flops = compiled.cost_analysis().get("flops", float("nan")) * mesh.size
         share = flops / seconds / peak if name == "training" else float("nan")
         row = f"{name:10} {compile_s:10.1f} {images / seconds:10.1f} {seconds:10.4f}"
         print(f"{row} {share:8.1%}" if share == share else row)
 
 
-def _training(
-    experiment: Experiment, state: TrainState, mesh: jax.sharding.Mesh
-) -> tuple[Callable, jax.stages.Lowered, int]:
+def _training(experiment: Experiment, state: TrainState, mesh: Mesh) -> Measured:
     size = experiment.batch_size
     pixels = np.random.default_rng(0).integers(0, 256, (size, *experiment.data.shape))
     label = np.arange(size, dtype=np.int32) % max(experiment.network.label_dim, 1)
     batch = {"image": pixels.astype(np.uint8), "label": label}
     batch = sharding.put_batch(batch, mesh)
     everywhere = sharding.replicated(mesh)
-    step = jax.jit(train.make_step(experiment), donate_argnums=0, out_shardings=everywhere)
+    step = train.make_step(experiment)
+    step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
     held = [state]
 
-    def call() -> jax.Array:
-        held[0], metrics = step(held[0], batch)
+    def call(compiled: jax.stages.Compiled) -> jax.Array:
+        held[0], metrics = compiled(held[0], batch)
         return metrics["loss"]
 
-    return call, step.lower(state, batch), size
+    return call, size, step.lower(state, batch)
 
 
-def _sampling(
-    experiment: Experiment, state: TrainState, mesh: jax.sharding.Mesh
-) -> tuple[Callable, jax.stages.Lowered, int]:
-    draw = generate.sampler(experiment, experiment.sampling.std)
+def _sampling(experiment: Experiment, state: TrainState, mesh: Mesh) -> Measured:
+    draw = jax.jit(generate.sampler(experiment, experiment.sampling.std))
     size = experiment.sampling.images
     size += -size % mesh.size
-    keys = jax.random.split(jax.random.key(0), size)
     label = jnp.arange(size) % max(experiment.network.label_dim, 1)
-    asked = jax.device_put((keys, label), sharding.split(mesh))
-    return lambda: draw(state, *asked), draw.lower(state, *asked), size
+    asked = (generate.image_keys(np.arange(size)), label)
+    asked = jax.device_put(asked, sharding.split(mesh))
+    return lambda compiled: compiled(state, *asked), size, draw.lower(state, *asked)
 
 
 def _seconds(call: Callable[[], jax.Array]) -> float:
@@ -95,7 +100,7 @@ def _seconds(call: Callable[[], jax.Array]) -> float:
     return float(np.median(times))
 
 
-def _peak(mesh: jax.sharding.Mesh, n: int = 2048) -> float:
+def _peak(mesh: Mesh, n: int = 2048) -> float:
     """FLOP/s of float32 matrix products, one on every device at once."""
     a = jax.device_put(jnp.ones((mesh.size, n, n)), sharding.split(mesh))
     product = jax.jit(lambda a: a @ a)

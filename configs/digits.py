@@ -1,15 +1,26 @@
 """Handwritten digits, 8x8, class-conditional: EDM2's network and training, tiny.
 
-python launch/train.py --config=configs/digits.py --workdir=runs/digits
+    python launch/train.py --config=configs/digits.py --workdir=runs/digits
+
+takes 4 min 41 s on 2 CPU cores, compilation included. Then, at commit a35266d,
+
+    python benchmarks/digits_quality.py --workdir=runs/digits
+
+says of 1,000 samples: a classifier trained on the real digits sees the class asked for in
+98.8 % (98.7 % on held-out real digits). Their mean distance to the nearest training digit
+is 0.984 of that of held-out digits (standard error 0.013), and to the nearest other sample
+1.040 of that among real digits, so nothing was memorised or collapsed. After 3000 steps
+the two were 0.942 and 1.003: the network begins to copy.
 """
 
 from ml_collections import ConfigDict
 
 from jaxdiff import EDM, Heun, LogSigma, Uncertain, UniformOnNetwork, WeightedError
-from jaxdiff.config import Experiment, Optimizer, Sampling, to_config
+from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
 from jaxdiff.levels import Karras
 from jaxdiff.networks import UNet
+from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.times import NormalLogSigma
 
 SIGMA_DATA = 0.75
@@ -34,7 +45,7 @@ def get_config() -> ConfigDict:
             times=NormalLogSigma(mean=-0.6, std=1.2),
             parameterization=edm,
             loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
-            optimizer=Optimizer(
+            optimizer=EDM2Optimizer(
                 learning_rate=0.02,
                 ref_batches=1000.0,
                 rampup_images=20_000.0,
@@ -48,7 +59,6 @@ def get_config() -> ConfigDict:
             ),
             batch_size=128,
             steps=2000,
-            loss_scale=64.0,
             label_dropout=0.1,
             sample_every=1000,
             checkpoint_every=500,

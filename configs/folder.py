@@ -10,9 +10,10 @@ first try on a CPU take --config.data.size=16 --config.network.model_channels=32
 from ml_collections import ConfigDict
 
 from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
-from jaxdiff.config import Experiment, Optimizer, Sampling, to_config
+from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Folder
 from jaxdiff.networks import UNet
+from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.times import NormalLogSigma
 
 
@@ -34,11 +35,10 @@ def get_config() -> ConfigDict:
             times=NormalLogSigma(mean=-0.8, std=1.6),
             parameterization=edm,
             loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
-            optimizer=Optimizer(ref_batches=10_000.0, rampup_images=500_000.0),
+            optimizer=EDM2Optimizer(ref_batches=10_000.0, rampup_images=500_000.0),
             sampling=Sampling(images=64),
             batch_size=64,
             steps=100_000,
-            loss_scale=12288.0,
             label_dropout=0.1,
             log_every=100,
             sample_every=5000,

@@ -3,16 +3,17 @@
     python launch/train.py --config=configs/openmoji.py --workdir=runs/openmoji
 
 Needs `pip install "jaxdiff[openmoji]"`; the SVG files are rendered once, in seconds. For
-64x64 use --config.data.size=64. Made for a GPU; a CPU of 2 cores makes a few images a
-second. Not yet trained to its end: no quality is claimed.
+64x64 use --config.data.size=64. Made for a GPU. Not yet trained to
+its end: no quality is claimed.
 """
 
 from ml_collections import ConfigDict
 
 from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
-from jaxdiff.config import Experiment, Optimizer, Sampling, to_config
+from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import OpenMoji
 from jaxdiff.networks import UNet
+from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.times import NormalLogSigma
 
 
@@ -34,11 +35,10 @@ def get_config() -> ConfigDict:
             times=NormalLogSigma(mean=-0.8, std=1.4),
             parameterization=edm,
             loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
-            optimizer=Optimizer(ref_batches=5000.0, rampup_images=200_000.0),
+            optimizer=EDM2Optimizer(ref_batches=5000.0, rampup_images=200_000.0),
             sampling=Sampling(steps=18),
             batch_size=128,
             steps=40_000,
-            loss_scale=3072.0,
             label_dropout=0.1,
             log_every=100,
             sample_every=2000,

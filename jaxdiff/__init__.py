@@ -8,7 +8,7 @@ alone. What needs a training stack (networks, optim, config, checkpoint, train, 
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxdiff import (
     denoisers,
@@ -54,31 +54,52 @@ from jaxdiff.types import (
 from jaxdiff.version import __version__
 from jaxdiff.weightings import Debias, MinSNR, UniformOnNetwork, UniformOnX0
 
+if TYPE_CHECKING:
+    from jaxdiff import (
+        checkpoint,
+        config,
+        data,
+        generate,
+        networks,
+        optim,
+        pictures,
+        posthoc,
+        state,
+        train,
+    )
+    from jaxdiff.checkpoint import restore
+    from jaxdiff.config import Experiment, Sampling, from_config, to_config
+    from jaxdiff.networks import UNet
+    from jaxdiff.optim import EDM2Optimizer
+
 LAZY = {
-    "UNet": "networks",
+    "EDM2Optimizer": "optim",
     "Experiment": "config",
-    "Optimizer": "config",
     "Sampling": "config",
+    "UNet": "networks",
     "from_config": "config",
-    "to_config": "config",
     "restore": "checkpoint",
-    "checkpoint": "",
-    "config": "",
-    "data": "",
-    "networks": "",
-    "optim": "",
-    "pictures": "",
-    "posthoc": "",
-    "state": "",
-    "train": "",
+    "to_config": "config",
 }
+"""Names, and the modules of the training stack that hold them."""
+
+MODULES = (
+    *("checkpoint", "config", "data", "generate", "networks", "optim", "pictures"),
+    *("posthoc", "state", "train"),
+)
+"""The modules of the training stack."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LAZY:
-        raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
-    module = importlib.import_module(f"jaxdiff.{LAZY[name] or name}")
-    return getattr(module, name) if LAZY[name] else module
+    if name in MODULES:
+        return importlib.import_module(f"jaxdiff.{name}")
+    if name in LAZY:
+        return getattr(importlib.import_module(f"jaxdiff.{LAZY[name]}"), name)
+    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
@@ -91,8 +112,10 @@ __all__ = [
     "CosineBetas",
     "Debias",
     "Denoised",
+    "EDM2Optimizer",
     "Eps",
     "Euler",
+    "Experiment",
     "Flow",
     "Heun",
     "LinearBetas",
@@ -103,11 +126,13 @@ __all__ = [
     "Noised",
     "Output",
     "RectifiedFlow",
+    "Sampling",
     "ScaledLinearBetas",
     "Scaling",
     "Score",
     "Table",
     "Total",
+    "UNet",
     "Uncertain",
     "UniformOnNetwork",
     "UniformOnX0",
@@ -115,20 +140,33 @@ __all__ = [
     "VPLinear",
     "WeightedError",
     "__version__",
+    "checkpoint",
+    "config",
     "corrupt",
+    "data",
     "denoiser",
     "denoisers",
+    "from_config",
     "gaussian_denoiser",
+    "generate",
     "guidance",
     "guide",
     "levels",
     "losses",
+    "networks",
+    "optim",
     "parameterizations",
+    "pictures",
+    "posthoc",
+    "restore",
     "sample",
     "sampling",
     "schedules",
     "solvers",
+    "state",
     "times",
+    "to_config",
+    "train",
     "types",
     "weightings",
     "without",

@@ -2,13 +2,14 @@
 
 A run's folder holds
 
-    config.json           the experiment, for people and for the check on resuming
+    config.json           the experiment, for people
     checkpoints/<step>/   the whole TrainState, and the experiment again
     metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
 
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
 """
 
+import fcntl
 import itertools
 import json
 import warnings
@@ -22,10 +23,11 @@ import jax
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
-from jaxdiff import pictures, sharding
-from jaxdiff.config import NOT_MATHEMATICAL, Experiment, from_dict, to_dict
-from jaxdiff.state import TrainState, ema_denoiser, init_state
-from jaxdiff.types import Denoiser
+from jaxdiff import sharding
+from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff.files import write_atomically
+from jaxdiff.state import TrainState, checksum, ema_denoiser, init_state
+from jaxdiff.types import Denoiser, NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Restored:
     """What a run left: its denoiser, what it was, and how far it came.
 
     A second line samples:
-        x0 = jd.sample(r.denoise, cond, keys, r.experiment.data.shape, levels, solver)
+        x0 = jd.sample(run.denoise, cond, keys, run.shape, run.levels, jd.Heun())
     """
 
     denoise: Denoiser
@@ -41,12 +43,25 @@ class Restored:
     step: int
     state: TrainState
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.experiment.data.shape
 
-def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
+    @property
+    def levels(self) -> NoiseLevel:
+        """The grid that the run samples on."""
+        sampling = self.experiment.sampling
+        return sampling.grid(self.experiment.schedule, sampling.steps)
+
+
+def restore(
+    workdir: str | Path, std: float | None = None, step: int | None = None
+) -> Restored:
     """The denoiser of a run, from its newest checkpoint that can be read.
 
-    `std` chooses among the EMA widths that the run tracked, 0 = the one it samples with;
-    `step` chooses a checkpoint, -1 = the newest.
+    `std` chooses among the EMA widths that the run tracked, by default the one it samples
+    with; `step` chooses another checkpoint than the newest.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint.
@@ -59,7 +74,7 @@ def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
             "that launch/train.py was given"
         )
     with checkpoints(folder) as saved:
-        if step >= 0 and step not in saved.steps():
+        if step is not None and step not in saved.steps():
             known = ", ".join(map(str, saved.steps())) or "none yet"
             raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
         if not saved.steps():
@@ -68,8 +83,10 @@ def restore(workdir: str | Path, std: float = 0.0, step: int = -1) -> Restored:
                 "checkpoint_every steps"
             )
         everywhere = sharding.replicated(sharding.data_mesh())
-        state, experiment = saved.restore(everywhere, [step] if step >= 0 else None)
-    denoise = ema_denoiser(experiment, state, std or experiment.sampling.std)
+        state, experiment = saved.restore(everywhere, None if step is None else [step])
+    denoise = ema_denoiser(
+        experiment, state, experiment.sampling.std if std is None else std
+    )
     return Restored(denoise, experiment, int(state.step), state)
 
 
@@ -97,7 +114,10 @@ class Checkpoints:
                 state,
                 force=True,
                 overwrite=step in self._damaged,
-                custom_metadata={"experiment": to_dict(experiment)},
+                custom_metadata={
+                    "experiment": to_dict(experiment),
+                    "checksum": _checksum(state).tolist(),
+                },
             )
 
     def wait(self) -> None:
@@ -141,10 +161,12 @@ class Checkpoints:
         """
         steps = self.steps() if steps is None else steps
         for step, after in itertools.zip_longest(steps, steps[1:]):
-            experiment = self._experiment(step)
-            state = experiment and self._state(step, _abstract(experiment, place))
-            if state is not None:
-                return state, experiment
+            saved = self._metadata(step)
+            if saved is not None:
+                experiment = from_dict(saved["experiment"])
+                state = self._state(step, _abstract(experiment, place))
+                if state is not None and _checksum(state).tolist() == saved["checksum"]:
+                    return state, experiment
             self._damaged.add(step)
             if after is not None:
                 warnings.warn(
@@ -160,13 +182,13 @@ class Checkpoints:
 
     # Orbax has no exception of its own for damage, and raises almost any other.
 
-    def _experiment(self, step: int) -> Experiment | None:
-        """The experiment saved beside a state; None if it cannot be read."""
+    def _metadata(self, step: int) -> dict[str, Any] | None:
+        """The experiment and checksum saved beside a state; None if they are lost."""
         try:
-            tree = self._orbax.metadata(step).custom_metadata["experiment"]
+            saved = self._orbax.metadata(step).custom_metadata
         except Exception:
             return None
-        return from_dict(tree)
+        return saved if saved and {"experiment", "checksum"} <= saved.keys() else None
 
     def _state(self, step: int, target: PyTree) -> TrainState | None:
         """A saved state, as the target says; None if it cannot be read."""
@@ -194,54 +216,32 @@ def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
         saved.close()
 
 
-def claim(workdir: Path, experiment: Experiment) -> None:
-    """Makes the run's folder, or checks that it is this experiment's.
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Holds a run's folder for this process, until it ends in whatever way.
 
     Raises:
-        ValueError: it is another's, in what the fields that differ say.
+        ValueError: another process trains in it.
     """
-    path = workdir / "config.json"
-    if path.exists():
-        differences = [
-            line
-            for line in _differences(_read_json(path), json.loads(_json(experiment)))
-            if line.split(":")[0].split(".")[0] not in NOT_MATHEMATICAL
-        ]
-        if differences:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             raise ValueError(
-                f"{workdir} holds another experiment ({'; '.join(differences)}): choose "
-                "another --workdir, or delete this one"
-            )
-    text = _json(experiment).encode()
-    pictures.write_atomically(path, lambda file: file.write(text))
+                f"another process is training in {workdir}: wait for it, stop it, or "
+                "choose another --workdir"
+            ) from error
+        yield
 
 
-def _json(experiment: Experiment) -> str:
-    return json.dumps(to_dict(experiment), indent=2) + "\n"
+def describe(workdir: Path, experiment: Experiment) -> None:
+    """Writes config.json, for people: a run's own record is in its checkpoints."""
+    text = json.dumps(to_dict(experiment), indent=2) + "\n"
+    write_atomically(workdir / "config.json", lambda file: file.write(text.encode()))
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): restore it from a checkpoint's metadata, or "
-            "choose another --workdir"
-        ) from error
-
-
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """The leaves in which two trees of plain values differ, one line each."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = [n for n in here if n in there] + sorted(set(there) ^ set(here))
-        return [
-            line
-            for name in names
-            for line in _differences(
-                there.get(name), here.get(name), f"{path}.{name}" if path else name
-            )
-        ]
-    return [] if there == here else [f"{path}: {there} there, {here} here"]
+_checksum = jax.jit(checksum)
 
 
 def _abstract(experiment: Experiment, place: Sharding) -> PyTree:

@@ -8,9 +8,10 @@ are those of the closed table below: reading a config imports and runs nothing.
 """
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,41 +23,25 @@ from jaxdiff import (
     levels,
     losses,
     networks,
+    optim,
     parameterizations,
     schedules,
     solvers,
     times,
     weightings,
 )
-from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
+from jaxdiff.types import (
+    Grid,
+    LossTerm,
+    Parameterization,
+    Schedule,
+    Solver,
+    Times,
+    Weighting,
+)
 
-
-@dataclass(frozen=True)
-class Optimizer:
-    """EDM2's optimiser: Adam on forcibly normalised weights [EDM2 eq. 67].
-
-    The learning rate rises linearly over `rampup_images`, and falls as
-    1 / sqrt(step / ref_batches) after `ref_batches` steps; 0 leaves either out.
-    `stds` are the relative widths of the power-function EMAs that are tracked.
-    """
-
-    learning_rate: float = 0.01
-    ref_batches: float = 70000.0
-    rampup_images: float = 10e6
-    b1: float = 0.9
-    b2: float = 0.99
-    eps: float = 1e-8
-    stds: tuple[float, ...] = (0.05, 0.10)
-
-    def __post_init__(self) -> None:
-        for std in self.stds:
-            if not 0 < std < 12**-0.5:
-                raise ValueError(
-                    f"an EMA std must lie between 0 and {12**-0.5:.4f}, got {std}; "
-                    "EDM2 tracks 0.05 and 0.10"
-                )
-        if not self.stds:
-            raise ValueError("stds is empty: track one EMA at least, such as (0.05,)")
+Images = data.Digits | data.OpenMoji | data.Folder
+"""Where images come from."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +59,25 @@ class Sampling:
     std: float = 0.10
     images: int = 100
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance must be a finite number, got {self.guidance}")
+
 
 @dataclass(frozen=True)
 class Experiment:
     """One training run. Everything is frozen, prints, compares and can be saved.
 
-    `loss_scale` multiplies the mean over elements, H W C gives EDM2's sum. Labels and
-    noise levels are withheld from random images with probability `label_dropout` and
-    `noise_dropout`, which guidance without them needs. The `_every` fields count steps;
-    `keep` is the number of checkpoints kept.
+    The objective is `loss_scale` times the loss summed over an image's elements, as in
+    [EDM2]. Labels and noise levels are withheld from random images with probability
+    `label_dropout` and `noise_dropout`, which guidance without them needs. The `_every`
+    fields count steps; `keep` is the number of checkpoints kept.
     """
 
-    data: Any = data.Digits()
+    data: Images = data.Digits()
     network: nn.Module = networks.UNet()
     schedule: Schedule = schedules.LogSigma()
     times: Times = times.NormalLogSigma()
@@ -93,7 +85,7 @@ class Experiment:
     loss: LossTerm = losses.WeightedError(
         weightings.UniformOnNetwork(parameterizations.EDM())
     )
-    optimizer: Optimizer = Optimizer()
+    optimizer: optim.EDM2Optimizer = optim.EDM2Optimizer()
     sampling: Sampling = Sampling()
     batch_size: int = 128
     steps: int = 1000
@@ -114,6 +106,16 @@ class Experiment:
                 "which reaches alpha = 0, where the noise says nothing about the data: use "
                 "V, X0, Flow or EDM there"
             )
+        if self.network.dtype not in DTYPES:
+            raise ValueError(f"network.dtype is {self.network.dtype!r}, not in {DTYPES}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0 ... 2^32 - 1, got {self.seed}")
+        stds = {edm.sigma_data for edm in _parts(self, parameterizations.EDM)}
+        if len(stds) > 1:
+            raise ValueError(
+                f"sigma_data is {sorted(stds)} in different places of the experiment: "
+                "change parameterization.sigma_data and the loss's together"
+            )
         counts = ("batch_size", "steps", "log_every", "sample_every", "checkpoint_every")
         for field in (*counts, "keep"):
             if getattr(self, field) < 1:
@@ -121,11 +123,14 @@ class Experiment:
         for field in ("label_dropout", "noise_dropout"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
-        if self.sampling.guidance and not self.label_dropout:
+        if self.sampling.guidance and not (self.label_dropout and self.network.label_dim):
             raise ValueError(
-                f"sampling.guidance is {self.sampling.guidance}, which needs the network "
-                "without labels, but label_dropout is 0, so it is never trained that way"
+                f"sampling.guidance is {self.sampling.guidance}, which needs a network "
+                f"trained with and without labels, but network.label_dim is "
+                f"{self.network.label_dim} and label_dropout {self.label_dropout}"
             )
+        if not 0 < self.loss_scale < math.inf:
+            raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
         if self.sampling.std not in self.optimizer.stds:
             raise ValueError(
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
@@ -151,20 +156,40 @@ def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
     return experiment
 
 
-NOT_MATHEMATICAL = frozenset(
-    ("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling")
+def differences(there: Experiment, here: Experiment) -> list[str]:
+    """What keeps a run from going on as another experiment, a line for each field.
+
+    Fields that do not alter the steps already made may differ: how many steps there are,
+    how often something is written, how pictures are drawn, where the data lie.
+    """
+    before, after = (dict(_leaves(to_dict(e))) for e in (there, here))
+    paths = [*after, *(before.keys() - after.keys())]
+    return [
+        f"{path}: {before.get(path)} there, {after.get(path)} here"
+        for path in paths
+        if before.get(path) != after.get(path) and not path.startswith(FREE)
+    ]
+
+
+FREE = (
+    *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
+    *("data.path", "data.cache"),
 )
-"""Fields that a resumed run may change: none alters the steps already made."""
+"""Fields, or what they begin with, that a resumed run may change."""
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Compute dtypes of networks."""
 
 TYPES: Mapping[str, type] = types.MappingProxyType(
     {
         f"{module}.{cls.__name__}": cls
         for module, classes in {
-            "config": (Experiment, Optimizer, Sampling),
+            "config": (Experiment, Sampling),
             "data": (data.Digits, data.OpenMoji, data.Folder),
             "levels": (levels.Karras, levels.Trailing, levels.Uniform),
             "losses": (losses.Total, losses.Uncertain, losses.WeightedError),
             "networks": (networks.UNet,),
+            "optim": (optim.EDM2Optimizer,),
             "parameterizations": (
                 parameterizations.AngleLabel,
                 parameterizations.EDM,
@@ -201,6 +226,20 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
 )
 """Every type that a saved experiment may name."""
 
+KINDS: Mapping[type, str] = types.MappingProxyType(
+    {
+        Grid: "levels",
+        LossTerm: "losses",
+        Parameterization: "parameterizations",
+        Schedule: "schedules",
+        Solver: "solvers",
+        Times: "times",
+        Weighting: "weightings",
+        nn.Module: "networks",
+    }
+)
+"""The part of the table that a field's protocol stands for."""
+
 NAMES: Mapping[type, str] = types.MappingProxyType({c: n for n, c in TYPES.items()})
 
 
@@ -214,6 +253,11 @@ def to_dict(value: Any) -> Any:
         return tuple(to_dict(v) for v in value)
     if not dataclasses.is_dataclass(value):
         return value
+    if type(value) not in NAMES:
+        raise ValueError(
+            f"{type(value).__name__} is not one of jaxdiff's own types, so an experiment "
+            "that holds it cannot be saved; add it to config.TYPES"
+        )
     named = {name: to_dict(getattr(value, name)) for name in _fields(type(value))}
     return {"type": NAMES[type(value)], **named}
 
@@ -261,7 +305,32 @@ def from_config(config: ConfigDict) -> Experiment:
     Raises:
         ValueError: as `from_dict`.
     """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config() returned a {type(config).__name__}: return "
+            "jaxdiff.to_config(Experiment(...))"
+        )
     return from_dict(config.to_dict())
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of a dictionary tree, with their dotted paths."""
+    if not isinstance(tree, Mapping):
+        yield path, tree
+        return
+    for name, value in tree.items():
+        yield from _leaves(value, f"{path}.{name}" if path else name)
+
+
+def _parts(value: Any, kind: type) -> Iterator[Any]:
+    """All values of a type that a value is made of."""
+    if isinstance(value, kind):
+        yield value
+    inside = value if isinstance(value, tuple) else ()
+    if dataclasses.is_dataclass(value):
+        inside = [getattr(value, name) for name in _fields(type(value))]
+    for part in inside:
+        yield from _parts(part, kind)
 
 
 def _fields(cls: type) -> dict[str, Any]:
@@ -274,6 +343,8 @@ def _fields(cls: type) -> dict[str, Any]:
 def _checked(value: Any, hint: Any, path: str) -> Any:
     """The value, as its field's type says; integers pass as floats."""
     origin = typing.get_origin(hint) or hint
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{path} must be a number, got nan")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is tuple:
@@ -283,8 +354,16 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         if isinstance(value, tuple) and len(value) == 1 + len(rest):
             hints = zip(value, (element, *rest), strict=True)
             return tuple(_checked(v, h, f"{path}[{i}]") for i, (v, h) in enumerate(hints))
-    bad_bool = isinstance(value, bool) and hint is not bool
-    if origin is not Any and (bad_bool or not isinstance(value, origin)):
+    group = KINDS.get(hint)
+    if group and NAMES.get(type(value), "").split(".")[0] != group:
+        known = ", ".join(n for n in TYPES if n.startswith(f"{group}."))
+        raise ValueError(f"{path} must be one of {known}; got {value!r}")
+    if not group and not _is_a(value, hint if origin is types.UnionType else origin):
         kind = getattr(origin, "__name__", str(hint))
         raise ValueError(f"{path} must be a {kind}, got {value!r}")
     return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """isinstance, but a truth value is no number."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

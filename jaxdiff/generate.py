@@ -14,27 +14,54 @@ from jaxdiff.config import Experiment
 from jaxdiff.guidance import guide, without
 from jaxdiff.sampling import sample
 from jaxdiff.state import TrainState, ema_denoiser, labelled
+from jaxdiff.types import NoiseLevel
 
 Draw = Callable[[TrainState, Key[Array, " B"], Array], Float[Array, "B H W C"]]
 """(state, keys, labels) -> images in [-1, 1]."""
 
 
 def sampler(experiment: Experiment, std: float) -> Draw:
-    """The compiled sampler that `experiment.sampling` describes, of one EMA."""
+    """The compiled sampler that `experiment.sampling` describes, of the EMA of width std.
+
+    Levels and guidance weight are arguments of the compiled program: another grid of as
+    many steps, or another weight, compiles nothing.
+    """
     s = experiment.sampling
     levels = s.grid(experiment.schedule, s.steps)
 
     @jax.jit
     def draw(
-        state: TrainState, keys: Key[Array, " B"], label: Array
+        state: TrainState,
+        keys: Key[Array, " B"],
+        label: Array,
+        levels: NoiseLevel,
+        w: Array,
     ) -> Float[Array, "B H W C"]:
         denoise = ema_denoiser(experiment, state, std)
         if s.guidance:
-            denoise = guide(denoise, (without(denoise, "label"), s.guidance))
+            denoise = guide(denoise, (without(denoise, "label"), w))
         cond = labelled(experiment, label)
         return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
 
-    return draw
+    return lambda state, keys, label: draw(state, keys, label, levels, s.guidance)
+
+
+def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
+    """The key of each image, apart from all keys that training draws from.
+
+    Raises:
+        ValueError: a seed outside 0 ... 2^32 - 1, which would be another's alias.
+    """
+    if seeds.min() < 0 or seeds.max() >= 2**32:
+        raise ValueError(
+            f"seeds must lie in 0 ... 2^32 - 1, got {seeds.min()} ... {seeds.max()}"
+        )
+    key = lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING)  # noqa: E731
+    return jax.vmap(key)(jnp.asarray(seeds, jnp.uint32))
+
+
+SAMPLING = 0x5A3B1E
+"""Sets image seeds apart from a run's seed: of one number, both make other keys."""
 
 
 def images(
@@ -60,8 +87,7 @@ def images(
             part = slice(start, start + size)
             count = len(seeds[part])
             filled = [np.resize(a[part], size) for a in (seeds, label)]
-            keys = jax.vmap(jax.random.key)(jnp.asarray(filled[0], jnp.uint32))
-            asked = (keys, jnp.asarray(filled[1], jnp.int32))
+            asked = (image_keys(filled[0]), jnp.asarray(filled[1], jnp.int32))
             drawn = draw(state, *jax.device_put(asked, sharding.split(mesh)))
             parts.append(pictures.to_uint8(np.asarray(drawn))[:count])
             bar.update(count)

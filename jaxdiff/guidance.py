@@ -9,7 +9,7 @@ network without the noise level (noise awareness guidance [NAG]).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,6 @@ from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLev
 
 Weight = float | Float[Array, ""] | Callable[[NoiseLevel], Float[Array, "..."]]
 """A number, traced or not, or a function of the level (a guidance interval, say)."""
-
-WITHHELD = {"label": -1, "noise": False}
-GIVEN = {"label": -1, "noise": True}
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,25 @@ class Without:
 
     def blind(self, cond: Condition, batch: int) -> Condition:
         """The condition with the field withheld from all images of the batch."""
-        values = {f.name: getattr(cond, f.name) for f in fields(cond)}
-        return Condition(**values | {self.field: _fill(WITHHELD, self.field, batch)})
+        withheld = WITHHELD[self.field](getattr(cond, self.field), batch)
+        return replace(cond, **{self.field: withheld})
+
+
+def _no_label(label: Array | None, batch: int) -> Array:
+    """-1 for classes, zeros for rows of weights."""
+    if label is not None and label.ndim == 2:
+        return jnp.zeros_like(label)
+    return jnp.full((batch,), -1)
+
+
+WITHHELD = {
+    "label": _no_label,
+    "noise": lambda noise, batch: jnp.full((batch,), False),
+}
+"""For each field of a condition, what (its value, batch size) is when it is withheld."""
+
+UNSAID = WITHHELD | {"noise": lambda noise, batch: jnp.full((batch,), True)}
+"""Likewise, what None stands for: no label, but a noise level that is told."""
 
 
 def without(denoise: Denoiser, field: str) -> Without:
@@ -95,13 +109,12 @@ def _evaluate(
         members = [i for i, r in enumerate(roots) if r is root]
         copies = len(members)
         stacked = root(
-            jnp.concatenate([x] * copies),
-            NoiseLevel(_tile(at.alpha, x, copies), _tile(at.sigma, x, copies)),
+            _interleave([x] * copies),
+            NoiseLevel(_repeat(at.alpha, x, copies), _repeat(at.sigma, x, copies)),
             _stack([conds[i] for i in members], x.shape[0]),
         )
-        parts = jax.tree.map(lambda a, n=copies: jnp.split(a, n), stacked)
         for k, i in enumerate(members):
-            results[i] = Denoised(*(p and p[k] for p in vars(parts).values()))
+            results[i] = jax.tree.map(lambda a, k=k, n=copies: a[k::n], stacked)
     return results
 
 
@@ -112,11 +125,17 @@ def _root(denoise: Denoiser, cond: Condition, batch: int) -> tuple[Denoiser, Con
     return denoise, cond
 
 
-def _tile(a: Real, x: Float[Array, "B ..."], times: int) -> Float[Array, "..."]:
+def _interleave(arrays: list[Array]) -> Array:
+    """Batches as one, image by image: an image's copies stay on its device."""
+    stacked = jnp.stack(arrays, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _repeat(a: Real, x: Float[Array, "B ..."], times: int) -> Float[Array, "..."]:
     """A level for the stacked batch: scalars broadcast, [B, 1, ...] repeats."""
     a = jnp.asarray(a)
     per_image = a.ndim == x.ndim and a.shape[0] == x.shape[0] and a.shape[0] > 1
-    return jnp.concatenate([a] * times) if per_image else a
+    return _interleave([a] * times) if per_image else a
 
 
 def _stack(conds: list[Condition], batch: int) -> Condition:
@@ -124,11 +143,8 @@ def _stack(conds: list[Condition], batch: int) -> Condition:
     stacked = {}
     for f in fields(Condition):
         values = [getattr(c, f.name) for c in conds]
-        if any(v is not None for v in values):
-            filled = [_fill(GIVEN, f.name, batch) if v is None else v for v in values]
-            stacked[f.name] = jnp.concatenate(filled)
+        given = next((v for v in values if v is not None), None)
+        if given is not None:
+            unsaid = UNSAID[f.name](given, batch)
+            stacked[f.name] = _interleave([unsaid if v is None else v for v in values])
     return Condition(**stacked)
-
-
-def _fill(table: dict[str, int | bool], field: str, batch: int) -> Array:
-    return jnp.full((batch,), table[field])

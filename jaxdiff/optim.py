@@ -13,6 +13,7 @@ Weights are the leaves with two or more axes, the last one being their output un
 and other scalars pass through.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -151,6 +152,53 @@ def edm2_adam(
         power_ema(stds),
         forced_weight_norm(),
     )
+
+
+@dataclass(frozen=True)
+class EDM2Optimizer:
+    """EDM2's optimiser as a value: `edm2_adam` at the rate of `inverse_sqrt_schedule`.
+
+    `stds` are the relative widths of the power-function EMAs that are tracked.
+
+    Raises:
+        ValueError: a rate that is not positive, a beta outside [0, 1), a negative count,
+            no stds, or one outside (0, 12^(-1/2)).
+    """
+
+    learning_rate: float = 0.01
+    ref_batches: float = 70000.0
+    rampup_images: float = 10e6
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    stds: tuple[float, ...] = (0.05, 0.10)
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("ref_batches", "rampup_images", "eps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is negative: {getattr(self, name)}")
+        if not self.stds:
+            raise ValueError("stds is empty: track one EMA at least, such as (0.05,)")
+        for std in self.stds:
+            std_to_exponent(std)
+        if len(set(self.stds)) < len(self.stds):
+            raise ValueError(f"stds names one width twice: {self.stds}")
+
+    def schedule(self, batch_size: int) -> optax.Schedule:
+        """Steps made -> learning rate."""
+        return inverse_sqrt_schedule(
+            self.learning_rate, self.ref_batches, self.rampup_images, batch_size
+        )
+
+    def transformation(self, batch_size: int) -> optax.GradientTransformation:
+        """The Optax chain."""
+        rate = self.schedule(batch_size)
+        return edm2_adam(rate, self.stds, b1=self.b1, b2=self.b2, eps=self.eps)
 
 
 def averages(opt_state: Any) -> tuple[PyTree, ...]:

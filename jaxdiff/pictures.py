@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
+
+from jaxdiff.files import write_atomically
 
 SIDE = 48
 """Pixels that an image in a grid has at least, so that people can see it."""
@@ -70,16 +69,3 @@ def save_curves(path: Path, metrics: Path) -> None:
     for axes in (loss, rate):
         axes.grid(alpha=0.3)
     write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
-
-
-def write_atomically(path: Path, write: Callable[..., object]) -> None:
-    """Calls `write` on a file that takes the name `path` once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            write(file)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

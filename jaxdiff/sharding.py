@@ -38,14 +38,22 @@ def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
     return jax.tree.map(place, batch)
 
 
-def require_divisible(batch_size: int, mesh: Mesh, name: str = "batch_size") -> None:
-    """Refuses a batch that does not split evenly over the devices.
+def mesh_for(batch_size: int) -> Mesh:
+    """A mesh over which a batch splits evenly.
+
+    Of a CPU's virtual devices, which are one for each core, it takes as many as divide
+    the batch. Accelerators are not left idle.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the batch does not split over the accelerators.
     """
-    if batch_size % mesh.size:
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        most = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+        return data_mesh(devices[:most])
+    if batch_size % len(devices):
         raise ValueError(
-            f"{name} is {batch_size}, which does not split over {mesh.size} devices: "
-            f"use a multiple of {mesh.size}"
+            f"batch_size is {batch_size}, which does not split over {len(devices)} "
+            f"devices: use a multiple of {len(devices)}"
         )
+    return data_mesh(devices)

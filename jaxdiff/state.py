@@ -2,8 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from jaxdiff import optim
 from jaxdiff.config import Experiment
@@ -31,33 +30,19 @@ class TrainState:
     """[] int32, the first step whose loss or gradient was not finite; -1 = none."""
 
 
-def optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """The experiment's Optax chain."""
-    o = experiment.optimizer
-    rate = learning_rate(experiment)
-    return optim.edm2_adam(rate, o.stds, b1=o.b1, b2=o.b2, eps=o.eps)
-
-
-def learning_rate(experiment: Experiment) -> optax.Schedule:
-    """Steps made -> learning rate."""
-    o = experiment.optimizer
-    return optim.inverse_sqrt_schedule(
-        o.learning_rate, o.ref_batches, o.rampup_images, experiment.batch_size
-    )
-
-
 def init_state(experiment: Experiment) -> TrainState:
     """The state before the first step, a function of the experiment alone."""
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     x = jnp.zeros((1, *experiment.data.shape))
     variables = experiment.network.init(params_key, x, jnp.zeros(()), UNCONDITIONAL)
     params = optim.normalized(variables["params"])
+    tx = experiment.optimizer.transformation(experiment.batch_size)
     return TrainState(
         step=jnp.int32(0),
         key=run_key,
         params=params,
         constants=variables.get("constants", {}),
-        opt_state=optimizer(experiment).init(params),
+        opt_state=tx.init(params),
         times=experiment.times.init(),
         first_bad=jnp.int32(-1),
     )
@@ -82,3 +67,22 @@ def ema_denoiser(experiment: Experiment, state: TrainState, std: float) -> Denoi
 def labelled(experiment: Experiment, label: Leaf) -> Condition:
     """The condition that asks for these classes; nothing where the network has none."""
     return Condition(label=label) if experiment.network.label_dim else UNCONDITIONAL
+
+
+def checksum(state: TrainState) -> UInt32[Array, " leaves"]:
+    """One number for each array of the state, which any flipped bit changes.
+
+    The sum over its 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of integers, so
+    the same on any number of devices.
+    """
+
+    def add(leaf: Array) -> UInt32[Array, ""]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+        words = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+        words = jax.lax.bitcast_convert_type(words, bits[words.dtype.itemsize])
+        words = words.astype(jnp.uint32).reshape(-1)
+        return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
+
+    return jnp.stack([add(leaf) for leaf in jax.tree.leaves(state)])

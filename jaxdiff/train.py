@@ -16,16 +16,11 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
 from jaxdiff import checkpoint, data, generate, pictures, sharding, writers
-from jaxdiff.config import Experiment, resolve
+from jaxdiff.config import Experiment, differences, resolve
 from jaxdiff.denoisers import denoiser
+from jaxdiff.files import write_atomically
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import (
-    TrainState,
-    init_state,
-    labelled,
-    learning_rate,
-    optimizer,
-)
+from jaxdiff.state import TrainState, init_state, labelled
 from jaxdiff.types import Condition
 
 Batch = dict[str, Array]
@@ -45,7 +40,9 @@ def make_step(
     The batch is {"image": [B, H, W, C] uint8, "label": [B] int32}. The way it takes:
     draw t, corrupt, withhold conditions, denoise, loss, gradients, Optax chain.
     """
-    e, tx, rate = experiment, optimizer(experiment), learning_rate(experiment)
+    e = experiment
+    tx = e.optimizer.transformation(e.batch_size)
+    rate = e.optimizer.schedule(e.batch_size)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
@@ -60,15 +57,17 @@ def make_step(
             variables = {"params": params, "constants": state.constants}
             denoise = denoiser(training(e, dropout_key), variables, e.parameterization)
             losses = e.loss(denoise(noised.x, noised.at, cond), noised)
-            return e.loss_scale * jnp.mean(importance.reshape(-1) * losses), losses
+            scale = e.loss_scale * x0[0].size
+            return scale * jnp.mean(importance.reshape(-1) * losses), losses
 
         (loss, losses), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        bad = ~(jnp.isfinite(loss) & all_finite(grads))
+        params = optax.apply_updates(state.params, updates)
+        bad = ~all_finite((loss, grads, params, opt_state))
         state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
             times=e.times.update(state.times, t, losses),
             first_bad=jnp.where((state.first_bad < 0) & bad, state.step, state.first_bad),
@@ -107,7 +106,7 @@ def withhold(key: Key[Array, ""], label: Array, experiment: Experiment) -> Condi
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether every number of a tree is finite."""
-    return jnp.all(jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(tree)]))
+    return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(tree)]).all()
 
 
 def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> TrainState:
@@ -117,25 +116,32 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     steps is returned as it is.
 
     Raises:
-        NotFinite: a loss or gradient was not finite; the last checkpoint is before it.
+        NotFinite: a loss, a gradient or what came of them was not finite; the last
+            checkpoint is before it.
         ValueError: the folder is another experiment's, or the batch does not split.
     """
-    mesh = sharding.data_mesh()
-    sharding.require_divisible(experiment.batch_size, mesh)
+    if jax.process_count() > 1:
+        raise ValueError("training runs in one process yet, with all of its devices")
+    mesh = sharding.mesh_for(experiment.batch_size)
     dataset = experiment.data.load()
     experiment = resolve(experiment, dataset)
-    checkpoint.claim(workdir, experiment)
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
     draw = generate.sampler(experiment, experiment.sampling.std)
 
-    with checkpoint.checkpoints(workdir, experiment.keep) as saved, stoppable() as stop:
+    with (
+        checkpoint.alone(workdir),
+        checkpoint.checkpoints(workdir, experiment.keep) as saved,
+        stoppable() as stop,
+    ):
         if saved.steps():
-            state, _ = saved.restore(everywhere)
+            state, before = saved.restore(everywhere)
+            require_same(workdir, before, experiment)
         else:
             state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(
                 experiment
             )
+        checkpoint.describe(workdir, experiment)
         first = int(state.step)
         batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
         with reporting(experiment, workdir, first, progress) as report:
@@ -158,6 +164,19 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     return state
 
 
+def require_same(workdir: Path, before: Experiment, now: Experiment) -> None:
+    """Refuses to go on with a run as if it were another.
+
+    Raises:
+        ValueError: it is another; the message says in what.
+    """
+    if lines := differences(before, now):
+        raise ValueError(
+            f"{workdir} holds another experiment ({'; '.join(lines)}): choose another "
+            "--workdir, or delete this one"
+        )
+
+
 def require_finite(state: TrainState) -> None:
     """Looks at the flag on the device.
 
@@ -167,9 +186,9 @@ def require_finite(state: TrainState) -> None:
     bad = int(state.first_bad)
     if bad >= 0:
         raise NotFinite(
-            f"the loss or a gradient was not finite at step {bad + 1}; nothing was saved "
-            "since, and checkpoints before it are whole. Look at the data, or train in "
-            "another --workdir with a lower optimizer.learning_rate or a longer ramp-up"
+            f"the loss, a gradient or a weight was not finite at step {bad + 1}; nothing "
+            "was saved since, and checkpoints before it are whole. Look at the data, or "
+            "train in another --workdir with a lower optimizer.learning_rate"
         )
 
 
@@ -191,7 +210,7 @@ class Reporter:
         self._experiment, self._workdir = experiment, workdir
         self._bar, self._log = bar, log
         self._recent: list[Metrics] = []
-        self._since = time.perf_counter()
+        self._since: float | None = None
 
     def made(self, metrics: Metrics) -> None:
         """A step was made; its metrics stay on the device for now."""
@@ -203,8 +222,10 @@ class Reporter:
         rows, self._recent = jax.device_get(self._recent), []
         values = {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
         now = time.perf_counter()
-        made = len(rows) * self._experiment.batch_size
-        values["images_per_s"], self._since = made / (now - self._since), now
+        if self._since is not None:  # the first steps wait for the compiler
+            made = len(rows) * self._experiment.batch_size
+            values["images_per_s"] = made / (now - self._since)
+        self._since = now
         self._log.scalars(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.4f}")
 
@@ -212,10 +233,12 @@ class Reporter:
         """Saves a picture; the latest is samples.png. One class a column, if few."""
         began, classes = time.perf_counter(), self._experiment.network.label_dim
         columns = classes if 1 < classes <= 20 else 0
-        for path in (f"samples/{step:07d}.png", "samples.png"):
-            grid = pictures.save_grid(self._workdir / path, images, columns)
-        self._log.image(step, "samples", grid)
-        self._since += time.perf_counter() - began
+        path = self._workdir / f"samples/{step:07d}.png"
+        self._log.image(step, "samples", pictures.save_grid(path, images, columns))
+        png = path.read_bytes()
+        write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
+        if self._since is not None:
+            self._since += time.perf_counter() - began
 
 
 @contextmanager
@@ -224,10 +247,9 @@ def reporting(
 ) -> Iterator[Reporter]:
     """The reporter of a run that starts at a step, its files closed at the end.
 
-    Only the first process reports. The bar shows on a terminal alone.
+    The bar shows on a terminal alone.
     """
-    ours = jax.process_index() == 0
-    log = writers.open_all(workdir, first, progress) if ours else writers.All([])
+    log = writers.open_all(workdir, first, progress)
     size = experiment.batch_size
     with tqdm(
         total=experiment.steps * size,
@@ -235,7 +257,7 @@ def reporting(
         unit="img",
         unit_scale=True,
         dynamic_ncols=True,
-        disable=None if ours and progress else True,
+        disable=None if progress else True,
     ) as bar:
         try:
             yield Reporter(experiment, workdir, bar, log)

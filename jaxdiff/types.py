@@ -76,7 +76,7 @@ class NoiseLevel:
     Both fields have one shape, which broadcasts against x: () in sampling, [B, 1, 1, 1]
     in training, [N + 1] for a grid. They are not negative and not both zero.
 
-    >>> NoiseLevel(alpha=0.5, sigma=0.25).snr
+    >>> float(NoiseLevel(alpha=0.5, sigma=0.25).snr)
     4.0
     """
 
@@ -86,7 +86,7 @@ class NoiseLevel:
     @property
     def snr(self) -> Leaf:
         """Signal-to-noise ratio (alpha / sigma)^2, a ratio of powers; inf on clean data."""
-        return (self.alpha / self.sigma) ** 2
+        return jnp.square(jnp.divide(self.alpha, self.sigma))
 
     @property
     def logsnr(self) -> Leaf:
@@ -106,7 +106,8 @@ class Condition:
     """
 
     label: Leaf | None = None
-    """[B] int32, the class; -1 = withheld. None on networks without classes."""
+    """[B] int32, the class, -1 = withheld; or [B, classes] weights, 0 = withheld. None on
+    networks without classes."""
     noise: Leaf | None = None
     """[B] bool, whether the network is told the noise level; None = always."""
 
@@ -171,7 +172,10 @@ class Schedule(Protocol):
     def __call__(self, t: Time) -> NoiseLevel: ...
 
     def time(self, logsnr: Real) -> Time:
-        """The t at which the path has this logsnr (nats); beyond its ends, the ends."""
+        """The t at which the path has this logsnr (nats).
+
+        Beyond the path's ends it is the end, unless the path can go on (`LogSigma`).
+        """
         ...
 
 

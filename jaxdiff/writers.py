@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxdiff.files import write_atomically
+
 
 @runtime_checkable
 class Writer(Protocol):
@@ -38,9 +40,16 @@ class JSONL:
     """
 
     def __init__(self, path: Path, start: int) -> None:
-        kept = _lines_up_to(path, start) if path.exists() else []
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(kept))
+        lines = (
+            path.read_text(errors="replace").splitlines(keepends=True)
+            if path.exists()
+            else []
+        )
+        kept = [line for line in lines if _tells(line, start)]
+        if kept != lines:
+            text = "".join(kept).encode()
+            write_atomically(path, lambda file: file.write(text))
         self._file = path.open("a")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -117,13 +126,9 @@ def open_all(workdir: Path, start: int, terminal: bool) -> All:
     return All([*([Terminal()] if terminal else []), *files])
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if line.endswith("\n") and row["step"] <= step:
-            kept.append(line)
-    return kept
+def _tells(line: str, step: int) -> bool:
+    """Whether a line is whole and about a step up to this one."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (ValueError, TypeError, KeyError):
+        return False

@@ -1,15 +1,21 @@
 """What the commands of this folder share: their set-up, and errors in one line."""
 
+import errno
 import logging as python_logging
 import os
+import runpy
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
+
+from jaxdiff.files import cache_folder
 
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices to split the CPU into, where there is no other "
@@ -20,9 +26,9 @@ CPU_DEVICES = flags.DEFINE_integer(
 def run(main: Callable[[], None]) -> None:
     """Runs a command: 0 when done, 1 on a mistake, 2 on a wrong flag, 130 when stopped.
 
-    A mistake (ValueError, OSError) is printed as one line; JAXDIFF_TRACEBACK=1 shows
-    where it was found. Compiled code is cached in JAX_COMPILATION_CACHE_DIR, by default
-    ~/.cache/jaxdiff/xla; an empty value turns that off.
+    A mistake is printed as one line; JAXDIFF_TRACEBACK=1 shows where it was found.
+    Compiled code is kept in JAX_COMPILATION_CACHE_DIR, by default in `xla` of the cache
+    folder, $JAXDIFF_CACHE or ~/.cache/jaxdiff; an empty value turns that off.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -32,23 +38,43 @@ def run(main: Callable[[], None]) -> None:
             _set_up()
             main()
         except KeyboardInterrupt:
+            print("stopped; what the last checkpoint holds is safe", file=sys.stderr)
             sys.exit(130)
-        except (ValueError, OSError) as error:
+        except MISTAKES as error:
             _fail(error, 1)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and isinstance(error, RuntimeError):
+                raise
+            _fail("out of memory: ask for smaller batches or a smaller network", 1)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def folder(flag: flags.FlagHolder[str]) -> Path:
+    """The folder that a flag names.
+
+    Raises:
+        ValueError: it names nothing.
+    """
+    if not flag.value:
+        raise ValueError(f"--{flag.name} is empty: name a folder, such as runs/mine")
+    return Path(flag.value)
+
+
+MISTAKES = (ValueError, OSError, ImportError)
+"""What is raised where a user's value enters; anything else is ours and is traced."""
 
 
 def _set_up() -> None:
     logging.set_verbosity(logging.FATAL)  # errors that matter arrive as exceptions,
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
-    sys.unraisablehook = lambda _: None  # and Orbax's event loop dies noisily after one
+    sys.unraisablehook = lambda _: None  # and Orbax's event loop and TensorBoard's
+    threading.excepthook = lambda _: None  # thread die noisily after one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value or cores)
-    home = Path(os.environ.get("JAXDIFF_CACHE", Path.home() / ".cache" / "jaxdiff"))
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(home / "xla"))
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", cache or None)
 
 
@@ -61,36 +87,48 @@ def _parse(argv: list[str]) -> list[str]:
             _fail(f"--config: there is no file {file}; there are {known or 'none'}", 2)
     try:
         return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        missing = [n for n in REQUIRED if n in flags.FLAGS and f"--{n}=None" in str(error)]
+        _fail(f"--{missing[0]} is missing; see --help" if missing else error, 2)
     except flags.Error as error:
         _fail(error, 2)
-    except (AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
+    except (AttributeError, KeyError, ValueError, TypeError, ImportError) as error:
         _fail(_unknown_field(argv) or error, 2)
+    except SyntaxError as error:
+        _fail(f"{error.filename}, line {error.lineno}: {error.msg}", 2)
+
+
+REQUIRED = ("config", "workdir")
+"""Flags that some command cannot do without."""
 
 
 def _unknown_field(argv: list[str]) -> str:
-    """Which --config.a.b names no field, and what fields there are."""
-    try:
-        path = next(a for a in argv if a.startswith(("--config=", "-config=")))
-        parser = config_flags.config_flags.ConfigFileFlagParser("config")
-        config = parser.parse(path.split("=", 1)[1])
-        given = [a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")]
-        for flag in given:
-            node, names = config, flag.split(".")[1:]
-            for i, name in enumerate(names):
-                if not hasattr(node, "keys") or name not in node:
-                    fields = sorted({*node} - {"type"}) if hasattr(node, "keys") else []
-                    known = ", ".join(fields) or "none"
-                    at = ".".join(["config", *names[:i]])
-                    return f"--{flag}: {at} has no field {name!r}; it has {known}"
-                node = node[name]
-    except Exception:  # whatever is wrong, the first error is the one to show
+    """Which --config.a.b names no field, and what fields there are; "" if none does."""
+    file, *argument = next(
+        (a.split("=", 1)[1].split(":", 1) for a in argv if a.startswith("--config=")), [""]
+    )
+    wrong = [a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")]
+    if not (file and wrong):
         return ""
+    config = runpy.run_path(file)["get_config"](*argument)
+    for flag in wrong:
+        node, names = config, flag.split(".")[1:]
+        for i, name in enumerate(names):
+            fields = sorted({*node} - {"type"}) if isinstance(node, ConfigDict) else []
+            if name not in fields:
+                at = ".".join(["config", *names[:i]])
+                known = ", ".join(fields) or "none"
+                return f"--{flag}: {at} has no field {name!r}; it has {known}"
+            node = node[name]
     return ""
 
 
-def _fail(error: Exception | str, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> NoReturn:
     if os.environ.get("JAXDIFF_TRACEBACK") and isinstance(error, Exception):
         raise error
     first = str(error).strip().split("\n")[0] or type(error).__name__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        first = f"the disk is full ({first}); the last checkpoint is whole: make room, and"
+        first += " the same command goes on"
     print(f"error: {first}", file=sys.stderr)
     sys.exit(code)

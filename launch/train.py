@@ -7,8 +7,8 @@ The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and 
 Ctrl-C saves and stops.
 """
 
+import shlex
 import sys
-from pathlib import Path
 
 import command
 from absl import flags
@@ -20,19 +20,23 @@ from jaxdiff.config import from_config
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
 flags.mark_flags_as_required(["config", "workdir"])
+flags.declare_key_flag("cpu_devices")
 
 
 def main() -> None:
     """Parses, trains, and says what to do next."""
-    experiment, workdir = from_config(CONFIG.value), Path(WORKDIR.value)
+    experiment, workdir = from_config(CONFIG.value), command.folder(WORKDIR)
     state = train.fit(experiment, workdir)
-    if int(state.step) < experiment.steps:
-        print(f"\nstopped at step {int(state.step)} and saved it. To go on:")
-        print(f"  python {' '.join(sys.argv)}")
-        raise KeyboardInterrupt
+    step = int(state.step)
+    if step < experiment.steps:
+        print(f"\nstopped at step {step} and saved it. To go on:")
+        print(f"  {shlex.join([sys.executable, *sys.argv])}")
+        sys.exit(130)
     pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
-    print(f"{workdir} has all its {experiment.steps} steps: see samples.png, curves.png")
-    print(f"To sample:\n  python launch/sample.py --workdir={workdir}")
+    more = f" (it has {step})" if step > experiment.steps else ""
+    print(f"{workdir} has all its {experiment.steps} steps{more}; see samples.png there")
+    sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]
+    print(f"To sample:\n  {shlex.join(sample)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
-    {"types", "version"},
+    {"types", "version", "files"},
     {"schedules", "parameterizations", "posthoc", "networks"},
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers"},
@@ -20,7 +20,7 @@ ROWS = (
     {"checkpoint", "generate"},
     {"train"},
 )
-MATHEMATICS = ROWS[0] | {"schedules", "parameterizations", "times", "weightings"} | {
+MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling"
 }  # fmt: skip
 """Modules that may import jax, NumPy and jaxtyping alone."""
@@ -87,7 +87,8 @@ def test_import_starts_no_device_and_no_training_stack() -> None:
 def test_public_names_exist() -> None:
     import jaxdiff
 
-    for name in [*jaxdiff.__all__, *jaxdiff.LAZY]:
+    assert {*jaxdiff.LAZY, *jaxdiff.MODULES} <= {*jaxdiff.__all__} <= {*dir(jaxdiff)}
+    for name in jaxdiff.__all__:
         assert getattr(jaxdiff, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = jaxdiff.nothing

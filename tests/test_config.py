@@ -5,21 +5,25 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import data, networks
+from jaxdiff import data, networks, times, train
 from jaxdiff.config import (
     TYPES,
     Experiment,
-    Optimizer,
     Sampling,
+    differences,
     from_config,
     from_dict,
     resolve,
     to_config,
     to_dict,
 )
+from jaxdiff.optim import EDM2Optimizer
+from jaxdiff.state import init_state
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
@@ -44,6 +48,23 @@ def test_every_config_survives_json(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_says_how_to_run_it(path: Path) -> None:
     assert f"--config=configs/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_takes_a_step_at_toy_size(path: Path) -> None:
+    experiment = load(path)
+    toy = {"model_channels": 8, "channels_per_head": 8, "num_blocks": 1, "dropout": 0.5}
+    network = experiment.network.clone(label_dim=3, channel_mult=(1, 2), **toy)
+    tiny = dataclasses.replace(experiment, network=network, batch_size=4)
+    image = jnp.zeros((4, *experiment.data.shape), jnp.uint8).at[:, ::2].set(255)
+    batch = {"image": image, "label": jnp.arange(4) % 3}
+    step = jax.jit(train.make_step(tiny))
+    state = jax.jit(init_state, static_argnums=0)(tiny)
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        assert all(jnp.isfinite(value) for value in metrics.values())
+    assert int(state.step) == 2
+    assert int(state.first_bad) == -1
 
 
 def test_every_type_of_the_table_round_trips() -> None:
@@ -77,12 +98,25 @@ def test_every_type_of_the_table_round_trips() -> None:
         ({"batch_size": True}, r"config.batch_size must be a int, got True"),
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
         ({"label_dropout": 1.5}, r"label_dropout is a probability, got 1.5"),
-        ({"schedule": {"type": "times.Uniform"}}, r"config.schedule must be a Schedule"),
-        ({"optimizer": {"type": "config.Optimizer", "stds": [0.3]}}, r"got 0.3"),
         (
-            {"optimizer": {"type": "config.Optimizer", "stds": [0.2]}},
-            r"sampling.std is 0.1",
+            {"schedule": {"type": "times.Uniform"}},
+            r"config.schedule must be one of schedules.Co",
         ),
+        (
+            {"optimizer": {"type": "optim.EDM2Optimizer", "stds": [0.3]}},
+            r"std = 0.3 is not in",
+        ),
+        ({"optimizer": {"type": "optim.EDM2Optimizer", "stds": [0.2]}}, r"std is 0.1"),
+        ({"optimizer": {"type": "optim.EDM2Optimizer", "b1": 7.0}}, r"b1 .* got 7.0"),
+        ({"optimizer": {"type": "times.Uniform"}}, r"optimizer must be a EDM2Optimizer"),
+        ({"data": {"type": "times.Uniform"}}, r"config.data must be a"),
+        ({"loss": {"type": "weightings.Debias"}}, r"config.loss must be one of losses."),
+        ({"seed": -1}, r"seed must lie in 0 .* got -1"),
+        ({"sampling": {"type": "config.Sampling", "steps": 0}}, r"steps must be at least"),
+        ({"network": {"type": "networks.UNet", "dtype": "foo"}}, r"network.dtype is 'foo'"),
+        ({"parameterization": to_dict(jd.EDM(0.7))}, r"sigma_data is .0.5, 0.7. in"),
+        ({"network": {"type": "networks.UNet", "dropout": 1.5}}, r"dropout .* got 1.5"),
+        ({"loss_scale": float("nan")}, r"config.loss_scale must be a number, got nan"),
         ({"network": {"type": "networks.UNet", "width": 3}}, r"network .*'width'"),
     ],
 )
@@ -108,9 +142,12 @@ def test_poles_are_refused_where_they_matter(
 
 def test_guidance_needs_label_dropout() -> None:
     guided = Sampling(guidance=0.5)
-    with pytest.raises(ValueError, match="label_dropout is 0"):
-        Experiment(sampling=guided)
-    Experiment(sampling=guided, label_dropout=0.1)
+    labelled = networks.UNet(label_dim=10)
+    with pytest.raises(ValueError, match=r"label_dim is 10 and label_dropout 0.0"):
+        Experiment(network=labelled, sampling=guided)
+    with pytest.raises(ValueError, match=r"label_dim is 0 and label_dropout 0.1"):
+        Experiment(sampling=guided, label_dropout=0.1)
+    Experiment(network=labelled, sampling=guided, label_dropout=0.1)
 
 
 def test_label_dim_is_that_of_the_data_or_checked() -> None:
@@ -123,7 +160,7 @@ def test_label_dim_is_that_of_the_data_or_checked() -> None:
 
 
 def test_integers_pass_as_floats() -> None:
-    tree = to_dict(Optimizer())
+    tree = to_dict(EDM2Optimizer())
     assert from_dict({**tree, "ref_batches": 100}).ref_batches == 100.0
     assert isinstance(from_dict({**tree, "ref_batches": 100}).ref_batches, float)
 
@@ -131,3 +168,29 @@ def test_integers_pass_as_floats() -> None:
 def test_an_experiment_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Experiment().batch_size = 3
+
+
+def test_a_run_may_change_what_its_steps_do_not_show() -> None:
+    run = Experiment(data=data.Folder(path="here"))
+    moved = dataclasses.replace(
+        run,
+        data=data.Folder(path="there"),
+        steps=77,
+        keep=9,
+        sampling=Sampling(steps=3, solver=jd.Euler()),
+    )
+    assert differences(run, moved) == []
+    other = dataclasses.replace(run, batch_size=64, times=times.LogitNormal())
+    assert differences(run, other)[-2:] != []
+    assert "batch_size: 128 there, 64 here" in differences(run, other)
+    assert any(line.startswith("times.type: ") for line in differences(run, other))
+
+
+def test_a_type_of_ones_own_works_but_is_not_saved() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Mine(type(times.Uniform())):
+        pass
+
+    experiment = Experiment(times=Mine())
+    with pytest.raises(ValueError, match=r"Mine is not one of jaxdiff's own types"):
+        to_dict(experiment)

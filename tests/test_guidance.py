@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff import sharding
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel
 from tests.test_parameterizations import ROWS
 
@@ -55,9 +56,9 @@ def test_one_network_is_one_call_and_the_formula_holds(at: NoiseLevel) -> None:
 
     assert len(spy.calls) == 1
     x, level, cond = spy.calls[0]
-    np.testing.assert_array_equal(x, jnp.concatenate([X] * 4))
-    np.testing.assert_array_equal(cond.label, [2, 0, 1, -1, -1, -1, 2, 0, 1, -1, -1, -1])
-    np.testing.assert_array_equal(cond.noise, [True] * 6 + [False] * 6)
+    np.testing.assert_array_equal(x, jnp.repeat(X, 4, axis=0))
+    np.testing.assert_array_equal(cond.label, [2, -1, 2, -1, 0, -1, 0, -1, 1, -1, 1, -1])
+    np.testing.assert_array_equal(cond.noise, [True, True, False, False] * 3)
     assert level.alpha.shape == (() if at is AT else (12, 1, 1, 1))
 
     no, off = jnp.full(3, -1), jnp.zeros(3, bool)
@@ -190,3 +191,33 @@ def test_guided_gradients_reach_both_networks() -> None:
         return jd.guide(strong, (weak, 0.5))(jnp.ones((1, 1)), AT).x0.sum()
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([1.0, 2.0])), [1.5, -0.5])
+
+
+def test_stacking_moves_nothing_between_devices() -> None:
+    mesh = sharding.data_mesh()
+    keys = jax.random.split(jax.random.key(0), 2 * mesh.size)
+    x = jax.vmap(lambda key: jax.random.normal(key, (4, 4, 1)))(keys)
+    label = jnp.arange(len(keys))
+    x, label = jax.device_put((x, label), sharding.split(mesh))
+    guided = jd.guide(spy := Spy(), (jd.without(spy, "label"), 0.5))
+    run = jax.jit(lambda x, label: guided(x, AT, Condition(label)).x0)
+    program = run.lower(x, label).compile().as_text()
+    for collective in ("all-gather", "all-reduce", "collective-permute", "all-to-all"):
+        assert collective not in program
+    alone = jd.guide(spy, (jd.without(spy, "label"), 0.5))
+    np.testing.assert_allclose(
+        run(x, label), alone(x, AT, Condition(label)).x0, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_rows_of_label_weights_are_withheld_as_zeros() -> None:
+    seen = []
+
+    def denoise(x: Any, at: NoiseLevel, cond: Condition) -> Denoised:
+        seen.append(np.asarray(cond.label))
+        return Denoised(x)
+
+    rows = jnp.asarray([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]])
+    jd.guide(denoise, (jd.without(denoise, "label"), 1.0))(X, AT, Condition(rows))
+    np.testing.assert_array_equal(seen[0][0::2], rows)
+    np.testing.assert_array_equal(seen[0][1::2], np.zeros((3, 2)))

@@ -1,6 +1,5 @@
 """Pictures, metric writers, and the claim on a run's folder."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pytest
 from PIL import Image
 
 from jaxdiff import pictures, writers
-from jaxdiff.checkpoint import claim, restore
-from jaxdiff.config import Experiment
+from jaxdiff.checkpoint import restore
+from jaxdiff.files import write_atomically
 
 
 def test_pixels_round_and_clip() -> None:
@@ -49,7 +48,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        pictures.write_atomically(path, fail)
+        write_atomically(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_text() == "old"
 
@@ -69,6 +68,14 @@ def test_metrics_of_a_resumed_run_have_no_step_twice(tmp_path: Path) -> None:
     assert rows[-1]["loss"] == 9.0
 
 
+def test_a_metrics_file_without_loose_ends_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    before = path.stat().st_ino
+    writers.JSONL(path, 2).close()
+    assert path.stat().st_ino == before
+
+
 def test_tensorboard_files_hold_scalars_and_pictures(tmp_path: Path) -> None:
     board = writers.TensorBoard(tmp_path, 0)
     board.scalars(7, {"loss": 0.5})
@@ -78,17 +85,6 @@ def test_tensorboard_files_hold_scalars_and_pictures(tmp_path: Path) -> None:
     data = events.read_bytes()
     assert b"loss" in data
     assert b"samples" in data
-
-
-def test_a_folder_belongs_to_one_experiment(tmp_path: Path) -> None:
-    experiment = Experiment()
-    claim(tmp_path, experiment)
-    claim(tmp_path, dataclasses.replace(experiment, steps=77, log_every=3))
-    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 77
-    other = dataclasses.replace(experiment, seed=5, batch_size=64)
-    with pytest.raises(ValueError, match="size: 128 there, 64 here; seed: 0 there, 5"):
-        claim(tmp_path, other)
-    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
 
 def test_restoring_nothing_says_so(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import sharding
-from jaxdiff.config import Experiment, Optimizer, Sampling
+from jaxdiff.config import Experiment, Sampling
 from jaxdiff.interop.edm2 import from_state_dict
 from jaxdiff.networks import UNet
-from jaxdiff.optim import normalized
+from jaxdiff.optim import EDM2Optimizer, normalized
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState, init_state, learning_rate
+from jaxdiff.state import TrainState, init_state
 from jaxdiff.times import NormalLogSigma
 from jaxdiff.train import make_step, require_finite, withhold
 from jaxdiff.types import Noised
@@ -36,7 +36,7 @@ TINY = Experiment(
     ),
     times=NormalLogSigma(),
     loss=jd.Uncertain(jd.WeightedError(jd.UniformOnNetwork(jd.EDM()))),
-    optimizer=Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
+    optimizer=EDM2Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
     sampling=Sampling(std=0.1),
     batch_size=16,
     label_dropout=0.25,
@@ -123,7 +123,7 @@ def test_learning_rate_and_count_are_those_of_the_step() -> None:
         rates.append(float(metrics["learning_rate"]))
     # 64 images of ramp-up are four steps of 16; the first step has rate 0.
     np.testing.assert_allclose(rates, [0, 0.0025, 0.005, 0.0075, 0.01, 0.01], rtol=1e-6)
-    assert float(learning_rate(TINY)(40)) == pytest.approx(0.01 / 2)
+    assert float(TINY.optimizer.schedule(16)(40)) == pytest.approx(0.01 / 2)
 
 
 def test_every_step_draws_anew_and_repeats_exactly() -> None:

@@ -110,9 +110,13 @@ class Stream:
         """The numbers of the images in this process' block of a step."""
         n, size = len(self.source), self.batch_size // self.blocks
         first = step * self.batch_size + self.block * size
-        epochs = range(first // n, (first + size - 1) // n + 1)
-        orders = np.concatenate([order(n, self.seed, epoch) for epoch in epochs])
-        return orders[first % n : first % n + size]
+        last = first + size
+        return np.concatenate(
+            [
+                order(n, self.seed, epoch)[max(first - epoch * n, 0) : last - epoch * n]
+                for epoch in range(first // n, (last - 1) // n + 1)
+            ]
+        )
 
 
 def batches(

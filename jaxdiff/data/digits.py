@@ -1,7 +1,7 @@
 """Handwritten digits: 1,797 grey images of 8x8, which come with scikit-learn.
 
 They are the optical recognition of handwritten digits data set of the UCI repository
-(E. Alpaydin and C. Kaynak, CC BY 4.0). Small enough to learn in a minute on a CPU.
+(E. Alpaydin and C. Kaynak, CC BY 4.0). Small enough to learn in minutes on a CPU.
 """
 
 import dataclasses

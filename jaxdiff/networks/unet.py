@@ -200,6 +200,21 @@ class UNet(nn.Module):
     learned_variance: bool = False
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = {
+            "model_channels": self.model_channels,
+            "num_blocks": self.num_blocks,
+            "channels_per_head": self.channels_per_head,
+            "logvar_channels": self.logvar_channels,
+            "channel_mult": min(self.channel_mult, default=0),
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
     @nn.compact
     def __call__(
         self,

@@ -96,7 +96,7 @@ class Heun:
     ) -> tuple[Float[Array, "B ..."], PyTree]:
         levels, correction, added = row
         at, to = levels.at, levels.to
-        x = x + added * noise
+        x = x + added * noise if self.churn else x
         x0 = denoise(x, at).x0
         euler = _left_endpoint(x, x0, at, to)
         corrected = lambda: euler + correction * (denoise(euler, to).x0 - x0)  # noqa: E731

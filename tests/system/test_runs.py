@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -226,7 +227,8 @@ def errors(done: subprocess.CompletedProcess) -> str:
         (["--config.times.sdt=3"], "config.times has no field 'sdt'; it has mean, std"),
         (["--config.batch_size=many"], "--config.batch_size=many"),
         (["--config.times.std=-1.0"], "config.times: NormalLogSigma needs std > 0"),
-        (["--config.batch_size=15"], "batch_size is 15, which does not split over 2"),
+        (["--config.network.dtype=foo"], "network.dtype is 'foo', not in"),
+        (["--config.seed=-1"], "seed must lie in 0"),
         (["--config=configs/nope.py"], "there is no file configs/nope.py; there are"),
         (["--workdir=/dev/null/run"], "/dev/null"),
     ],
@@ -262,18 +264,75 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    # The learning rate overflows at its peak, after steps whose checkpoint is good.
-    ramp = (
-        "--config.optimizer.learning_rate=1e38",
-        "--config.optimizer.rampup_images=1e45",
+    # An absurd rate that rises step by step: the gradient's square overflows, but not yet.
+    wild = (
+        "--config.optimizer.learning_rate=1e13",
+        "--config.optimizer.rampup_images=1600",
+        "--config.checkpoint_every=1",
     )
-    assert run(train(workdir, "--config.steps=4", *ramp), environment).returncode == 0
-    done = run(train(workdir, "--config.optimizer.learning_rate=1e38"), environment)
-    assert "another experiment" in errors(done)
-    fresh = tmp_path / "fresh"
-    done = run(train(fresh, "--config.optimizer.learning_rate=1e38"), environment)
-    assert "not finite at step 3;" in errors(done)
-    assert saved_steps(fresh) == []
+    done = run(train(workdir, *wild), environment)
+    step = int(re.search(r"not finite at step (\d+);", errors(done))[1])
+    assert 2 < step < STEPS
+    assert saved_steps(workdir)[-1] == step - 1
+    newest = leaves(workdir)
+    assert newest[".first_bad"] == -1
+    assert all(np.isfinite(value).all() for value in newest.values())
+
+
+def test_a_flipped_bit_is_seen(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = copy(finished, tmp_path / "run")
+    files = (workdir / f"checkpoints/{STEPS}").rglob("d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"checkpoint {STEPS} of .* is damaged"):
+        assert checkpoint.restore(workdir).step == STEPS - 4
+
+
+def test_a_second_run_in_a_folder_is_refused(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with checkpoint.alone(workdir):
+        done = run(train(workdir), environment)
+    assert f"another process is training in {workdir}" in errors(done)
+
+
+def test_a_mistake_before_the_first_checkpoint_claims_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    assert "split" in errors(run(train(workdir, "--config.data.split=nope"), environment))
+    few = ("--config.steps=2", "--config.sample_every=9")
+    assert run(train(workdir, *few), environment).returncode == 0
+
+
+def test_a_run_may_move_to_other_devices_and_knows_its_experiment(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = copy(finished, tmp_path / "run")
+    (workdir / "config.json").unlink()
+    done = run(train(workdir, "--config.seed=5"), environment)
+    assert "another experiment (seed: 0 there, 5 here)" in errors(done)
+    more = ("--config.steps=42", "--cpu_devices=1")
+    done = run(train(workdir, *more), environment)
+    assert done.returncode == 0, done.stderr
+    assert "has all its 42 steps" in done.stdout
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["step"] == 42
+
+
+def test_the_second_start_compiles_nothing(
+    finished: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    cache = Path(environment["JAXDIFF_CACHE"]) / "xla"
+    before = {path.name for path in cache.iterdir() if "atime" not in path.name}
+    assert before
+    assert run(train(tmp_path / "run"), environment).returncode == 0
+    assert {p.name for p in cache.iterdir() if "atime" not in p.name} == before
 
 
 def test_a_full_disk_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ python launch/train.py --config=tests/system/tiny.py --workdir=runs/tiny
 from ml_collections import ConfigDict
 
 from jaxdiff import EDM, Heun, LogSigma, Uncertain, UniformOnNetwork, WeightedError
-from jaxdiff.config import Experiment, Optimizer, Sampling, to_config
+from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
 from jaxdiff.levels import Karras
 from jaxdiff.networks import UNet
+from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.times import NormalLogSigma
 
 
@@ -33,7 +34,7 @@ def get_config() -> ConfigDict:
             times=NormalLogSigma(),
             parameterization=edm,
             loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
-            optimizer=Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
+            optimizer=EDM2Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
             sampling=Sampling(grid=Karras(), steps=2, solver=Heun(), std=0.1, images=10),
             batch_size=16,
             steps=40,
