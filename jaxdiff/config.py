@@ -25,11 +25,13 @@ from jaxdiff import (
     networks,
     optim,
     parameterizations,
+    posterior,
     schedules,
     solvers,
     times,
     weightings,
 )
+from jaxdiff.solvers import sde
 from jaxdiff.types import (
     Grid,
     LossTerm,
@@ -110,7 +112,8 @@ class Experiment:
             raise ValueError(f"network.dtype is {self.network.dtype!r}, not in {DTYPES}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0 ... 2^32 - 1, got {self.seed}")
-        stds = {edm.sigma_data for edm in _parts(self, parameterizations.EDM)}
+        _require_one_table(self)
+        stds = {edm.sigma_data for edm in parts(self, parameterizations.EDM)}
         if len(stds) > 1:
             raise ValueError(
                 f"sigma_data is {sorted(stds)} in different places of the experiment: "
@@ -156,6 +159,43 @@ def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
     return experiment
 
 
+def _require_one_table(experiment: Experiment) -> None:
+    """Refuses laws, weightings and bounds made for another schedule than the run's.
+
+    Raises:
+        ValueError: the field, what it is made for, and what to use.
+    """
+    path, law = experiment.schedule, experiment.times
+    entries = path.steps if isinstance(path, schedules.Table) else 0
+    if isinstance(law, times.UniformEntries) and not entries:
+        raise ValueError(
+            f"times.UniformEntries draws a table's entries, but {path} is none: use "
+            "times.Uniform, or a schedules.Table"
+        )
+    if isinstance(law, times.LossSecondMoment) and entries and law.steps != entries:
+        raise ValueError(
+            f"times.LossSecondMoment has {law.steps} steps, but the table has {entries}"
+        )
+    kinds = weightings.ELBO, weightings.DiscreteELBO, weightings.Sigmoid
+    for weighting in (w for kind in kinds for w in parts(experiment.loss, kind)):
+        if weighting.schedule != path:
+            raise ValueError(f"{weighting} is made for another schedule than {path}")
+    for bound in parts(experiment.loss, losses.VariationalBound):
+        if bound.table != path:
+            raise ValueError(f"the bound is of {bound.table}, but the schedule is {path}")
+        if not isinstance(law, times.UniformEntries | times.LossSecondMoment):
+            raise ValueError(
+                f"losses.VariationalBound needs t on a table's entries, but {law} draws "
+                "between them: use times.UniformEntries or times.LossSecondMoment"
+            )
+    learned = [*parts((experiment.loss, experiment.sampling), posterior.LearnedVariance)]
+    if learned and not experiment.network.learned_variance:
+        raise ValueError(
+            "posterior.LearnedVariance needs network.learned_variance = True; without it "
+            "use posterior.SmallVariance"
+        )
+
+
 def differences(there: Experiment, here: Experiment) -> list[str]:
     """What keeps a run from going on as another experiment, a line for each field.
 
@@ -187,7 +227,14 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
             "config": (Experiment, Sampling),
             "data": (data.Digits, data.OpenMoji, data.Folder),
             "levels": (levels.Karras, levels.Trailing, levels.Uniform),
-            "losses": (losses.Total, losses.Uncertain, losses.WeightedError),
+            "losses": (
+                losses.DensityDecoder,
+                losses.PixelDecoder,
+                losses.Total,
+                losses.Uncertain,
+                losses.VariationalBound,
+                losses.WeightedError,
+            ),
             "networks": (networks.UNet,),
             "optim": (optim.EDM2Optimizer,),
             "parameterizations": (
@@ -200,23 +247,70 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 parameterizations.V,
                 parameterizations.X0,
             ),
+            "posterior": (
+                posterior.LargeVariance,
+                posterior.LearnedVariance,
+                posterior.SmallVariance,
+            ),
             "schedules": (
+                schedules.BoundedCosine,
+                schedules.ChenCosine,
+                schedules.ChenSigmoid,
                 schedules.Cosine,
                 schedules.CosineBetas,
+                schedules.DiffusionLMBetas,
+                schedules.ExpBetas,
+                schedules.LDMSqrtBetas,
+                schedules.LaplaceBetas,
                 schedules.LinearBetas,
                 schedules.ListedBetas,
                 schedules.LogSigma,
+                schedules.OffsetCosine,
                 schedules.RectifiedFlow,
+                schedules.RespacedBetas,
                 schedules.ScaledLinearBetas,
+                schedules.Shifted,
+                schedules.SigmoidBetas,
                 schedules.Table,
+                schedules.TrigFlow,
                 schedules.VPLinear,
                 schedules.ZeroTerminalBetas,
             ),
-            "solvers": (solvers.DDIM, solvers.Euler, solvers.Heun),
-            "times": (times.LogitNormal, times.NormalLogSigma, times.Uniform),
+            "solvers": (
+                solvers.Ancestral,
+                solvers.DDIM,
+                solvers.Euler,
+                solvers.EulerMaruyama,
+                solvers.Heun,
+                solvers.StochasticHeun,
+                sde.ConstantW,
+                sde.DecreasingW,
+                sde.LinearW,
+                sde.Proportional,
+                sde.SigmaW,
+                sde.SineW,
+            ),
+            "times": (
+                times.Antithetic,
+                times.CosMap,
+                times.LogUniformSigma,
+                times.LogitNormal,
+                times.LossSecondMoment,
+                times.Mode,
+                times.NormalLogSigma,
+                times.Stratified,
+                times.Uniform,
+                times.UniformEntries,
+            ),
             "weightings": (
                 weightings.Debias,
+                weightings.DiscreteELBO,
+                weightings.ELBO,
                 weightings.MinSNR,
+                weightings.P2,
+                weightings.Sigmoid,
+                weightings.SoftMinSNR,
+                weightings.TruncatedSNR,
                 weightings.UniformOnNetwork,
                 weightings.UniformOnX0,
             ),
@@ -234,6 +328,10 @@ KINDS: Mapping[type, str] = types.MappingProxyType(
         Schedule: "schedules",
         Solver: "solvers",
         Times: "times",
+        posterior.Variance: "posterior",
+        schedules.Betas: "schedules",
+        losses.Decoder: "losses",
+        sde.Diffusion: "solvers",
         Weighting: "weightings",
         nn.Module: "networks",
     }
@@ -322,7 +420,7 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{path}.{name}" if path else name)
 
 
-def _parts(value: Any, kind: type) -> Iterator[Any]:
+def parts(value: Any, kind: type) -> Iterator[Any]:
     """All values of a type that a value is made of."""
     if isinstance(value, kind):
         yield value
@@ -330,7 +428,7 @@ def _parts(value: Any, kind: type) -> Iterator[Any]:
     if dataclasses.is_dataclass(value):
         inside = [getattr(value, name) for name in _fields(type(value))]
     for part in inside:
-        yield from _parts(part, kind)
+        yield from parts(part, kind)
 
 
 def _fields(cls: type) -> dict[str, Any]:
@@ -355,7 +453,8 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
             hints = zip(value, (element, *rest), strict=True)
             return tuple(_checked(v, h, f"{path}[{i}]") for i, (v, h) in enumerate(hints))
     group = KINDS.get(hint)
-    if group and NAMES.get(type(value), "").split(".")[0] != group:
+    ours = NAMES.get(type(value), "").split(".")[0] == group
+    if group and not (ours and isinstance(value, hint)):
         known = ", ".join(n for n in TYPES if n.startswith(f"{group}."))
         raise ValueError(f"{path} must be one of {known}; got {value!r}")
     if not group and not _is_a(value, hint if origin is types.UnionType else origin):

@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, data, generate, pictures, sharding, writers
-from jaxdiff.config import Experiment, differences, resolve
+from jaxdiff import checkpoint, data, generate, losses, pictures, sharding, writers
+from jaxdiff.config import Experiment, differences, parts, resolve
 from jaxdiff.denoisers import denoiser
 from jaxdiff.files import write_atomically
 from jaxdiff.schedules import corrupt
 from jaxdiff.state import TrainState, init_state, labelled
 from jaxdiff.types import Condition
+from jaxdiff.weightings import require_finite_mean
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -125,6 +126,9 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     mesh = sharding.mesh_for(experiment.batch_size)
     dataset = experiment.data.load()
     experiment = resolve(experiment, dataset)
+    for term in parts(experiment.loss, losses.WeightedError):
+        e = experiment
+        require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
     draw = generate.sampler(experiment, experiment.sampling.std)

@@ -34,6 +34,18 @@ References (the keys that docstrings use)
     [CFG]      Ho, Salimans: Classifier-Free Diffusion Guidance. 2207.12598
     [MinSNR]   Hang et al.: Efficient Diffusion Training via Min-SNR Weighting. 2303.09556
     [ZTSNR]    Lin et al.: Common Diffusion Noise Schedules ... are Flawed. 2305.08891
+    [P2]       Choi et al.: Perception Prioritized Training. 2204.00227
+    [VDM]      Kingma et al.: Variational Diffusion Models. 2107.00630
+    [KG]       Kingma, Gao: Understanding Diffusion Objectives as the ELBO. 2303.00848
+    [Chen]     Chen: On the Importance of Noise Scheduling. 2301.10972
+    [SimpleDiffusion]  Hoogeboom et al.: Simple diffusion. 2301.11093
+    [HDiT]     Crowson et al.: Hourglass Diffusion Transformers. 2401.11605
+    [LDM]      Rombach et al.: Latent Diffusion Models. 2112.10752
+    [DiffusionLM]  Li et al.: Diffusion-LM. 2205.14217
+    [GeoDiff]  Xu et al.: GeoDiff. 2203.02923
+    [Laplace]  Hang et al.: Improved Noise Schedule for Diffusion Training. 2407.03297
+    [sCM]      Lu, Song: Continuous-time Consistency Models. 2410.11081
+    [SiT]      Ma et al.: Scalable Interpolant Transformers. 2401.08740
     [RF]       Liu, Gong, Liu: Flow Straight and Fast (rectified flow). 2209.03003
     [Debias]   Yu et al.: Unmasking Bias in Diffusion Model Training. 2310.08442
     [EDM2]     Karras et al.: Analyzing and Improving the Training Dynamics. 2312.02696
@@ -123,7 +135,8 @@ class Output:
     raw: Leaf
     """[B, H, W, C] float32, the prediction in the parameterization's own units."""
     variance: Leaf | None = None
-    """[B, H, W, C], interpolation weight between the posterior's variances [IDDPM]."""
+    """[B, H, W, C], v, not bounded: ln variance = f ln large + (1 - f) ln small with
+    f = (v + 1) / 2, between the posterior's bounds [IDDPM eq. 15]."""
     uncertainty: Leaf | None = None
     """[B], learned log-variance u of the error at this level [EDM2 sec. 2.1]."""
 

@@ -11,17 +11,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
     {"types", "version", "files"},
-    {"schedules", "parameterizations", "posthoc", "networks"},
+    {"schedules", "parameterizations", "posterior", "posthoc", "networks"},
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers"},
-    {"sampling", "data", "sharding", "pictures", "writers"},
+    {"sampling", "likelihood", "analysis", "data", "sharding", "pictures", "writers"},
+    {"plots"},
     {"config", "interop"},
     {"state"},
-    {"checkpoint", "generate"},
+    {"checkpoint", "generate", "evaluation"},
     {"train"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
-    "denoisers", "guidance", "losses", "levels", "solvers", "sampling"
+    "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
+    "likelihood",
 }  # fmt: skip
 """Modules that may import jax, NumPy and jaxtyping alone."""
 

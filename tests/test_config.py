@@ -72,6 +72,17 @@ def test_every_type_of_the_table_round_trips() -> None:
         "data.Folder": {"path": "images"},
         "schedules.Table": {"betas": {"type": "schedules.CosineBetas"}},
         "schedules.ListedBetas": {"betas": [0.1, 0.2]},
+        "schedules.RespacedBetas": {
+            "of": {"type": "schedules.LinearBetas"},
+            "kept": [0, 500, 999],
+        },
+        "schedules.Shifted": {"of": {"type": "schedules.Cosine"}, "factor": 3.0},
+        "losses.VariationalBound": {"table": to_dict(jd.Table(jd.LinearBetas()))},
+        "times.Stratified": {"of": to_dict(times.Uniform())},
+        "times.Antithetic": {"of": to_dict(times.Uniform())},
+        "weightings.ELBO": {"schedule": {"type": "schedules.Cosine"}},
+        "weightings.DiscreteELBO": {"schedule": {"type": "schedules.Cosine"}, "steps": 9},
+        "weightings.Sigmoid": {"schedule": {"type": "schedules.Cosine"}},
         "schedules.ZeroTerminalBetas": {"of": {"type": "schedules.LinearBetas"}},
         "losses.WeightedError": {"weighting": {"type": "weightings.Debias"}},
         "losses.Uncertain": {"of": to_dict(jd.WeightedError(jd.MinSNR()))},
@@ -100,7 +111,7 @@ def test_every_type_of_the_table_round_trips() -> None:
         ({"label_dropout": 1.5}, r"label_dropout is a probability, got 1.5"),
         (
             {"schedule": {"type": "times.Uniform"}},
-            r"config.schedule must be one of schedules.Co",
+            r"config.schedule must be one of schedules.Bo",
         ),
         (
             {"optimizer": {"type": "optim.EDM2Optimizer", "stds": [0.3]}},
@@ -194,3 +205,47 @@ def test_a_type_of_ones_own_works_but_is_not_saved() -> None:
     experiment = Experiment(times=Mine())
     with pytest.raises(ValueError, match=r"Mine is not one of jaxdiff's own types"):
         to_dict(experiment)
+
+
+TABLE = jd.Table(jd.CosineBetas(steps=100))
+BOUND = jd.Total(((1.0, jd.WeightedError(jd.MinSNR())), (0.1, jd.VariationalBound(TABLE))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"times": times.UniformEntries()}, "draws a table's entries, but .* is none"),
+        (
+            {"schedule": TABLE, "times": times.LossSecondMoment(steps=7)},
+            "has 7 steps, but the table has 100",
+        ),
+        (
+            {"loss": jd.WeightedError(jd.ELBO(jd.Cosine())), "schedule": jd.VPLinear()},
+            "is made for another schedule than VPLinear",
+        ),
+        ({"loss": BOUND, "schedule": jd.VPLinear()}, "the bound is of .* VPLinear"),
+        (
+            {"loss": BOUND, "schedule": TABLE, "times": times.Uniform()},
+            "needs t on a table's entries, but Uniform",
+        ),
+        (
+            {"loss": BOUND, "schedule": TABLE, "times": times.UniformEntries()},
+            "LearnedVariance needs network.learned_variance = True",
+        ),
+    ],
+)
+def test_what_is_made_for_another_schedule_is_refused(fields: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Experiment(**fields)
+
+
+def test_improved_ddpm_is_an_experiment() -> None:
+    hybrid = Experiment(
+        network=networks.UNet(learned_variance=True),
+        schedule=TABLE,
+        times=times.LossSecondMoment(steps=100),
+        parameterization=jd.Eps(),
+        loss=BOUND,
+        sampling=Sampling(solver=jd.Ancestral()),
+    )
+    assert from_dict(json.loads(json.dumps(to_dict(hybrid)))) == hybrid

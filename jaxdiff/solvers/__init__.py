@@ -2,5 +2,6 @@
 
 from jaxdiff.solvers.ancestral import Ancestral
 from jaxdiff.solvers.onestep import DDIM, Euler, Heun
+from jaxdiff.solvers.sde import EulerMaruyama, StochasticHeun
 
-__all__ = ["DDIM", "Ancestral", "Euler", "Heun"]
+__all__ = ["DDIM", "Ancestral", "Euler", "EulerMaruyama", "Heun", "StochasticHeun"]
