@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 from tqdm import tqdm
 
-from jaxdiff import likelihood, pictures, sharding
+from jaxdiff import likelihood, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset
+from jaxdiff.files import write_atomically
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
 from jaxdiff.posterior import Variance
 from jaxdiff.state import TrainState, ema_denoiser, labelled
@@ -198,7 +199,7 @@ def save_plot(path: Path, found: Mapping[str, Any]) -> None:
     for axes in (error, bound):
         axes.invert_xaxis()
         axes.grid(alpha=0.3)
-    pictures.write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
+    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
 
 
 def _row(rows: Mapping[str, Bin]) -> dict[str, Any]:

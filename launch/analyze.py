@@ -20,8 +20,9 @@ from absl import flags
 from ml_collections import config_flags
 
 import jaxdiff as jd
-from jaxdiff import analysis, levels, pictures, plots, schedules, times
+from jaxdiff import analysis, levels, plots, schedules, times
 from jaxdiff.config import Experiment, from_config
+from jaxdiff.files import write_atomically
 from jaxdiff.types import Grid, Schedule, Times, Weighting
 
 OUT = flags.DEFINE_string("out", "analysis", "The folder to write to, made if need be.")
@@ -116,7 +117,7 @@ def main() -> None:
     out = Path(OUT.value)
     for name, figure in figures.items():
         png = out / f"{name}.png"
-        pictures.write_atomically(png, lambda f, p=figure: p.savefig(f, format="png"))
+        write_atomically(png, lambda f, p=figure: p.savefig(f, format="png"))
     rows = {n: dataclasses.asdict(analysis.terminal(s)) for n, s in table.items()}
     _write_table(out, rows)
     print(f"\n{', '.join(f'{n}.png' for n in figures)}, terminal.csv, terminal.json: {out}")

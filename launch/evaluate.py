@@ -15,8 +15,9 @@ from pathlib import Path
 import command
 from absl import flags
 
-from jaxdiff import checkpoint, evaluation, likelihood, pictures, posterior, sharding
+from jaxdiff import checkpoint, evaluation, likelihood, posterior, sharding
 from jaxdiff.config import Experiment
+from jaxdiff.files import write_atomically
 
 VARIANCES = ("SmallVariance", "LargeVariance", "LearnedVariance")
 
@@ -29,18 +30,20 @@ VARIANCE = flags.DEFINE_enum(
 )  # fmt: skip
 CLIP = flags.DEFINE_bool("clip", True, "Hold x0 to [-1, 1], where the data are.")
 NUMBER = flags.DEFINE_integer("number", 0, "How many images; 0 = all.", lower_bound=0)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", 0, 2**32 - 1)
 STD = flags.DEFINE_float("std", None, "Relative width of the EMA, one the run tracked.")
-STEP = flags.DEFINE_integer("checkpoint", -1, "Step of the checkpoint; -1 = newest.")
+STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.", 0)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 BINS = flags.DEFINE_integer("bins", 20, "Bins of logSNR.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.json and OUT.png; default WORKDIR/bits.")
 flags.mark_flags_as_required(["workdir"])
+flags.declare_key_flag("cpu_devices")
 
 
 def main() -> None:
     """Restores, measures, prints, writes."""
-    run = checkpoint.restore(WORKDIR.value, STD.value or 0.0, STEP.value)
+    workdir = command.folder(WORKDIR)
+    run = checkpoint.restore(workdir, STD.value, STEP.value)
     experiment = run.experiment
     data = _split(experiment)
     count = TIMESTEPS.value or getattr(experiment.schedule, "steps", 1000)
@@ -49,7 +52,7 @@ def main() -> None:
     measured = evaluation.measure(
         evaluation.coster(
             experiment,
-            STD.value or experiment.sampling.std,
+            experiment.sampling.std if STD.value is None else STD.value,
             getattr(posterior, rule)(),
             CLIP.value,
         ),
@@ -64,10 +67,10 @@ def main() -> None:
     )
     found = evaluation.report(measured, BINS.value)
     asked = {"step": run.step, "data": str(data), "variance": rule, "clip": CLIP.value}
-    out = Path(OUT.value or Path(WORKDIR.value) / "bits")
+    out = Path(OUT.value) if OUT.value else workdir / "bits"
     text = json.dumps({**asked, **found}, indent=2).encode()
     written = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
-    pictures.write_atomically(written[0], lambda file: file.write(text))
+    write_atomically(written[0], lambda file: file.write(text))
     evaluation.save_plot(written[1], found)
     print(evaluation.table(found))
     print(f"\n{data}, {found['images']} images, {count} steps, {rule}, step {run.step}")
