@@ -133,7 +133,7 @@ def report(measured: Measured, bins: int = 20) -> dict[str, Any]:
     an entry; `bins`, losses by logSNR (nats). eps_mse is SNR x0_mse, the error of the
     noise that D leaves.
     """
-    vb, snr = measured.vb, measured.steps.at.snr
+    vb, snr = measured.vb, np.asarray(measured.steps.at.snr)
     logsnr = np.clip(np.log(np.maximum(snr, 1e-30)), -LIMIT, LIMIT)
     losses = {"x0_mse": measured.x0_mse, "eps_mse": snr * measured.x0_mse, "vb": vb}
     edges = np.linspace(logsnr.min(), logsnr.max(), bins + 1)
