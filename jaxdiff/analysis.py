@@ -266,7 +266,7 @@ def _at_logsnr(schedule: Schedule, logsnr: Curve1) -> NoiseLevel:
         t = np.float64(schedule.time(logsnr))
         at = jax.tree.map(np.float64, schedule(t))
     beyond = ~np.isclose(_logsnr(at), logsnr, rtol=0, atol=1e-6)
-    blank = lambda a: np.where(beyond, math.nan, a)  # noqa: E731
+    blank = lambda a: np.where(beyond, math.nan, a)
     return NoiseLevel(blank(at.alpha), blank(at.sigma))
 
 

@@ -56,7 +56,7 @@ def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
         raise ValueError(
             f"seeds must lie in 0 ... 2^32 - 1, got {seeds.min()} ... {seeds.max()}"
         )
-    key = lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING)  # noqa: E731
+    key = lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING)
     return jax.vmap(key)(jnp.asarray(seeds, jnp.uint32))
 
 

@@ -140,7 +140,7 @@ def terms(
 
     def one(carry: None, step: Process) -> tuple[None, Terms]:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, step.entry)
-        draw = lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype)  # noqa: E731
+        draw = lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype)
         eps = jax.vmap(draw)(own)
         return None, term(denoise, cond, x0, eps, step, variance, decoder)
 

@@ -35,14 +35,14 @@ def sample(
     """
 
     def noise(step: Array | int) -> Float[Array, "B ..."]:
-        draw = lambda key: jax.random.normal(jax.random.fold_in(key, step), shape)  # noqa: E731
+        draw = lambda key: jax.random.normal(jax.random.fold_in(key, step), shape)
         return jax.vmap(draw)(keys)
 
     def step(
         carry: tuple[Float[Array, "B ..."], PyTree], numbered: tuple[Array, PyTree]
     ) -> tuple[tuple[Float[Array, "B ..."], PyTree], None]:
         number, row = numbered
-        conditioned = lambda x, at: denoise(x, at, cond)  # noqa: E731
+        conditioned = lambda x, at: denoise(x, at, cond)
         return solver.step(conditioned, *carry, row, noise(number)), None
 
     x = levels.sigma[0] * noise(0)

@@ -34,7 +34,7 @@ def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
 
     Copies: the host's buffers may be written to again.
     """
-    place = lambda a: jax.make_array_from_process_local_data(split(mesh), a)  # noqa: E731
+    place = lambda a: jax.make_array_from_process_local_data(split(mesh), a)
     return jax.tree.map(place, batch)
 
 

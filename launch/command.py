@@ -126,7 +126,10 @@ def _unknown_field(argv: list[str]) -> str:
 def _fail(error: Exception | str, code: int) -> NoReturn:
     if os.environ.get("JAXDIFF_TRACEBACK") and isinstance(error, Exception):
         raise error
-    first = str(error).strip().split("\n")[0] or type(error).__name__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
+        first = f"{first} {lines[-1]}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         first = f"the disk is full ({first}); the last checkpoint is whole: make room, and"
         first += " the same command goes on"

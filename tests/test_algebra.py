@@ -61,9 +61,9 @@ def _ends(law: Any, schedule: Schedule) -> np.ndarray:
 
 def _losses(raw: Any, row: Any, noised: Noised, weights: Any) -> Any:
     """[weightings, B], each as `WeightedError` makes it in training."""
-    apply = lambda params, x, c_noise, cond: jd.Output(params)  # noqa: E731
+    apply = lambda params, x, c_noise, cond: jd.Output(params)
     denoised = jd.denoiser(apply, raw, row)(noised.x, noised.at)
-    loss = lambda w: jd.WeightedError(lambda at: w)(denoised, noised)  # noqa: E731
+    loss = lambda w: jd.WeightedError(lambda at: w)(denoised, noised)
     return jax.vmap(loss)(weights)
 
 
@@ -121,7 +121,7 @@ def test_published_losses_and_gradients_of_p2(name: str, x64: None) -> None:
     at = jd.Table(jd.LinearBetas())((GIVEN["t"].reshape(4, 1, 1, 1) + 1) / 1000)
     x = at.alpha * GIVEN["x_start"] + at.sigma * GIVEN["noise"]
     noised = Noised(GIVEN["x_start"], GIVEN["noise"], x, None, at)
-    loss = lambda raw: _losses(raw, jd.Eps(), noised, ALL[name](at)[None])[0]  # noqa: E731
+    loss = lambda raw: _losses(raw, jd.Eps(), noised, ALL[name](at)[None])[0]
     np.testing.assert_allclose(loss(GIVEN["raw"]), P2[f"{name}__EPSILON__mse"], rtol=1e-8)
     grad = jax.grad(lambda raw: loss(raw).mean())(jnp.asarray(GIVEN["raw"]))
     published = P2[f"{name}__EPSILON__grad"]
@@ -144,7 +144,7 @@ def test_every_weighting_trains_the_same_under_every_prediction(
     for row in ROWS.values():
         scale = row(at)
         raw = (x0_hat - scale.c_skip * noised.x) / scale.c_out
-        loss = lambda raw, row=row: _losses(raw, row, noised, weights)  # noqa: E731
+        loss = lambda raw, row=row: _losses(raw, row, noised, weights)
         np.testing.assert_allclose(loss(raw), expected, rtol=1e-9)
         grad = jax.grad(lambda raw, loss=loss: loss(raw).sum())(raw)
         np.testing.assert_allclose(grad / scale.c_out, slope, rtol=1e-8, atol=1e-12)

@@ -155,7 +155,7 @@ RULES = [SmallVariance(), LargeVariance(), LearnedVariance()]
 @pytest.mark.parametrize("path", SCHEDULES)
 def test_a_step_that_lands_adds_no_noise_and_all_others_do(path: str, rule: Any) -> None:
     """In float32, from t = 1; a grid that stops before the data ends on noise."""
-    denoise = lambda x, at: jd.Denoised(0 * x + 0.5, 0 * x + 0.3)  # noqa: E731
+    denoise = lambda x, at: jd.Denoised(0 * x + 0.5, 0 * x + 0.3)
     schedule, ones = SCHEDULES[path], np.ones((4, 1, 1), np.float32)
     for grid in (Trailing()(schedule, 4), Uniform(end=0.1)(schedule, 4)):
         quiet, loud = (
@@ -172,7 +172,7 @@ def test_a_step_that_lands_adds_no_noise_and_all_others_do(path: str, rule: Any)
 
 def test_encoding_then_decoding_is_the_identity_for_constant_noise(x64: None) -> None:
     eps = np.asarray([[0.3, -1.1]])
-    denoise = lambda x, at: jd.Denoised((x - at.sigma * eps) / at.alpha)  # noqa: E731
+    denoise = lambda x, at: jd.Denoised((x - at.sigma * eps) / at.alpha)
     up = _chain("cosine_T400_ddim8_rescale1").entries
     x = np.asarray([[0.7, -0.2]])
     code = follow(Euler(), denoise, x, up)[-1]

@@ -117,7 +117,7 @@ def test_guiding_any_prediction_is_guiding_x0(name: str, x64: None) -> None:
     raw, other = jax.random.normal(jax.random.key(1), (2, 3, 5))
     x = jax.random.normal(jax.random.key(2), (3, 5))
     at = NoiseLevel(jnp.asarray([[0.9], [0.5], [0.1]]), jnp.asarray([[0.3], [0.7], [1.4]]))
-    d = lambda raw: jd.denoiser(lambda *_: jd.Output(raw), None, ROWS[name])  # noqa: E731
+    d = lambda raw: jd.denoiser(lambda *_: jd.Output(raw), None, ROWS[name])
     single = d(raw + 1.7 * (raw - other))(x, at).x0
     guided = jd.guide(d(raw), (d(other), 1.7))(x, at).x0
     np.testing.assert_allclose(guided, single, rtol=1e-12, atol=1e-12)
@@ -186,8 +186,8 @@ def test_a_mistyped_field_is_refused() -> None:
 
 def test_guided_gradients_reach_both_networks() -> None:
     def loss(gains: Any) -> Any:
-        strong = lambda x, at, cond: Denoised(gains[0] * x)  # noqa: E731
-        weak = lambda x, at, cond: Denoised(gains[1] * x)  # noqa: E731
+        strong = lambda x, at, cond: Denoised(gains[0] * x)
+        weak = lambda x, at, cond: Denoised(gains[1] * x)
         return jd.guide(strong, (weak, 0.5))(jnp.ones((1, 1)), AT).x0.sum()
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.asarray([1.0, 2.0])), [1.5, -0.5])

@@ -68,7 +68,7 @@ def test_published_loops(name: str, model: str, x64: None) -> None:
 
     The reference's decoder has lost 2e-8 where an edge bin holds 1e-7 of the mass.
     """
-    read = lambda key: VLB[f"loop_{name}__{key}"]  # noqa: E731
+    read = lambda key: VLB[f"loop_{name}__{key}"]
     betas, x0, noise = (jnp.asarray(read(k)) for k in ("betas", "x_start", "noise"))
     network, rule, clip = MODELS[model]
     denoise = network(levels(np.asarray(betas))[1:], np.arange(len(betas)))
@@ -78,10 +78,10 @@ def test_published_loops(name: str, model: str, x64: None) -> None:
         term(denoise, jd.Condition(), x0, noise[i], steps[i], rule)
         for i in range(len(betas))
     ]
-    close = lambda found, key: np.testing.assert_allclose(  # noqa: E731
+    close = lambda found, key: np.testing.assert_allclose(
         found, read(f"{model}__{key}"), rtol=1e-7
     )
-    reverse = lambda field: np.stack([getattr(e, field) for e in each[::-1]], 1)  # noqa: E731
+    reverse = lambda field: np.stack([getattr(e, field) for e in each[::-1]], 1)
     last = prior(x0, steps.at[-1])
     close(reverse("vb"), "vb")
     close(reverse("x0_mse"), "xstart_mse")
@@ -276,7 +276,7 @@ def test_a_scan_s_noise_is_the_image_s_own() -> None:
         )
     )
     whole = run(x0, keys, steps)
-    noise = lambda key: jax.random.normal(jax.random.fold_in(key, 5), x0.shape[1:])  # noqa: E731
+    noise = lambda key: jax.random.normal(jax.random.fold_in(key, 5), x0.shape[1:])
     given = (jd.gaussian_denoiser(0.1, 0.7), jd.Condition(), x0, jax.vmap(noise)(keys))
     np.testing.assert_allclose(whole[5], term(*given, steps[5]).vb, rtol=1e-5)
     part = run(x0[1:3], keys[1:3], steps[5:9])
@@ -320,7 +320,7 @@ def test_what_has_no_steps_is_refused() -> None:
 
 
 def test_clipping_holds_x0_and_keeps_the_heads() -> None:
-    out: Any = lambda x, at, cond=None: jd.Denoised(x, 2 * x, 3 * x)  # noqa: E731
+    out: Any = lambda x, at, cond=None: jd.Denoised(x, 2 * x, 3 * x)
     x = jnp.asarray([[-2.0, 0.5, 1.5]])
     found = Clipped(out)(x, NoiseLevel(1.0, 1.0), jd.Condition())
     np.testing.assert_allclose(found.x0, [[-1, 0.5, 1]])

@@ -32,7 +32,7 @@ def _noised(path: Any, t: Any, x0: Any, eps: Any) -> jd.Noised:
 
 
 def _loss(raw: Any, row: Any, term: LossTerm, noised: jd.Noised) -> Any:
-    apply = lambda params, x, c_noise, cond: jd.Output(params)  # noqa: E731
+    apply = lambda params, x, c_noise, cond: jd.Output(params)
     return term(jd.denoiser(apply, raw, row)(noised.x, noised.at), noised)
 
 
@@ -46,7 +46,7 @@ def test_published_losses_and_gradients(name: str, kind: str, x64: None) -> None
     t = (GIVEN["t"].reshape(4, 1, 1, 1) + 1) / 1000
     table = jd.Table(jd.LinearBetas())
     noised = _noised(table, t, GIVEN["x_start"], GIVEN["noise"])
-    loss = lambda raw: _loss(raw, ON_EPS[kind], jd.WeightedError(ALL[name]), noised)  # noqa: E731
+    loss = lambda raw: _loss(raw, ON_EPS[kind], jd.WeightedError(ALL[name]), noised)
     np.testing.assert_allclose(loss(GIVEN["raw"]), GIVEN[f"{name}__{kind}__mse"], rtol=1e-8)
     grad = jax.grad(lambda raw: loss(raw).mean())(jnp.asarray(GIVEN["raw"]))
     scale = np.abs(GIVEN[f"{name}__{kind}__grad"]).max()
@@ -69,7 +69,7 @@ def test_one_weighting_trains_the_same_under_every_prediction(
     for row in ROWS.values():
         scale = row(noised.at)
         raw = (x0_hat - scale.c_skip * noised.x) / scale.c_out
-        loss = lambda raw, row=row: _loss(raw, row, jd.WeightedError(ALL[name]), noised)  # noqa: E731
+        loss = lambda raw, row=row: _loss(raw, row, jd.WeightedError(ALL[name]), noised)
         np.testing.assert_allclose(loss(raw), expected, rtol=1e-9)
         grad = jax.grad(lambda raw, loss=loss: loss(raw).sum())(raw)
         np.testing.assert_allclose(grad / scale.c_out, slope, rtol=1e-8, atol=1e-12)
@@ -84,7 +84,7 @@ def test_every_loss_and_gradient_is_finite_at_both_ends(path: str, row: str) -> 
     noised = _noised(SCHEDULES[path], t, x0, eps)
     raw = jax.random.normal(jax.random.key(1), x0.shape)
     for name, weighting in ALL.items():
-        loss = lambda raw, w=weighting: _loss(raw, ROWS[row], jd.WeightedError(w), noised)  # noqa: E731
+        loss = lambda raw, w=weighting: _loss(raw, ROWS[row], jd.WeightedError(w), noised)
         values, grad = loss(raw), jax.grad(lambda raw, loss=loss: loss(raw).sum())(raw)
         assert np.isfinite(values).all(), name
         assert np.isfinite(grad).all(), name
@@ -108,7 +108,7 @@ def test_uncertain_is_minimal_at_the_log_of_the_error(x64: None) -> None:
     noised = jd.Noised(x0, x0, x0, 0.5, NoiseLevel(jnp.ones((5, 1)), jnp.ones((5, 1))))
     plain = jd.WeightedError(jd.UniformOnX0())
     error = plain(jd.Denoised(x0_hat), noised)
-    loss = lambda u: jd.Uncertain(plain)(jd.Denoised(x0_hat, uncertainty=u), noised)  # noqa: E731
+    loss = lambda u: jd.Uncertain(plain)(jd.Denoised(x0_hat, uncertainty=u), noised)
     u = jnp.linspace(-1, 1, 5)
     np.testing.assert_allclose(loss(u), error / np.exp(u) + u, rtol=1e-14)
     np.testing.assert_allclose(
@@ -124,8 +124,8 @@ def test_uncertain_says_what_it_needs() -> None:
 
 
 def test_total_is_the_weighted_sum() -> None:
-    a: Any = lambda denoised, noised: jnp.asarray([1.0, 2.0])  # noqa: E731
-    b: Any = lambda denoised, noised: jnp.asarray([10.0, 100.0])  # noqa: E731
+    a: Any = lambda denoised, noised: jnp.asarray([1.0, 2.0])
+    b: Any = lambda denoised, noised: jnp.asarray([10.0, 100.0])
     x = jnp.ones((2, 3))
     noised = jd.Noised(x, x, x, 0.5, NoiseLevel(1.0, 1.0))
     found = jd.Total(((2.0, a), (0.5, b)))(jd.Denoised(x), noised)
@@ -149,7 +149,7 @@ class Given:
     """A published batch at entries of a process, as jaxdiff's values."""
 
     def __init__(self, z: Any, prefix: str = "", dtype: str = "float64") -> None:
-        read = lambda name: jnp.asarray(z[f"{prefix}{name}"], dtype)  # noqa: E731
+        read = lambda name: jnp.asarray(z[f"{prefix}{name}"], dtype)
         betas, t = z[f"{prefix}betas"], z[f"{prefix}t"]
         self.table, self.between = listed(betas), rows(betas, t)
         self.at = jax.tree.map(
@@ -193,7 +193,7 @@ def test_published_objectives_and_gradients(process: str, x64: None) -> None:
     given, close = Given(LOSSES, f"{process}__"), np.testing.assert_allclose
     for name, term in objectives(given).items():
         kind = name.split("_RESCALED")[0].removesuffix("_KL").removesuffix("_MSE")
-        loss = lambda raw, term=term, kind=kind: term(  # noqa: E731
+        loss = lambda raw, term=term, kind=kind: term(
             given.denoised(raw, kind), given.noised
         )
         close(loss(given.raw), LOSSES[f"{process}__{name}__loss"], rtol=1e-9)
@@ -228,7 +228,7 @@ def test_a_stopped_mean_has_the_gradient_of_the_plain_error(
     given = Given(LOSSES, f"{process}__")
     terms = objectives(given)
     plain = terms["EPSILON_MSE"].terms[0][1]
-    grad = lambda term: jax.grad(  # noqa: E731
+    grad = lambda term: jax.grad(
         lambda raw: term(given.denoised(raw, "EPSILON"), given.noised).sum()
     )(given.raw)
     hybrid, simple = grad(terms["EPSILON_RESCALED_MSE"]), grad(plain)
@@ -280,8 +280,8 @@ def test_the_decoder_keeps_its_digits_in_float32() -> None:
     x0, mean = jnp.zeros((1, 1)), jnp.full((1, 1), 0.06)
     nll = PixelDecoder()(x0, mean, jnp.float32(-9.2))
     scale = np.exp(4.6)
-    z = lambda y: np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)  # noqa: E731
-    tail = lambda y: 1 / (1 + np.exp(2 * z(y)))  # noqa: E731
+    z = lambda y: np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)
+    tail = lambda y: 1 / (1 + np.exp(2 * z(y)))
     mass = tail(scale * (0.06 - 1 / 255)) - tail(scale * (0.06 + 1 / 255))
     assert 1e-10 < mass < 1e-9
     assert float(nll[0, 0]) == pytest.approx(-np.log(mass), rel=1e-6)
@@ -302,7 +302,7 @@ def test_the_bound_s_term_is_the_kl_of_two_gaussians(x64: None) -> None:
     """By numbers of a table of N(m1, e^l1), N(m2, e^l2): c_x0 = 1 puts the gap in m."""
     m1, l1, m2, l2 = (jnp.asarray(a)[:, None] for a in VLB["kl_in"])
     between = Posterior(1.0, 0.0, jnp.exp(l1), 1.0, jnp.zeros_like(l1) > 0)
-    given: Any = lambda between, v: l2  # noqa: E731
+    given: Any = lambda between, v: l2
     found = bound_term(jd.Denoised(m2), m1, between, given, DensityDecoder())
     np.testing.assert_allclose(found * np.log(2), VLB["kl_out_nats"], rtol=1e-9)
 
@@ -363,13 +363,13 @@ def test_the_bound_and_its_gradient_are_finite_in_float32(kind: str, scale: floa
     term = VariationalBound(given.table, stop_mean=False)
     # the variance's v is a network's own size; the mean is off by as much as it likes
     raw = given.raw.at[:, :3].multiply(scale)
-    loss = lambda raw: term(given.denoised(raw, kind), noised).sum()  # noqa: E731
+    loss = lambda raw: term(given.denoised(raw, kind), noised).sum()
     value, grad = jax.value_and_grad(loss)(raw)
     if scale < 1e15:
         assert np.isfinite(value)
     assert not np.isnan(grad).any()
     # the decoder's row has a gradient of its own, and gets none from the KL it is not
-    alone = lambda raw: term(given.denoised(raw, kind), noised)[0]  # noqa: E731
+    alone = lambda raw: term(given.denoised(raw, kind), noised)[0]
     assert np.isfinite(jax.grad(alone)(raw)).all()
 
 

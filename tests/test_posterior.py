@@ -34,13 +34,13 @@ def levels(betas: np.ndarray) -> NoiseLevel:
 
 def rows(betas: np.ndarray, t: Any = slice(None)) -> Posterior:
     """The process' steps at entries t, shaped to go with images."""
-    column = lambda a: a[t].reshape(-1, 1, 1, 1) if isinstance(t, np.ndarray) else a  # noqa: E731
+    column = lambda a: a[t].reshape(-1, 1, 1, 1) if isinstance(t, np.ndarray) else a
     return jax.tree.map(column, chain(levels(betas)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_tables(name: str, x64: None) -> None:
-    given = lambda key: TABLES[f"{name}__{key}"]  # noqa: E731
+    given = lambda key: TABLES[f"{name}__{key}"]
     between, betas = rows(given("betas")), given("betas")
     small = posterior(levels(betas)[1:], levels(betas)[:-1]).small
     close = np.testing.assert_allclose
@@ -55,7 +55,7 @@ def test_published_tables(name: str, x64: None) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_means_of_a_batch(name: str, x64: None) -> None:
-    given = lambda key: TABLES[f"{name}__batch_{key}"]  # noqa: E731
+    given = lambda key: TABLES[f"{name}__batch_{key}"]
     between = rows(TABLES[f"{name}__betas"], given("t"))
     mean = between.mean(given("x_start"), given("x_t"))
     np.testing.assert_allclose(mean, given("post_mean"), rtol=1e-9, atol=1e-12)

@@ -42,7 +42,7 @@ def test_an_image_depends_on_its_key_and_condition_alone(solver: Solver) -> None
     )
     whole = run(keys, labels)
     # the arithmetic is the same, its order in the compiled loops may not be
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6)  # noqa: E731
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6)
     for i in (0, 7):
         close(run(keys[i : i + 1], labels[i : i + 1])[0], whole[i])
     close(run(keys[:5], labels[:5]), whole[:5])
@@ -57,7 +57,7 @@ def test_eight_devices_equal_one(solver: Solver) -> None:
     assert devices.size == 8
     split = NamedSharding(Mesh(devices, "batch"), PartitionSpec("batch"))
     levels = Uniform()(jd.Cosine(), 6)
-    run = lambda k, c: jd.sample(_denoise, Condition(label=c), k, SHAPE, levels, solver)  # noqa: E731
+    run = lambda k, c: jd.sample(_denoise, Condition(label=c), k, SHAPE, levels, solver)
     keys, labels = _keys(16), jnp.arange(16) % 5
     spread = jax.jit(run, out_shardings=split)(*jax.device_put((keys, labels), split))
     assert len(spread.sharding.device_set) == 8
@@ -167,11 +167,11 @@ def test_vmap_over_grids_and_its_gradient(solver: Solver) -> None:
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *grids)
 
     def one(gain: Any, levels: NoiseLevel) -> Any:
-        d = lambda x, at, cond: Denoised(_denoise(x, at, cond).x0 * gain)  # noqa: E731
+        d = lambda x, at, cond: Denoised(_denoise(x, at, cond).x0 * gain)
         return jd.sample(d, Condition(), _keys(2), SHAPE, levels, solver).sum()
 
     alone = jax.jit(jax.value_and_grad(one))
-    batch = lambda g, lv: jax.vmap(one, (None, 0))(g, lv).sum()  # noqa: E731
+    batch = lambda g, lv: jax.vmap(one, (None, 0))(g, lv).sum()
     total, (by_gain, by_level) = jax.jit(jax.value_and_grad(batch, (0, 1)))(1.0, stacked)
     values, slopes = zip(*(alone(1.0, levels) for levels in grids), strict=True)
     np.testing.assert_allclose(total, sum(values), rtol=1e-4, atol=1e-4)

@@ -120,7 +120,7 @@ def test_gradient_is_finite_and_right_inside(name: str, x64: None) -> None:
     schedule = SCHEDULES[name]
     t = np.linspace(0.0123, 0.9877, 12)  # off the nodes of every table
     for part in ("alpha", "sigma"):
-        f = lambda t, part=part: getattr(schedule(t), part)  # noqa: E731
+        f = lambda t, part=part: getattr(schedule(t), part)
         slope = jax.vmap(jax.grad(f))(t)
         assert np.isfinite(slope).all()
         h = 1e-6
@@ -134,7 +134,7 @@ def test_gradient_is_finite_and_right_inside(name: str, x64: None) -> None:
 def test_gradient_is_finite_close_to_both_ends_in_float32(name: str) -> None:
     t = jnp.asarray([1e-6, 1e-4, 1 - 1e-4, 1 - 2e-6, 1 - 2**-23])
     for part in ("alpha", "sigma", "logsnr"):
-        f = lambda t, part=part: getattr(SCHEDULES[name](t), part)  # noqa: E731
+        f = lambda t, part=part: getattr(SCHEDULES[name](t), part)
         assert np.isfinite(jax.vmap(jax.grad(f))(t)).all()
 
 
@@ -282,7 +282,7 @@ def test_closed_forms_against_published_numbers(name: str, x64: None) -> None:
     found = {"alpha": at.alpha, "sigma": at.sigma, "logsnr": at.logsnr}
     found["dlogsnr"] = js.logsnr_slope(path, t)
     for part in ("alpha", "sigma"):
-        f = lambda t, part=part: getattr(path(t), part)  # noqa: E731
+        f = lambda t, part=part: getattr(path(t), part)
         found[f"d{part}"] = jax.vmap(jax.grad(f))(t)
     for key, value in found.items():
         np.testing.assert_allclose(
@@ -330,12 +330,12 @@ def test_bounded_cosine_against_published_levels(
 def test_chen_s_paths_are_their_definition(x64: None) -> None:
     t, logistic = np.linspace(0, 1, 41), lambda z: 1 / (1 + np.exp(-z))
     for s, e, tau in ((-3, 3, 1), (0, 3, 0.3), (-3, 3, 0.1)):
-        f = lambda z, tau=tau: logistic(z / tau)  # noqa: E731
+        f = lambda z, tau=tau: logistic(z / tau)
         gamma = (f(e) - f(s + t * (e - s))) / (f(e) - f(s))
         at = js.ChenSigmoid(float(s), float(e), float(tau))(t)
         np.testing.assert_allclose(at.alpha**2, gamma, atol=1e-14)
     for s, e, tau in ((0, 1, 1), (0.2, 1, 3), (0, 1, 0.5), (0.1, 0.8, 0.7)):
-        f = lambda z, tau=tau: np.cos(np.pi / 2 * z) ** (2 * tau)  # noqa: E731
+        f = lambda z, tau=tau: np.cos(np.pi / 2 * z) ** (2 * tau)
         gamma = (f(e) - f(s + t * (e - s))) / (f(e) - f(s))
         at = js.ChenCosine(float(s), float(e), float(tau))(t)
         np.testing.assert_allclose(at.alpha**2, gamma, atol=1e-14)
@@ -364,7 +364,7 @@ def test_float32_is_as_good_as_float64_rounded(name: str, x64: None) -> None:
 
 
 def test_invert_is_exact_and_differentiable(x64: None) -> None:
-    f = lambda t: jnp.exp(-3 * t) + 1  # noqa: E731
+    f = lambda t: jnp.exp(-3 * t) + 1
     y = f(jnp.asarray([0.0, 0.3, 1.0]))
     np.testing.assert_allclose(invert(f, y), [0, 0.3, 1], atol=1e-15)
     np.testing.assert_allclose(invert(f, jnp.asarray([9.0, 0.1])), [0, 1], atol=1e-15)

@@ -49,7 +49,7 @@ def _exact(path: str, end: float, law: str) -> tuple[np.ndarray, np.ndarray]:
 def _errors(solver: Solver, path: str, law: str, steps: tuple[int, ...]) -> list[float]:
     denoise = GAUSSIAN if law == "gaussian" else mixture(law)
     x, exact = _exact(path, 0.05, law)
-    end = lambda n: follow(solver, denoise, x, Uniform(end=0.05)(SCHEDULES[path], n))[-1]  # noqa: E731
+    end = lambda n: follow(solver, denoise, x, Uniform(end=0.05)(SCHEDULES[path], n))[-1]
     return [float(np.sqrt(np.mean((end(n) - exact) ** 2))) for n in steps]
 
 

@@ -190,7 +190,7 @@ def test_stratified_draws_once_from_every_share(law: jt.Law, x64: None) -> None:
 
 def test_antithetic_draws_are_equally_spaced(x64: None) -> None:
     """t_i = (t_0 + i / B) mod 1, t_0 uniform: the published formula [VDM]."""
-    draw = lambda key: jt.Antithetic().draw((), key, (8,), jd.Cosine())[0].ravel()  # noqa: E731
+    draw = lambda key: jt.Antithetic().draw((), key, (8,), jd.Cosine())[0].ravel()
     first = [np.asarray(draw(jax.random.key(k))) for k in range(300)]
     for t in first:
         np.testing.assert_allclose(t, (t[0] + np.arange(8) / 8) % 1, atol=1e-12)

@@ -160,7 +160,7 @@ def test_conditions_are_withheld_as_often_as_asked() -> None:
     both = dataclasses.replace(TINY, noise_dropout=0.1)
     cond = withhold(jax.random.key(0), label, both)
     hidden, untold = np.asarray(cond.label == -1), ~np.asarray(cond.noise)
-    error = lambda p: 4 * (p * (1 - p) / label.size) ** 0.5  # noqa: E731
+    error = lambda p: 4 * (p * (1 - p) / label.size) ** 0.5
     assert abs(hidden.mean() - 0.25) < error(0.25)
     assert abs(untold.mean() - 0.1) < error(0.1)
     assert abs((hidden & untold).mean() - 0.025) < error(0.025)

@@ -360,7 +360,7 @@ def heads() -> Any:
 
 def test_the_variance_head_leaves_the_other_parameters_as_they_are(heads: Any) -> None:
     plain, learned, args = heads
-    init = lambda net: jit(net.init)(jax.random.key(0), *args)  # noqa: E731
+    init = lambda net: jit(net.init)(jax.random.key(0), *args)
     without, with_it = init(plain), init(learned)
     added = {
         name: jax.tree.map(jnp.shape, with_it["params"].pop(name))
@@ -378,7 +378,7 @@ def test_an_untrained_variance_is_zero_and_its_gain_is_its_own(heads: Any) -> No
     assert out.variance.shape == out.raw.shape == (2, 4, 4, 3)
     assert out.variance.dtype == jnp.float32
     np.testing.assert_array_equal(out.variance, np.zeros((2, 4, 4, 3)))
-    loss = lambda v: jnp.sum(learned.apply(v, *args).variance)  # noqa: E731
+    loss = lambda v: jnp.sum(learned.apply(v, *args).variance)
     assert abs(jit(jax.grad(loss))(variables)["params"]["variance_gain"]) > 0.01
     variables["params"]["variance_gain"] = jnp.float32(1)
     out = jit(learned.apply)(variables, *args)

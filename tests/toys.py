@@ -90,7 +90,7 @@ def gaussian_flow_map(
     x: Any, at: NoiseLevel, to: NoiseLevel, mean: float, std: float
 ) -> Any:
     """The probability flow of N(mean, std^2): it keeps the standard score."""
-    scale = lambda level: np.hypot(level.alpha * std, level.sigma)  # noqa: E731
+    scale = lambda level: np.hypot(level.alpha * std, level.sigma)
     return to.alpha * mean + (x - at.alpha * mean) * scale(to) / scale(at)
 
 

@@ -99,7 +99,7 @@ class Heun:
         x = x + added * noise if self.churn else x
         x0 = denoise(x, at).x0
         euler = _left_endpoint(x, x0, at, to)
-        corrected = lambda: euler + correction * (denoise(euler, to).x0 - x0)  # noqa: E731
+        corrected = lambda: euler + correction * (denoise(euler, to).x0 - x0)
         return jax.lax.cond(to.sigma > 0, corrected, lambda: euler), memory
 
 

@@ -229,6 +229,7 @@ def errors(done: subprocess.CompletedProcess) -> str:
         (["--config.times.std=-1.0"], "config.times: NormalLogSigma needs std > 0"),
         (["--config.network.dtype=foo"], "network.dtype is 'foo', not in"),
         (["--config.seed=-1"], "seed must lie in 0"),
+        (["--config=configs/digits_ddpm.py:nope"], "'nope' is none of constant, p2"),
         (["--config=configs/nope.py"], "there is no file configs/nope.py; there are"),
         (["--workdir=/dev/null/run"], "/dev/null"),
     ],

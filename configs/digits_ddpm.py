@@ -1,0 +1,65 @@
+"""Digits with eps-prediction on DDPM's linear table, under a weighting of the loss.
+
+    python launch/train.py --config=configs/digits_ddpm.py:debias --workdir=runs/debias
+
+The weighting is what follows the colon: constant (L_simple), p2, min_snr or debias. All
+else is alike, so that runs can be compared with benchmarks/digits_quality.py. Not yet
+compared: no ranking is claimed.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdiff import (
+    P2,
+    Ancestral,
+    Debias,
+    Eps,
+    LinearBetas,
+    MinSNR,
+    Table,
+    UniformOnNetwork,
+    WeightedError,
+)
+from jaxdiff.config import Experiment, Sampling, to_config
+from jaxdiff.data import Digits
+from jaxdiff.levels import Trailing
+from jaxdiff.networks import UNet
+from jaxdiff.optim import EDM2Optimizer
+from jaxdiff.times import UniformEntries
+
+WEIGHTINGS = {
+    "constant": UniformOnNetwork(Eps()),
+    "p2": P2(),
+    "min_snr": MinSNR(),
+    "debias": Debias(),
+}
+
+
+def get_config(weighting: str = "debias") -> ConfigDict:
+    """The experiment, as flags can change it."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting {weighting!r} is none of {', '.join(WEIGHTINGS)}")
+    return to_config(
+        Experiment(
+            data=Digits(split="train"),
+            network=UNet(
+                label_dim=10,
+                model_channels=32,
+                channel_mult=(1, 2),
+                num_blocks=1,
+                attn_resolutions=(4,),
+                channels_per_head=32,
+                dropout=0.1,
+            ),
+            schedule=Table(LinearBetas()),
+            times=UniformEntries(),
+            parameterization=Eps(),
+            loss=WeightedError(WEIGHTINGS[weighting]),
+            optimizer=EDM2Optimizer(
+                learning_rate=0.02, ref_batches=1000.0, rampup_images=20_000.0, stds=(0.10,)
+            ),
+            sampling=Sampling(grid=Trailing(), steps=100, solver=Ancestral()),
+            batch_size=128,
+            steps=2000,
+        )
+    )
