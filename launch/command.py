@@ -90,6 +90,8 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         missing = [n for n in REQUIRED if n in flags.FLAGS and f"--{n}=None" in str(error)]
         _fail(f"--{missing[0]} is missing; see --help" if missing else error, 2)
+    except flags.UnrecognizedFlagError as error:
+        _fail(f"{str(error).splitlines()[0]}; --help tells which there are", 2)
     except flags.Error as error:
         _fail(error, 2)
     except (AttributeError, KeyError, ValueError, TypeError, ImportError) as error:

@@ -222,7 +222,7 @@ def errors(done: subprocess.CompletedProcess) -> str:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--stepz=3"], "Unknown command line flag 'stepz'"),
+        (["--stepz=3"], "Unknown command line flag 'stepz'; --help tells"),
         (["extra"], "'extra' is not a flag"),
         (["--config.batchsize=3"], "config has no field 'batchsize'; it has batch_size,"),
         (["--config.times.sdt=3"], "config.times has no field 'sdt'; it has mean, std"),
