@@ -56,10 +56,12 @@ def get_config(weighting: str = "debias") -> ConfigDict:
             parameterization=Eps(),
             loss=WeightedError(WEIGHTINGS[weighting]),
             optimizer=EDM2Optimizer(
-                learning_rate=0.02, ref_batches=1000.0, rampup_images=20_000.0, stds=(0.10,)
+                learning_rate=0.02, ref_batches=500.0, rampup_images=20_000.0, stds=(0.10,)
             ),
             sampling=Sampling(grid=Trailing(), steps=100, solver=Ancestral()),
             batch_size=128,
-            steps=2000,
+            steps=1000,
+            checkpoint_every=250,
+            keep=4,
         )
     )

@@ -75,6 +75,6 @@ def get_config(name: str = "hybrid-cosine") -> ConfigDict:
                 solver=Ancestral(LearnedVariance() if learned else LargeVariance()),
             ),
             batch_size=128,
-            steps=2000,
+            steps=1500,
         )
     )
