@@ -42,8 +42,8 @@ def main() -> None:
     seeds = SEED.value + np.arange(NUMBER.value)
     label = np.arange(NUMBER.value) % 10
     images = generate.images(
-        generate.sampler(run.experiment, std),
-        run.state,
+        generate.sampler(run.experiment),
+        run.variables,
         seeds,
         label,
         sharding.data_mesh(),

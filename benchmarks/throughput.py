@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from jaxdiff import generate, sharding, train
 from jaxdiff.config import Experiment, from_config, resolve
-from jaxdiff.state import TrainState, init_state
+from jaxdiff.state import TrainState, ema_variables, init_state
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
@@ -80,13 +80,14 @@ def _training(experiment: Experiment, state: TrainState, mesh: Mesh) -> Measured
 
 
 def _sampling(experiment: Experiment, state: TrainState, mesh: Mesh) -> Measured:
-    draw = jax.jit(generate.sampler(experiment, experiment.sampling.std))
+    draw = jax.jit(generate.sampler(experiment))
     size = experiment.sampling.images
     size += -size % mesh.size
     label = jnp.arange(size) % max(experiment.network.label_dim, 1)
     asked = (generate.image_keys(np.arange(size)), label)
     asked = jax.device_put(asked, sharding.split(mesh))
-    return lambda compiled: compiled(state, *asked), size, draw.lower(state, *asked)
+    args = (ema_variables(experiment, state, experiment.sampling.std), *asked)
+    return lambda compiled: compiled(*args), size, draw.lower(*args)
 
 
 def _seconds(call: Callable[[], jax.Array]) -> float:

@@ -26,7 +26,7 @@ from jaxtyping import PyTree
 from jaxdiff import sharding
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.files import write_atomically
-from jaxdiff.state import TrainState, checksum, ema_denoiser, init_state
+from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
 from jaxdiff.types import Denoiser, NoiseLevel
 
 
@@ -40,8 +40,9 @@ class Restored:
 
     denoise: Denoiser
     experiment: Experiment
+    variables: PyTree
+    """The network's {"params", "constants"}, the parameters averaged."""
     step: int
-    state: TrainState
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,10 +85,10 @@ def restore(
             )
         everywhere = sharding.replicated(sharding.data_mesh())
         state, experiment = saved.restore(everywhere, None if step is None else [step])
-    denoise = ema_denoiser(
-        experiment, state, experiment.sampling.std if std is None else std
-    )
-    return Restored(denoise, experiment, int(state.step), state)
+    std = experiment.sampling.std if std is None else std
+    variables = ema_variables(experiment, state, std)
+    denoise = run_denoiser(experiment, variables)
+    return Restored(denoise, experiment, variables, int(state.step))
 
 
 class Checkpoints:

@@ -51,7 +51,8 @@ class Sampling:
     """How pictures are drawn, during training and by default after it.
 
     `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w; `std`
-    is the EMA that samples; `images` is how many a picture shows.
+    is the EMA that samples; `clip` holds each x0 to [-1, 1], where the data are, which
+    long tables trained for eps need; `images` is how many a picture shows.
     """
 
     grid: Grid = levels.Karras()
@@ -59,6 +60,7 @@ class Sampling:
     solver: Solver = solvers.Heun()
     guidance: float = 0.0
     std: float = 0.10
+    clip: bool = False
     images: int = 100
 
     def __post_init__(self) -> None:
@@ -226,7 +228,13 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
         for module, classes in {
             "config": (Experiment, Sampling),
             "data": (data.Digits, data.OpenMoji, data.Folder),
-            "levels": (levels.Karras, levels.Trailing, levels.Uniform),
+            "levels": (
+                levels.Karras,
+                levels.Leading,
+                levels.Linspace,
+                levels.Trailing,
+                levels.Uniform,
+            ),
             "losses": (
                 losses.DensityDecoder,
                 losses.PixelDecoder,

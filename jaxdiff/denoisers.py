@@ -4,6 +4,7 @@ Also the closed-form denoisers of Gaussian data, against which everything can be
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -40,6 +41,21 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
         return Denoised(x0, out.variance, out.uncertainty)
 
     return denoise
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """A denoiser whose x0 is held to [-limit, limit], where the data are [DDPM]."""
+
+    denoise: Denoiser
+    limit: float = 1.0
+
+    def __call__(
+        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+    ) -> Denoised:
+        out = self.denoise(x, at, cond)
+        x0 = jnp.clip(out.x0, -self.limit, self.limit)
+        return Denoised(x0, out.variance, out.uncertainty)
 
 
 def gaussian_denoiser(mean: Real, std: Real) -> Denoiser:

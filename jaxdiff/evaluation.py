@@ -13,20 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
 from jaxdiff import likelihood, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset
+from jaxdiff.denoisers import Clipped
 from jaxdiff.files import write_atomically
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
 from jaxdiff.posterior import Variance
-from jaxdiff.state import TrainState, ema_denoiser, labelled
+from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import Real
 
-Cost = Callable[[TrainState, Key[Array, " B"], Array, Array, Process], Terms]
-"""(state, keys, images uint8, labels, some steps) -> their terms [n, B]."""
+Cost = Callable[[PyTree, Key[Array, " B"], Array, Array, Process], Terms]
+"""(variables, keys, images uint8, labels, some steps) -> their terms [n, B]."""
 
 LIMIT = 20.0
 """Bound on |logSNR| in tables and plots, in nats."""
@@ -50,19 +51,19 @@ class Measured:
         return self.vb.sum(1) + self.prior
 
 
-def coster(experiment: Experiment, std: float, variance: Variance, clip: bool) -> Cost:
+def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
     """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM]."""
 
     @jax.jit
     def cost(
-        state: TrainState,
+        variables: PyTree,
         keys: Key[Array, " B"],
         image: Array,
         label: Array,
         steps: Process,
     ) -> Terms:
-        denoise = ema_denoiser(experiment, state, std)
-        denoise = likelihood.Clipped(denoise) if clip else denoise
+        denoise = run_denoiser(experiment, variables)
+        denoise = Clipped(denoise) if clip else denoise
         x0 = image.astype(jnp.float32) / 127.5 - 1
         cond = labelled(experiment, label)
         return likelihood.terms(denoise, cond, x0, keys, steps, variance)
@@ -72,7 +73,7 @@ def coster(experiment: Experiment, std: float, variance: Variance, clip: bool) -
 
 def measure(
     cost: Cost,
-    state: TrainState,
+    variables: PyTree,
     dataset: Dataset,
     steps: Process,
     mesh: Mesh,
@@ -109,7 +110,7 @@ def measure(
             asked = jax.device_put((keys, image, label), sharding.split(mesh))
             found = []
             for some in _chunks(steps):
-                found.append(jax.device_get(cost(state, *asked, some)))
+                found.append(jax.device_get(cost(variables, *asked, some)))
                 bar.update(len(numbers) * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *found)
             prior = likelihood.prior(image.astype(np.float32) / 127.5 - 1, steps.at[-1])

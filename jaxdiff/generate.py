@@ -1,4 +1,4 @@
-"""From a train state to images: `sample` as an experiment says, in batches, by seed."""
+"""From variables to images: `sample` as an experiment says, in batches, by seed."""
 
 from collections.abc import Callable
 
@@ -6,22 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from tqdm import tqdm
 
 from jaxdiff import pictures, sharding
 from jaxdiff.config import Experiment
+from jaxdiff.denoisers import Clipped
 from jaxdiff.guidance import guide, without
 from jaxdiff.sampling import sample
-from jaxdiff.state import TrainState, ema_denoiser, labelled
+from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import NoiseLevel
 
-Draw = Callable[[TrainState, Key[Array, " B"], Array], Float[Array, "B H W C"]]
-"""(state, keys, labels) -> images in [-1, 1]."""
+Draw = Callable[[PyTree, Key[Array, " B"], Array], Float[Array, "B H W C"]]
+"""(variables, keys, labels) -> images in [-1, 1]."""
 
 
-def sampler(experiment: Experiment, std: float) -> Draw:
-    """The compiled sampler that `experiment.sampling` describes, of the EMA of width std.
+def sampler(experiment: Experiment) -> Draw:
+    """The compiled sampler that `experiment.sampling` describes.
 
     Levels and guidance weight are arguments of the compiled program: another grid of as
     many steps, or another weight, compiles nothing.
@@ -31,19 +32,20 @@ def sampler(experiment: Experiment, std: float) -> Draw:
 
     @jax.jit
     def draw(
-        state: TrainState,
+        variables: PyTree,
         keys: Key[Array, " B"],
         label: Array,
         levels: NoiseLevel,
         w: Array,
     ) -> Float[Array, "B H W C"]:
-        denoise = ema_denoiser(experiment, state, std)
+        denoise = run_denoiser(experiment, variables)
         if s.guidance:
             denoise = guide(denoise, (without(denoise, "label"), w))
+        denoise = Clipped(denoise) if s.clip else denoise
         cond = labelled(experiment, label)
         return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
 
-    return lambda state, keys, label: draw(state, keys, label, levels, s.guidance)
+    return lambda variables, keys, label: draw(variables, keys, label, levels, s.guidance)
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
@@ -66,7 +68,7 @@ SAMPLING = 0x5A3B1E
 
 def images(
     draw: Draw,
-    state: TrainState,
+    variables: PyTree,
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
     mesh: Mesh,
@@ -88,7 +90,7 @@ def images(
             count = len(seeds[part])
             filled = [np.resize(a[part], size) for a in (seeds, label)]
             asked = (image_keys(filled[0]), jnp.asarray(filled[1], jnp.int32))
-            drawn = draw(state, *jax.device_put(asked, sharding.split(mesh)))
+            drawn = draw(variables, *jax.device_put(asked, sharding.split(mesh)))
             parts.append(pictures.to_uint8(np.asarray(drawn))[:count])
             bar.update(count)
     return np.concatenate(parts)

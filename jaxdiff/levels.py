@@ -62,6 +62,45 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class Leading:
+    """Entries (N - 1) s + offset, ..., s + offset, offset, s = floor(T / N), then the data.
+
+    As DDPM's and Stable Diffusion's samplers count (offset 0 and 1), entry 0 being one
+    step of noise. It starts below the last entry, by s or more: sampling begins with pure
+    noise where the network knows a trace of an image [ZTSNR tab. 2]. For comparison.
+    """
+
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.offset < 0:
+            raise ValueError(f"offset must not be negative, got {self.offset}")
+
+    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
+        total = _entries(self, schedule, steps)
+        entry = np.arange(steps)[::-1] * (total // steps) + self.offset
+        if entry[0] >= total:
+            raise ValueError(
+                f"offset = {self.offset} leads to entry {entry[0]} of {total}: use at most "
+                f"{total - 1 - entry[0] + self.offset}"
+            )
+        return _then_data(schedule((entry + 1) / total))
+
+
+@dataclass(frozen=True)
+class Linspace:
+    """N of a table's T entries, evenly from the last to the first, then the data.
+
+    Halves round to even [ZTSNR tab. 2]. One step starts, and ends, on the first entry.
+    """
+
+    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
+        total = _entries(self, schedule, steps)
+        entry = np.round(np.linspace(0, total - 1, steps))[::-1]
+        return _then_data(schedule((entry + 1) / total))
+
+
+@dataclass(frozen=True)
 class Trailing:
     """N of a table's T entries, round(T - k T / N) for k = 0 ... N - 1, then the data.
 
@@ -70,20 +109,28 @@ class Trailing:
     """
 
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
-        _require_steps(steps)
-        entries = getattr(schedule, "steps", 0)
-        if 0 < entries < steps:
-            raise ValueError(
-                f"a table of {entries} entries has no {steps} steps; ask for at most "
-                f"{entries}"
-            )
-        k = np.arange(steps)
-        t = np.round(entries - k * entries / steps) / entries if entries else 1 - k / steps
-        return _then_data(schedule(t))
+        if not hasattr(schedule, "steps"):
+            return Uniform()(schedule, steps)
+        total = _entries(self, schedule, steps)
+        entry = np.round(total - np.arange(steps) * total / steps) - 1
+        return _then_data(schedule((entry + 1) / total))
 
 
 def _then_data(levels: NoiseLevel) -> NoiseLevel:
     return NoiseLevel(jnp.append(levels.alpha, 1.0), jnp.append(levels.sigma, 0.0))
+
+
+def _entries(grid: object, schedule: Schedule, steps: int) -> int:
+    """T of a table that has so many steps."""
+    _require_steps(steps)
+    total = getattr(schedule, "steps", 0)
+    if not total:
+        raise ValueError(f"{grid} picks a table's entries; for {schedule} use Uniform()")
+    if total < steps:
+        raise ValueError(
+            f"a table of {total} entries has no {steps} steps; ask for at most {total}"
+        )
+    return total
 
 
 def _require_steps(steps: int) -> None:

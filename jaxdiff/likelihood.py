@@ -13,7 +13,6 @@ every model has a bound. It tightens as T grows.
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -24,9 +23,7 @@ from jaxtyping import Array, Float, Key
 from jaxdiff.losses import Decoder, PixelDecoder, bound_term
 from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
 from jaxdiff.types import (
-    UNCONDITIONAL,
     Condition,
-    Denoised,
     Denoiser,
     Leaf,
     NoiseLevel,
@@ -57,21 +54,6 @@ class Terms:
     """The bound's term, in bits/dim."""
     x0_mse: Leaf
     """mean (D - x0)^2; times SNR it is the squared error of eps."""
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """A denoiser whose x0 is held to [-limit, limit], where the data are."""
-
-    denoise: Denoiser
-    limit: float = 1.0
-
-    def __call__(
-        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
-    ) -> Denoised:
-        out = self.denoise(x, at, cond)
-        x0 = jnp.clip(out.x0, -self.limit, self.limit)
-        return Denoised(x0, out.variance, out.uncertainty)
 
 
 def process(schedule: Schedule, steps: int) -> Process:

@@ -48,8 +48,8 @@ def init_state(experiment: Experiment) -> TrainState:
     )
 
 
-def ema_denoiser(experiment: Experiment, state: TrainState, std: float) -> Denoiser:
-    """The denoiser with the parameters averaged over the relative width `std`.
+def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTree:
+    """The network's {"params", "constants"}, averaged over the relative width `std`.
 
     Raises:
         ValueError: the run tracks no such average.
@@ -60,7 +60,11 @@ def ema_denoiser(experiment: Experiment, state: TrainState, std: float) -> Denoi
             f"this run tracks no EMA of std {std}; it has {', '.join(map(str, stds))}"
         )
     params = optim.averages(state.opt_state)[stds.index(std)]
-    variables = {"params": params, "constants": state.constants}
+    return {"params": params, "constants": state.constants}
+
+
+def run_denoiser(experiment: Experiment, variables: PyTree) -> Denoiser:
+    """The denoiser that an experiment's network is with these variables."""
     return denoiser(experiment.network.apply, variables, experiment.parameterization)
 
 

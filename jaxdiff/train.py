@@ -20,7 +20,7 @@ from jaxdiff.config import Experiment, differences, parts, resolve
 from jaxdiff.denoisers import denoiser
 from jaxdiff.files import write_atomically
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState, init_state, labelled
+from jaxdiff.state import TrainState, ema_variables, init_state, labelled
 from jaxdiff.types import Condition
 from jaxdiff.weightings import require_finite_mean
 
@@ -131,7 +131,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
         require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
-    draw = generate.sampler(experiment, experiment.sampling.std)
+    draw = generate.sampler(experiment)
 
     with (
         checkpoint.alone(workdir),
@@ -202,7 +202,8 @@ def show(
     """The images of a run's picture: seeds 0, 1, …, and the classes in turn."""
     seeds = np.arange(experiment.sampling.images)
     label = seeds % max(experiment.network.label_dim, 1)
-    return generate.images(draw, state, seeds, label, mesh, len(seeds))
+    variables = ema_variables(experiment, state, experiment.sampling.std)
+    return generate.images(draw, variables, seeds, label, mesh, len(seeds))
 
 
 class Reporter:

@@ -112,7 +112,10 @@ def _unknown_field(argv: list[str]) -> str:
     wrong = [a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")]
     if not (file and wrong):
         return ""
-    config = runpy.run_path(file)["get_config"](*argument)
+    try:
+        config = runpy.run_path(file)["get_config"](*argument)
+    except Exception:  # the file's own mistake, which is already being told
+        return ""
     for flag in wrong:
         node, names = config, flag.split(".")[1:]
         for i, name in enumerate(names):

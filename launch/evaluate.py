@@ -52,11 +52,10 @@ def main() -> None:
     measured = evaluation.measure(
         evaluation.coster(
             experiment,
-            experiment.sampling.std if STD.value is None else STD.value,
             getattr(posterior, rule)(),
             CLIP.value,
         ),
-        run.state,
+        run.variables,
         data.load(),
         likelihood.process(experiment.schedule, count),
         sharding.data_mesh(),

@@ -49,8 +49,8 @@ def main() -> None:
     seeds = SEED.value + np.arange(NUMBER.value)
     label = np.resize(_labels(experiment.network.label_dim), NUMBER.value)
     images = generate.images(
-        generate.sampler(experiment, sampling.std),
-        run.state,
+        generate.sampler(experiment),
+        run.variables,
         seeds,
         label,
         sharding.data_mesh(),

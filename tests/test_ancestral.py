@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.denoisers import Clipped
 from jaxdiff.levels import Trailing, Uniform
-from jaxdiff.likelihood import Clipped
 from jaxdiff.posterior import LargeVariance, LearnedVariance, SmallVariance
 from jaxdiff.schedules import CosineBetas, LinearBetas
 from jaxdiff.solvers import DDIM, Ancestral, Euler

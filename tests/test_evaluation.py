@@ -18,7 +18,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.data import Digits
 from jaxdiff.networks import UNet
 from jaxdiff.posterior import LargeVariance, SmallVariance
-from jaxdiff.state import init_state
+from jaxdiff.state import ema_variables, init_state
 
 ROOT = Path(__file__).parents[1]
 NETWORK = UNet(label_dim=10, model_channels=8, channel_mult=(1,), num_blocks=1)
@@ -31,12 +31,13 @@ def state() -> Any:
 
 
 def measured(state: Any, devices: int, batch: int) -> evaluation.Measured:
-    cost = evaluation.coster(EXPERIMENT, 0.1, SmallVariance(), clip=True)
+    cost = evaluation.coster(EXPERIMENT, SmallVariance(), clip=True)
     mesh = sharding.data_mesh(jax.devices()[:devices])
     steps = likelihood.process(EXPERIMENT.schedule, 6)
-    state = jax.device_put(state, sharding.replicated(mesh))
+    variables = ema_variables(EXPERIMENT, state, 0.1)
+    variables = jax.device_put(variables, sharding.replicated(mesh))
     data = Digits("test").load()
-    return evaluation.measure(cost, state, data, steps, mesh, number=5, batch=batch)
+    return evaluation.measure(cost, variables, data, steps, mesh, number=5, batch=batch)
 
 
 def test_neither_the_batch_nor_the_devices_change_a_number(state: Any) -> None:
@@ -92,13 +93,18 @@ def test_one_image_has_no_standard_error(state: Any) -> None:
 def test_clipping_holds_x0_where_the_data_are(state: Any) -> None:
     """White images, D nearly x: without clipping half of it lies above white."""
     clipped, free = (
-        evaluation.coster(EXPERIMENT, 0.1, LargeVariance(), clip=clip)
-        for clip in (True, False)
+        evaluation.coster(EXPERIMENT, LargeVariance(), clip=clip) for clip in (True, False)
     )
     image = np.full((2, 8, 8, 1), 255, np.uint8)
     keys, label = jax.random.split(jax.random.key(0), 2), np.zeros(2, np.int32)
     least = jax.tree.map(jnp.asarray, likelihood.process(EXPERIMENT.schedule, 6)[:1])
-    args = (state, keys, jnp.asarray(image), jnp.asarray(label), least)
+    args = (
+        ema_variables(EXPERIMENT, state, 0.1),
+        keys,
+        jnp.asarray(image),
+        jnp.asarray(label),
+        least,
+    )
     held, loose = clipped(*args).x0_mse, free(*args).x0_mse
     assert (held < 0.8 * loose).all()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.levels import Karras, Trailing, Uniform
+from jaxdiff.levels import Karras, Leading, Linspace, Trailing, Uniform
 from jaxdiff.types import Grid
 from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES, TABLES
 
@@ -47,6 +47,22 @@ def test_trailing_entries(steps: int, x64: None) -> None:
     levels = Trailing()(table, steps)
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     np.testing.assert_allclose(levels.alpha[:-1], np.sqrt(abar[entries]), rtol=1e-12)
+    assert (levels.alpha[-1], levels.sigma[-1]) == (1, 0)
+
+
+ENTRIES = np.load(GOLDEN / "iddpm" / "timesteps.npz")
+KINDS = {"leading": Leading(), "linspace": Linspace(), "trailing": Trailing()}
+
+
+@pytest.mark.parametrize("case", [k for k in ENTRIES if k.startswith("ddim__")])
+def test_entries_of_every_spacing(case: str, x64: None) -> None:
+    """ddim__<kind>__T<entries>__N<steps>, with __off1 for Stable Diffusion's offset."""
+    _, kind, total, steps, *offset = case.split("__")
+    grid = Leading(offset=1) if offset else KINDS[kind]
+    table = jd.Table(jd.ListedBetas((0.01,) * int(total[1:])))
+    levels = grid(table, int(steps[1:]))
+    expected = 0.99 ** ((ENTRIES[case] + 1) / 2)
+    np.testing.assert_allclose(levels.alpha[:-1], expected, rtol=1e-12)
     assert (levels.alpha[-1], levels.sigma[-1]) == (1, 0)
 
 
@@ -98,6 +114,10 @@ def test_uniform_may_stop_before_the_data(x64: None) -> None:
         (lambda: Uniform()(jd.Cosine(), 0), "at least 1 step, got 0"),
         (lambda: Trailing()(jd.Cosine(), -1), "at least 1 step, got -1"),
         (lambda: Trailing()(TABLES["listed"], 6), "ask for at most 5"),
+        (lambda: Linspace()(TABLES["listed"], 6), "ask for at most 5"),
+        (lambda: Leading()(jd.Cosine(), 6), r"Leading.* for Cosine.* use Uniform"),
+        (lambda: Leading(offset=-1), "offset must not be negative, got -1"),
+        (lambda: Leading(offset=3)(TABLES["listed"], 2), "use at most 2"),
     ],
 )
 def test_grids_that_are_none_are_refused(build: Any, message: str) -> None:

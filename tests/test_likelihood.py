@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.denoisers import Clipped
 from jaxdiff.likelihood import (
-    Clipped,
     Process,
     Terms,
     bits_per_dim,

@@ -181,9 +181,9 @@ def test_a_tiny_network_learns() -> None:
     x0 = jnp.asarray(one["image"], jnp.float32) / 127.5 - 1
     level = jnp.full((16, 1, 1, 1), jd.LogSigma().time(0.0))
     noised = corrupt(jax.random.key(1), x0, level, jd.LogSigma())
-    denoise = jd.state.ema_denoiser(TINY, state, 0.1)
+    denoise = jd.state.run_denoiser(TINY, jd.state.ema_variables(TINY, state, 0.1))
     cond = jd.Condition(label=jnp.asarray(one["label"]))
     error = jnp.mean((denoise(noised.x, noised.at, cond).x0 - x0) ** 2)
-    untrained = jd.state.ema_denoiser(TINY, begin(mesh), 0.1)
+    untrained = jd.state.run_denoiser(TINY, jd.state.ema_variables(TINY, begin(mesh), 0.1))
     before = jnp.mean((untrained(noised.x, noised.at, cond).x0 - x0) ** 2)
     assert error < before / 4

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoint
+from jaxdiff import checkpoint, sharding
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -100,7 +100,9 @@ def is_key(leaf: jax.Array) -> bool:
 
 def leaves(workdir: Path) -> dict[str, np.ndarray]:
     """Everything in the newest state, by name."""
-    state = checkpoint.restore(workdir).state
+    place = sharding.replicated(sharding.data_mesh())
+    with checkpoint.checkpoints(workdir) as saved:
+        state, _ = saved.restore(place)
     flat = jax.tree_util.tree_leaves_with_path(state)
     raw = [(k, jax.random.key_data(v) if is_key(v) else v) for k, v in flat]
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in raw}
