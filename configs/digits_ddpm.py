@@ -58,7 +58,7 @@ def get_config(weighting: str = "debias") -> ConfigDict:
             optimizer=EDM2Optimizer(
                 learning_rate=0.02, ref_batches=500.0, rampup_images=20_000.0, stds=(0.10,)
             ),
-            sampling=Sampling(grid=Trailing(), steps=100, solver=Ancestral()),
+            sampling=Sampling(grid=Trailing(), steps=100, solver=Ancestral(), clip=True),
             batch_size=128,
             steps=1000,
             checkpoint_every=250,

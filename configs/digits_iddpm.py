@@ -73,6 +73,7 @@ def get_config(name: str = "hybrid-cosine") -> ConfigDict:
                 grid=Trailing(),
                 steps=100,
                 solver=Ancestral(LearnedVariance() if learned else LargeVariance()),
+                clip=True,
             ),
             batch_size=128,
             steps=1500,
