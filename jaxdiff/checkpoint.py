@@ -23,7 +23,7 @@ import jax
 from jax.sharding import Sharding
 from jaxtyping import PyTree
 
-from jaxdiff import sharding
+from jaxdiff import sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.files import write_atomically
 from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
@@ -62,13 +62,16 @@ def restore(
     """The denoiser of a run, from its newest checkpoint that can be read.
 
     `std` chooses among the EMA widths that the run tracked, by default the one it samples
-    with; `step` chooses another checkpoint than the newest.
+    with, and those that were reconstructed after training; `step` chooses another
+    checkpoint, or snapshot, than the newest. The path of a snapshot restores that file.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint.
         ValueError: no such EMA, or no checkpoint can be read.
     """
     folder = Path(workdir)
+    if folder.suffix == ".npz":
+        return _of_snapshot(folder)
     if not (folder / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"{folder} holds no run (no folder `checkpoints` in it): give the --workdir "
@@ -76,6 +79,8 @@ def restore(
         )
     with checkpoints(folder) as saved:
         if step is not None and step not in saved.steps():
+            if std is not None and (found := snapshots.find(folder, std, step)):
+                return _of_snapshot(found)
             known = ", ".join(map(str, saved.steps())) or "none yet"
             raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
         if not saved.steps():
@@ -86,9 +91,22 @@ def restore(
         everywhere = sharding.replicated(sharding.data_mesh())
         state, experiment = saved.restore(everywhere, None if step is None else [step])
     std = experiment.sampling.std if std is None else std
+    found = snapshots.find(folder, std, step)
+    if found and std not in experiment.optimizer.stds:
+        return _of_snapshot(found)
     variables = ema_variables(experiment, state, std)
     denoise = run_denoiser(experiment, variables)
     return Restored(denoise, experiment, variables, int(state.step))
+
+
+def _of_snapshot(path: Path) -> Restored:
+    snapshot = snapshots.read(path)
+    experiment = snapshot.experiment
+    variables = jax.device_put(
+        snapshot.variables, sharding.replicated(sharding.data_mesh())
+    )
+    denoise = run_denoiser(experiment, variables)
+    return Restored(denoise, experiment, variables, snapshot.step)
 
 
 class Checkpoints:

@@ -78,7 +78,9 @@ class Experiment:
     The objective is `loss_scale` times the loss summed over an image's elements, as in
     [EDM2]. Labels and noise levels are withheld from random images with probability
     `label_dropout` and `noise_dropout`, which guidance without them needs. The `_every`
-    fields count steps; `keep` is the number of checkpoints kept.
+    fields count steps; `keep` is the number of checkpoints kept. `snapshot_every` > 0
+    writes the averages too, each a file of `snapshot_dtype`, from which averages of other
+    widths are made after training.
     """
 
     data: Images = data.Digits()
@@ -101,6 +103,8 @@ class Experiment:
     sample_every: int = 1000
     checkpoint_every: int = 500
     keep: int = 2
+    snapshot_every: int = 0
+    snapshot_dtype: str = "float16"
 
     def __post_init__(self) -> None:
         prediction, path = self.parameterization, self.schedule
@@ -125,6 +129,12 @@ class Experiment:
         for field in (*counts, "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.snapshot_every < 0:
+            raise ValueError(f"snapshot_every is negative: {self.snapshot_every}; 0 = none")
+        if self.snapshot_dtype not in SNAPSHOT_DTYPES:
+            raise ValueError(
+                f"snapshot_dtype is {self.snapshot_dtype!r}, not in {SNAPSHOT_DTYPES}"
+            )
         for field in ("label_dropout", "noise_dropout"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
@@ -215,9 +225,13 @@ def differences(there: Experiment, here: Experiment) -> list[str]:
 
 FREE = (
     *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
+    *("snapshot_every", "snapshot_dtype"),
     *("data.path", "data.cache"),
 )
 """Fields, or what they begin with, that a resumed run may change."""
+
+SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
+"""What snapshots may be saved in."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Compute dtypes of networks."""

@@ -57,7 +57,8 @@ def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTr
     stds = experiment.optimizer.stds
     if std not in stds:
         raise ValueError(
-            f"this run tracks no EMA of std {std}; it has {', '.join(map(str, stds))}"
+            f"this run tracks no EMA of std {std}; it has {', '.join(map(str, stds))}. "
+            "launch/reconstruct.py makes others of its snapshots"
         )
     params = optim.averages(state.opt_state)[stds.index(std)]
     return {"params": params, "constants": state.constants}

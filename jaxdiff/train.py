@@ -15,7 +15,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, data, generate, losses, pictures, sharding, writers
+from jaxdiff import (
+    checkpoint,
+    data,
+    generate,
+    losses,
+    pictures,
+    sharding,
+    snapshots,
+    writers,
+)
 from jaxdiff.config import Experiment, differences, parts, resolve
 from jaxdiff.denoisers import denoiser
 from jaxdiff.files import write_atomically
@@ -146,7 +155,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                 experiment
             )
         checkpoint.describe(workdir, experiment)
-        first = int(state.step)
+        first, every = int(state.step), experiment.snapshot_every
         batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
         with reporting(experiment, workdir, first, progress) as report:
             for n in range(first + 1, experiment.steps + 1):
@@ -160,6 +169,9 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                 if last or n % experiment.checkpoint_every == 0:
                     require_finite(state)
                     saved.save(n, state, experiment)
+                if every and (n == experiment.steps or n % every == 0):
+                    require_finite(state)
+                    save_averages(workdir, experiment, state)
                 if n == experiment.steps or n % experiment.sample_every == 0:
                     report.picture(n, show(experiment, draw, state, mesh))
                 if stopping:
@@ -193,6 +205,18 @@ def require_finite(state: TrainState) -> None:
             f"the loss, a gradient or a weight was not finite at step {bad + 1}; nothing "
             "was saved since, and checkpoints before it are whole. Look at the data, or "
             "train in another --workdir with a lower optimizer.learning_rate"
+        )
+
+
+def save_averages(workdir: Path, experiment: Experiment, state: TrainState) -> None:
+    """Writes the tracked averages as snapshots; a step made again writes the same."""
+    step = int(state.step)
+    for std in experiment.optimizer.stds:
+        variables = jax.device_get(ema_variables(experiment, state, std))
+        images = step * experiment.batch_size
+        snapshot = snapshots.Snapshot(experiment, variables, std, step, images)
+        snapshots.write(
+            workdir / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype
         )
 
 

@@ -31,7 +31,9 @@ VARIANCE = flags.DEFINE_enum(
 CLIP = flags.DEFINE_bool("clip", True, "Hold x0 to [-1, 1], where the data are.")
 NUMBER = flags.DEFINE_integer("number", 0, "How many images; 0 = all.", lower_bound=0)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", 0, 2**32 - 1)
-STD = flags.DEFINE_float("std", None, "Relative width of the EMA, one the run tracked.")
+STD = flags.DEFINE_float(
+    "std", None, "Relative width of the EMA, tracked or reconstructed."
+)
 STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.", 0)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 BINS = flags.DEFINE_integer("bins", 20, "Bins of logSNR.", lower_bound=1)

@@ -24,7 +24,9 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 1, 10_000)
 SOLVER = flags.DEFINE_enum("solver", None, solvers.__all__, "Solver, as it is by default.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "w of D + w (D - D without label).")
-STD = flags.DEFINE_float("std", None, "Relative width of the EMA, one the run tracked.")
+STD = flags.DEFINE_float(
+    "std", None, "Relative width of the EMA, tracked or reconstructed."
+)
 STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.", 0)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/generated.")
@@ -40,7 +42,6 @@ def main() -> None:
         "steps": STEPS.value,
         "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
         "guidance": GUIDANCE.value,
-        "std": STD.value,
     }
     sampling = dataclasses.replace(
         run.experiment.sampling, **{k: v for k, v in chosen.items() if v is not None}

@@ -17,7 +17,7 @@ ROWS = (
     {"sampling", "likelihood", "analysis", "data", "sharding", "pictures", "writers"},
     {"plots"},
     {"config", "interop"},
-    {"state"},
+    {"state", "snapshots"},
     {"checkpoint", "generate", "evaluation"},
     {"train"},
 )

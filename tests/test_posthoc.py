@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff.posthoc import exponent_to_std, std_to_exponent
+from jaxdiff.posthoc import (
+    coefficients,
+    combine,
+    exponent_to_std,
+    inner_products,
+    parse_stds,
+    profile,
+    std_to_exponent,
+)
 
 EMA = np.load(Path(__file__).parent / "golden" / "edm2" / "ema.npz")
 
@@ -43,3 +51,66 @@ def test_widths_that_no_average_has_are_refused(std: float) -> None:
 def test_exponents_that_are_not_positive_are_refused(gamma: float) -> None:
     with pytest.raises(ValueError, match="is not positive"):
         exponent_to_std(gamma)
+
+
+def test_inner_products_are_the_reference_s() -> None:
+    times, stds = EMA["corr/ofs_std"].T
+    found = inner_products(times, stds, times, stds)
+    np.testing.assert_allclose(found, EMA["corr/matrix"], rtol=1e-10)
+
+
+def test_inner_products_are_integrals_of_profiles() -> None:
+    time = (np.arange(300_000) + 0.5) / 100_000
+    a, b = profile(time, 3.0, 0.1), profile(time, 2.0, 0.2)
+    (found,) = inner_products([3.0], [0.1], [2.0], [0.2]).ravel()
+    assert found == pytest.approx(np.mean(a * b) * 3, rel=1e-5)
+    assert np.mean(b) * 3 == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_coefficients_give_the_reference_s_profiles(case: int) -> None:
+    """Compared where they matter: the systems' condition numbers reach 1e6 and more."""
+    at = lambda name: EMA[f"posthoc/{case}/{name}"]
+    found = coefficients(at("in_ofs"), at("in_std"), float(at("out_ofs")), at("out_std"))
+    np.testing.assert_allclose(found.sum(0), 1, rtol=1e-9)
+    digits = 1e-15 * at("cond_A") * np.abs(at("coefs")).max()
+    np.testing.assert_allclose(found, at("coefs"), rtol=0, atol=max(100 * digits, 1e-10))
+    parts = zip(at("in_ofs"), at("in_std"), strict=True)
+    basis = np.stack([profile(at("profile_t"), t, s) for t, s in parts], axis=1)
+    top = np.abs(at("profile")).max()
+    np.testing.assert_allclose(basis @ found, at("profile"), rtol=0, atol=1e-7 * top)
+
+
+def test_a_traced_trajectory_is_reconstructed_as_the_reference_does() -> None:
+    steps, stds = EMA["trace/posthoc_snap_steps"], EMA["trace/posthoc_snap_stds"]
+    tracked = EMA["trace/stds"].tolist()
+    rows = [(s, std) for s in steps for std in stds]
+    share = coefficients(*zip(*rows, strict=True), steps[-1], EMA["trace/posthoc_targets"])
+    np.testing.assert_allclose(share, EMA["trace/posthoc_coefs"], rtol=1e-6, atol=1e-12)
+    trees = [{"w": EMA["trace/ema"][s - 1, tracked.index(std)]} for s, std in rows]
+    made = np.stack([tree["w"] for tree in combine(trees, share)])
+    # sums in float32 of terms up to |share| times the result
+    np.testing.assert_allclose(made, EMA["trace/posthoc_params"], rtol=2e-5)
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_lists_of_widths_are_read_as_the_reference_does(case: int) -> None:
+    found = parse_stds(str(EMA[f"parse_std_list/{case}/str"]))
+    np.testing.assert_allclose(found, EMA[f"parse_std_list/{case}/val"], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.1,,0.2", "'' is no width"),
+        ("a", "'a' is no width"),
+        ("0.05,...,0.2", "two widths before"),
+        ("0.05,0.10,...", "two widths before ... and one after"),
+        ("0.05,0.10,...,0.22", "steps of 0.05 from 0.05 do not meet 0.22"),
+        ("0.3", r"not in \(0, 0.2887\)"),
+        ("0.1,0.05,...,0.2", "do not meet"),
+    ],
+)
+def test_lists_that_say_nothing_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_stds(text)

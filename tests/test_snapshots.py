@@ -1,0 +1,121 @@
+"""Snapshots: what is written is read, and other widths are made of them."""
+
+import dataclasses
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import posthoc, snapshots
+from jaxdiff.config import Experiment
+from jaxdiff.snapshots import Snapshot
+
+BATCH = 4
+EXPERIMENT = Experiment(batch_size=BATCH)
+
+
+def snapshot(step: int, std: float, weight: Any, **changed: Any) -> Snapshot:
+    variables = {
+        "params": {"enc": {"conv": {"weight": np.asarray(weight, np.float32)}}},
+        "constants": {"freqs": np.float32([step, 2.0])},
+    }
+    experiment = dataclasses.replace(EXPERIMENT, **changed)
+    return Snapshot(experiment, variables, std, step, step * BATCH)
+
+
+def weight(of: Snapshot) -> np.ndarray:
+    return of.variables["params"]["enc"]["conv"]["weight"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_what_is_written_is_read(dtype: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    path = snapshots.write(tmp_path, snapshot(12, 0.0625, values), dtype)
+    assert path.name == "0000012-0.0625.npz"
+    found = snapshots.read(path)
+    assert weight(found).dtype == np.float32
+    expected = np.asarray(jnp.asarray(values).astype(dtype).astype(jnp.float32))
+    np.testing.assert_array_equal(weight(found), expected)
+    assert (found.std, found.step, found.images) == (0.0625, 12, 12 * BATCH)
+    assert found.experiment == EXPERIMENT
+    assert snapshots.find(tmp_path.parent, 0.0625) is None
+
+
+def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weight of step 3 does not fit into float16"):
+        snapshots.write(tmp_path, snapshot(3, 0.1, [1e6]))
+    with pytest.raises(ValueError, match="not 'int8'"):
+        snapshots.write(tmp_path, snapshot(3, 0.1, [1.0]), "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_one_line_and_pickles_are_not_run(tmp_path: Path) -> None:
+    path = snapshots.write(tmp_path, snapshot(3, 0.1, np.ones(4000)))
+    whole = path.read_bytes()
+    for damaged in (whole[:-30], whole[:200], b"", whole[:9000] + b"X" + whole[9001:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged, or no snapshot"):
+            snapshots.read(path)
+
+    class Run:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    np.savez(path, json=np.array([Run()], dtype=object))
+    with pytest.raises(ValueError, match="damaged, or no snapshot"):
+        snapshots.read(path)
+    path.write_bytes(pickle.dumps(Run()))
+    with pytest.raises(ValueError, match="damaged, or no snapshot"):
+        snapshots.read(path)
+    assert not (tmp_path / "run").exists()
+
+
+def tracked(folder: Path, steps: int, every: int, stds: tuple[float, ...]) -> np.ndarray:
+    """Snapshots of averages of a made-up training, by the definition; its parameters."""
+    path = np.cumsum(np.random.default_rng(1).normal(size=(steps, 50)), axis=0)
+    for step in range(every, steps + 1, every):
+        for std in stds:
+            mean = average(path[:step], std)
+            snapshots.write(folder, snapshot(step, std, mean), "float32")
+    return path
+
+
+def average(path: np.ndarray, std: float) -> np.ndarray:
+    """Weights tau^gamma integrated over each step's piece of (0, t], as the EMA gives."""
+    edges = np.arange(len(path) + 1) / len(path)
+    share = np.diff(edges ** (posthoc.std_to_exponent(std) + 1))
+    return share @ path
+
+
+def test_a_width_that_was_not_tracked_is_made_of_two_that_were(tmp_path: Path) -> None:
+    """A random walk is harder than training: its steps do not shrink."""
+    path = tracked(tmp_path, 640, 40, (0.05, 0.10))
+    targets = (0.05, 0.07, 0.15, 0.20)
+    for made in snapshots.reconstruct(tmp_path, targets):
+        exact = average(path, made.std)
+        error = np.linalg.norm(weight(made) - exact) / np.linalg.norm(exact)
+        assert error < (1e-6 if made.std == 0.05 else 5e-3), (made.std, error)
+        assert made.step == 640
+        assert made.images == 640 * BATCH
+        np.testing.assert_array_equal(made.variables["constants"]["freqs"], [640, 2])
+    (half,) = snapshots.reconstruct(tmp_path, (0.12,), step=320)
+    exact = average(path[:320], 0.12)
+    assert np.linalg.norm(weight(half) - exact) < 5e-3 * np.linalg.norm(exact)
+
+
+def test_what_cannot_be_reconstructed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"no snapshots: train with --config\.snapshot_every"
+    ):
+        snapshots.reconstruct(tmp_path, (0.1,))
+    tracked(tmp_path, 80, 40, (0.05,))
+    with pytest.raises(ValueError, match=r"no snapshot of step 50 .* there are \[40, 80\]"):
+        snapshots.reconstruct(tmp_path, (0.1,), step=50)
+    other = snapshot(60, 0.05, np.zeros(50), seed=3)
+    snapshots.write(tmp_path, other)
+    with pytest.raises(ValueError, match="different runs: seed"):
+        snapshots.reconstruct(tmp_path, (0.1,))
