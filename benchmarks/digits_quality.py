@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
 
 from jaxdiff import checkpoint, generate, sharding
-from jaxdiff.data import Digits
+from jaxdiff.data import Digits, encoder_of
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
@@ -44,6 +44,7 @@ def main() -> None:
     images = generate.images(
         generate.sampler(run.experiment),
         run.variables,
+        encoder_of(run.experiment.data),
         seeds,
         label,
         sharding.data_mesh(),

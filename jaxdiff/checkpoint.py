@@ -73,13 +73,15 @@ def restore(
     if folder.suffix == ".npz":
         return _of_snapshot(folder)
     if not (folder / "checkpoints").is_dir():
+        if found := snapshots.find(folder, std, step):
+            return _of_snapshot(found)
         raise FileNotFoundError(
-            f"{folder} holds no run (no folder `checkpoints` in it): give the --workdir "
-            "that launch/train.py was given"
+            f"{folder} holds no run (no folder `checkpoints` in it) and no such snapshot: "
+            "give the --workdir that launch/train.py was given"
         )
     with checkpoints(folder) as saved:
         if step is not None and step not in saved.steps():
-            if std is not None and (found := snapshots.find(folder, std, step)):
+            if found := snapshots.find(folder, std, step):
                 return _of_snapshot(found)
             known = ", ".join(map(str, saved.steps())) or "none yet"
             raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")

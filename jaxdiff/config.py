@@ -42,7 +42,7 @@ from jaxdiff.types import (
     Weighting,
 )
 
-Images = data.Digits | data.OpenMoji | data.Folder
+Images = data.Digits | data.OpenMoji | data.Folder | data.Latents
 """Where images come from."""
 
 
@@ -50,15 +50,17 @@ Images = data.Digits | data.OpenMoji | data.Folder
 class Sampling:
     """How pictures are drawn, during training and by default after it.
 
-    `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w; `std`
-    is the EMA that samples; `clip` holds each x0 to [-1, 1], where the data are, which
-    long tables trained for eps need; `images` is how many a picture shows.
+    `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w, on the
+    steps that start within `interval`, low < sigma / alpha <= high; `std` is the EMA that
+    samples; `clip` holds each x0 to [-1, 1], where the data are, which long tables trained
+    for eps need; `images` is how many a picture shows.
     """
 
     grid: Grid = levels.Karras()
     steps: int = 32
     solver: Solver = solvers.Heun()
     guidance: float = 0.0
+    interval: tuple[float, float] = (0.0, math.inf)
     std: float = 0.10
     clip: bool = False
     images: int = 100
@@ -67,6 +69,9 @@ class Sampling:
         for name in ("steps", "images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        low, high = self.interval
+        if not 0 <= low < high:
+            raise ValueError(f"interval needs 0 <= low < high, got {self.interval}")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance must be a finite number, got {self.guidance}")
 
@@ -77,10 +82,12 @@ class Experiment:
 
     The objective is `loss_scale` times the loss summed over an image's elements, as in
     [EDM2]. Labels and noise levels are withheld from random images with probability
-    `label_dropout` and `noise_dropout`, which guidance without them needs. The `_every`
-    fields count steps; `keep` is the number of checkpoints kept. `snapshot_every` > 0
-    writes the averages too, each a file of `snapshot_dtype`, from which averages of other
-    widths are made after training.
+    `label_dropout` and `noise_dropout`, which guidance without them needs. `accumulation`
+    splits each batch into so many parts, whose gradients are added up, to save memory.
+    The `_every` fields count steps; `keep` is the number of checkpoints kept. With
+    `snapshot_every` > 0 the averages are written too, each a file of `snapshot_dtype`, from
+    which averages of other widths are made after training; with `magnitudes_every` > 0 the
+    magnitudes of activations, weights and updates are logged, layer by layer.
     """
 
     data: Images = data.Digits()
@@ -94,6 +101,7 @@ class Experiment:
     optimizer: optim.EDM2Optimizer = optim.EDM2Optimizer()
     sampling: Sampling = Sampling()
     batch_size: int = 128
+    accumulation: int = 1
     steps: int = 1000
     seed: int = 0
     loss_scale: float = 1.0
@@ -105,6 +113,7 @@ class Experiment:
     keep: int = 2
     snapshot_every: int = 0
     snapshot_dtype: str = "float16"
+    magnitudes_every: int = 0
 
     def __post_init__(self) -> None:
         prediction, path = self.parameterization, self.schedule
@@ -119,18 +128,25 @@ class Experiment:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0 ... 2^32 - 1, got {self.seed}")
         _require_one_table(self)
-        stds = {edm.sigma_data for edm in parts(self, parameterizations.EDM)}
+        kinds = parameterizations.EDM, data.VAELatents
+        stds = {part.sigma_data for kind in kinds for part in parts(self, kind)}
         if len(stds) > 1:
             raise ValueError(
                 f"sigma_data is {sorted(stds)} in different places of the experiment: "
                 "change parameterization.sigma_data and the loss's together"
             )
-        counts = ("batch_size", "steps", "log_every", "sample_every", "checkpoint_every")
-        for field in (*counts, "keep"):
+        every = ("log_every", "sample_every", "checkpoint_every")
+        for field in ("batch_size", "accumulation", "steps", *every, "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.snapshot_every < 0:
-            raise ValueError(f"snapshot_every is negative: {self.snapshot_every}; 0 = none")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not split into accumulation = "
+                f"{self.accumulation} equal parts"
+            )
+        for field in ("snapshot_every", "magnitudes_every"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} is negative: {getattr(self, field)}; 0 = never")
         if self.snapshot_dtype not in SNAPSHOT_DTYPES:
             raise ValueError(
                 f"snapshot_dtype is {self.snapshot_dtype!r}, not in {SNAPSHOT_DTYPES}"
@@ -225,7 +241,7 @@ def differences(there: Experiment, here: Experiment) -> list[str]:
 
 FREE = (
     *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
-    *("snapshot_every", "snapshot_dtype"),
+    *("snapshot_every", "snapshot_dtype", "magnitudes_every"),
     *("data.path", "data.cache"),
 )
 """Fields, or what they begin with, that a resumed run may change."""
@@ -241,7 +257,13 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
         f"{module}.{cls.__name__}": cls
         for module, classes in {
             "config": (Experiment, Sampling),
-            "data": (data.Digits, data.OpenMoji, data.Folder),
+            "data": (
+                data.Digits,
+                data.Folder,
+                data.Latents,
+                data.OpenMoji,
+                data.VAELatents,
+            ),
             "levels": (
                 levels.Karras,
                 levels.Leading,

@@ -16,15 +16,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
-from jaxdiff import likelihood, sharding
-from jaxdiff.config import Experiment
-from jaxdiff.data import Dataset
+from jaxdiff import analysis, likelihood, losses, sharding
+from jaxdiff.config import Experiment, parts
+from jaxdiff.data import Dataset, Pixels, encoder_of
 from jaxdiff.denoisers import Clipped
 from jaxdiff.files import write_atomically
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
 from jaxdiff.posterior import Variance
 from jaxdiff.state import labelled, run_denoiser
-from jaxdiff.types import Real
+from jaxdiff.types import UNCONDITIONAL, Real
 
 Cost = Callable[[PyTree, Key[Array, " B"], Array, Array, Process], Terms]
 """(variables, keys, images uint8, labels, some steps) -> their terms [n, B]."""
@@ -52,7 +52,16 @@ class Measured:
 
 
 def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
-    """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM]."""
+    """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM].
+
+    Raises:
+        ValueError: the data are no pixels.
+    """
+    if encoder_of(experiment.data) != Pixels():
+        raise ValueError(
+            f"bits/dim are of pixels of 256 levels, but {experiment.data} has none: "
+            "evaluate a run on pixels"
+        )
 
     @jax.jit
     def cost(
@@ -64,7 +73,7 @@ def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
     ) -> Terms:
         denoise = run_denoiser(experiment, variables)
         denoise = Clipped(denoise) if clip else denoise
-        x0 = image.astype(jnp.float32) / 127.5 - 1
+        x0 = Pixels().encode(keys[0], image)
         cond = labelled(experiment, label)
         return likelihood.terms(denoise, cond, x0, keys, steps, variance)
 
@@ -113,7 +122,7 @@ def measure(
                 found.append(jax.device_get(cost(variables, *asked, some)))
                 bar.update(len(numbers) * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *found)
-            prior = likelihood.prior(image.astype(np.float32) / 127.5 - 1, steps.at[-1])
+            prior = likelihood.prior(Pixels().moments(image)[0], steps.at[-1])
             columns = (whole.vb, whole.x0_mse, np.asarray(prior))
             parts.append([np.float64(a[: len(numbers)]) for a in columns])
     return Measured(steps, *(np.concatenate(a) for a in zip(*parts, strict=True)))
@@ -158,6 +167,32 @@ def report(measured: Measured, bins: int = 20) -> dict[str, Any]:
     }
 
 
+def uncertainty(
+    experiment: Experiment, variables: PyTree, measured: Measured
+) -> dict[str, list[float]]:
+    """What the uncertainty head learned, per level; {} for a run without one.
+
+    `learned` is u, and `best` the u that the loss w x0_mse / exp(u) + u asks for where the
+    error is as measured: ln(w x0_mse), the mean over images [EDM2 eq. 21].
+    """
+    heads = [*parts(experiment.loss, losses.Uncertain)]
+    if not heads:
+        return {}
+    denoise = jax.jit(run_denoiser(experiment, variables))
+    levels, shape = measured.steps.at, experiment.data.shape
+    learned = []
+    for first in range(0, len(levels.alpha), CHUNK):
+        part = levels[first : first + CHUNK]
+        at = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(-1, 1, 1, 1), part)
+        found = denoise(jnp.zeros((len(part.alpha), *shape)), at, UNCONDITIONAL)
+        learned += np.asarray(found.uncertainty).reshape(-1).tolist()
+    factors = analysis.weightings(heads[0].of)
+    with jax.enable_x64(True):
+        weight = sum(factor * np.asarray(w(levels)) for factor, w in factors)
+    best = np.log(np.maximum(weight * measured.x0_mse.mean(0), 1e-30))
+    return {"learned": learned, "best": best.tolist()}
+
+
 def table(found: Mapping[str, Any]) -> str:
     """The report as lines for people."""
     bits = found["bits_per_dim"]
@@ -177,11 +212,12 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def save_plot(path: Path, found: Mapping[str, Any]) -> None:
-    """Loss per bin of logSNR, and the bound's terms over logSNR, as a PNG."""
+    """Loss per bin of logSNR, the bound's terms, and what `uncertainty` found, as a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    error, bound = figure.subplots(1, 2)
+    head = found.get("uncertainty")
+    figure = Figure(figsize=(13 if head else 9, 3.4), layout="constrained")
+    error, bound, *more = figure.subplots(1, 3 if head else 2)
     middle = [np.mean(row["logsnr"]) for row in found["bins"]]
     for name, label, color in (
         ("x0_mse", "x0", "tab:blue"),
@@ -197,7 +233,12 @@ def save_plot(path: Path, found: Mapping[str, Any]) -> None:
     total = "{mean:.3f} ± {error:.3f}".format(**found["bits_per_dim"]["total"])
     title = f"terms of the bound, {total} bits/dim"
     bound.set(yscale="log", xlabel="logSNR", title=title)
-    for axes in (error, bound):
+    for axes in more:
+        axes.plot(terms["logsnr"], head["best"], color="tab:gray", label="ln(w x0 mse)")
+        axes.plot(terms["logsnr"], head["learned"], color="tab:red", label="learned u")
+        axes.set(xlabel="logSNR", title="log-variance of the weighted error")
+        axes.legend(frameon=False)
+    for axes in (error, bound, *more):
         axes.invert_xaxis()
         axes.grid(alpha=0.3)
     write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))

@@ -6,23 +6,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from tqdm import tqdm
 
-from jaxdiff import pictures, sharding
+from jaxdiff import data, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
-from jaxdiff.guidance import guide, without
+from jaxdiff.guidance import Interval, without
+from jaxdiff.guidance import guide as guided
 from jaxdiff.sampling import sample
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import NoiseLevel
 
 Draw = Callable[[PyTree, Key[Array, " B"], Array], Float[Array, "B H W C"]]
-"""(variables, keys, labels) -> images in [-1, 1]."""
+"""(variables, keys, labels) -> x0."""
 
 
-def sampler(experiment: Experiment) -> Draw:
+def sampler(experiment: Experiment, guide: Experiment | None = None, w: float = 0) -> Draw:
     """The compiled sampler that `experiment.sampling` describes.
+
+    With `guide`, another network's experiment, variables are the pair (network's, guide's)
+    and the weight is `w` in place of `sampling.guidance`: autoguidance [AG], or [CFG] by
+    an unconditional network of its own.
 
     Levels and guidance weight are arguments of the compiled program: another grid of as
     many steps, or another weight, compiles nothing.
@@ -38,14 +43,18 @@ def sampler(experiment: Experiment) -> Draw:
         levels: NoiseLevel,
         w: Array,
     ) -> Float[Array, "B H W C"]:
-        denoise = run_denoiser(experiment, variables)
-        if s.guidance:
-            denoise = guide(denoise, (without(denoise, "label"), w))
+        network, *others = variables if guide else (variables,)
+        denoise = run_denoiser(experiment, network)
+        if guide or s.guidance:
+            weaker = [run_denoiser(guide, other) for other in others]
+            weaker = weaker or [without(denoise, "label")]
+            denoise = guided(denoise, *((d, Interval(w, *s.interval)) for d in weaker))
         denoise = Clipped(denoise) if s.clip else denoise
         cond = labelled(experiment, label)
         return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
 
-    return lambda variables, keys, label: draw(variables, keys, label, levels, s.guidance)
+    w = w if guide else s.guidance
+    return lambda variables, keys, label: draw(variables, keys, label, levels, w)
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
@@ -69,14 +78,15 @@ SAMPLING = 0x5A3B1E
 def images(
     draw: Draw,
     variables: PyTree,
+    encoder: data.Encoder,
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
     mesh: Mesh,
     batch: int,
     *,
     progress: bool = False,
-) -> UInt8[np.ndarray, "N H W C"]:
-    """One image a seed, drawn `batch` at a time over the mesh.
+) -> Shaped[np.ndarray, "N H W C"]:
+    """One image a seed, drawn `batch` at a time over the mesh, as the encoder decodes it.
 
     An image is a function of its seed and label alone: a batch that is not full, or does
     not split over the devices, is filled up with images that are thrown away.
@@ -91,6 +101,6 @@ def images(
             filled = [np.resize(a[part], size) for a in (seeds, label)]
             asked = (image_keys(filled[0]), jnp.asarray(filled[1], jnp.int32))
             drawn = draw(variables, *jax.device_put(asked, sharding.split(mesh)))
-            parts.append(pictures.to_uint8(np.asarray(drawn))[:count])
+            parts.append(encoder.decode(np.asarray(drawn))[:count])
             bar.update(count)
     return np.concatenate(parts)

@@ -2,17 +2,21 @@
 
 Order is meaning:
 
-    clean the gradient, Adam, learning rate, `power_ema`, `forced_weight_norm`.
+    clean the gradient, Adam, learning rate, averages, `forced_weight_norm`.
 
-`power_ema` averages what Adam made of the parameters; `forced_weight_norm` then brings
+`power_ema` averages what Adam made of the parameters, with a memory that grows with the
+run, `halflife_ema` with one that does not; `forced_weight_norm` then brings
 every weight back to magnitude 1, which is where the next gradient is taken. A weight that
 cannot grow keeps its effective learning rate, so that rate is what the schedule says
-[EDM2 sec. 2.3]. Apply `normalized` to the parameters once, before training starts.
+[EDM2 sec. 2.3]. Apply `normalized` to the parameters once, before training starts;
+`EDM2Optimizer.start` does so if they are to be kept there.
 
 Weights are the leaves with two or more axes, the last one being their output units; gains
 and other scalars pass through.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,8 +63,8 @@ def inverse_sqrt_schedule(
     return schedule
 
 
-class PowerEmaState(NamedTuple):
-    """What `power_ema` remembers: steps seen, and one tree of parameters for each std."""
+class EmaState(NamedTuple):
+    """What an average remembers: steps seen, and one tree of parameters for each length."""
 
     count: Int[Array, ""]
     averages: tuple[PyTree, ...]
@@ -79,29 +83,65 @@ def power_ema(stds: tuple[float, ...]) -> optax.GradientTransformation:
     Raises: ValueError on a std outside (0, 12^(-1/2)).
     """
     powers = [std_to_exponent(std) + 1 for std in stds]
+    # 1 - beta by way of logarithms: float32 would lose it beside beta at large t
+    return _running(
+        "power_ema",
+        [lambda t, power=power: -jnp.expm1(power * jnp.log1p(-1 / t)) for power in powers],
+    )
 
-    def init(params: PyTree) -> PowerEmaState:
+
+def halflife_ema(
+    halflives: tuple[float, ...], rampup: float = 0.09
+) -> optax.GradientTransformation:
+    """Traditional averages of params + updates, one for each half-life h > 0, in steps.
+
+    After step t, average <- beta average + (1 - beta) params with
+
+        beta = 2^(-1 / min(h, rampup t)),
+
+    so that early averages, whose half-life is a share `rampup` of the run, forget the
+    initial parameters. In a long run of T steps the relative width is h / (T ln 2).
+    Averages are float32 or wider; the updates pass through.
+
+    Raises: ValueError on a half-life or a rampup that is not positive.
+    """
+    for value in (*halflives, rampup):
+        if not value > 0:
+            raise ValueError(f"half-lives and rampup must be above 0, got {value}")
+    return _running(
+        "halflife_ema",
+        [
+            lambda t, h=h: -jnp.expm1(-math.log(2) / jnp.minimum(h, rampup * t))
+            for h in halflives
+        ],
+    )
+
+
+def _running(
+    name: str, shares: list[Callable[[Float[Array, ""]], Float[Array, ""]]]
+) -> optax.GradientTransformation:
+    """Averages that step t moves to params + updates by the share 1 - beta of t each."""
+
+    def init(params: PyTree) -> EmaState:
         def copy() -> PyTree:
             return jax.tree.map(lambda p: jnp.array(p, dtype=wide(p.dtype)), params)
 
-        return PowerEmaState(jnp.zeros([], jnp.int32), tuple(copy() for _ in powers))
+        return EmaState(jnp.zeros([], jnp.int32), tuple(copy() for _ in shares))
 
     def update(
-        updates: PyTree, state: PowerEmaState, params: PyTree = None
-    ) -> tuple[PyTree, PowerEmaState]:
-        _require(params, "power_ema")
+        updates: PyTree, state: EmaState, params: PyTree = None
+    ) -> tuple[PyTree, EmaState]:
+        _require(params, name)
         count = optax.safe_increment(state.count)
         raw = jax.tree.map(jnp.add, params, updates)
 
-        def follow(average: PyTree, power: float) -> PyTree:
-            # 1 - beta by way of logarithms: float32 would lose it beside beta at large t
-            share = -jnp.expm1(power * jnp.log1p(-1 / count.astype(float)))
+        def follow(average: PyTree, share: Callable) -> PyTree:
+            moved = share(count.astype(float))
             return jax.tree.map(
-                lambda a, p: _mix(a, p.astype(a.dtype), share), average, raw
+                lambda a, p: _mix(a, p.astype(a.dtype), moved), average, raw
             )
 
-        averages = tuple(map(follow, state.averages, powers))
-        return updates, PowerEmaState(count, averages)
+        return updates, EmaState(count, tuple(map(follow, state.averages, shares)))
 
     return optax.GradientTransformation(init, update)
 
@@ -136,8 +176,12 @@ def edm2_adam(
     b1: float = 0.9,
     b2: float = 0.99,
     eps: float = 1e-8,
+    halflives: tuple[float, ...] = (),
+    forced_norm: bool = True,
 ) -> optax.GradientTransformation:
     """EDM2's whole optimiser: clean, Adam, rate, averages, weight norm [EDM2 sec. 2.3].
+
+    `halflives` are in steps; without `forced_norm` the chain ends on the averages.
 
     >>> params = normalized({"weight": jnp.ones([3, 2]), "gain": jnp.zeros([])})
     >>> tx = edm2_adam(0.01, stds=(0.1,))
@@ -150,7 +194,8 @@ def edm2_adam(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.scale_by_learning_rate(learning_rate),
         power_ema(stds),
-        forced_weight_norm(),
+        *([halflife_ema(halflives)] if halflives else []),
+        *([forced_weight_norm()] if forced_norm else []),
     )
 
 
@@ -158,11 +203,13 @@ def edm2_adam(
 class EDM2Optimizer:
     """EDM2's optimiser as a value: `edm2_adam` at the rate of `inverse_sqrt_schedule`.
 
-    `stds` are the relative widths of the power-function EMAs that are tracked.
+    `stds` are the relative widths of the power-function EMAs that are tracked, `halflives`
+    the half-lives in images of traditional ones. Without `forced_norm` weights may grow,
+    as in configs A to D.
 
     Raises:
         ValueError: a rate that is not positive, a beta outside [0, 1), a negative count,
-            no stds, or one outside (0, 12^(-1/2)).
+            no stds, one outside (0, 12^(-1/2)), a half-life of an image or less.
     """
 
     learning_rate: float = 0.01
@@ -172,6 +219,8 @@ class EDM2Optimizer:
     b2: float = 0.99
     eps: float = 1e-8
     stds: tuple[float, ...] = (0.05, 0.10)
+    halflives: tuple[float, ...] = ()
+    forced_norm: bool = True
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -186,8 +235,21 @@ class EDM2Optimizer:
             raise ValueError("stds is empty: track one EMA at least, such as (0.05,)")
         for std in self.stds:
             std_to_exponent(std)
-        if len(set(self.stds)) < len(self.stds):
-            raise ValueError(f"stds names one width twice: {self.stds}")
+        for halflife in self.halflives:
+            if not halflife > 1:
+                raise ValueError(f"halflives count images, more than 1; got {halflife}")
+        for name in ("stds", "halflives"):
+            lengths = getattr(self, name)
+            if len(set(lengths)) < len(lengths):
+                raise ValueError(f"{name} has one length twice: {lengths}")
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """The averages that are tracked, in the order of `averages`: stds, half-lives.
+
+        A std is below 1 and a half-life above, so a length says which it is.
+        """
+        return self.stds + self.halflives
 
     def schedule(self, batch_size: int) -> optax.Schedule:
         """Steps made -> learning rate."""
@@ -198,16 +260,24 @@ class EDM2Optimizer:
     def transformation(self, batch_size: int) -> optax.GradientTransformation:
         """The Optax chain."""
         rate = self.schedule(batch_size)
-        return edm2_adam(rate, self.stds, b1=self.b1, b2=self.b2, eps=self.eps)
+        halflives = tuple(halflife / batch_size for halflife in self.halflives)
+        betas = {"b1": self.b1, "b2": self.b2, "eps": self.eps}
+        return edm2_adam(
+            rate, self.stds, halflives=halflives, forced_norm=self.forced_norm, **betas
+        )
+
+    def start(self, params: PyTree) -> PyTree:
+        """Initial parameters as training starts from them: normalised, if kept so."""
+        return normalized(params) if self.forced_norm else params
 
 
 def averages(opt_state: Any) -> tuple[PyTree, ...]:
-    """The averages that `power_ema` keeps anywhere in a chain's state, in order of stds.
+    """The averages kept anywhere in a chain's state, in the chain's order and lengths'.
 
     () where the chain keeps none.
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, PowerEmaState))
-    kept = [node.averages for node in nodes if isinstance(node, PowerEmaState)]
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, EmaState))
+    kept = [node.averages for node in nodes if isinstance(node, EmaState)]
     return sum(kept, ())
 
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from jaxdiff.files import write_atomically
@@ -15,13 +15,6 @@ SIDE = 48
 
 GAP = 2
 """Pixels between images."""
-
-
-def to_uint8(x: Float[np.ndarray, "*dims"]) -> UInt8[np.ndarray, "*dims"]:
-    """[-1, 1] to 0 ... 255, by rounding; what lies outside is clipped."""
-    return np.clip(np.round(np.asarray(x, np.float32) * 127.5 + 127.5), 0, 255).astype(
-        np.uint8
-    )
 
 
 def grid(

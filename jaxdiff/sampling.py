@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxdiff.guidance import during
 from jaxdiff.types import Condition, Denoiser, NoiseLevel, Solver
 
 
@@ -39,14 +40,17 @@ def sample(
         return jax.vmap(draw)(keys)
 
     def step(
-        carry: tuple[Float[Array, "B ..."], PyTree], numbered: tuple[Array, PyTree]
+        carry: tuple[Float[Array, "B ..."], PyTree],
+        numbered: tuple[Array, NoiseLevel, PyTree],
     ) -> tuple[tuple[Float[Array, "B ..."], PyTree], None]:
-        number, row = numbered
-        conditioned = lambda x, at: denoise(x, at, cond)
+        number, start, row = numbered
+        here = during(denoise, start)
+        conditioned = lambda x, at: here(x, at, cond)
         return solver.step(conditioned, *carry, row, noise(number)), None
 
     x = levels.sigma[0] * noise(0)
     memory, rows = solver.init(x, levels)
     count = levels.sigma.shape[0] - 1
-    (x, _), _ = jax.lax.scan(step, (x, memory), (jnp.arange(1, count + 1), rows))
+    numbered = (jnp.arange(1, count + 1), levels[:-1], rows)
+    (x, _), _ = jax.lax.scan(step, (x, memory), numbered)
     return x

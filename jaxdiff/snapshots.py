@@ -114,11 +114,11 @@ def entries(folder: Path) -> list[Entry]:
     return sorted(found)
 
 
-def find(workdir: Path, std: float, step: int | None = None) -> Path | None:
-    """The file of an average of a run, the newest unless a step is given."""
+def find(workdir: Path, std: float | None = None, step: int | None = None) -> Path | None:
+    """The newest average of a run, of this width and step where they are given."""
     found = [*entries(workdir / TRACKED), *entries(workdir / POSTHOC)]
-    fit = [e for e in found if math.isclose(e.std, std, rel_tol=1e-5)]
-    fit = [e for e in fit if step in (None, e.step)]
+    fit = [e for e in found if step in (None, e.step)]
+    fit = [e for e in fit if std is None or math.isclose(e.std, std, rel_tol=1e-5)]
     return max(fit).path if fit else None
 
 

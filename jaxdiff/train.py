@@ -20,6 +20,7 @@ from jaxdiff import (
     data,
     generate,
     losses,
+    magnitudes,
     pictures,
     sharding,
     snapshots,
@@ -47,30 +48,38 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step: (state, batch) -> (state, metrics), pure, to be jitted.
 
-    The batch is {"image": [B, H, W, C] uint8, "label": [B] int32}. The way it takes:
+    The batch is {"image": what is stored, "label": [B] int32}. The way it takes: encode,
     draw t, corrupt, withhold conditions, denoise, loss, gradients, Optax chain.
     """
     e = experiment
     tx = e.optimizer.transformation(e.batch_size)
     rate = e.optimizer.schedule(e.batch_size)
+    encoder = data.encoder_of(e.data)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
-        t_key, noise_key, condition_key, dropout_key = keys
-        x0 = batch["image"].astype(jnp.float32) / 127.5 - 1
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
+        t_key, noise_key, condition_key, dropout_key, data_key = keys
+        x0 = encoder.encode(data_key, batch["image"])
         per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
         t, importance = e.times.draw(state.times, t_key, per_image, e.schedule)
         noised = corrupt(noise_key, x0, t, e.schedule)
         cond = withhold(condition_key, batch["label"], e)
 
-        def objective(params: PyTree) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+        def objective(
+            params: PyTree, part: tuple, key: Key[Array, ""]
+        ) -> tuple[Float[Array, ""], Float[Array, " b"]]:
+            noised, cond, importance = part
             variables = {"params": params, "constants": state.constants}
-            denoise = denoiser(training(e, dropout_key), variables, e.parameterization)
+            denoise = denoiser(training(e, key), variables, e.parameterization)
             losses = e.loss(denoise(noised.x, noised.at, cond), noised)
             scale = e.loss_scale * x0[0].size
             return scale * jnp.mean(importance.reshape(-1) * losses), losses
 
-        (loss, losses), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        whole = (noised, cond, importance)
+        (loss, losses), grads = accumulated(
+            gradient, state.params, whole, dropout_key, e.accumulation
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         bad = ~all_finite((loss, grads, params, opt_state))
@@ -90,6 +99,30 @@ def make_step(
         return state, metrics
 
     return step
+
+
+def accumulated(
+    gradient: Callable, params: PyTree, whole: PyTree, key: Key[Array, ""], rounds: int
+) -> tuple[tuple[Float[Array, ""], Float[Array, " B"]], PyTree]:
+    """((loss, losses), gradient) of a batch, taken in so many equal parts in turn.
+
+    Memory holds the activations of one part. The mean over parts is that over the batch;
+    image i is in part i mod rounds, so that every device has its share of each.
+    """
+    if rounds == 1:
+        return gradient(params, whole, key)
+    parts = jax.tree.map(
+        lambda a: jnp.swapaxes(a.reshape(-1, rounds, *a.shape[1:]), 0, 1), whole
+    )
+
+    def add(total: PyTree, numbered: tuple) -> tuple[PyTree, Float[Array, " b"]]:
+        part, number = numbered
+        (loss, losses), grads = gradient(params, part, jax.random.fold_in(key, number))
+        return jax.tree.map(lambda t, g: t + g / rounds, total, (loss, grads)), losses
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    (loss, grads), losses = jax.lax.scan(add, zero, (parts, jnp.arange(rounds)))
+    return (loss, losses.T.reshape(-1)), grads
 
 
 def training(experiment: Experiment, dropout_key: Key[Array, ""]) -> Callable:
@@ -132,7 +165,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     """
     if jax.process_count() > 1:
         raise ValueError("training runs in one process yet, with all of its devices")
-    mesh = sharding.mesh_for(experiment.batch_size)
+    mesh = sharding.mesh_for(experiment.batch_size // experiment.accumulation)
     dataset = experiment.data.load()
     experiment = resolve(experiment, dataset)
     for term in parts(experiment.loss, losses.WeightedError):
@@ -140,7 +173,8 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
         require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
-    draw = generate.sampler(experiment)
+    draw, probe = generate.sampler(experiment), magnitudes.probe(experiment)
+    looks = experiment.magnitudes_every
 
     with (
         checkpoint.alone(workdir),
@@ -159,8 +193,13 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
         batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
         with reporting(experiment, workdir, first, progress) as report:
             for n in range(first + 1, experiment.steps + 1):
-                state, metrics = step(state, sharding.put_batch(next(batches), mesh))
+                batch = sharding.put_batch(next(batches), mesh)
+                looking = looks and n % looks == 0
+                before = jax.tree.map(jnp.copy, state.params) if looking else None
+                state, metrics = step(state, batch)
                 report.made(metrics)
+                if looking:
+                    report.magnitudes(n, probe(before, state, batch))
                 stopping = stop()  # asked once: what is not saved must not stop the run
                 last = n == experiment.steps or stopping
                 if last or n % experiment.log_every == 0:
@@ -227,17 +266,24 @@ def show(
     seeds = np.arange(experiment.sampling.images)
     label = seeds % max(experiment.network.label_dim, 1)
     variables = ema_variables(experiment, state, experiment.sampling.std)
-    return generate.images(draw, variables, seeds, label, mesh, len(seeds))
+    encoder = data.encoder_of(experiment.data)
+    decoded = generate.images(draw, variables, encoder, seeds, label, mesh, len(seeds))
+    return encoder.preview(decoded)
 
 
 class Reporter:
     """What a run tells the world: progress bar, metrics, pictures; made by `reporting`."""
 
     def __init__(
-        self, experiment: Experiment, workdir: Path, bar: tqdm, log: writers.Writer
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        bar: tqdm,
+        log: writers.Writer,
+        layers: writers.Writer,
     ) -> None:
         self._experiment, self._workdir = experiment, workdir
-        self._bar, self._log = bar, log
+        self._bar, self._log, self._layers = bar, log, layers
         self._recent: list[Metrics] = []
         self._since: float | None = None
 
@@ -257,6 +303,10 @@ class Reporter:
         self._since = now
         self._log.scalars(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.4f}")
+
+    def magnitudes(self, step: int, values: magnitudes.Magnitudes) -> None:
+        """Writes a line of magnitudes.jsonl."""
+        self._layers.scalars(step, jax.tree.map(float, jax.device_get(values)))
 
     def picture(self, step: int, images: UInt8[np.ndarray, "N H W C"]) -> None:
         """Saves a picture; the latest is samples.png. One class a column, if few."""
@@ -279,6 +329,9 @@ def reporting(
     The bar shows on a terminal alone.
     """
     log = writers.open_all(workdir, first, progress)
+    layers = writers.All([])
+    if experiment.magnitudes_every:
+        layers = writers.JSONL(workdir / "magnitudes.jsonl", first)
     size = experiment.batch_size
     with tqdm(
         total=experiment.steps * size,
@@ -289,9 +342,10 @@ def reporting(
         disable=None if progress else True,
     ) as bar:
         try:
-            yield Reporter(experiment, workdir, bar, log)
+            yield Reporter(experiment, workdir, bar, log, layers)
         finally:
             log.close()
+            layers.close()
 
 
 @contextmanager

@@ -67,6 +67,8 @@ def main() -> None:
         progress=True,
     )
     found = evaluation.report(measured, BINS.value)
+    if head := evaluation.uncertainty(experiment, run.variables, measured):
+        found["uncertainty"] = head
     asked = {"step": run.step, "data": str(data), "variance": rule, "clip": CLIP.value}
     out = Path(OUT.value) if OUT.value else workdir / "bits"
     text = json.dumps({**asked, **found}, indent=2).encode()

@@ -15,10 +15,10 @@ ROWS = (
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers"},
     {"sampling", "likelihood", "analysis", "data", "sharding", "pictures", "writers"},
-    {"plots"},
+    {"plots", "toy2d"},
     {"config", "interop"},
-    {"state", "snapshots"},
-    {"checkpoint", "generate", "evaluation"},
+    {"state", "snapshots", "presets"},
+    {"checkpoint", "generate", "evaluation", "magnitudes"},
     {"train"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {

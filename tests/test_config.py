@@ -56,7 +56,8 @@ def test_every_config_takes_a_step_at_toy_size(path: Path) -> None:
     toy = {"model_channels": 8, "channels_per_head": 8, "num_blocks": 1, "dropout": 0.5}
     network = experiment.network.clone(label_dim=3, channel_mult=(1, 2), **toy)
     tiny = dataclasses.replace(experiment, network=network, batch_size=4)
-    image = jnp.zeros((4, *experiment.data.shape), jnp.uint8).at[:, ::2].set(255)
+    stored = data.encoder_of(tiny.data).stored((4, *tiny.data.shape))
+    image = jnp.zeros(stored.shape, stored.dtype).at[:, ::2].set(255)
     batch = {"image": image, "label": jnp.arange(4) % 3}
     step = jax.jit(train.make_step(tiny))
     state = jax.jit(init_state, static_argnums=0)(tiny)
@@ -70,6 +71,7 @@ def test_every_config_takes_a_step_at_toy_size(path: Path) -> None:
 def test_every_type_of_the_table_round_trips() -> None:
     needs = {
         "data.Folder": {"path": "images"},
+        "data.Latents": {"path": "latents.npz"},
         "schedules.Table": {"betas": {"type": "schedules.CosineBetas"}},
         "schedules.ListedBetas": {"betas": [0.1, 0.2]},
         "schedules.RespacedBetas": {

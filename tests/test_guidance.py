@@ -1,5 +1,6 @@
 """Guidance: D + sum_i w_i (D - D_i), each network called once."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,3 +222,146 @@ def test_rows_of_label_weights_are_withheld_as_zeros() -> None:
     jd.guide(denoise, (jd.without(denoise, "label"), 1.0))(X, AT, Condition(rows))
     np.testing.assert_array_equal(seen[0][0::2], rows)
     np.testing.assert_array_equal(seen[0][1::2], np.zeros((3, 2)))
+
+
+# Guidance intervals
+
+
+EDM2_GRID = jd.levels.Karras()(None, 32)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "w"), [(0.3, 0), (0.30001, 1.5), (3.0, 1.5), (3.00001, 0), (np.inf, 0)]
+)
+def test_an_interval_is_open_below_and_closed_above(ratio: float, w: float) -> None:
+    """On sigma / alpha: the same on every ray, and pure noise is at infinity."""
+    interval = jd.guidance.Interval(1.5, low=0.3, high=3.0)
+    for alpha in (1.0, 0.25) if np.isfinite(ratio) else (0.0,):
+        sigma = np.float32(ratio) * np.float32(alpha) if alpha else np.float32(1)
+        at = NoiseLevel(jnp.float32(alpha), jnp.asarray(sigma))
+        assert float(interval(at)) == w
+    unbounded = jd.guidance.Interval(1.5, low=0.3)
+    assert float(unbounded(NoiseLevel(jnp.float32(0), jnp.float32(1)))) == 1.5
+    assert float(unbounded(NoiseLevel(0.0, 1.0))) == 1.5
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (-0.1, 1.0)])
+def test_an_empty_interval_is_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match=f"needs 0 <= low < high, got low = {low}"):
+        jd.guidance.Interval(1.0, low, high)
+
+
+def test_intervals_are_values_and_their_weight_may_be_traced() -> None:
+    interval = jd.guidance.Interval(1.0, 0.2, 3.0)
+    assert interval == jd.guidance.Interval(1.0, 0.2, 3.0)
+    assert hash(interval) == hash(jd.guidance.Interval(1.0, 0.2, 3.0))
+    run = jax.jit(lambda w: jd.guidance.Interval(w, 0.2, 3.0)(NoiseLevel(1.0, 1.0)))
+    assert float(run(jnp.float32(0.5))) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "ends"),
+    [
+        (17, 22, (0.19, 1.61)),
+        (15, 21, (0.2833, 2.903)),
+        (13, 19, (0.5982, 5.0)),
+        (0, 31, (0, 81)),
+        (0, 0, (70, 81)),
+        (31, 31, (0, 0.002)),
+    ],
+)
+def test_published_steps_are_those_of_their_levels(
+    first: int, last: int, ends: tuple[float, float]
+) -> None:
+    """The steps of [GI], and the levels that it names them by."""
+    interval = jd.guidance.Interval.of_steps(1.0, EDM2_GRID, first, last)
+    assert (interval.high == np.inf) == (first == 0)  # any start, however rounded
+    assert (interval.low == 0) == (last == 31)
+    starts = EDM2_GRID[:-1]
+    guided = np.flatnonzero(np.asarray(interval(starts)))
+    np.testing.assert_array_equal(guided, np.arange(first, last + 1))
+    sigma = np.asarray(starts.sigma, np.float64)
+    low, high = ends
+    within = np.flatnonzero((low < sigma) & (sigma <= high * (1 + 1e-6)))
+    np.testing.assert_array_equal(guided, within)
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 3), (4, 3), (3, 32)])
+def test_steps_that_a_grid_has_not_are_refused(first: int, last: int) -> None:
+    with pytest.raises(ValueError, match=r"no part of the 32 steps .* last <= 31"):
+        jd.guidance.Interval.of_steps(1.0, EDM2_GRID, first, last)
+
+
+STRONG, WEAK = jd.gaussian_denoiser(1.0, 0.5), jd.gaussian_denoiser(-0.5, 0.8)
+
+
+def _interval_sampler(
+    x: np.ndarray, t: np.ndarray, w: float, low: float, high: float, by_level: bool
+) -> np.ndarray:
+    """Heun with a guidance interval as [GI alg. 1] has it, in NumPy.
+
+    `by_level` decides each evaluation at its own level, which is another sampler.
+    """
+    gaussian = lambda x, s, mean, std: (std**2 * x + s**2 * mean) / (std**2 + s**2)
+
+    def slope(x: np.ndarray, s: float, start: float) -> np.ndarray:
+        d, weak = gaussian(x, s, 1.0, 0.5), gaussian(x, s, -0.5, 0.8)
+        inside = low < (s if by_level else start) <= high
+        return (x - (d + (w if inside else 0) * (d - weak))) / s
+
+    for at, to in itertools.pairwise(t):
+        d = slope(x, at, at)
+        y = x + (to - at) * d
+        x = x + (to - at) * (d + slope(y, to, at)) / 2 if to else y
+    return x
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (2, 4), (5, 7)])
+def test_a_step_is_guided_in_both_evaluations_or_none(
+    first: int, last: int, x64: None
+) -> None:
+    levels = jd.levels.Karras()(None, 8)
+    t = np.asarray(levels.sigma)
+    interval = jd.guidance.Interval.of_steps(1.5, levels, first, last)
+    guided = jd.guide(STRONG, (WEAK, interval))
+    start = 80.0 * np.random.default_rng(0).standard_normal((4, 2))
+
+    memory, rows = jd.Heun().init(jnp.asarray(start), levels)
+    x = jnp.asarray(start)
+    for i in range(8):
+        here = jd.guidance.during(guided, levels[i])
+        row = jax.tree.map(lambda v, i=i: v[i], rows)
+        x, memory = jd.Heun().step(here, x, memory, row, jnp.zeros_like(x))
+
+    ends = 1.5, interval.low, interval.high
+    expected = _interval_sampler(start, t, *ends, by_level=False)
+    np.testing.assert_allclose(x, expected, rtol=1e-12)
+    other = _interval_sampler(start, t, *ends, by_level=True)
+    assert np.abs(other - expected).max() > 1e-4
+
+
+def test_during_a_step_intervals_are_decided_wherever_they_stand() -> None:
+    """Under `without`, and in a guided denoiser that is itself guided."""
+    at, x = NoiseLevel(jnp.float32(1), jnp.float32(0.5)), jnp.ones((2, 3))
+    above = NoiseLevel(jnp.float32(1), jnp.float32(2.0))
+    guided = lambda w: jd.guide(STRONG, (WEAK, w))
+    interval = jd.guidance.Interval(1.5, low=1.0)
+    for wrap in (
+        lambda d: d,
+        lambda d: jd.without(d, "label"),
+        lambda d: jd.guide(d, (WEAK, 0.7)),
+        lambda d: jd.guide(STRONG, (d, 0.7)),
+    ):
+        found = jd.guidance.during(wrap(guided(interval)), above)(x, at).x0
+        np.testing.assert_allclose(found, wrap(guided(1.5))(x, at).x0, rtol=1e-6)
+        alone = wrap(guided(interval))(x, at).x0
+        np.testing.assert_allclose(alone, wrap(guided(0.0))(x, at).x0, rtol=1e-6)
+
+
+def test_other_weights_are_not_decided_by_the_step() -> None:
+    at, above = (NoiseLevel(jnp.float32(1), jnp.float32(s)) for s in (0.5, 2.0))
+    guided = jd.guide(STRONG, (WEAK, lambda at: at.sigma))
+    found = jd.guidance.during(guided, above)(jnp.ones((1, 1)), at).x0
+    expected = jd.guide(STRONG, (WEAK, 0.5))(jnp.ones((1, 1)), at).x0
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert jd.guidance.during(STRONG, above) is STRONG

@@ -12,6 +12,8 @@ import pytest
 from jaxdiff.networks.magnitude import (
     MPConv,
     MPFourier,
+    functions,
+    group_norm,
     mp_cat,
     mp_silu,
     mp_sum,
@@ -158,3 +160,43 @@ def test_a_weight_is_standard_normal_float32_and_shaped_in_then_out() -> None:
     rows = unit_rows(unit_rows(w))  # r -> r / (r + 1e-4) twice: its fixed point, 0.9999
     rms = jnp.sqrt(jnp.mean(rows**2, axis=(0, 1, 2)))
     np.testing.assert_allclose(rms, 0.9999, atol=1e-6)
+
+
+def test_group_norm_divides_groups_of_channels_by_their_rms() -> None:
+    x = np.random.default_rng(0).normal(1, 3, (2, 4, 4, 6)).astype(np.float32)
+    expected = np.empty_like(x, np.float64)
+    for i, first in np.ndindex(2, 3):  # gcd(4, 6) = 2 channels a group
+        part = np.s_[i, :, :, 2 * first : 2 * first + 2]
+        expected[part] = x[part] / np.sqrt(1e-4 + np.mean(np.float64(x[part]) ** 2))
+    close(group_norm(jnp.asarray(x), size=4), expected)
+    wide = np.repeat(x, 11, axis=-1)[..., :64]  # 2 groups of 32 by default
+    rms = np.sqrt(np.mean(np.square(group_norm(jnp.asarray(wide))), axis=(1, 2)))
+    np.testing.assert_allclose(np.mean(rms.reshape(2, 2, 32) ** 2, axis=-1), 1, rtol=1e-4)
+    tiny = group_norm(jnp.full((1, 2, 2, 4), 0.01))  # eps is inside of the root
+    np.testing.assert_allclose(tiny, 0.5**0.5, rtol=1e-6)
+    assert group_norm(jnp.full((1, 2, 2, 4), 300, jnp.float16)).tolist()[0][0][0] == [1] * 4
+
+
+def test_plain_functions_know_no_magnitude() -> None:
+    f = functions(fixed_magnitudes=False)
+    a, b = jnp.asarray([[-1.0, 2.0]]), jnp.asarray([[0.5, 3.0]])
+    x = np.float64(a)
+    close(f.silu(a), x / (1 + np.exp(-x)))
+    np.testing.assert_array_equal(f.sum(a, b, 0.3), a + b)
+    np.testing.assert_array_equal(f.cat(a, b, 0.3), [[-1, 2, 0.5, 3]])
+    fourier = lambda gain: MPFourier(8, gain=gain).init_with_output(
+        jax.random.key(0), jnp.ones([3])
+    )[0]
+    close(fourier(f.fourier) * np.sqrt(2), np.asarray(fourier(np.sqrt(2))))
+
+
+def test_an_ordinary_layer_is_its_weight_and_starts_he_uniform() -> None:
+    x = jax.random.normal(jax.random.key(0), (5, 300))
+    layer = MPConv(400, weight_norm=False)
+    variables = layer.init(jax.random.key(1), x)
+    w = variables["params"]["weight"]
+    bound = np.sqrt(6 / 300)  # so the variance is 2 / fan_in
+    assert 0.999 * bound < np.abs(w).max() <= bound
+    assert np.var(w) == pytest.approx(2 / 300, rel=0.01)
+    y = layer.apply(variables, x, 0.5)
+    close(y, np.float64(x) @ np.float64(w) / 2)

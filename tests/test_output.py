@@ -12,13 +12,6 @@ from jaxdiff.checkpoint import restore
 from jaxdiff.files import write_atomically
 
 
-def test_pixels_round_and_clip() -> None:
-    x = np.array([-2.0, -1.0, -1 + 1 / 255.5, 0.0, 1.0, 3.0], np.float32)
-    assert pictures.to_uint8(x).tolist() == [0, 0, 0, 128, 255, 255]
-    every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(pictures.to_uint8(every / 127.5 - 1), every)
-
-
 def test_a_grid_shows_every_image_in_its_place(tmp_path: Path) -> None:
     values = np.arange(10, 80, 10, dtype=np.uint8)
     images = np.broadcast_to(values[:, None, None, None], (7, 64, 64, 3))

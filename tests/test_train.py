@@ -102,6 +102,22 @@ def test_eight_devices_are_as_one() -> None:
     np.testing.assert_allclose(losses[1], losses[8], rtol=1e-5)
 
 
+def test_a_batch_in_parts_is_as_one() -> None:
+    """No dropout, which draws its masks part by part."""
+    plain = TINY.network.clone(dropout=0.0)
+    states = {}
+    for rounds in (1, 4):
+        e = dataclasses.replace(TINY, network=plain, accumulation=rounds)
+        step, state = jax.jit(make_step(e)), init_state(e)
+        for n in range(3):
+            state, metrics = step(state, batch(n))
+        states[rounds] = (float(metrics["loss"]), float(metrics["grad_norm"]), state.params)
+    # Float rounding of sums alone: the order of additions differs.
+    np.testing.assert_allclose(states[1][:2], states[4][:2], rtol=2e-5)
+    for a, b in zip(*(jax.tree.leaves(s[2]) for s in states.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
 def test_a_step_compiles_once_and_donates_its_state() -> None:
     step, mesh = compiled(1)
     state = begin(mesh)

@@ -2,7 +2,23 @@
 
 from jaxdiff.data.batches import Dataset, batches
 from jaxdiff.data.digits import Digits
+from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.folder import Folder
+from jaxdiff.data.latents import Latents, write_latents
 from jaxdiff.data.openmoji import OpenMoji
+from jaxdiff.data.statistics import Statistics
 
-__all__ = ["Dataset", "Digits", "Folder", "OpenMoji", "batches"]
+__all__ = [
+    "Dataset",
+    "Digits",
+    "Encoder",
+    "Folder",
+    "Latents",
+    "OpenMoji",
+    "Pixels",
+    "Statistics",
+    "VAELatents",
+    "batches",
+    "encoder_of",
+    "write_latents",
+]

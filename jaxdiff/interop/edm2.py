@@ -1,4 +1,4 @@
-"""Parameters of EDM2's published networks, to and from the variables of `UNet`.
+"""EDM2's published networks as `UNet`s, and their parameters as its variables.
 
 A state dict names each tensor by its path, `unet.enc.8x8_block0.conv_res0.weight`; the
 same path without `unet.` leads to it in UNet's variables. Weights change layout:
@@ -6,11 +6,19 @@ same path without `unet.` leads to it in UNet's variables. Weights change layout
     convolution [out, in, h, w] <-> [h, w, in, out],      linear [out, in] <-> [in, out].
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import PyTree
+
+from jaxdiff.interop.published import Published
+from jaxdiff.networks.unet import UNet
+from jaxdiff.types import Condition
 
 CONSTANTS = ("freqs", "phases")
 """What is drawn once and never trained: the Fourier features' frequencies and phases."""
@@ -51,6 +59,73 @@ def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 value = value.transpose(_CHANNELS_FIRST[value.ndim])
             sd[prefix + ".".join(path)] = value
     return sd
+
+
+def network(published: Published) -> UNet:
+    """The `UNet` that a published network is; it computes in float32.
+
+    Raises:
+        ValueError: a setting that `UNet` does not have, or does not take.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(UNet)}
+    settings = {k: v for k, v in published.settings.items() if k not in NOT_THE_NETWORKS}
+    for name in sorted(settings.keys() - set(NETWORKS)):
+        raise ValueError(f"the network has a setting {name[:80]!r}, which EDM2's has not")
+    return UNet(**{k: _as(fields[k], k, v) for k, v in settings.items()})
+
+
+def variables(published: Published) -> dict[str, PyTree]:
+    """{"params", "constants"} of `network(published)`, float32.
+
+    Raises:
+        ValueError: the tensors are not those of that network: the first that differs.
+    """
+    net, x = network(published), jnp.zeros((1, *published.shape))
+    expected = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(()), Condition())
+    found = from_state_dict(published.state_dict)
+    there, here = (_shapes(tree) for tree in (found, expected))
+    for path in sorted(there.keys() | here.keys()):
+        if there.get(path) != here.get(path):
+            shape, wanted = there.get(path, "none"), here.get(path, "none")
+            raise ValueError(
+                f"{'.'.join(path[1:])} has shape {shape} in the file, and {wanted} in the "
+                "network of the file's settings"
+            )
+    return jax.tree.map(lambda a: np.asarray(a, np.float32), found)
+
+
+NETWORKS = (
+    *("label_dim", "model_channels", "channel_mult", "channel_mult_noise"),
+    *("channel_mult_emb", "num_blocks", "attn_resolutions", "channels_per_head"),
+    *("label_balance", "concat_balance", "res_balance", "attn_balance", "dropout"),
+    *("clip_act", "resample_filter", "logvar_channels"),
+)
+"""Settings that are UNet's, by the same names."""
+NOT_THE_NETWORKS = ("img_resolution", "img_channels", "sigma_data", "use_fp16")
+"""Settings that are the data's or the denoiser's."""
+
+
+def _as(default: Any, name: str, value: Any) -> Any:
+    """A setting in the type of UNet's own; None, "not at all", is 0 there.
+
+    Raises:
+        ValueError: another type, or a size that no file's tensors could have.
+    """
+    numbers = list(value) if type(value) in (list, tuple) else [value]
+    if value is None and name in ("channel_mult_noise", "channel_mult_emb", "clip_act"):
+        return type(default)(0)
+    fits = all(type(n) in (int, float) and 0 <= n < 2**16 for n in numbers)
+    many = len(numbers) > 16 or (name == "num_blocks" and fits and value > 64)
+    if many or not fits or isinstance(default, tuple) != isinstance(value, list | tuple):
+        raise ValueError(f"the network's setting {name} is none that UNet takes")
+    if type(default) is tuple:
+        return tuple(map(type(default[0]), numbers))
+    return type(default)(value)
+
+
+def _shapes(tree: PyTree) -> dict[tuple[str, ...], tuple[int, ...]]:
+    flat = traverse_util.flatten_dict(tree)
+    return {path: tuple(np.shape(leaf)) for path, leaf in flat.items()}
 
 
 _CHANNELS_FIRST = {2: (1, 0), 4: (3, 2, 0, 1)}

@@ -1,5 +1,6 @@
 """Networks: Flax modules (x, c_noise, Condition) -> Output that know no noise level."""
 
+from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["ADM", "UNet"]

@@ -12,10 +12,13 @@ again, so nothing has to be learned, or normalised, to keep activations in range
 
 Weights are normalised in the graph, so the gradient has no part along w. Keeping the
 stored weights themselves at magnitude 1 is the optimiser's work: `forced_weight_norm`.
+What they replaced is here too: plain `functions`, layers without `weight_norm`, and
+`group_norm`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -81,6 +84,45 @@ def mp_cat(
     )
 
 
+@dataclass(frozen=True)
+class Functions:
+    """What joins learned layers: preserving magnitude, or plain as in config F."""
+
+    silu: Callable[[Array], Array]
+    sum: Callable[[Array, Array, float], Array]
+    """(a, b, t) -> a + b where plain, whatever t."""
+    cat: Callable[[Array, Array, float], Array]
+    """(a, b, t) -> [a, b] where plain, whatever t."""
+    fourier: float
+    """The gain of random Fourier features."""
+
+
+def functions(fixed_magnitudes: bool) -> Functions:
+    """Functions that preserve magnitude, or plain ones [EDM2 sec. 2.4]."""
+    if fixed_magnitudes:
+        return Functions(mp_silu, mp_sum, mp_cat, math.sqrt(2))
+
+    def cat(a: Array, b: Array, t: float) -> Array:
+        return jnp.concatenate([a, b], axis=-1)
+
+    return Functions(jax.nn.silu, lambda a, b, t: a + b, cat, 1.0)
+
+
+def group_norm(
+    x: Float[Array, "B H W C"], size: int = 32, eps: float = 1e-4
+) -> Float[Array, "B H W C"]:
+    """x / sqrt(eps + ms), ms the mean square of `size` channels over the image.
+
+    No mean is subtracted and nothing is learned. Channels that do not divide by `size` are
+    grouped by the greatest common divisor. ms is float32 or wider.
+    """
+    b, h, w, c = x.shape
+    groups = x.reshape(b, h, w, -1, math.gcd(size, c))
+    square = jnp.square(groups.astype(wide(x.dtype)))
+    rms = jnp.sqrt(eps + jnp.mean(square, axis=(1, 2, 4), keepdims=True))
+    return (groups / rms.astype(x.dtype)).reshape(x.shape)
+
+
 def resample(
     x: Float[Array, "B H W C"], filter: Sequence[float], mode: Mode
 ) -> Float[Array, "B H2 W2 C"]:
@@ -119,14 +161,16 @@ def _resample(
 
 
 class MPFourier(nn.Module):
-    """sqrt(2) cos(f_j x_i + phi_j), random features of a scalar [EDM2 eq. 75].
+    """gain cos(f_j x_i + phi_j), random features of a scalar [EDM2 eq. 75].
 
     f_j ~ 2 pi bandwidth N(0, 1) and phi_j ~ 2 pi U[0, 1) are drawn once, with the
-    parameters, and never trained: collection "constants". x [B] -> [B, features].
+    parameters, and never trained: collection "constants". x [B] -> [B, features], of
+    magnitude 1 where gain = sqrt(2).
     """
 
     features: int
     bandwidth: float = 1.0
+    gain: float = math.sqrt(2)
 
     @nn.compact
     def __call__(self, x: Float[Array, " B"]) -> Float[Array, "B N"]:
@@ -142,7 +186,7 @@ class MPFourier(nn.Module):
             lambda: turn * jax.random.uniform(self.make_rng(), shape),
         )
         angle = x.astype(wide(x.dtype))[:, None] * freqs.value + phases.value
-        return (math.sqrt(2) * jnp.cos(angle)).astype(x.dtype)
+        return (self.gain * jnp.cos(angle)).astype(x.dtype)
 
 
 class MPConv(nn.Module):
@@ -151,20 +195,25 @@ class MPConv(nn.Module):
     kernel = () is linear, [..., in] -> [..., out]; (3, 3) pads by zeros to keep H and W.
     The parameter `weight` is [*kernel, in, out], float32, N(0, 1). There is no bias. The
     gain, a scalar that may be trained, multiplies the weight before it is rounded to x's
-    dtype.
+    dtype. Without `weight_norm` it is an ordinary layer, w gain with w He-uniform: uniform
+    in +-sqrt(6 / fan_in).
     """
 
     features: int
     kernel: tuple[int, ...] = ()
+    weight_norm: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "..."], gain: Float[Array, ""] | float = 1.0
     ) -> Float[Array, "..."]:
         shape = (*self.kernel, x.shape[-1], self.features)
-        w = self.param("weight", nn.initializers.normal(1.0), shape)
-        fan_in = math.prod(shape[:-1])
-        w = (unit_rows(w) * (gain / math.sqrt(fan_in))).astype(x.dtype)
+        if self.weight_norm:
+            w = self.param("weight", nn.initializers.normal(1.0), shape)
+            w = unit_rows(w) * (gain / math.sqrt(math.prod(shape[:-1])))
+        else:
+            w = self.param("weight", nn.initializers.he_uniform(), shape) * gain
+        w = w.astype(x.dtype)
         if not self.kernel:  # embeddings: small, and float32 must mean it
             return jnp.matmul(x, w, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.conv_general_dilated(

@@ -1,164 +1,39 @@
 """The EDM2 U-Net, config G: magnitude-preserving throughout, no biases, no group norm.
 
-A block turns x into mp_sum(x, residual(x; emb)), then mp_sum(x, attention(x)):
+    emb = silu(sum(emb_noise(fourier(c_noise)), emb_label(label)))
+    raw = out_gain out_conv(decoder(encoder([x, 1]; emb); emb))          [EDM2 fig. 21]
 
-    enc: x = unit(conv_skip(resample(x)))        dec: x = conv_skip(resample(x)), after y
-         y = conv_res1(mp_silu(conv_res0(mp_silu(x)) * (1 + emb_linear(emb) emb_gain)))
+The gain starts at 0, so an untrained network returns 0. Parameters have the names of the
+published networks, see interop.edm2. Three settings go back down the paper's ladder:
 
-with unit() over the channels of each pixel [EDM2 fig. 21]. The encoder keeps every
-output, the decoder joins them by mp_cat, last first. Gains start at 0, so an untrained
-network returns 0. Parameters have the names of the published networks, see interop.edm2.
+    config   fixed_magnitudes   group_norm   weight_norm
+    G        yes                no           yes
+    F        no                 no           yes            plain silu, sum, cat; no gains
+    E, D     no                 yes          yes            normed blocks, output with silu
+    C        no                 yes          no             ordinary layers, He-uniform
+
+E differs from D in the optimiser alone. Configs A and B are `adm.ADM`.
 """
 
 import functools
 import math
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxdiff.networks.magnitude import (
-    Mode,
-    MPConv,
-    MPFourier,
-    mp_cat,
-    mp_silu,
-    mp_sum,
-    resample,
-    unit,
-    wide,
+from jaxdiff.networks.block import Block
+from jaxdiff.networks.magnitude import MPConv, MPFourier, functions, group_norm, wide
+from jaxdiff.networks.skeleton import (
+    Decoder,
+    Encoder,
+    label_rows,
+    rematerialized,
+    require_sizes,
+    require_square,
+    withhold_noise,
 )
 from jaxdiff.types import Condition, Output
-
-
-class Block(nn.Module):
-    """Residual block, and self-attention if asked: (x, emb) -> x [EDM2 fig. 21].
-
-    Attention has features // channels_per_head heads, and none below one head.
-    """
-
-    features: int
-    decoder: bool = False
-    resample: Mode = "keep"
-    attention: bool = False
-    channels_per_head: int = 64
-    res_balance: float = 0.3
-    attn_balance: float = 0.3
-    dropout: float = 0.0
-    clip_act: float = 256.0
-    resample_filter: tuple[float, ...] = (1.0, 1.0)
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], emb: Float[Array, "B E"], train: bool = False
-    ) -> Float[Array, "B H2 W2 C2"]:
-        x = resample(x, self.resample_filter, self.resample)
-        if not self.decoder:
-            x = unit(self._skip(x))
-        y = self._residual(x, emb, train)
-        if self.decoder:
-            x = self._skip(x)
-        x = mp_sum(x, y, self.res_balance)
-        heads = self.features // self.channels_per_head if self.attention else 0
-        if heads:
-            x = mp_sum(x, self._attend(x, heads), self.attn_balance)
-        return jnp.clip(x, -self.clip_act, self.clip_act) if self.clip_act else x
-
-    def _skip(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C2"]:
-        if x.shape[-1] == self.features:
-            return x
-        return MPConv(self.features, (1, 1), name="conv_skip")(x)
-
-    def _residual(
-        self, x: Float[Array, "B H W C"], emb: Float[Array, "B E"], train: bool
-    ) -> Float[Array, "B H W C2"]:
-        """Two convolutions; the embedding scales the channels between them."""
-        gain = self.param("emb_gain", nn.initializers.zeros, ())
-        scale = MPConv(self.features, name="emb_linear")(emb, gain) + 1
-        y = MPConv(self.features, (3, 3), name="conv_res0")(mp_silu(x))
-        y = mp_silu(y * scale[:, None, None, :].astype(y.dtype))
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        return MPConv(self.features, (3, 3), name="conv_res1")(y)
-
-    def _attend(self, x: Float[Array, "B H W C"], heads: int) -> Float[Array, "B H W C"]:
-        """Cosine attention: q, k and v of magnitude 1, so logits stay below sqrt(d).
-
-        The channels of attn_qkv are (head, d, qkv), q/k/v the fastest.
-        """
-        b, h, w, c = x.shape
-        if c % heads:
-            raise ValueError(
-                f"{c} channels do not split into {heads} heads: choose a "
-                f"channels_per_head that divides {c}, not {self.channels_per_head}"
-            )
-        qkv = MPConv(3 * c, (1, 1), name="attn_qkv")(x)
-        qkv = unit(qkv.reshape(b, h * w, heads, c // heads, 3), axes=3)
-        q, k, v = qkv[..., 0], qkv[..., 1] / math.sqrt(c // heads), qkv[..., 2]
-        weight = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
-        out = jnp.einsum("bhqk,bkhd->bqhd", weight, v).reshape(b, h, w, c)
-        return MPConv(c, (1, 1), name="attn_proj")(out)
-
-
-class Encoder(nn.Module):
-    """Image -> the output of every layer, finest first: the skips of the decoder."""
-
-    channels: tuple[int, ...]
-    num_blocks: int
-    attn_resolutions: tuple[int, ...]
-    block: Callable[..., Block]
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B R R C"], emb: Float[Array, "B E"], train: bool
-    ) -> list[Array]:
-        skips, resolution = [], x.shape[1]
-        for level, features in enumerate(self.channels):
-            r = resolution >> level
-            if level == 0:
-                x = MPConv(features, (3, 3), name=f"{r}x{r}_conv")(x)
-            else:
-                before = self.channels[level - 1]
-                x = self.block(before, resample="down", name=f"{r}x{r}_down")(x, emb, train)
-            skips.append(x)
-            for i in range(self.num_blocks):
-                attention = r in self.attn_resolutions
-                block = self.block(features, attention=attention, name=f"{r}x{r}_block{i}")
-                x = block(x, emb, train)
-                skips.append(x)
-        return skips
-
-
-class Decoder(nn.Module):
-    """Skips -> features of the image, from the coarsest level up."""
-
-    channels: tuple[int, ...]
-    num_blocks: int
-    attn_resolutions: tuple[int, ...]
-    concat_balance: float
-    block: Callable[..., Block]
-
-    @nn.compact
-    def __call__(
-        self, skips: list[Array], emb: Float[Array, "B E"], train: bool
-    ) -> Float[Array, "B R R C"]:
-        make = functools.partial(self.block, decoder=True)
-        x, resolution = skips[-1], skips[0].shape[1]
-        for level, features in reversed(list(enumerate(self.channels))):
-            r = resolution >> level
-            if level == len(self.channels) - 1:  # attention here whatever the resolution
-                x = make(features, attention=True, name=f"{r}x{r}_in0")(x, emb, train)
-                x = make(features, name=f"{r}x{r}_in1")(x, emb, train)
-            else:
-                after = self.channels[level + 1]
-                x = make(after, resample="up", name=f"{r}x{r}_up")(x, emb, train)
-            for i in range(self.num_blocks + 1):
-                attention = r in self.attn_resolutions
-                block = make(features, attention=attention, name=f"{r}x{r}_block{i}")
-                *skips, skip = skips
-                x = block(mp_cat(x, skip, self.concat_balance), emb, train)
-        return x
 
 
 class UNet(nn.Module):
@@ -170,8 +45,10 @@ class UNet(nn.Module):
     head are float32 whatever it is, as all parameters are. clip_act = 0 clips nothing.
     With `learned_variance` a second head gives v [B, R, R, C], Improved DDPM's position
     between the posterior's variances: not bounded, -1 the smaller, +1 the larger, and 0
-    (their geometric mean) in an untrained network.
+    (their geometric mean) in an untrained network. `remat` computes the inside of blocks
+    twice instead of keeping it for the gradient: less memory, more time, the same numbers.
 
+    >>> import jax
     >>> net = UNet(model_channels=8, channel_mult=(1, 2), num_blocks=1, channels_per_head=8)
     >>> x = jnp.zeros([2, 8, 8, 3])
     >>> args = (jax.random.key(0), x, jnp.zeros([]), Condition())
@@ -199,21 +76,14 @@ class UNet(nn.Module):
     uncertainty: bool = True
     learned_variance: bool = False
     dtype: str = "float32"
+    remat: bool = False
+    fixed_magnitudes: bool = True
+    group_norm: bool = False
+    weight_norm: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = {
-            "model_channels": self.model_channels,
-            "num_blocks": self.num_blocks,
-            "channels_per_head": self.channels_per_head,
-            "logvar_channels": self.logvar_channels,
-            "channel_mult": min(self.channel_mult, default=0),
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        require_sizes(self)
 
     @nn.compact
     def __call__(
@@ -232,81 +102,80 @@ class UNet(nn.Module):
         Raises: ValueError on images that are not square or do not halve evenly.
         """
         *_, channels = x.shape
-        self._check(x.shape)
-        dtype = jnp.dtype(self.dtype)
+        require_square(x.shape, len(self.channel_mult))
+        dtype, f = jnp.dtype(self.dtype), functions(self.fixed_magnitudes)
         c_noise = jnp.broadcast_to(c_noise.astype(wide(dtype)).reshape(-1), x.shape[:1])
         emb = self._embed(c_noise, cond)
         widths = tuple(self.model_channels * mult for mult in self.channel_mult)
-        block = functools.partial(
-            Block,
+        shared = (widths, self.num_blocks, self.attn_resolutions)
+        layer = functools.partial(MPConv, weight_norm=self.weight_norm)
+        join = functools.partial(f.cat, t=self.concat_balance)
+        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1).astype(dtype)
+        skips = Encoder(*shared, layer, self._block(), name="enc")(x, emb, train)
+        x = Decoder(*shared, join, self._block(), name="dec")(skips, emb, train)
+        if self.group_norm:
+            x = f.silu(group_norm(x))
+        raw = self._layer("out_conv", channels, (3, 3))(x, self._out_gain())
+        variance = self._variance(x, channels)
+        return Output(raw.astype(wide(dtype)), variance, self._log_variance(c_noise))
+
+    def _block(self) -> functools.partial:
+        """What makes a block of this network, given its features."""
+        return functools.partial(
+            rematerialized(Block, self.remat),
             channels_per_head=self.channels_per_head,
             res_balance=self.res_balance,
             attn_balance=self.attn_balance,
             dropout=self.dropout,
             clip_act=self.clip_act,
             resample_filter=self.resample_filter,
+            fixed_magnitudes=self.fixed_magnitudes,
+            group_norm=self.group_norm,
+            weight_norm=self.weight_norm,
         )
-        shared = (widths, self.num_blocks, self.attn_resolutions)
-        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1).astype(dtype)
-        skips = Encoder(*shared, block, name="enc")(x, emb, train)
-        x = Decoder(*shared, self.concat_balance, block, name="dec")(skips, emb, train)
-        gain = self.param("out_gain", nn.initializers.zeros, ())
-        raw = MPConv(channels, (3, 3), name="out_conv")(x, gain).astype(wide(dtype))
-        return Output(raw, self._variance(x, channels), self._log_variance(c_noise))
+
+    def _layer(self, name: str, features: int, kernel: tuple[int, ...] = ()) -> MPConv:
+        return MPConv(features, kernel, self.weight_norm, name=name)
 
     def _embed(self, c_noise: Float[Array, " B"], cond: Condition) -> Float[Array, "B E"]:
-        """mp_silu(mp_sum(noise embedding, label embedding)) [EDM2 fig. 21]."""
+        """silu(sum(noise embedding, label embedding)) [EDM2 fig. 21].
+
+        With group norm the noise has a second layer, after a silu [EDM2 fig. 18].
+        """
+        f = functions(self.fixed_magnitudes)
         noise_width = self.model_channels * (
             self.channel_mult_noise or self.channel_mult[0]
         )
         width = self.model_channels * (self.channel_mult_emb or max(self.channel_mult))
-        emb = MPFourier(noise_width, name="emb_fourier")(c_noise)
-        emb = MPConv(width, name="emb_noise")(emb)
-        if cond.noise is not None:
-            told: Bool[Array, " B"] = cond.noise
-            emb = jnp.where(told[:, None], emb, 0)
+        emb = MPFourier(noise_width, gain=f.fourier, name="emb_fourier")(c_noise)
+        emb = self._layer("emb_noise", width)(emb)
+        if self.group_norm:
+            emb = self._layer("emb_hidden", width)(f.silu(emb))
+        emb = withhold_noise(emb, cond)
         if self.label_dim:
-            rows = self._rows(cond, c_noise.shape[0]).astype(emb.dtype)
-            rows = rows * math.sqrt(self.label_dim)
-            label = MPConv(width, name="emb_label")(rows)
-            emb = mp_sum(emb, label, self.label_balance)
-        return mp_silu(emb)
+            rows = label_rows(cond, c_noise.shape[0], self.label_dim).astype(emb.dtype)
+            label = self._layer("emb_label", width)(rows * math.sqrt(self.label_dim))
+            emb = f.sum(emb, label, self.label_balance)
+        return f.silu(emb)
 
-    def _rows(self, cond: Condition, batch: int) -> Float[Array, "B L"]:
-        """Labels as rows [B, label_dim] that sum to 1, or 0 where withheld."""
-        label = cond.label
-        if label is None:
-            return jnp.zeros((batch, self.label_dim))
-        if not jnp.issubdtype(label.dtype, jnp.floating):
-            label = jax.nn.one_hot(label, self.label_dim)
-        if label.shape != (batch, self.label_dim):
-            raise ValueError(
-                f"label has shape {cond.label.shape}; give int labels [{batch}] or float "
-                f"rows [{batch}, {self.label_dim}]"
-            )
-        return label
+    def _out_gain(self) -> Float[Array, ""] | float:
+        """The learned gain of the output, from 0 on; 1 without fixed magnitudes."""
+        if not self.fixed_magnitudes:
+            return 1.0
+        return self.param("out_gain", nn.initializers.zeros, ())
 
     def _variance(self, x: Float[Array, "B R R F"], channels: int) -> Array | None:
         """v, a second output with a gain of its own, where asked for [IDDPM eq. 15]."""
         if not self.learned_variance:
             return None
         gain = self.param("variance_gain", nn.initializers.zeros, ())
-        v = MPConv(channels, (3, 3), name="variance_conv")(x, gain)
+        v = self._layer("variance_conv", channels, (3, 3))(x, gain)
         return v.astype(wide(x.dtype))
 
     def _log_variance(self, c_noise: Float[Array, " B"]) -> Float[Array, " B"] | None:
         """u(sigma), one linear layer on Fourier features of its own [EDM2 eq. 21]."""
         if not self.uncertainty:
             return None
-        features = MPFourier(self.logvar_channels, name="logvar_fourier")(c_noise)
-        return MPConv(1, name="logvar_linear")(features)[:, 0]
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        _, height, width, _ = shape
-        step = 2 ** (len(self.channel_mult) - 1)
-        if height != width or height % step:
-            raise ValueError(
-                f"the image is {height} x {width}, and {len(self.channel_mult)} levels "
-                f"need a square whose side is a multiple of {step}: crop or pad it, or "
-                f"change channel_mult"
-            )
+        gain = functions(self.fixed_magnitudes).fourier
+        features = MPFourier(self.logvar_channels, gain=gain, name="logvar_fourier")
+        return self._layer("logvar_linear", 1)(features(c_noise))[:, 0]

@@ -1,0 +1,163 @@
+"""How what is stored becomes x0, and x0 what can be stored: a value of each data set.
+
+    Pixels       x0 = u / 127.5 - 1,                     u = 0 ... 255
+    VAELatents   x0 = (mean + eps std) scale + bias,     eps ~ N(0, I), new at every draw
+
+Batches hold what is stored, so that they are small and reading them needs no randomness.
+`encode` runs inside the compiled step and draws from the step's key: an image that comes
+back in another epoch comes back with another eps [EDM2].
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Shaped, UInt8
+
+Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
+"""Mean and variance of each element of x0 over the draws of `encode`, in float64."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What is stored [B, H, W, S] <-> x0 [B, H, W, C]. A frozen, hashable value."""
+
+    def encode(
+        self, key: Key[Array, ""], stored: Shaped[Array, "*B H W S"]
+    ) -> Float[Array, "*B H W C"]:
+        """x0 in float32, one draw; a function of key and what is stored, to be jitted."""
+        ...
+
+    def moments(self, stored: Shaped[np.ndarray, "B H W S"]) -> Moments:
+        """What `encode` draws from, without drawing."""
+        ...
+
+    def decode(self, x0: Float[np.ndarray, "B H W C"]) -> Shaped[np.ndarray, "B H W C"]:
+        """The image or latent that x0 stands for, in the units it is stored in."""
+        ...
+
+    def preview(
+        self, decoded: Shaped[np.ndarray, "B H W C"]
+    ) -> UInt8[np.ndarray, "B H W P"]:
+        """What `decode` gave, as a picture of one or three channels."""
+        ...
+
+    def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """Shape and type of what is stored for an x0 of this shape [..., H, W, C]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Bytes: x0 = u / 127.5 - 1, in [-1, 1]. Nothing is drawn, the key is not used.
+
+    >>> Pixels().decode(np.array([[[[-1.0, 0.25, 1.5]]]])).tolist()
+    [[[[0, 159, 255]]]]
+    """
+
+    def encode(
+        self, key: Key[Array, ""], stored: UInt8[Array, "*B H W C"]
+    ) -> Float[Array, "*B H W C"]:
+        return stored.astype(jnp.float32) / 127.5 - 1
+
+    def moments(self, stored: UInt8[np.ndarray, "B H W C"]) -> Moments:
+        mean = stored / 127.5 - 1
+        return mean, np.zeros_like(mean)
+
+    def decode(self, x0: Float[np.ndarray, "B H W C"]) -> UInt8[np.ndarray, "B H W C"]:
+        grey = np.round(np.asarray(x0, np.float32) * 127.5 + 127.5)
+        return np.clip(grey, 0, 255).astype(np.uint8)
+
+    def preview(
+        self, decoded: UInt8[np.ndarray, "B H W C"]
+    ) -> UInt8[np.ndarray, "B H W C"]:
+        return decoded
+
+    def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.uint8)
+
+
+@dataclass(frozen=True)
+class VAELatents:
+    """Posteriors N(mean, std^2) of a VAE, a draw brought to mean 0 and std sigma_data.
+
+    Stored are the posterior's mean and std, one after the other: [..., H, W, 2C]. With m_c
+    and s_c the mean and standard deviation of channel c of the raw latents,
+
+        x0 = (mean + eps std) scale + bias,   scale = sigma_data / s,   bias = -m scale
+
+    The defaults are those of [EDM2] for stabilityai/sd-vae-ft-mse, whose input is in [0, 1]
+    there, without the factor 0.18215 of [LDM]. `decode` gives raw latents for the VAE.
+
+    Raises:
+        ValueError: mean and std of unequal length or empty, or a std that is not positive.
+
+    >>> VAELatents(mean=(2.0,), std=(4.0,)).decode(np.array([[[[0.25]]]])).tolist()
+    [[[[4.0]]]]
+    """
+
+    mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)
+    std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.std or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"encoder.mean and encoder.std need one number for each channel, got "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        if not all(np.isfinite(self.mean)):
+            raise ValueError(f"encoder.mean must be finite numbers, got {self.mean}")
+        if not all(0 < s < np.inf for s in (*self.std, self.sigma_data)):
+            raise ValueError(
+                f"encoder.std and encoder.sigma_data must be above 0, got {self.std} and "
+                f"{self.sigma_data}"
+            )
+
+    def encode(
+        self, key: Key[Array, ""], stored: Float[Array, "*B H W S"]
+    ) -> Float[Array, "*B H W C"]:
+        mean, std = jnp.split(stored.astype(jnp.float32), 2, axis=-1)
+        scale, bias = self._affine(np.float32)
+        return (mean + jax.random.normal(key, mean.shape) * std) * scale + bias
+
+    def moments(self, stored: Float[np.ndarray, "B H W S"]) -> Moments:
+        mean, std = np.split(stored.astype(np.float64), 2, axis=-1)
+        scale, bias = self._affine(np.float64)
+        return mean * scale + bias, (std * scale) ** 2
+
+    def decode(self, x0: Float[np.ndarray, "B H W C"]) -> Float[np.ndarray, "B H W C"]:
+        scale, bias = self._affine(np.float32)
+        return (np.asarray(x0, np.float32) - bias) / scale
+
+    def preview(
+        self, decoded: Float[np.ndarray, "B H W C"]
+    ) -> UInt8[np.ndarray, "B H W P"]:
+        """Mean -+ 3 std of the first three channels as 0 ... 255 of red, green and blue.
+
+        It shows what is where without a VAE; a latent of one or two channels is grey.
+        """
+        shown = 3 if len(self.std) >= 3 else 1
+        standard = (decoded - np.array(self.mean)) / np.array(self.std)
+        grey = np.round(127.5 + 42.5 * standard[..., :shown])
+        return np.clip(grey, 0, 255).astype(np.uint8)
+
+    def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*shape[:-1], 2 * shape[-1]), jnp.float32)
+
+    def _affine(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+        """scale and bias, one number a channel."""
+        scale = self.sigma_data / np.array(self.std)
+        return scale.astype(dtype), (-np.array(self.mean) * scale).astype(dtype)
+
+
+def encoder_of(source: Any) -> Encoder:
+    """The encoder that a data set names; `Pixels()` for those that name none.
+
+    >>> from jaxdiff.data import Digits
+    >>> encoder_of(Digits())
+    Pixels()
+    """
+    return getattr(source, "encoder", Pixels())

@@ -1,0 +1,217 @@
+"""The machine that reads a pickle: stack, memo and marks, and its instructions.
+
+What stands on the stack is None, a truth value, a number, a string, bytes (a slice of the
+input), a list, tuple, dict or set, whose keys are strings, a `Global`, a `Record`, or what
+a function of the table of names has built.
+"""
+
+import pickle
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that a pickle mentions, `module.name`: no more than the name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """An object, as the name of its class and its state. No class is made of it."""
+
+    name: str
+    state: dict[str, Any]
+
+
+Names = Mapping[str, Callable[..., Any] | None]
+"""What is built where a pickle calls a name; None where it may mention it and no more."""
+
+
+class Machine:
+    """Stack, marks (heights of the stack), memo, and the place in the bytes."""
+
+    def __init__(self, data: memoryview, at: int, names: Names, persistent: Any) -> None:
+        self.data, self.at, self.names, self.persistent = data, at, names, persistent
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def fail(self, what: str) -> ValueError:
+        return ValueError(f"byte {self.at}: {what}")
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes, not copied."""
+        self.expect(count)
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def expect(self, count: int) -> None:
+        """Refuses a length that is more than what is left."""
+        left = len(self.data) - self.at
+        if count > left:
+            raise self.fail(f"{count} bytes should follow, but {left} are left: truncated?")
+
+    def number(self, size: int, signed: bool = False) -> int:
+        return int.from_bytes(self.take(size), "little", signed=signed)
+
+    def long(self, size: int) -> int:
+        if size > 16:
+            raise self.fail(f"an integer of {size} bytes; 16 are enough for any")
+        return self.number(size, signed=True)
+
+    def text(self, size: int) -> str:
+        return str(self.take(size), "utf-8", "replace")
+
+    def line(self) -> str:
+        end = bytes(self.data[self.at : self.at + 256]).find(b"\n")
+        if end < 0:
+            raise self.fail("a name without an end")
+        return self.text(end + 1)[:-1]
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise self.fail("it takes a value from an empty stack")
+        return self.stack.pop()
+
+    def top(self, kind: type) -> Any:
+        self.stack.append(self.pop())
+        if type(self.stack[-1]) is not kind:
+            raise self.fail(f"{_kind(self.stack[-1])} stands where a {_kind(kind())} must")
+        return self.stack[-1]
+
+    def group(self) -> list[Any]:
+        """What was pushed since the last mark."""
+        if not self.marks:
+            raise self.fail("a group without a beginning")
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def pops(self, count: int) -> list[Any]:
+        return [self.pop() for _ in range(count)][::-1]
+
+    def remember(self, key: int) -> None:
+        self.stack.append(self.pop())
+        self.memo[key] = self.stack[-1]
+
+    def recall(self, key: int) -> None:
+        if key not in self.memo:
+            raise self.fail(f"it recalls {key}, which it never stored")
+        self.stack.append(self.memo[key])
+
+    def keys(self, keys: list[Any]) -> list[str]:
+        if not all(type(key) is str for key in keys):
+            raise self.fail("the keys of a dict or set must be strings")
+        return keys
+
+    def set_items(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise self.fail("a key without a value")
+        self.top(dict).update(zip(self.keys(items[::2]), items[1::2], strict=True))
+
+    def add_items(self, items: list[Any]) -> None:
+        self.top(set).update(self.keys(items))
+
+    def extend(self, items: list[Any]) -> None:
+        self.top(list).extend(items)
+
+    def find(self, module: Any, name: Any) -> None:
+        full = (
+            f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
+        )
+        if full not in self.names:
+            shown = f"{full[:80]!r}" if full else "something that is no name"
+            raise self.fail(f"it names {shown}, which is refused; nothing was run")
+        self.stack.append(Global(full))
+
+    def call(self) -> None:
+        """REDUCE and NEWOBJ: what the table builds for a name and its arguments."""
+        who, args = self.pops(2)
+        build = self.names.get(who.name) if type(who) is Global else None
+        if build is None or type(args) is not tuple:
+            shown = who.name if type(who) is Global else _kind(who)
+            raise self.fail(f"it calls {shown}, which cannot be called")
+        try:
+            self.stack.append(build(*args))
+        except (TypeError, ValueError) as error:
+            text = str(error).partition("\n")[0] or type(error).__name__
+            raise self.fail(f"{who.name}: {text}") from error
+
+    def finish(self) -> Any:
+        """The one value left."""
+        value = self.pop()
+        if self.stack or self.marks:
+            raise self.fail("it ends with values left on the stack")
+        return value
+
+    def build(self) -> None:
+        """BUILD: gives a record its state; one that is no dict goes by the name ""."""
+        record, state = self.pops(2)
+        if type(record) is not Record:
+            raise self.fail(f"{_kind(record)} is given a state, and can have none")
+        record.state.update(state if type(state) is dict else {"": state})
+        self.stack.append(record)
+
+    def persist(self) -> None:
+        if self.persistent is None:
+            raise self.fail("it has persistent ids, which are refused")
+        self.stack.append(self.persistent(self.pop()))
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__.lower()
+
+
+PUSHES: Mapping[int, Callable[[Machine], Any]] = {
+    pickle.NONE[0]: lambda m: None,
+    pickle.NEWTRUE[0]: lambda m: True,
+    pickle.NEWFALSE[0]: lambda m: False,
+    pickle.BININT[0]: lambda m: m.number(4, signed=True),
+    pickle.BININT1[0]: lambda m: m.number(1),
+    pickle.BININT2[0]: lambda m: m.number(2),
+    pickle.LONG1[0]: lambda m: m.long(m.number(1)),
+    pickle.LONG4[0]: lambda m: m.long(m.number(4)),
+    pickle.BINFLOAT[0]: lambda m: struct.unpack(">d", m.take(8))[0],
+    pickle.SHORT_BINBYTES[0]: lambda m: m.take(m.number(1)),
+    pickle.BINBYTES[0]: lambda m: m.take(m.number(4)),
+    pickle.BINBYTES8[0]: lambda m: m.take(m.number(8)),
+    pickle.SHORT_BINUNICODE[0]: lambda m: m.text(m.number(1)),
+    pickle.BINUNICODE[0]: lambda m: m.text(m.number(4)),
+    pickle.BINUNICODE8[0]: lambda m: m.text(m.number(8)),
+    pickle.EMPTY_DICT[0]: lambda m: {},
+    pickle.EMPTY_LIST[0]: lambda m: [],
+    pickle.EMPTY_SET[0]: lambda m: set(),
+    pickle.EMPTY_TUPLE[0]: lambda m: (),
+    pickle.TUPLE[0]: lambda m: tuple(m.group()),
+    pickle.TUPLE1[0]: lambda m: tuple(m.pops(1)),
+    pickle.TUPLE2[0]: lambda m: tuple(m.pops(2)),
+    pickle.TUPLE3[0]: lambda m: tuple(m.pops(3)),
+}
+"""Instructions that push one value."""
+INSTRUCTIONS: Mapping[int, Callable[[Machine], Any]] = {
+    pickle.PROTO[0]: lambda m: m.take(1),
+    pickle.FRAME[0]: lambda m: m.expect(m.number(8)),
+    pickle.MARK[0]: lambda m: m.marks.append(len(m.stack)),
+    pickle.MEMOIZE[0]: lambda m: m.remember(len(m.memo)),
+    pickle.BINPUT[0]: lambda m: m.remember(m.number(1)),
+    pickle.LONG_BINPUT[0]: lambda m: m.remember(m.number(4)),
+    pickle.BINGET[0]: lambda m: m.recall(m.number(1)),
+    pickle.LONG_BINGET[0]: lambda m: m.recall(m.number(4)),
+    pickle.APPEND[0]: lambda m: m.extend(m.pops(1)),
+    pickle.APPENDS[0]: lambda m: m.extend(m.group()),
+    pickle.SETITEM[0]: lambda m: m.set_items(m.pops(2)),
+    pickle.SETITEMS[0]: lambda m: m.set_items(m.group()),
+    pickle.ADDITEMS[0]: lambda m: m.add_items(m.group()),
+    pickle.GLOBAL[0]: lambda m: m.find(m.line(), m.line()),
+    pickle.STACK_GLOBAL[0]: lambda m: m.find(*m.pops(2)),
+    pickle.REDUCE[0]: lambda m: m.call(),
+    pickle.NEWOBJ[0]: lambda m: m.call(),
+    pickle.BUILD[0]: lambda m: m.build(),
+    pickle.BINPERSID[0]: lambda m: m.persist(),
+}
+"""Instructions that do something else."""

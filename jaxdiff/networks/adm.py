@@ -1,0 +1,216 @@
+"""The ADM U-Net, where EDM2's ladder begins: configs A and B.
+
+Convolutions and linear layers have biases, the group norm is affine and subtracts a mean,
+and the embedding scales and shifts. With n = group norm, for each block
+
+    x = conv_skip(resample(x))              scale, shift = split(emb_linear(emb))
+    y = conv_res1(silu(n(conv_res0(resample(silu(n(x))))) (1 + scale) + shift))
+    x = x + y,        then x = x + attn_proj(attention(attn_qkv(n(x))))
+
+and for the network, pe(c) = [cos(c f_i), sin(c f_i)] with f_i = 10000^(-2 i / features),
+
+    emb = silu(emb_hidden(silu(emb_noise(pe(c_noise)))) + emb_label(label))
+    raw = out_conv(silu(n(decoder(encoder(x; emb); emb))))               [EDM2 fig. 17]
+
+conv_res1, attn_proj and out_conv start at 0, so an untrained block adds nothing and an
+untrained network returns 0. Other weights start He-uniform, the label's N(0, 1).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxdiff.networks.block import require_heads
+from jaxdiff.networks.magnitude import Mode, MPFourier, resample, wide
+from jaxdiff.networks.skeleton import (
+    Decoder,
+    Encoder,
+    label_rows,
+    rematerialized,
+    require_sizes,
+    require_square,
+    withhold_noise,
+)
+from jaxdiff.types import Condition, Output
+
+ZEROS = nn.initializers.zeros
+HE_UNIFORM = nn.initializers.he_uniform()
+
+
+def positions(c: Float[Array, " B"], features: int) -> Float[Array, "B N"]:
+    """[cos(c f_i), sin(c f_i)], f_i = 10000^(-2 i / features); features are even [DDPM].
+
+    >>> positions(jnp.zeros([1]), 4).tolist()
+    [[1.0, 1.0, 0.0, 0.0]]
+    """
+    half = features // 2
+    freqs = jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=c.dtype))
+    angle = c[:, None] * freqs
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class ADMBlock(nn.Module):
+    """Residual block, and self-attention if asked: (x, emb) -> x.
+
+    Attention has features // channels_per_head heads, and none below one head. Encoder
+    and decoder have the same blocks. Logits and softmax of attention are float32.
+    """
+
+    features: int
+    decoder: bool = False
+    resample: Mode = "keep"
+    attention: bool = False
+    channels_per_head: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], emb: Float[Array, "B E"], train: bool = False
+    ) -> Float[Array, "B H2 W2 C2"]:
+        half = (1.0, 1.0)  # the 2 x 2 mean, and nearest neighbour
+        y = resample(nn.silu(norm(x, "norm_res0")), half, self.resample)
+        y = conv(self.features, (3, 3), x.dtype, "conv_res0")(y)
+        emb = linear(2 * self.features, emb.dtype, "emb_linear")(emb)
+        scale, shift = jnp.split(emb.astype(x.dtype)[:, None, None, :], 2, axis=-1)
+        y = nn.silu(norm(y, "norm_res1") * (1 + scale) + shift)
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = conv(self.features, (3, 3), x.dtype, "conv_res1", ZEROS)(y)
+        x = resample(x, half, self.resample)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, (1, 1), x.dtype, "conv_skip")(x)
+        x = x + y
+        heads = self.features // self.channels_per_head if self.attention else 0
+        return x + self._attend(x, heads) if heads else x
+
+    def _attend(self, x: Float[Array, "B H W C"], heads: int) -> Float[Array, "B H W C"]:
+        """softmax(q k / sqrt(d)) v; the channels of attn_qkv are (qkv, head, d)."""
+        b, h, w, c = x.shape
+        require_heads(c, heads, self.channels_per_head)
+        qkv = conv(3 * c, (1, 1), x.dtype, "attn_qkv")(norm(x, "attn_norm"))
+        q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, heads, c // heads), 2, 0)
+        exact = {"preferred_element_type": wide(x.dtype)}
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, **exact) / math.sqrt(c // heads)
+        weight = jax.nn.softmax(logits).astype(x.dtype)
+        out = jnp.einsum("bhqk,bkhd->bqhd", weight, v)
+        return conv(c, (1, 1), x.dtype, "attn_proj", ZEROS)(out.reshape(b, h, w, c))
+
+
+class ADM(nn.Module):
+    """The ADM network of EDM2's configs A and B, with B's uncertainty head [EDM2 fig. 17].
+
+    Fields are those of `UNet`. Config A attends at resolution 32 too and has no head. With
+    `learned_variance` a second head gives v, 0 in an untrained network, as Improved DDPM's.
+
+    >>> net = ADM(model_channels=8, channel_mult=(1, 2), num_blocks=1, channels_per_head=8)
+    >>> args = (jax.random.key(0), jnp.zeros([2, 8, 8, 3]), jnp.zeros([]), Condition())
+    >>> out, variables = jax.eval_shape(net.init_with_output, *args)
+    >>> out.raw.shape, out.uncertainty.shape
+    ((2, 8, 8, 3), (2,))
+    """
+
+    label_dim: int = 0
+    model_channels: int = 192
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    num_blocks: int = 3
+    attn_resolutions: tuple[int, ...] = (16, 8)
+    channels_per_head: int = 64
+    dropout: float = 0.0
+    logvar_channels: int = 128
+    uncertainty: bool = True
+    learned_variance: bool = False
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self)
+        if self.model_channels % 2:
+            raise ValueError(f"model_channels must be even, got {self.model_channels}")
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        c_noise: Float[Array, "..."],
+        cond: Condition,
+        train: bool = False,
+    ) -> Output:
+        """The prediction for x [B, R, R, C] at c_noise, as `UNet`'s.
+
+        Raises: ValueError on images that are not square or do not halve evenly.
+        """
+        *_, channels = x.shape
+        require_square(x.shape, len(self.channel_mult))
+        dtype = jnp.dtype(self.dtype)
+        c_noise = jnp.broadcast_to(c_noise.astype(wide(dtype)).reshape(-1), x.shape[:1])
+        emb = self._embed(c_noise, cond)
+        widths = tuple(self.model_channels * mult for mult in self.channel_mult)
+        shared = (widths, self.num_blocks, self.attn_resolutions)
+        layer = functools.partial(nn.Conv, dtype=dtype, kernel_init=HE_UNIFORM)
+        join = lambda x, skip: jnp.concatenate([x, skip], axis=-1)
+        block = functools.partial(
+            rematerialized(ADMBlock, self.remat),
+            channels_per_head=self.channels_per_head,
+            dropout=self.dropout,
+        )
+        skips = Encoder(*shared, layer, block, name="enc")(x.astype(dtype), emb, train)
+        x = Decoder(*shared, join, block, name="dec")(skips, emb, train)
+        x = nn.silu(norm(x, "out_norm"))
+        raw = conv(channels, (3, 3), dtype, "out_conv", ZEROS)(x).astype(wide(dtype))
+        return Output(raw, self._variance(x, channels), self._log_variance(c_noise))
+
+    def _embed(self, c_noise: Float[Array, " B"], cond: Condition) -> Float[Array, "B E"]:
+        width = self.model_channels * max(self.channel_mult)
+        emb = positions(c_noise, self.model_channels)
+        emb = nn.silu(linear(width, emb.dtype, "emb_noise")(emb))
+        emb = withhold_noise(linear(width, emb.dtype, "emb_hidden")(emb), cond)
+        if self.label_dim:
+            rows = label_rows(cond, c_noise.shape[0], self.label_dim).astype(emb.dtype)
+            table = self.param(
+                "emb_label", nn.initializers.normal(1.0), (self.label_dim, width)
+            )
+            emb = emb + jnp.matmul(rows, table, precision=jax.lax.Precision.HIGHEST)
+        return nn.silu(emb)
+
+    def _variance(self, x: Float[Array, "B R R F"], channels: int) -> Array | None:
+        """v, a second output, where asked for [IDDPM eq. 15]."""
+        if not self.learned_variance:
+            return None
+        v = conv(channels, (3, 3), x.dtype, "variance_conv", ZEROS)(x)
+        return v.astype(wide(x.dtype))
+
+    def _log_variance(self, c_noise: Float[Array, " B"]) -> Float[Array, " B"] | None:
+        """u(sigma), one linear layer on Fourier features [EDM2 eq. 21]."""
+        if not self.uncertainty:
+            return None
+        features = MPFourier(self.logvar_channels, gain=1.0, name="logvar_fourier")
+        return linear(1, c_noise.dtype, "logvar_linear")(features(c_noise))[:, 0]
+
+
+def norm(x: Float[Array, "B H W C"], name: str) -> Float[Array, "B H W C"]:
+    """Affine group norm, with 32 groups or, where they do not divide C, the gcd."""
+    groups = math.gcd(32, x.shape[-1])
+    return nn.GroupNorm(groups, epsilon=1e-5, dtype=x.dtype, name=name)(x)
+
+
+def conv(
+    features: int,
+    kernel: tuple[int, int],
+    dtype: jnp.dtype,
+    name: str,
+    init: nn.initializers.Initializer = HE_UNIFORM,
+) -> nn.Conv:
+    """Convolution with a bias that keeps H and W."""
+    return nn.Conv(features, kernel, dtype=dtype, kernel_init=init, name=name)
+
+
+def linear(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
+    """Linear layer with a bias, exact in float32."""
+    high = jax.lax.Precision.HIGHEST
+    return nn.Dense(
+        features, dtype=dtype, precision=high, kernel_init=HE_UNIFORM, name=name
+    )

@@ -1,0 +1,145 @@
+"""What every rung of EDM2's ladder shares: the U of blocks, and how labels are read.
+
+Level l has images of side R / 2^l. The encoder keeps every output, the decoder joins them
+to its own, last first. Attention is in the blocks of the resolutions asked for, and in the
+first block at the bottom. What a layer, a block and a join are is the caller's choice.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxdiff.types import Condition
+
+
+class Encoder(nn.Module):
+    """Image -> the output of every layer, finest first: the skips of the decoder.
+
+    `layer` makes a convolution of (features, kernel), `block` a block of (features).
+    """
+
+    channels: tuple[int, ...]
+    num_blocks: int
+    attn_resolutions: tuple[int, ...]
+    layer: Callable[..., nn.Module]
+    block: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B R R C"], emb: Float[Array, "B E"], train: bool
+    ) -> list[Array]:
+        skips, resolution = [], x.shape[1]
+        for level, features in enumerate(self.channels):
+            r = resolution >> level
+            if level == 0:
+                x = self.layer(features, (3, 3), name=f"{r}x{r}_conv")(x)
+            else:
+                before = self.channels[level - 1]
+                x = self.block(before, resample="down", name=f"{r}x{r}_down")(x, emb, train)
+            skips.append(x)
+            for i in range(self.num_blocks):
+                attention = r in self.attn_resolutions
+                block = self.block(features, attention=attention, name=f"{r}x{r}_block{i}")
+                x = block(x, emb, train)
+                skips.append(x)
+        return skips
+
+
+class Decoder(nn.Module):
+    """Skips -> features of the image, from the coarsest level up.
+
+    `join` makes one input of what came from below and of a skip.
+    """
+
+    channels: tuple[int, ...]
+    num_blocks: int
+    attn_resolutions: tuple[int, ...]
+    join: Callable[[Array, Array], Array]
+    block: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(
+        self, skips: list[Array], emb: Float[Array, "B E"], train: bool
+    ) -> Float[Array, "B R R C"]:
+        make = functools.partial(self.block, decoder=True)
+        x, resolution = skips[-1], skips[0].shape[1]
+        for level, features in reversed(list(enumerate(self.channels))):
+            r = resolution >> level
+            if level == len(self.channels) - 1:  # attention here whatever the resolution
+                x = make(features, attention=True, name=f"{r}x{r}_in0")(x, emb, train)
+                x = make(features, name=f"{r}x{r}_in1")(x, emb, train)
+            else:
+                after = self.channels[level + 1]
+                x = make(after, resample="up", name=f"{r}x{r}_up")(x, emb, train)
+            for i in range(self.num_blocks + 1):
+                attention = r in self.attn_resolutions
+                block = make(features, attention=attention, name=f"{r}x{r}_block{i}")
+                *skips, skip = skips
+                x = block(self.join(x, skip), emb, train)
+        return x
+
+
+def rematerialized(block: type[nn.Module], remat: bool) -> type[nn.Module]:
+    """The block as it is, or one whose inside is computed again for the gradient.
+
+    Parameters, outputs and gradients are the same; less is kept between the two passes.
+    """
+    return nn.remat(block, static_argnums=(3,)) if remat else block
+
+
+def label_rows(cond: Condition, batch: int, label_dim: int) -> Float[Array, "B L"]:
+    """Labels as rows [B, label_dim] that sum to 1, or 0 where withheld.
+
+    Raises:
+        ValueError: labels of another shape.
+    """
+    label = cond.label
+    if label is None:
+        return jnp.zeros((batch, label_dim))
+    if not jnp.issubdtype(label.dtype, jnp.floating):
+        label = jax.nn.one_hot(label, label_dim)
+    if label.shape != (batch, label_dim):
+        raise ValueError(
+            f"label has shape {cond.label.shape}; give int labels [{batch}] or float "
+            f"rows [{batch}, {label_dim}]"
+        )
+    return label
+
+
+def withhold_noise(emb: Float[Array, "B E"], cond: Condition) -> Float[Array, "B E"]:
+    """The noise embedding, zero where cond.noise is False."""
+    return emb if cond.noise is None else jnp.where(cond.noise[:, None], emb, 0)
+
+
+def require_square(shape: tuple[int, ...], levels: int) -> None:
+    """Refuses images [B, H, W, C] that are not square or do not halve evenly.
+
+    Raises:
+        ValueError: the sizes, and what divides.
+    """
+    _, height, width, _ = shape
+    step = 2 ** (levels - 1)
+    if height != width or height % step:
+        raise ValueError(
+            f"the image is {height} x {width}, and {levels} levels need a square whose "
+            f"side is a multiple of {step}: crop or pad it, or change channel_mult"
+        )
+
+
+def require_sizes(network: nn.Module) -> None:
+    """Refuses widths, counts and rates that no network has.
+
+    Raises:
+        ValueError: the field, and what was seen.
+    """
+    for name in ("model_channels", "num_blocks", "channels_per_head", "logvar_channels"):
+        if getattr(network, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(network, name)}")
+    if min(network.channel_mult, default=0) < 1:
+        raise ValueError(f"channel_mult must be at least 1, got {network.channel_mult}")
+    if not 0 <= network.dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {network.dropout}")

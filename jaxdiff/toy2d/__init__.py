@@ -1,0 +1,19 @@
+"""The 2-D toy of autoguidance, where the right answer is known [AG sec. 3, app. C].
+
+A small network cannot follow the twigs of the tree and spreads mass between them. Guided
+by a smaller, less trained version of itself, it takes that mass away again; classifier-free
+guidance instead pushes samples away from the other class, and loses twigs.
+
+>>> import jax
+>>> data, network = fractal("A"), EnergyMLP(features=8)
+>>> params = train(data, network, steps=64, key=jax.random.key(0), batch=16)
+>>> x = start(data, jax.random.key(1), 5)
+>>> follow(learned(network, params), x, steps=8).shape
+(9, 5, 2)
+"""
+
+from jaxdiff.networks.mlp import EnergyMLP
+from jaxdiff.toy2d.fractal import Mixture, fractal
+from jaxdiff.toy2d.learning import follow, learned, loss, start, train
+
+__all__ = ["EnergyMLP", "Mixture", "follow", "fractal", "learned", "loss", "start", "train"]

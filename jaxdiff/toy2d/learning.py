@@ -1,0 +1,123 @@
+"""A small network learns the exact denoiser of the toy, and is followed to the data.
+
+    sigma = exp(1.5 N(0, 1) - 2.3),    loss = sigma^2 mean (score - score*)^2
+
+with score* exact, so what the network gets wrong is its own weakness, not noise of its
+targets [AG app. C]. In terms of x0 the loss is (D - D*)^2 / sigma^2, which is
+`WeightedError(UniformOnNetwork(Eps()))` with D* in the place of x0.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from tqdm import trange
+
+from jaxdiff.denoisers import denoiser
+from jaxdiff.guidance import during
+from jaxdiff.levels import Karras
+from jaxdiff.losses import WeightedError
+from jaxdiff.networks.mlp import EnergyMLP
+from jaxdiff.optim import EDM2Optimizer, averages, normalized
+from jaxdiff.parameterizations import EDM, Eps
+from jaxdiff.schedules import LogSigma, corrupt
+from jaxdiff.solvers import Heun
+from jaxdiff.times import NormalLogSigma
+from jaxdiff.toy2d.fractal import Mixture
+from jaxdiff.types import UNCONDITIONAL, Denoiser, Noised, NoiseLevel, Solver
+from jaxdiff.weightings import UniformOnNetwork
+
+TIMES = NormalLogSigma(mean=-2.3, std=1.5)
+LOSS = WeightedError(UniformOnNetwork(Eps()))
+OPTIMIZER = EDM2Optimizer(
+    learning_rate=0.01, ref_batches=512.0, rampup_images=0.0, stds=(0.010,)
+)
+GRID = Karras(sigma_min=0.002, sigma_max=5.0)
+SCHEDULE = LogSigma(GRID.sigma_min, GRID.sigma_max)
+CHUNK = 64
+"""Training steps in one compiled call."""
+
+Carry = tuple[PyTree, Any]
+"""What a scan hands from step to step."""
+
+
+def learned(network: EnergyMLP, params: PyTree) -> Denoiser:
+    """The denoiser that a network with these parameters is."""
+    return denoiser(network.apply, params, EDM(network.sigma_data))
+
+
+def loss(
+    network: EnergyMLP, params: PyTree, data: Mixture, noised: Noised
+) -> Float[Array, " B"]:
+    """sigma^2 (score - score*)^2 of each point, the exact score* being the data's."""
+    exact = replace(noised, x0=data(noised.x, noised.at).x0)
+    return LOSS(learned(network, params)(noised.x, noised.at), exact)
+
+
+def train(
+    data: Mixture,
+    network: EnergyMLP,
+    steps: int,
+    key: PRNGKeyArray,
+    batch: int = 4096,
+    name: str | None = None,
+) -> PyTree:
+    """The average over a run of `steps` steps; with a name, behind a progress bar.
+
+    Raises:
+        ValueError: steps are not a multiple of CHUNK.
+    """
+    if steps < 1 or steps % CHUNK:
+        raise ValueError(f"steps are made {CHUNK} at a time: use a multiple, not {steps}")
+    tx = OPTIMIZER.transformation(batch)
+    start, key = jax.random.split(key)
+    params = normalized(network.init(start, jnp.zeros((1, 2)), jnp.zeros(())))
+
+    def step(carry: Carry, number: Array) -> tuple[Carry, Array]:
+        params, state = carry
+        points, when, noise = jax.random.split(jax.random.fold_in(key, number), 3)
+        t, _ = TIMES.draw((), when, (batch, 1), SCHEDULE)
+        noised = corrupt(noise, data.draw(points, batch), t, SCHEDULE)
+        mean = lambda params: loss(network, params, data, noised).mean()
+        value, gradient = jax.value_and_grad(mean)(params)
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    chunk = jax.jit(lambda carry, numbers: jax.lax.scan(step, carry, numbers))
+    carry = params, tx.init(params)
+    with trange(0, steps, CHUNK, desc=name, unit_scale=CHUNK, disable=name is None) as bar:
+        for first in bar:
+            carry, values = chunk(carry, jnp.arange(first, first + CHUNK))
+            bar.set_postfix(loss=f"{float(values.mean()):.4f}", refresh=False)
+    return averages(carry[1])[0]
+
+
+def start(data: Mixture, key: PRNGKeyArray, count: int) -> Float[Array, "count 2"]:
+    """Points of p(x; sigma_max), where sampling starts."""
+    points, noise = jax.random.split(key)
+    eps = jax.random.normal(noise, (count, 2))
+    return data.draw(points, count) + GRID.sigma_max * eps
+
+
+def follow(
+    denoise: Denoiser,
+    x: Float[Array, "B 2"],
+    steps: int = 32,
+    solver: Solver = Heun(),
+) -> Float[Array, "N B 2"]:
+    """All steps + 1 states on the way from x, at sigma_max, to the data."""
+    levels = GRID(None, steps)
+    memory, rows = solver.init(x, levels)
+
+    def step(carry: Carry, numbered: tuple[NoiseLevel, PyTree]) -> tuple[Carry, Array]:
+        begin, row = numbered
+        here = during(denoise, begin)
+        conditioned = lambda x, at: here(x, at, UNCONDITIONAL)
+        x, memory = solver.step(conditioned, *carry, row, jnp.zeros_like(carry[0]))
+        return (x, memory), x
+
+    _, states = jax.lax.scan(step, (x, memory), (levels[:-1], rows))
+    return jnp.concatenate([x[None], states])

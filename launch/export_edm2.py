@@ -1,0 +1,48 @@
+"""Writes a network of jaxdiff under the names and in the layout of EDM2's own, as NPZ.
+
+    python launch/export_edm2.py --workdir=runs/mine --std=0.05 --out=mine.npz
+
+The NPZ holds one array for each tensor of a state dict, `unet.enc.64x64_conv.weight` and
+so on: convolutions [out, in, h, w], linear layers [out, in], float32. In torch,
+{name: torch.from_numpy(array)} of it is what load_state_dict takes. --workdir may also be
+one snapshot's file, runs/edm2-s/snapshots/1048576-0.13.npz.
+"""
+
+from pathlib import Path
+
+import command
+import numpy as np
+from absl import flags
+
+from jaxdiff import checkpoint
+from jaxdiff.files import write_atomically
+from jaxdiff.interop.edm2 import to_state_dict
+from jaxdiff.networks import UNet
+
+WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder, or one snapshot's file.")
+OUT = flags.DEFINE_string("out", "", "The NPZ to write.")
+STD = flags.DEFINE_float("std", None, "EMA length; by default the one the run samples.")
+STEP = flags.DEFINE_integer("checkpoint", None, "Another step than the newest.", 0)
+flags.mark_flags_as_required(["workdir"])
+
+
+def main() -> None:
+    """Restores, renames, writes."""
+    if not OUT.value:
+        raise ValueError("--out is empty: name a file, such as --out=network.npz")
+    run = checkpoint.restore(command.folder(WORKDIR), STD.value, STEP.value)
+    network = run.experiment.network
+    if not isinstance(network, UNet):
+        raise ValueError(
+            f"the run's network is a {type(network).__name__}; only a UNet has the names "
+            "of EDM2's published networks"
+        )
+    tensors = to_state_dict(run.variables)
+    path = Path(OUT.value).with_suffix(".npz")
+    write_atomically(path, lambda file: np.savez(file, **tensors))
+    count = sum(a.size for a in tensors.values())
+    print(f"{len(tensors)} tensors, {count:,} numbers, of step {run.step}: {path}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,43 @@
+"""Mean and standard deviation of a data set, and the sigma_data to train with.
+
+    python launch/measure_data.py --config=configs/digits.py
+
+Reads every image once, shows each channel's mean and std of x0, and keeps them beside the
+data, where the next call finds them; --again measures data that have changed. Any field of
+the config can be changed: --config.data.path=my/images.
+"""
+
+import command
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdiff.config import from_config, parts
+from jaxdiff.data import encoder_of, statistics
+from jaxdiff.parameterizations import EDM
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+AGAIN = flags.DEFINE_bool("again", False, "Measure, whatever was measured before.")
+flags.mark_flags_as_required(["config"])
+
+
+def main() -> None:
+    """Measures, keeps, prints."""
+    experiment = from_config(CONFIG.value)
+    data = experiment.data
+    if AGAIN.value:
+        found = statistics.measure(data.load(), encoder_of(data), progress=True)
+        statistics.keep(data, found)
+    else:
+        found = statistics.measured(data, progress=True)
+    print(f"{data}: {found.count} images\n")
+    print(f"{'channel':>10} {'mean':>10} {'std':>10}")
+    for i, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
+        print(f"{i:10d} {mean:10.5f} {std:10.5f}")
+    print(f"\nsigma_data {found.sigma_data:.4f}", end="")
+    trained = sorted({edm.sigma_data for edm in parts(experiment, EDM)})
+    print(f"; the config has {trained[0]}" if trained else "; the config needs none")
+    print(f"kept in {statistics.file_of(data)}")
+
+
+if __name__ == "__main__":
+    command.run(main)
