@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def trained(key: jax.Array) -> Mapping[str, Denoiser]:
-    """The three networks, of one key: the guide repeats the main one's mistakes."""
+    """The three networks, of one key: they see points drawn by the same numbers."""
     recipes = {
         "main": ("A", 64, STEPS.value),
         "guide": ("A", 32, STEPS.value // 8),

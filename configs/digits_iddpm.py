@@ -76,6 +76,6 @@ def get_config(name: str = "hybrid-cosine") -> ConfigDict:
                 clip=True,
             ),
             batch_size=128,
-            steps=1500,
+            steps=1000,
         )
     )

@@ -58,7 +58,7 @@ def get_config(prediction: str = "v") -> ConfigDict:
             ),
             sampling=Sampling(grid=Trailing(), steps=50, solver=Euler()),
             batch_size=32,
-            steps=2500,
+            steps=1500,
             checkpoint_every=500,
         )
     )

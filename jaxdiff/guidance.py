@@ -30,7 +30,7 @@ Weight = float | Float[Array, ""] | Callable[[NoiseLevel], Float[Array, "..."]]
 
 @dataclass(frozen=True)
 class Interval:
-    """The weight w for low < sigma / alpha <= high, 0 elsewhere [GI alg. 1].
+    """The weight w for low < sigma / alpha <= high, 0 elsewhere [GI].
 
     Publications name the steps that are guided by their levels, rounded: of EDM2's 32
     steps, (0.28, 2.90] stands for steps 15 ... 21, counted from 0, but as numbers these

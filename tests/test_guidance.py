@@ -298,7 +298,7 @@ STRONG, WEAK = jd.gaussian_denoiser(1.0, 0.5), jd.gaussian_denoiser(-0.5, 0.8)
 def _interval_sampler(
     x: np.ndarray, t: np.ndarray, w: float, low: float, high: float, by_level: bool
 ) -> np.ndarray:
-    """Heun with a guidance interval as [GI alg. 1] has it, in NumPy.
+    """Heun with a guidance interval as [GI] has it, in NumPy.
 
     `by_level` decides each evaluation at its own level, which is another sampler.
     """

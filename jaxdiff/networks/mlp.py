@@ -1,4 +1,4 @@
-"""A small network whose output is a gradient: a scalar energy of points [AG app. C].
+"""A small network whose output is a gradient: a scalar energy of points [AG].
 
 With h the last layer's outputs on [y, c_noise, 1], each layer magnitude-preserving,
 

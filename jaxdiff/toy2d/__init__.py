@@ -1,4 +1,4 @@
-"""The 2-D toy of autoguidance, where the right answer is known [AG sec. 3, app. C].
+"""The 2-D toy of autoguidance, where the right answer is known [AG].
 
 A small network cannot follow the twigs of the tree and spreads mass between them. Guided
 by a smaller, less trained version of itself, it takes that mass away again; classifier-free

@@ -6,7 +6,7 @@ With V_k = alpha^2 C_k + sigma^2 I and q_k = V_k^-1 (x - alpha mu_k),
     score(x)  = -sum_k r_k q_k,
     D(x)      = sum_k r_k (mu_k + alpha C_k q_k).
 
-`fractal` is the toy of [AG app. C]: two classes, A and B, each a tree of seven generations
+`fractal` is the toy of [AG]: two classes, A and B, each a tree of seven generations
 of branches, every branch eight Gaussians in a row.
 """
 

@@ -3,7 +3,7 @@
     sigma = exp(1.5 N(0, 1) - 2.3),    loss = sigma^2 mean (score - score*)^2
 
 with score* exact, so what the network gets wrong is its own weakness, not noise of its
-targets [AG app. C]. In terms of x0 the loss is (D - D*)^2 / sigma^2, which is
+targets [AG]. In terms of x0 the loss is (D - D*)^2 / sigma^2, which is
 `WeightedError(UniformOnNetwork(Eps()))` with D* in the place of x0.
 """
 

@@ -1,0 +1,217 @@
+"""Improved DDPM on digits: variances, terms of the bound, gradient noise, bits/dim.
+
+    for NAME in simple-linear simple-cosine hybrid-linear hybrid-cosine vlb-cosine; do
+        python launch/train.py --config=configs/digits_iddpm.py:$NAME \\
+            --workdir=runs/iddpm/$NAME
+    done
+    python benchmarks/improved_ddpm.py --runs=runs/iddpm --out=docs/results
+
+Measures
+  the posterior's variance over the largest, beta-tilde / beta, over t [IDDPM fig. 1];
+  bits/dim of every run on the 300 held-out digits, term by term, at T = 1000 with x0 held
+      to [-1, 1]: with the learned variance, or with both fixed ones where there is none;
+  the noise of minibatch gradients (128 images) of L_vlb with t uniform and drawn by
+      importance, of L_hybrid and of L_simple, at the same parameters: those of vlb-cosine,
+      with the losses that its sampler remembers, and those of hybrid-cosine, where the
+      sampler is given ten losses of every entry.
+Prints tables, and writes improved_ddpm.png and .json.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradient_noise
+import jax
+import numpy as np
+import study
+from absl import flags
+from digits_iddpm import SIMPLE, TABLES
+from tqdm import tqdm
+
+from jaxdiff import checkpoint, evaluation, likelihood, sharding
+from jaxdiff.config import Experiment
+from jaxdiff.data import Digits
+from jaxdiff.losses import Total, VariationalBound
+from jaxdiff.posterior import LargeVariance, LearnedVariance, SmallVariance, Variance
+from jaxdiff.schedules import CosineBetas, LinearBetas, Table
+from jaxdiff.state import TrainState
+from jaxdiff.times import LossSecondMoment, UniformEntries
+from jaxdiff.types import LossTerm, Times
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BATCHES = flags.DEFINE_integer("batches", 100, "Gradients a noise is of.", lower_bound=3)
+NUMBER = flags.DEFINE_integer("number", 0, "Images for bits/dim; 0 = all.", lower_bound=0)
+
+RUNS = ("simple-linear", "simple-cosine", "hybrid-linear", "hybrid-cosine", "vlb-cosine")
+FIXED = (SmallVariance(), LargeVariance())
+TERMS = ("total", "prior", "diffusion", "decoder")
+
+COSINE = TABLES["cosine"]
+VLB = Total(((float(COSINE.steps), VariationalBound(COSINE, stop_mean=False)),))
+HYBRID = Total(((1.0, SIMPLE), (COSINE.steps / 1000, VariationalBound(COSINE))))
+UNIFORM, IMPORTANCE = UniformEntries(), LossSecondMoment(COSINE.steps)
+GRADIENTS: dict[str, tuple[LossTerm, Times]] = {
+    "L_vlb, t uniform": (VLB, UNIFORM),
+    "L_vlb, t by importance": (VLB, IMPORTANCE),
+    "L_hybrid, t uniform": (HYBRID, UNIFORM),
+    "L_simple, t uniform": (SIMPLE, UNIFORM),
+}
+AT = ("vlb-cosine", "hybrid-cosine")
+"""Runs at whose parameters gradients are taken."""
+
+
+def main() -> None:
+    """Measures what is missing, prints, draws."""
+    runs = study.runs("configs/digits_iddpm.py", RUNS)
+    book = study.book("improved_ddpm")
+    for name, folder in tqdm(runs.items(), desc="bits/dim", disable=None):
+        measure_bits(book, name, folder)
+    for name in tqdm(AT, desc="gradients", disable=None):
+        measure_gradients(book, name, runs[name])
+    print_tables(book)
+    print(study.save(draw(book), "improved_ddpm"))
+
+
+def bits_key(run: str, variance: Variance) -> dict[str, Any]:
+    """What a row of bits/dim is found by."""
+    asked = {"images": NUMBER.value or 300, "steps": 1000, "clip": True}
+    return {"what": "bits/dim", "run": run, "variance": type(variance).__name__, **asked}
+
+
+def gradient_key(run: str, name: str) -> dict[str, Any]:
+    """What a row of gradient noise is found by."""
+    asked = {"batch": gradient_noise.BATCH, "batches": BATCHES.value}
+    return {"what": "gradient noise", "at": run, "of": name, **asked}
+
+
+def variances(run: str) -> tuple[Variance, ...]:
+    """Those that a run of this name is costed with."""
+    return FIXED if run.startswith("simple") else (LearnedVariance(),)
+
+
+def measure_bits(book: study.Book, name: str, folder: Path) -> None:
+    """The bound of a run, mean and standard error over images."""
+    for variance in variances(name):
+        if book.find(**(key := bits_key(name, variance))):
+            continue
+        run = checkpoint.restore(folder)
+        measured = evaluation.measure(
+            evaluation.coster(run.experiment, variance, clip=True),
+            run.variables,
+            Digits("test").load(),
+            likelihood.process(run.experiment.schedule, 1000),
+            sharding.data_mesh(),
+            number=NUMBER.value,
+            batch=150,
+            progress=True,
+        )
+        found = evaluation.report(measured)
+        book.write(key, {**found["bits_per_dim"], "vb": found["terms"]["vb_mean"]})
+
+
+def measure_gradients(book: study.Book, name: str, folder: Path) -> None:
+    """The noise of each gradient at a run's parameters, raw ones as training has them."""
+    missing = [g for g in GRADIENTS if not book.find(**gradient_key(name, g))]
+    if not missing:
+        return
+    experiment, state = trained(folder)
+    data = experiment.data.load()
+    memory = state.times
+    if experiment.times != IMPORTANCE:
+        memory = gradient_noise.filled(experiment, state, VLB, IMPORTANCE, data)
+    for gradient in tqdm(missing, desc=name, disable=None, leave=False):
+        loss, law = GRADIENTS[gradient]
+        own = memory if law == IMPORTANCE else law.init()
+        asked = (experiment, state, loss, law, own, data, BATCHES.value)
+        found = gradient_noise.noise(gradient_noise.gram(*asked))
+        book.write(gradient_key(name, gradient), dataclasses.asdict(found))
+
+
+def trained(folder: Path) -> tuple[Experiment, TrainState]:
+    """A run's experiment and newest state."""
+    everywhere = sharding.replicated(sharding.data_mesh(jax.devices()[:1]))
+    with checkpoint.checkpoints(folder) as saved:
+        state, experiment = saved.restore(everywhere)
+    return experiment, state
+
+
+def print_tables(book: study.Book) -> None:
+    """Bits/dim and gradient noise, in Markdown."""
+    rows = []
+    for run in RUNS:
+        for variance in variances(run):
+            found = book.find(**bits_key(run, variance))
+            terms = (f"{found[t]['mean']:.4f} ± {found[t]['error']:.4f}" for t in TERMS)
+            rows.append([run, type(variance).__name__, *terms])
+    print(study.table(["run", "variance", *TERMS], rows), end="\n\n")
+    rows = []
+    for run in AT:
+        for gradient in GRADIENTS:
+            g = book.find(**gradient_key(run, gradient))
+            ratio = f"{g['ratio']:.3g} ± {g['error']:.2g}"
+            scale = f"{gradient_noise.BATCH * g['ratio']:.3g}"
+            moments = (f"{g[name]:.3g}" for name in ("mean2", "trace"))
+            rows.append([run, gradient, *moments, ratio, scale])
+    head = ["at", "gradient of", "G²", "tr C", "tr C / G²", "noise scale [images]"]
+    print(study.table(head, rows), end="\n\n")
+
+
+def draw(book: study.Book) -> "Figure":
+    """Variances, terms of the bound, bits/dim by term, gradient noise."""
+    figure, axes = study.panels("Improved DDPM on digits", 11, 8, 2, 2)
+    ratio, terms, cumulative, noise = axes
+    draw_ratio(ratio)
+    styles = {"linear": (0, (4, 2)), "cosine": "-"}
+    for run in RUNS:
+        objective, _, table = run.partition("-")
+        colour = study.COLOURS[("simple", "hybrid", "vlb").index(objective)]
+        for variance in variances(run)[-1:]:
+            vb = np.array(book.find(**bits_key(run, variance))["vb"])
+            look = {"color": colour, "ls": styles[table], "lw": 1.4, "label": run}
+            t = (np.arange(len(vb)) + 1) / len(vb)
+            terms.plot(t, vb, **look)
+            cumulative.plot(t, np.cumsum(vb), **look)
+    terms.set(xscale="log", yscale="log", xlabel="t", ylabel="bits/dim")
+    terms.set_title("Terms of the bound (L_simple: LargeVariance)")
+    cumulative.set(xscale="log", xlabel="t", ylabel="bits/dim", ylim=(0, None))
+    cumulative.set_title("Sum of the terms up to t")
+    cumulative.legend(frameon=False, labelcolor=study.INK)
+    draw_noise(noise, book)
+    return figure
+
+
+def draw_ratio(axes: "Axes") -> None:
+    """beta-tilde / beta over t, from the second entry: the first has no posterior."""
+    for i, count in enumerate((100, 1000, 4000)):
+        for betas, dash in ((LinearBetas, (0, (4, 2))), (CosineBetas, "-")):
+            steps = likelihood.process(Table(betas(count)), count).between
+            t = (np.arange(count) + 1) / count
+            label = f"T = {count}" if dash == "-" else None
+            share = (steps.small / steps.large)[1:]
+            axes.plot(t[1:], share, color=study.COLOURS[i], ls=dash, lw=1.4, label=label)
+    axes.set(xscale="log", xlabel="t", ylabel="β̃ / β")
+    axes.set_title("β̃ / β (cosine solid, linear dashed)")
+    axes.legend(frameon=False, labelcolor=study.INK)
+
+
+def draw_noise(axes: "Axes", book: study.Book) -> None:
+    """tr C / |G|^2 as bars."""
+    for i, run in enumerate(AT):
+        found = [book.find(**gradient_key(run, gradient)) for gradient in GRADIENTS]
+        place = np.arange(len(found)) + 0.36 * (i - 0.5)
+        error = [f["error"] for f in found]
+        look = {"color": study.COLOURS[i], "label": f"at {run}", "height": 0.34}
+        axes.barh(place, [f["ratio"] for f in found], xerr=error, capsize=2, **look)
+    axes.set_yticks(np.arange(len(GRADIENTS)), list(GRADIENTS))
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="tr C / |G|², batches of 128")
+    axes.set_title("Relative variance of a minibatch gradient")
+    axes.legend(frameon=False, labelcolor=study.INK)
+
+
+if __name__ == "__main__":
+    study.command.run(main)

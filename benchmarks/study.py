@@ -1,0 +1,131 @@
+"""What the studies of this folder share: flags, runs, a book of results, a look.
+
+A study measures runs that launch/train.py made. What it measures it writes to OUT/NAME.json
+at once, a row each: stopped and started again it goes on, and where nothing is missing it
+only prints and draws. To measure anew, delete that file.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+
+from jaxdiff.files import write_atomically
+from jaxdiff.plots import COLOURS, INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+sys.path.append(str(Path(__file__).parents[1] / "launch"))
+sys.path.append(str(Path(__file__).parents[1] / "configs"))
+import command
+
+RUNS = flags.DEFINE_string("runs", None, "The folder that holds the runs.")
+OUT = flags.DEFINE_string("out", "docs/results", "The folder for figures and numbers.")
+flags.mark_flags_as_required(["runs"])
+flags.declare_key_flag("cpu_devices")
+
+__all__ = ["COLOURS", "INK", "OUT", "RUNS", "Book", "command", "panels", "runs", "save"]
+
+
+@dataclass(frozen=True, eq=False)
+class Book:
+    """Rows of numbers in a JSON file; the first fields of a row say what it measures."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        """The first row with these fields."""
+        has = lambda row: all(row.get(name) == value for name, value in key.items())
+        return next(filter(has, self.rows), None)
+
+    def write(self, key: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Adds a row and saves the book, numbers to six digits."""
+        self.rows.append({**key, **_rounded(found)})
+        text = "[\n" + ",\n".join(map(json.dumps, self.rows)) + "\n]\n"
+        write_atomically(self.path, lambda file: file.write(text.encode()))
+
+
+def book(name: str) -> Book:
+    """The book OUT/NAME.json, empty where there is none.
+
+    Raises:
+        ValueError: the file is no such book.
+    """
+    path = command.folder(OUT) / f"{name}.json"
+    try:
+        rows = json.loads(path.read_text()) if path.exists() else []
+    except json.JSONDecodeError as error:
+        text = f"{path} is damaged ({error}): delete it to measure anew"
+        raise ValueError(text) from error
+    return Book(path, rows)
+
+
+def runs(config: str, names: Iterable[str], seeds: bool = False) -> dict[str, Path]:
+    """The folder of each run NAME, or NAME-SEED, in --runs.
+
+    Raises:
+        FileNotFoundError: some are missing; the message says how to make the first.
+    """
+    folder = command.folder(RUNS)
+    found = {name: folder / name for name in names}
+    missing = [name for name, run in found.items() if not (run / "checkpoints").is_dir()]
+    if missing:
+        recipe, _, seed = missing[0].rpartition("-") if seeds else (missing[0], "", "")
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing)} of {len(found)} runs; make the first with: "
+            f"python launch/train.py --config={config}:{recipe} "
+            + (f"--config.seed={seed} " if seeds else "")
+            + f"--workdir={found[missing[0]]}"
+        )
+    return found
+
+
+def panels(
+    title: str, width: float, height: float, rows: int, columns: int
+) -> "tuple[Figure, Sequence[Axes]]":
+    """An empty figure with quiet axes, and a title at the left."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.04, hspace=0.04)
+    figure.suptitle(title, x=0.012, ha="left", size=13, weight="bold", color=INK)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color("#999999")
+        one.tick_params(which="both", color="#999999", labelcolor=INK, labelsize=9)
+        one.grid(color="#E6E6E6", lw=0.7)
+        one.set_axisbelow(True)
+        one.title.set(size=10.5, color=INK)
+        one.xaxis.label.set(color=INK)
+        one.yaxis.label.set(color=INK)
+    return figure, axes
+
+
+def save(figure: "Figure", name: str) -> Path:
+    """Writes OUT/NAME.png."""
+    path = command.folder(OUT) / f"{name}.png"
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return path
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, all but the first column to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float | np.floating) else value

@@ -1,0 +1,142 @@
+"""The pure parts of the benchmarks: their measures, held against closed forms."""
+
+import doctest
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+import jaxdiff as jd
+from jaxdiff.data import Digits
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import digits_judge
+import gradient_noise
+import study
+import zero_terminal_snr
+
+
+@pytest.mark.parametrize("module", [digits_judge, gradient_noise, zero_terminal_snr])
+def test_the_examples_in_the_docstrings_hold(module: object) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def spread(rng: np.random.Generator, dim: int, rank: int) -> np.ndarray:
+    root = rng.normal(size=(dim, rank))
+    return root @ root.T
+
+
+def test_frechet_distance_of_commuting_gaussians() -> None:
+    """(m - m')^2 + (s - s')^2 along every common axis, one of them without variance."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    s, other = np.array([0.0, 0.5, 1.0, 2.0]), np.array([0.3, 0.5, 0.1, 3.0])
+    mean, other_mean = rng.normal(size=(2, 4))
+    expected = np.sum((mean - other_mean) ** 2) + np.sum((s - other) ** 2)
+    covariances = [(axes * std**2) @ axes.T for std in (s, other)]
+    found = digits_judge.frechet(mean, covariances[0], other_mean, covariances[1])
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+def test_frechet_distance_against_a_matrix_root() -> None:
+    rng = np.random.default_rng(1)
+    one, two = spread(rng, 6, 9), spread(rng, 6, 9)
+    zero = np.zeros(6)
+    expected = np.trace(one + two) - 2 * np.trace(sqrtm(one @ two)).real
+    assert digits_judge.frechet(zero, one, zero, two) == pytest.approx(expected, rel=1e-8)
+    assert digits_judge.frechet(zero, one, zero, one) == pytest.approx(0, abs=1e-10)
+
+
+def test_moments_are_those_of_the_points() -> None:
+    points = np.array([[0.0, 0.0], [2.0, 4.0]])
+    mean, covariance = digits_judge.moments(points)
+    np.testing.assert_allclose(mean, [1, 2])
+    np.testing.assert_allclose(covariance, [[2, 4], [4, 8]])
+
+
+def test_the_judge_knows_copies_of_the_training_digits() -> None:
+    judge, train = digits_judge.judge(), Digits("train").load().source
+    verdict = judge(train.image, train.label)
+    assert verdict.accuracy > 0.99
+    assert verdict.frechet == pytest.approx(0, abs=1e-9)
+    assert verdict.to_train == pytest.approx(0, abs=1e-6)
+    assert verdict.copies == 1
+    assert verdict.among == pytest.approx(1)
+    shuffled = np.random.default_rng(0).permutation(train.label)
+    assert judge(train.image, shuffled).accuracy < 0.2
+    accuracy, frechet = judge.reference()
+    assert accuracy > 0.95
+    assert 0 < judge.floor(1000) < judge.floor(300) < frechet
+
+
+def test_the_gradient_noise_is_unbiased() -> None:
+    """Three gradients at a time, of a known mean and covariance."""
+    rng, trials = np.random.default_rng(2), 3000
+    mean, root = rng.normal(size=5), rng.normal(size=(5, 5))
+    g = mean + rng.normal(size=(trials, 3, 5)) @ root.T
+    found = [gradient_noise.noise(one @ one.T) for one in g]
+    for name, expected in (("mean2", mean @ mean), ("trace", np.trace(root @ root.T))):
+        values = np.array([getattr(noise, name) for noise in found])
+        error = values.std() / np.sqrt(trials)
+        assert abs(values.mean() - expected) < 4 * error
+        assert error < 0.05 * np.trace(root @ root.T)
+
+
+def test_the_gradient_noise_of_many_gradients() -> None:
+    rng = np.random.default_rng(3)
+    mean, std = np.ones(30), 2.0
+    g = mean + std * rng.normal(size=(400, 30))
+    noise = gradient_noise.noise(g @ g.T)
+    assert noise.ratio == pytest.approx(std**2, abs=4 * noise.error)
+    assert 0 < noise.error < 0.1 * std**2
+
+
+def test_brightness_is_the_mean_of_an_image() -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    images[1], images[2, :, :, 0] = 255, 255
+    np.testing.assert_allclose(zero_terminal_snr.brightness(images), [-1, 1, -1 / 3])
+
+
+def test_labels_are_drawn_in_the_proportions_of_the_data() -> None:
+    label = np.repeat([0, 1, 2], [10, 30, 60])
+    drawn = zero_terminal_snr.proportional(label, 50)
+    assert np.bincount(drawn).tolist() == [5, 15, 30]
+    assert (drawn == zero_terminal_snr.proportional(label, 50)).all()
+    assert (np.diff(drawn) < 0).any()
+
+
+def test_the_predicted_brightness_is_what_a_perfect_network_draws() -> None:
+    """Images of one element, N(m, s^2), so wide that SD's end tells much of them."""
+    mean, std, count = 6.0, 15.0, 4000
+    levels = jd.levels.Trailing()(jd.Table(jd.ScaledLinearBetas()), 100)
+    keys = jax.random.split(jax.random.key(0), count)
+    denoise = jd.gaussian_denoiser(mean, std)
+    x0 = jd.sample(denoise, jd.UNCONDITIONAL, keys, (1,), levels, jd.Heun())
+    found = zero_terminal_snr.predicted(levels[0], mean, std, 1)
+    assert found[0] < 0.5 * mean
+    assert found[1] < 0.8 * std
+    assert float(x0.mean()) == pytest.approx(found[0], abs=4 * std / np.sqrt(count))
+    assert float(x0.std()) == pytest.approx(found[1], rel=4 / np.sqrt(2 * count))
+
+
+def test_a_book_finds_what_it_wrote(tmp_path: Path) -> None:
+    book = study.Book(tmp_path / "book.json", [])
+    book.write({"run": "a", "step": 1}, {"mse": np.array([1 / 3, 2.0]), "count": 7})
+    book.write({"run": "a", "step": 2}, {"mse": 0.1})
+    again = study.Book(book.path, json.loads(book.path.read_text()))
+    assert again.find(run="a", step=1) == {
+        "run": "a", "step": 1, "mse": [0.333333, 2.0], "count": 7
+    }  # fmt: skip
+    assert again.find(run="a", step=3) is None
+    assert len(book.path.read_text().splitlines()) == 4
+
+
+def test_a_table_is_markdown() -> None:
+    lines = study.table(["a", "b"], [["c", "1"]]).splitlines()
+    assert lines == ["| a | b |", "| --- | ---: |", "| c | 1 |"]
