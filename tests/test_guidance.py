@@ -365,3 +365,16 @@ def test_other_weights_are_not_decided_by_the_step() -> None:
     expected = jd.guide(STRONG, (WEAK, 0.5))(jnp.ones((1, 1)), at).x0
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert jd.guidance.during(STRONG, above) is STRONG
+
+
+def test_sample_decides_intervals_where_steps_start() -> None:
+    levels, keys = jd.levels.Karras()(None, 8), jax.random.split(jax.random.key(0), 4)
+    interval = jd.guidance.Interval.of_steps(1.5, levels, 2, 4)
+    guided = jd.guide(STRONG, (WEAK, interval))
+    found = jd.sample(guided, UNCONDITIONAL, keys, (2,), levels, jd.Heun())
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, 0), (2,))
+    start = 80 * np.asarray(jax.vmap(draw)(keys), np.float64)
+    ends = np.asarray(levels.sigma, np.float64), 1.5, interval.low, interval.high
+    expected = _interval_sampler(start, *ends, by_level=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(_interval_sampler(start, *ends, by_level=True) - expected).max() > 1e-4
