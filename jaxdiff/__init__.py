@@ -89,12 +89,16 @@ if TYPE_CHECKING:
         data,
         evaluation,
         generate,
+        magnitudes,
         networks,
         optim,
         pictures,
         plots,
         posthoc,
+        presets,
+        snapshots,
         state,
+        toy2d,
         train,
     )
     from jaxdiff.checkpoint import restore
@@ -114,8 +118,9 @@ LAZY = {
 """Names, and the modules of the training stack that hold them."""
 
 MODULES = (
-    *("analysis", "checkpoint", "config", "data", "evaluation", "generate", "networks"),
-    *("optim", "pictures", "plots", "posthoc", "state", "train"),
+    *("analysis", "checkpoint", "config", "data", "evaluation", "generate", "magnitudes"),
+    *("networks", "optim", "pictures", "plots", "posthoc", "presets", "snapshots"),
+    *("state", "toy2d", "train"),
 )
 """The modules of the training stack."""
 
@@ -209,6 +214,7 @@ __all__ = [
     "levels",
     "likelihood",
     "losses",
+    "magnitudes",
     "networks",
     "optim",
     "parameterizations",
@@ -216,15 +222,18 @@ __all__ = [
     "plots",
     "posterior",
     "posthoc",
+    "presets",
     "restore",
     "sample",
     "sampling",
     "schedules",
     "section_spacing",
+    "snapshots",
     "solvers",
     "state",
     "times",
     "to_config",
+    "toy2d",
     "train",
     "types",
     "weightings",

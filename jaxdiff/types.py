@@ -51,6 +51,7 @@ References (the keys that docstrings use)
     [EDM2]     Karras et al.: Analyzing and Improving the Training Dynamics. 2312.02696
     [SD3]      Esser et al.: Scaling Rectified Flow Transformers. 2403.03206
     [AG]       Karras et al.: Guiding ... with a Bad Version of Itself. 2406.02507
+    [GI]       Kynkäänniemi et al.: Applying Guidance in a Limited Interval. 2404.07724
     [NAG]      Zhong et al.: Mitigating the Noise Shift ... (NAG). 2510.12497
 """
 
