@@ -1,5 +1,11 @@
-"""Schedule x parameterization x weighting x law: finite at both ends, or refused."""
+"""Everything with everything: finite at both ends, or refused.
 
+Training: schedule x parameterization x weighting x law, and table x parameterization x
+loss. Sampling: grid x parameterization x solver. No type of `config.TYPES` is left out.
+"""
+
+import math
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -8,13 +14,26 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff import losses as jl
+from jaxdiff import posterior as jp
 from jaxdiff import times as jt
 from jaxdiff import weightings as jw
-from jaxdiff.types import Noised, Schedule, Weighting
+from jaxdiff.config import TYPES, parts
+from jaxdiff.levels import Karras, Leading, Linspace, Trailing, Uniform
+from jaxdiff.parameterizations import AngleLabel
+from jaxdiff.solvers import DDIM, Ancestral, Euler, EulerMaruyama, Heun, StochasticHeun, sde
+from jaxdiff.types import (
+    Condition,
+    Denoised,
+    LossTerm,
+    Noised,
+    NoiseLevel,
+    Schedule,
+    Weighting,
+)
 from tests.test_parameterizations import POLES, ROWS
 from tests.test_schedules import PURE_NOISE, SCHEDULES
 from tests.test_weightings import ALL
-from tests.toys import GOLDEN
 
 LAWS = {
     "uniform": jt.Uniform(),
@@ -30,6 +49,33 @@ LAWS = {
     "cosmap": jt.CosMap(),
 }
 WEIGHTINGS = [*ALL, "elbo", "discrete_elbo", "sigmoid"]
+TABLES = {k: s for k, s in SCHEDULES.items() if isinstance(s, jd.Table)}
+NETWORKS = ROWS | {"v_of_angle": jd.V(AngleLabel())}
+VARIANCES = [jp.SmallVariance(), jp.LargeVariance(), jp.LearnedVariance()]
+GRIDS = {
+    "uniform": Uniform(),
+    "stopped": Uniform(end=0.05),
+    "trailing": Trailing(),
+    "leading": Leading(),
+    "leading_from_1": Leading(offset=1),
+    "linspace": Linspace(),
+}
+CLOCK = jd.Cosine()
+SOLVERS = {
+    "euler": Euler(),
+    "heun": Heun(),
+    "heun_churned": Heun(churn=4.0),
+    "ddim": DDIM(0.5),
+    "ddim_eta_1": DDIM(1.0),
+    **{f"ancestral_{v}": Ancestral(v) for v in VARIANCES},
+    "maruyama": EulerMaruyama(),
+    "maruyama_constant": EulerMaruyama(sde.ConstantW(), CLOCK),
+    "maruyama_linear": EulerMaruyama(sde.LinearW(), CLOCK),
+    "maruyama_decreasing": EulerMaruyama(sde.DecreasingW(), CLOCK, last="euler"),
+    "maruyama_of_sit": EulerMaruyama(sde.SigmaW(), CLOCK, True, math.inf, "mean"),
+    "stochastic_heun": StochasticHeun(sde.Proportional(0.5)),
+    "stochastic_heun_sine": StochasticHeun(sde.SineW(), CLOCK, tangent=True),
+}
 
 
 def _weighting(name: str, schedule: Schedule) -> Weighting:
@@ -101,31 +147,20 @@ def test_loss_and_gradient_are_finite_at_both_ends(path: str) -> None:
     assert covered + refused == len(ROWS) * len(WEIGHTINGS) * len(laws)
 
 
-def test_how_many_combinations_the_battery_covers() -> None:
-    """The number that is reported: finite ones and refused ones."""
+def test_how_many_combinations_the_batteries_cover() -> None:
+    """The numbers that are reported: finite ones and refused ones."""
     finite = refused = 0
     for name, schedule in SCHEDULES.items():
         rows = len(POLES) if name in PURE_NOISE else 0
         each = len(WEIGHTINGS) * len(_laws(schedule))
         finite, refused = finite + (len(ROWS) - rows) * each, refused + rows * each
-    print(f"\n{finite} combinations finite, {refused} refused")
+    print(f"\ntraining: {finite} combinations finite, {refused} refused")
     assert finite + refused > 25_000
-
-
-GIVEN = np.load(GOLDEN / "iddpm" / "weighted_losses.npz")
-P2 = np.load(GOLDEN / "iddpm" / "p2_losses.npz")
-
-
-@pytest.mark.parametrize("name", ["p2_k1_g1", "p2_k1_g0.5"])
-def test_published_losses_and_gradients_of_p2(name: str, x64: None) -> None:
-    at = jd.Table(jd.LinearBetas())((GIVEN["t"].reshape(4, 1, 1, 1) + 1) / 1000)
-    x = at.alpha * GIVEN["x_start"] + at.sigma * GIVEN["noise"]
-    noised = Noised(GIVEN["x_start"], GIVEN["noise"], x, None, at)
-    loss = lambda raw: _losses(raw, jd.Eps(), noised, ALL[name](at)[None])[0]
-    np.testing.assert_allclose(loss(GIVEN["raw"]), P2[f"{name}__EPSILON__mse"], rtol=1e-8)
-    grad = jax.grad(lambda raw: loss(raw).mean())(jnp.asarray(GIVEN["raw"]))
-    published = P2[f"{name}__EPSILON__grad"]
-    np.testing.assert_allclose(grad, published, atol=1e-8 * np.abs(published).max())
+    starts = np.asarray([levels.alpha[0] for levels in _grids().values()])
+    every, refused = starts.size * len(NETWORKS), int((starts == 0).sum()) * len(POLES)
+    finite, refused = (n * len(SOLVERS) for n in (every - refused, refused))
+    print(f"sampling: {finite} combinations finite, {refused} refused")
+    assert finite + refused > 10_000
 
 
 @pytest.mark.parametrize("path", ["vp_linear", "log_sigma", "trig_flow", "ddpm"])
@@ -148,3 +183,125 @@ def test_every_weighting_trains_the_same_under_every_prediction(
         np.testing.assert_allclose(loss(raw), expected, rtol=1e-9)
         grad = jax.grad(lambda raw, loss=loss: loss(raw).sum())(raw)
         np.testing.assert_allclose(grad / scale.c_out, slope, rtol=1e-8, atol=1e-12)
+
+
+# ------------------------------------------------------------------ losses of tables
+
+
+def _terms(table: jd.Table) -> dict[str, LossTerm]:
+    plain = jd.WeightedError(jd.MinSNR())
+    bounds = {
+        f"bound_{variance}_{decoder}": jl.VariationalBound(table, variance, decoder, stop)
+        for variance in VARIANCES
+        for decoder in (jl.PixelDecoder(), jl.DensityDecoder())
+        for stop in (True, False)
+    }
+    hybrid = jd.Total(((1.0, plain), (0.001, jl.VariationalBound(table))))
+    return {"plain": plain, "uncertain": jd.Uncertain(plain), "hybrid": hybrid} | bounds
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_every_loss_of_a_table_is_finite_at_both_ends(path: str) -> None:
+    """In float32, with gradients to every head; an image for each row and entry."""
+    table = TABLES[path]
+    entries = np.asarray([1, 2, table.steps // 2, table.steps])
+    names = [n for n in NETWORKS if not (n in POLES and table.reaches_pure_noise)]
+    t = jnp.asarray(entries / table.steps, jnp.float32).reshape(-1, 1, 1, 1)
+    x0 = jax.random.uniform(jax.random.key(0), (entries.size, 2, 2, 1), minval=-1)
+    noised = jd.corrupt(jax.random.key(1), x0, t, table)
+    whole = jax.tree.map(lambda a: jnp.concatenate([a] * len(names)), noised)
+    heads = jax.random.normal(jax.random.key(2), (2, *whole.x.shape))
+
+    def loss(heads: Any, u: Any, term: LossTerm) -> Any:
+        outputs = zip(*(jnp.split(h, len(names)) for h in heads), strict=True)
+        apply = lambda params, x, c_noise, cond: jd.Output(*params)
+        made = [
+            jd.denoiser(apply, output, NETWORKS[name])(noised.x, noised.at)
+            for name, output in zip(names, outputs, strict=True)
+        ]
+        out = jax.tree.map(lambda *a: jnp.concatenate(a), *made)
+        return term(Denoised(out.x0, out.variance, u), whole)
+
+    u = jnp.linspace(-3, 3, whole.x.shape[0])
+    for name, term in _terms(table).items():
+        values, pull = jax.vjp(lambda h, u, term=term: loss(h, u, term), heads, u)
+        grads = pull(jnp.ones_like(values))
+        bad = ~np.isfinite(values) | ~np.isfinite(grads[0]).all((0, 2, 3, 4))
+        bad = (bad | ~np.isfinite(grads[1])).reshape(len(names), -1)
+        where = [(names[r], int(entries[e])) for r, e in np.argwhere(bad)]
+        assert not where, (name, where[:5])
+
+
+# -------------------------------------------------------------------------- samplers
+
+
+@lru_cache(maxsize=1)
+def _grids(steps: int = 4) -> dict[str, NoiseLevel]:
+    """Every grid on every schedule that it goes with."""
+    made = {"karras": Karras()(None, steps)}
+    for path, schedule in SCHEDULES.items():
+        for name, grid in GRIDS.items():
+            of_entries = isinstance(grid, Leading | Linspace)
+            if path in TABLES or not of_entries:
+                made[f"{name} on {path}"] = grid(schedule, steps)
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), made)
+
+
+def _by_rows(params: Any) -> Any:
+    """Image i is denoised by the i-th row, of a network that reads all it is given."""
+
+    def apply(param: Any, x: Any, c_noise: Any, cond: Any) -> jd.Output:
+        return jd.Output(jnp.tanh(x + c_noise + param), variance=jnp.sin(3 * x))
+
+    def denoise(x: Any, at: NoiseLevel, cond: Condition) -> Denoised:
+        each = [
+            jd.denoiser(apply, params[i], row)(x[i : i + 1], at, cond)
+            for i, row in enumerate(NETWORKS.values())
+        ]
+        return jax.tree.map(lambda *a: jnp.concatenate(a), *each)
+
+    return denoise
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_sampler_is_finite_from_noise_to_data(name: str) -> None:
+    """In float32, value and gradient; a row with a pole is refused where alpha_0 = 0."""
+    grids, solver = _grids(), SOLVERS[name]
+    levels = jax.tree.map(lambda *a: jnp.stack(a), *grids.values())
+    shape = (len(grids), len(NETWORKS))
+    keys = jax.random.split(jax.random.key(0), len(NETWORKS))
+
+    def run(params: Any, grid: NoiseLevel) -> Any:
+        return jd.sample(_by_rows(params), Condition(), keys, (2, 1, 1), grid, solver)
+
+    x, pull = jax.vjp(jax.jit(lambda p: jax.vmap(run)(p, levels)), jnp.zeros(shape))
+    (grads,) = pull(jnp.ones_like(x))
+    finite = np.isfinite(x).all((2, 3, 4)) & np.isfinite(grads)
+    poles = np.asarray([row in POLES for row in NETWORKS])
+    refused = (np.asarray(levels.alpha[:, :1]) == 0) & poles
+    bad = np.argwhere(~finite & ~refused)
+    assert not bad.size, [([*grids][g], [*NETWORKS][r]) for g, r in bad[:5]]
+    assert not finite[refused].any()
+
+
+# ------------------------------------------------------------------- nothing left out
+
+TABLE = TABLES["ddpm"]
+BATTERIES: dict[str, list[Any]] = {
+    "levels": [*GRIDS.values(), Karras()],
+    "losses": [*_terms(TABLE).values()],
+    "parameterizations": [*NETWORKS.values()],
+    "posterior": [*SOLVERS.values(), *_terms(TABLE).values()],
+    "schedules": [*SCHEDULES.values()],
+    "solvers": [*SOLVERS.values()],
+    "times": [*_laws(TABLE).values()],
+    "weightings": [_weighting(name, TABLE) for name in WEIGHTINGS],
+}
+
+
+@pytest.mark.parametrize("group", BATTERIES)
+def test_every_type_that_can_be_configured_goes_through_a_battery(group: str) -> None:
+    types = {t for name, t in TYPES.items() if name.startswith(f"{group}.")}
+    covered = {type(p) for member in BATTERIES[group] for p in parts(member, object)}
+    assert len(types) > 2
+    assert not types - covered

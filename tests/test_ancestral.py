@@ -19,6 +19,7 @@ from tests.test_posterior import levels
 from tests.toys import GOLDEN, SCHEDULES, follow, mixture, on_host
 
 GIVEN = np.load(GOLDEN / "iddpm" / "sampling.npz")
+X0 = np.load(GOLDEN / "iddpm" / "sampling_x0.npz")
 CHAINS = {
     "linear_T1000_10_rescale1": (LinearBetas(1000), 1.0),
     "cosine_T400_ddim8_rescale1": (CosineBetas(400), 1000 / 400),
@@ -69,6 +70,9 @@ def test_published_chains_with_a_learned_variance(name: str, x64: None) -> None:
     solver, noise = Ancestral(LearnedVariance()), chain.read("noise")
     states = follow(solver, chain.denoise, chain.read("x_T"), chain.down(), noise)
     np.testing.assert_allclose(states[1:], chain.read("ddpm_traj"), **CLOSE)
+    down = chain.down()
+    x0 = [chain.denoise(jnp.asarray(x), down[k]).x0 for k, x in enumerate(states[:-1])]
+    np.testing.assert_allclose(x0, X0[f"chain_{name}__ddpm_xs"], **CLOSE)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])

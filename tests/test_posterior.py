@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.denoisers import Clipped
 from jaxdiff.posterior import (
     LargeVariance,
     LearnedVariance,
@@ -20,8 +21,9 @@ from jaxdiff.posterior import (
 from jaxdiff.types import NoiseLevel
 from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES, on_host
 
-TABLES, MODEL = (
-    np.load(GOLDEN / "iddpm" / f"{name}.npz") for name in ("posterior", "p_mean_variance")
+TABLES, LEVELS, MODEL = (
+    np.load(GOLDEN / "iddpm" / f"{name}.npz")
+    for name in ("posterior", "posterior_levels", "p_mean_variance")
 )
 NAMES = ("linear_T50", "cosine_T50", "scaled_linear_T1000")
 
@@ -53,12 +55,55 @@ def test_published_tables(name: str, x64: None) -> None:
     close(between.large, betas, rtol=1e-9)
 
 
+def _table(name: str) -> jd.Table:
+    return jd.Table(jd.ListedBetas(tuple(TABLES[f"{name}__betas"].tolist())))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_published_means_of_a_batch(name: str, x64: None) -> None:
+def test_published_levels(name: str, x64: None) -> None:
+    """Their functions that the reference keeps, of entries t; next of the last is noise."""
+    table, given = _table(name), lambda key: LEVELS[f"{name}__{key}"]
+    t = LEVELS["index"] if name == "scaled_linear_T1000" else np.arange(table.steps)
+    before, at, after = (on_host(table((t + k) / table.steps)) for k in (0, 1, 2))
+    eps = jd.Eps()(at)
+    pure_noise = np.where(t + 1 == table.steps, 0, 1)
+    for key, found in {
+        "alphas_cumprod": at.alpha**2,
+        "alphas_cumprod_prev": before.alpha**2,
+        "alphas_cumprod_next": after.alpha**2 * pure_noise,
+        "sqrt_alphas_cumprod": at.alpha,
+        "sqrt_one_minus_alphas_cumprod": at.sigma,
+        "log_one_minus_alphas_cumprod": np.log(at.sigma**2),
+        "sqrt_recip_alphas_cumprod": eps.c_skip,
+        "sqrt_recipm1_alphas_cumprod": -eps.c_out,
+    }.items():
+        np.testing.assert_allclose(found, given(key), rtol=1e-9, err_msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_noise_of_a_batch(name: str, x64: None) -> None:
+    given, table = lambda key: TABLES[f"{name}__batch_{key}"], _table(name)
+    at = on_host(table((given("t").reshape(-1, 1, 1, 1) + 1) / table.steps))
+    mean, variance = at.alpha * given("x_start"), at.sigma.ravel() ** 2
+    np.testing.assert_allclose(mean, given("q_mean"), rtol=1e-9)
+    np.testing.assert_allclose(variance, given("q_var"), rtol=1e-9)
+    np.testing.assert_allclose(np.log(variance), given("q_logvar"), rtol=1e-9)
+    x = mean + at.sigma * given("noise")
+    np.testing.assert_allclose(x, given("x_t"), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_posteriors_of_a_batch(name: str, x64: None) -> None:
+    """The variance of entry 0 is 0, and its logarithm that of entry 1."""
     given = lambda key: TABLES[f"{name}__batch_{key}"]
-    between = rows(TABLES[f"{name}__betas"], given("t"))
+    betas, t = TABLES[f"{name}__betas"], given("t")
+    between = rows(betas, t)
     mean = between.mean(given("x_start"), given("x_t"))
     np.testing.assert_allclose(mean, given("post_mean"), rtol=1e-9, atol=1e-12)
+    small = posterior(levels(betas)[t + 1], levels(betas)[t]).small
+    np.testing.assert_allclose(small, given("post_var"), rtol=1e-9)
+    log_small = SmallVariance()(between).ravel()
+    np.testing.assert_allclose(log_small, given("post_logvar"), rtol=1e-9)
 
 
 def x0_hat(kind: str, raw: Any, x: Any, at: NoiseLevel, between: Posterior) -> Any:
@@ -90,17 +135,40 @@ def test_published_means_and_variances_of_a_model(kind: str, clip: int, x64: Non
             continue
         found = np.broadcast_to(rule(between, v), x.shape)
         np.testing.assert_allclose(found, MODEL[f"{key}__log_variance"], rtol=1e-9)
-        mean_output = raw if name == "LEARNED_RANGE" else MODEL["rawC"]
+        # the small variance is 0 at entry 0, where its logarithm is the neighbour's
+        decodes = between.lands if name == "FIXED_SMALL" else False
+        variance = np.where(decodes, 0, np.exp(found))
+        np.testing.assert_allclose(variance, MODEL[f"{key}__variance"], rtol=1e-9)
+    for name in (*RULES, "LEARNED"):
+        key = f"{kind}__{name}__clip{clip}"
+        if f"{key}__mean" not in MODEL.files:
+            continue
+        mean_output = raw if name.startswith("LEARNED") else MODEL["rawC"]
         x0 = x0_hat(kind, mean_output, x, at, between)
         x0 = np.clip(x0, -1, 1) if clip else x0
-        np.testing.assert_allclose(
-            x0, MODEL[f"{key}__clip{clip}__pred_xstart"], rtol=1e-8, atol=1e-9
-        )
+        np.testing.assert_allclose(x0, MODEL[f"{key}__pred_xstart"], rtol=1e-9, atol=1e-9)
         # a network that predicts the mean itself is not moved by clipping x0
         mean = mean_output if kind == "PREVIOUS_X" else between.mean(x0, x)
-        np.testing.assert_allclose(
-            mean, MODEL[f"{key}__clip{clip}__mean"], rtol=1e-9, atol=1e-9
-        )
+        np.testing.assert_allclose(mean, MODEL[f"{key}__mean"], rtol=1e-9, atol=1e-9)
+
+
+def test_published_model_in_float32() -> None:
+    """As shipped: coefficients made in float64, everything after them in float32."""
+    t, x, raw = MODEL["t"], jnp.float32(MODEL["x_t"]), jnp.float32(MODEL["raw2C"])
+    column = lambda a: jnp.float32(a[t + 1].reshape(-1, 1, 1, 1))
+    at = jax.tree.map(column, levels(MODEL["betas"]))
+    apply = lambda params, x, c_noise, cond: jd.Output(*jnp.split(raw, 2, axis=1))
+    out = Clipped(jd.denoiser(apply, None, jd.Eps()))(x, at)
+    between = jax.tree.map(jnp.asarray, rows(MODEL["betas"], t))
+    found = {
+        "pred_xstart": out.x0,
+        "mean": between.mean(out.x0, x),
+        "log_variance": LearnedVariance()(between, out.variance),
+    }
+    for key, value in found.items():
+        published = MODEL[f"EPSILON__LEARNED_RANGE__clip1__{key}_f32"]
+        assert value.dtype == published.dtype == np.float32
+        np.testing.assert_allclose(value, published, rtol=2e-5, atol=2e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("path", SCHEDULES)

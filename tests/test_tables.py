@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import schedules as js
+from jaxdiff.posterior import SmallVariance, chain, posterior
 from tests.toys import GOLDEN, on_host
 
 TABLES = np.load(GOLDEN / "iddpm" / "tables.npz")
@@ -190,6 +191,15 @@ def test_published_respaced_tables(name: str, x64: None) -> None:
     before = on_host(js.Table(of)((np.asarray(kept) + 1) / of().size))
     np.testing.assert_allclose(at.alpha, before.alpha, rtol=1e-10)
     np.testing.assert_allclose(at.sigma, before.sigma, rtol=1e-10)
+    levels = on_host(table(np.arange(len(kept) + 1) / len(kept)))
+    between = chain(levels)
+    for key, found in {
+        "posterior_variance": posterior(levels[1:], levels[:-1]).small,
+        "posterior_log_variance_clipped": SmallVariance()(between),
+        "posterior_mean_coef1": between.c_x0,
+        "posterior_mean_coef2": between.c_x,
+    }.items():
+        np.testing.assert_allclose(found, published[key], rtol=1e-9, err_msg=key)
 
 
 def test_keeping_all_entries_changes_nothing(x64: None) -> None:

@@ -53,6 +53,7 @@ PUBLISHED = {
     "trunc_snr": ("eps", "x0", "v"),
     "softminsnr_g5": ("eps", "x0"),
     "snr": ("x0",),
+    "inv_snr": ("x0",),
 }
 
 
@@ -69,7 +70,9 @@ def test_published_weights(name: str, on: str, table: str, x64: None) -> None:
     snr = WEIGHTS[f"snr__{table}"]
     # |x0 error|^2 = |eps error|^2 / SNR = |v error|^2 / (SNR + 1)
     to_x0 = {"x0": 1.0, "eps": snr, "v": snr + 1}[on]
-    weight = (ALL | {"snr": ALL["eps"]})[name](_at(table)[0])
+    # 1 / SNR on x0 is P2's limit of k = 0 with gamma = 2
+    others = {"snr": ALL["eps"], "inv_snr": jw.P2(1e-30, 2.0)}
+    weight = (ALL | others)[name](_at(table)[0])
     np.testing.assert_allclose(weight, WEIGHTS[f"{name}__{on}__{table}"] * to_x0, rtol=1e-9)
 
 
