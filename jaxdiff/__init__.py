@@ -103,10 +103,11 @@ if TYPE_CHECKING:
     )
     from jaxdiff.checkpoint import restore
     from jaxdiff.config import Experiment, Sampling, from_config, to_config
-    from jaxdiff.networks import UNet
+    from jaxdiff.networks import ADM, UNet
     from jaxdiff.optim import EDM2Optimizer
 
 LAZY = {
+    "ADM": "networks",
     "EDM2Optimizer": "optim",
     "Experiment": "config",
     "Sampling": "config",
@@ -138,6 +139,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "ADM",
     "DDIM",
     "EDM",
     "ELBO",

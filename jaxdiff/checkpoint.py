@@ -94,7 +94,7 @@ def restore(
         state, experiment = saved.restore(everywhere, None if step is None else [step])
     std = experiment.sampling.std if std is None else std
     found = snapshots.find(folder, std, step)
-    if found and std not in experiment.optimizer.stds:
+    if found and std not in experiment.optimizer.lengths:
         return _of_snapshot(found)
     variables = ema_variables(experiment, state, std)
     denoise = run_denoiser(experiment, variables)

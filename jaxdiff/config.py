@@ -162,10 +162,10 @@ class Experiment:
             )
         if not 0 < self.loss_scale < math.inf:
             raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
-        if self.sampling.std not in self.optimizer.stds:
+        if self.sampling.std not in self.optimizer.lengths:
             raise ValueError(
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
-                f"optimizer.stds = {self.optimizer.stds}"
+                f"optimizer.stds and halflives = {self.optimizer.lengths}"
             )
 
 
@@ -279,7 +279,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 losses.VariationalBound,
                 losses.WeightedError,
             ),
-            "networks": (networks.UNet,),
+            "networks": (networks.ADM, networks.UNet),
             "optim": (optim.EDM2Optimizer,),
             "parameterizations": (
                 parameterizations.AngleLabel,

@@ -35,7 +35,7 @@ def init_state(experiment: Experiment) -> TrainState:
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     x = jnp.zeros((1, *experiment.data.shape))
     variables = experiment.network.init(params_key, x, jnp.zeros(()), UNCONDITIONAL)
-    params = optim.normalized(variables["params"])
+    params = experiment.optimizer.start(variables["params"])
     tx = experiment.optimizer.transformation(experiment.batch_size)
     return TrainState(
         step=jnp.int32(0),
@@ -54,7 +54,7 @@ def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTr
     Raises:
         ValueError: the run tracks no such average.
     """
-    stds = experiment.optimizer.stds
+    stds = experiment.optimizer.lengths
     if std not in stds:
         raise ValueError(
             f"this run tracks no EMA of std {std}; it has {', '.join(map(str, stds))}. "
