@@ -13,7 +13,7 @@ Measures, for each weighting and seed,
       training at 50 sampling steps, and over sampling steps at the last checkpoint.
 Images have the same seeds everywhere, drawn by ancestral steps with x0 held to [-1, 1].
 Prints tables, mean and standard deviation over seeds, in columns "training steps / sampling
-steps", and writes debias.png and .json.
+steps", and writes debias.png and .json. Takes some 40 minutes on 2 busy CPU cores.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ t = 1 is the smallest, 1.5 against constant's 18. By
 
     python benchmarks/debias.py --runs=runs/debias --out=docs/results
 
-at commit 81be379; see docs/results/debias.md.
+at commit 9513b03; see docs/results/debias.md.
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ Diffusion's leading steps and 0.42 by trailing ones, v 0.66, the data 0.65. By
 
     python benchmarks/zero_terminal_snr.py --runs=runs/ztsnr --out=docs/results
 
-at commit 81be379; see docs/results/zero_terminal_snr.md.
+at commit 9513b03; see docs/results/zero_terminal_snr.md.
 """
 
 from ml_collections import ConfigDict
