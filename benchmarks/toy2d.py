@@ -1,6 +1,6 @@
 """Why guide with a bad version of yourself? The 2-D toy of autoguidance, with its figure.
 
-    python benchmarks/toy2d.py --out=docs/toy2d.png
+    python benchmarks/toy2d.py --out=docs/results/toy2d.png
 
 Trains three small networks on a tree in the plane whose exact score is known, on the CPU
 in minutes: the main one on class A, a guide on class A with half the width and an eighth of
@@ -40,7 +40,7 @@ from jaxdiff.types import Denoiser, NoiseLevel
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
 
-OUT = flags.DEFINE_string("out", "docs/toy2d.png", "Where the figure goes, a PNG.")
+OUT = flags.DEFINE_string("out", "docs/results/toy2d.png", "Where the figure goes, a PNG.")
 STEPS = flags.DEFINE_integer(
     "steps", 4096, "Training steps of the main network, a multiple of 512.", lower_bound=512
 )
