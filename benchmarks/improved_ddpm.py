@@ -120,8 +120,7 @@ def measure_gradients(book: study.Book, name: str, folder: Path) -> None:
     if not missing and book.find(**share):
         return
     experiment, state = trained(folder)
-    data = experiment.data.load()
-    memory = state.times
+    data, memory = experiment.data.load(), state.times
     if experiment.times != IMPORTANCE:
         memory = gradient_noise.filled(experiment, state, VLB, IMPORTANCE, data)
     if not book.find(**share):
