@@ -20,7 +20,7 @@ N(m, s^2) by a straight line. A sampler that starts with sigma N(0, I) lacks alp
     b = m - s alpha m / r + N(0, s^2 sigma^2 / (d r^2)),   r^2 = alpha^2 s^2 + sigma^2 / d
 
 Prints a table, and writes zero_terminal_snr.png, .json and a sheet of samples for each.
-Takes some 10 minutes on 2 busy CPU cores. Needs `pip install "jaxdiff[openmoji]"`, whose
+Takes some 10 minutes on 2 busy CPU cores. Needs `pip install -e ".[openmoji]"`, whose
 drawings are CC BY-SA 4.0.
 """
 

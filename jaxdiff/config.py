@@ -119,9 +119,9 @@ class Experiment:
         prediction, path = self.parameterization, self.schedule
         if prediction.has_pole_at_pure_noise and path.reaches_pure_noise:
             raise ValueError(
-                f"{type(prediction).__name__} cannot be trained on {type(path).__name__}, "
-                "which reaches alpha = 0, where the noise says nothing about the data: use "
-                "V, X0, Flow or EDM there"
+                f"{type(prediction).__name__} cannot be trained on {path}, which reaches "
+                "alpha = 0, where the noise says nothing about the data: use V, X0, Flow "
+                "or EDM there, or a schedule that keeps some signal"
             )
         if self.network.dtype not in DTYPES:
             raise ValueError(f"network.dtype is {self.network.dtype!r}, not in {DTYPES}")

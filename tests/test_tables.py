@@ -251,7 +251,10 @@ def _table(*betas: float) -> js.Table:
         (lambda: js.section_spacing(10, (11,)), r"counts\[0\] asks for 11 of the 10"),
         (lambda: js.section_spacing(7, (3, 4)), r"counts\[1\] asks for 4 of the 3"),
         (lambda: js.section_spacing(7, (-1,)), r"counts\[0\] asks for -1"),
-        (lambda: js.section_spacing(7, ()), "counts is empty"),
+        (lambda: js.section_spacing(7, ()), r"counts = \(\) keeps none"),
+        (lambda: js.section_spacing(7, (0,)), r"counts = \(0,\) keeps none"),
+        (lambda: js.ddim_spacing(7, 20), "keeps 20 of 7 entries; 7 is possible$"),
+        (lambda: js.RespacedBetas(js.Table(js.LinearBetas()), (0,)), r"table\.betas"),
     ],
 )
 def test_tables_that_are_none_are_refused(build: Callable, message: str) -> None:

@@ -51,6 +51,8 @@ class RespacedBetas:
     kept: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.of, Table):
+            raise ValueError("RespacedBetas is of a table's betas: give table.betas")
         steps = self.of().size
         if not self.kept:
             raise ValueError(
@@ -84,9 +86,10 @@ def ddim_spacing(steps: int, n: int) -> tuple[int, ...]:
         below = max((m for m in numbers if m < n), default=None)
         above = min((m for m in numbers if m > n), default=None)
         near = " or ".join(str(m) for m in (below, above) if m is not None)
+        other = f", or section_spacing({steps}, ({n},))" if 1 <= n <= steps else ""
         raise ValueError(
-            f"no integer stride keeps {n} of {steps} entries; "
-            f"{near or 'none'} is possible, or section_spacing({steps}, ({n},))"
+            f"no integer stride keeps {n} of {steps} entries; {near or 'none'} is "
+            f"possible{other}"
         )
     return tuple(range(0, steps, numbers[n]))
 
@@ -105,8 +108,8 @@ def section_spacing(steps: int, counts: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         ValueError: a section is asked for more entries than it has, or none is kept.
     """
-    if not counts:
-        raise ValueError("counts is empty: say how many entries, such as (50,)")
+    if not any(counts):
+        raise ValueError(f"counts = {counts} keeps none: say how many, such as (50,)")
     size, longer = divmod(steps, len(counts))
     kept, first = set(), 0
     for k, n in enumerate(counts):
