@@ -195,7 +195,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
             for n in range(first + 1, experiment.steps + 1):
                 batch = sharding.put_batch(next(batches), mesh)
                 looking = looks and n % looks == 0
-                before = jax.tree.map(jnp.copy, state.params) if looking else None
+                before = copied(state) if looking else None
                 state, metrics = step(state, batch)
                 report.made(metrics)
                 if looking:
@@ -245,6 +245,16 @@ def require_finite(state: TrainState) -> None:
             "was saved since, and checkpoints before it are whole. Look at the data, or "
             "train in another --workdir with a lower optimizer.learning_rate"
         )
+
+
+def copied(state: TrainState) -> PyTree:
+    """The parameters, before a step that is donated them.
+
+    Waits before and after: a CPU split into devices locks up when copies and a step's sums
+    share its few threads.
+    """
+    jax.block_until_ready(state)
+    return jax.block_until_ready(jax.tree.map(jnp.copy, state.params))
 
 
 def save_averages(workdir: Path, experiment: Experiment, state: TrainState) -> None:
