@@ -90,8 +90,9 @@ def read(path: Path) -> Snapshot:
         numbers = float(said["std"]), int(said["step"]), int(said["images"])
         variables = traverse_util.unflatten_dict(flat, sep="/")
         return Snapshot(from_dict(said["experiment"]), variables, *numbers)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        say = f"there is no snapshot {path}: launch/reconstruct.py and training write them"
+        raise FileNotFoundError(say) from error
     except DAMAGED as error:
         raise ValueError(f"{path} is damaged, or no snapshot: {error}") from error
 

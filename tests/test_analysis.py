@@ -143,25 +143,29 @@ def test_debias_on_the_cosine_path_is_the_sigmoid_weighting() -> None:
 
 
 def test_rows_of_the_kingma_gao_form() -> None:
-    """Published weights per nat on the eps error, as functions of l alone."""
-    l = np.linspace(-9, 9, 61)  # noqa: E741
+    """Published weights per nat on the eps error, as functions of logSNR alone."""
+    lam = np.linspace(-9, 9, 61)
     uniform = jd.UniformOnNetwork
     for name, weighting, expected in (
-        ("cosine", uniform(jd.Eps()), 1 / np.cosh(l / 2) / (2 * np.pi)),
-        ("cosine", uniform(jd.V()), np.exp(-l / 2) / np.pi),
-        ("flow", uniform(jd.Flow()), np.exp(-l / 2) / 2),
-        ("flow", uniform(jd.X0()), np.exp(-l) / np.cosh(l / 4) ** 2 / 8),
+        ("cosine", uniform(jd.Eps()), 1 / np.cosh(lam / 2) / (2 * np.pi)),
+        ("cosine", uniform(jd.V()), np.exp(-lam / 2) / np.pi),
+        ("flow", uniform(jd.Flow()), np.exp(-lam / 2) / 2),
+        ("flow", uniform(jd.X0()), np.exp(-lam) / np.cosh(lam / 4) ** 2 / 8),
         (
             "cosine",
             jd.MinSNR(5.0),
-            np.minimum(1, 5 * np.exp(-l)) / np.cosh(l / 2) / 2 / np.pi,
+            np.minimum(1, 5 * np.exp(-lam)) / np.cosh(lam / 2) / 2 / np.pi,
         ),
-        ("edm", uniform(jd.EDM(0.5)), _normal(2.4, 2.4)(l) * (np.exp(-l) + 0.25) / 0.25),
+        (
+            "edm",
+            uniform(jd.EDM(0.5)),
+            _normal(2.4, 2.4)(lam) * (np.exp(-lam) + 0.25) / 0.25,
+        ),
     ):
         schedule, law = _exact(name)
         found = analysis.effective(schedule, law, weighting)
         np.testing.assert_allclose(found.eps, expected, rtol=1e-9, err_msg=name)
-        snr = np.exp(l)
+        snr = np.exp(lam)
         np.testing.assert_allclose(found.x0, snr * expected, rtol=1e-9)
         np.testing.assert_allclose(found.v, snr / (1 + snr) * expected, rtol=1e-9)
         ratio = snr / (1 + np.sqrt(snr)) ** 2

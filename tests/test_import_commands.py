@@ -71,7 +71,7 @@ def test_mistakes_are_one_line(imported: Any) -> None:
     for arguments, complaint in (
         ((hostile, folder / "no"), "it names 'builtins.print', which is refused"),
         ((nameless, folder / "no"), "add --images=2147483648 --std=0.130"),
-        ((folder / "none.pkl", folder / "no"), "No such file"),
+        ((folder / "none.pkl", folder / "no"), "there is no file"),
     ):
         done = run("import_edm2", *arguments)
         assert done.returncode == 1

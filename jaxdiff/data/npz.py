@@ -32,7 +32,10 @@ def mapped(path: Path, name: str) -> Shaped[np.ndarray, "..."]:
             mapped.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
+        raise FileNotFoundError(
+            f"there is no file {str(path)!r}: give the path of one that "
+            "data.write_latents wrote, as --config.data.path"
+        )
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             known = [n.removesuffix(".npy") for n in archive.namelist()]

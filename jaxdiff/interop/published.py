@@ -62,6 +62,8 @@ def read(path: str | Path) -> Published:
     path = Path(path)
     budget = iter(range(pickles.OPCODES))
     try:
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}: give a published .pkl")
         with path.open("rb") as file:
             data = _mapped(file.fileno())
         root, _ = pickles.load(data, names(budget), budget=budget)
