@@ -16,7 +16,6 @@ from jaxdiff.guidance import Interval, without
 from jaxdiff.guidance import guide as guided
 from jaxdiff.sampling import sample
 from jaxdiff.state import labelled, run_denoiser
-from jaxdiff.types import NoiseLevel
 
 Draw = Callable[[PyTree, Key[Array, " B"], Array], Float[Array, "B H W C"]]
 """(variables, keys, labels) -> x0."""
@@ -29,8 +28,8 @@ def sampler(experiment: Experiment, guide: Experiment | None = None, w: float = 
     and the weight is `w` in place of `sampling.guidance`: autoguidance [AG], or [CFG] by
     an unconditional network of its own.
 
-    Levels and guidance weight are arguments of the compiled program: another grid of as
-    many steps, or another weight, compiles nothing.
+    The guidance weight is an argument of the compiled program: another compiles nothing.
+    The levels are not, so that solvers may compute their coefficients in float64.
     """
     s = experiment.sampling
     levels = s.grid(experiment.schedule, s.steps)
@@ -40,7 +39,6 @@ def sampler(experiment: Experiment, guide: Experiment | None = None, w: float = 
         variables: PyTree,
         keys: Key[Array, " B"],
         label: Array,
-        levels: NoiseLevel,
         w: Array,
     ) -> Float[Array, "B H W C"]:
         network, *others = variables if guide else (variables,)
@@ -54,7 +52,7 @@ def sampler(experiment: Experiment, guide: Experiment | None = None, w: float = 
         return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
 
     w = w if guide else s.guidance
-    return lambda variables, keys, label: draw(variables, keys, label, levels, w)
+    return lambda variables, keys, label: draw(variables, keys, label, w)
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:

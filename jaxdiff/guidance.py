@@ -10,7 +10,7 @@ network without the noise level (noise awareness guidance [NAG]).
 w_i may be a function of the level. An `Interval` [GI] switches guidance on for some steps
 of a sampler, and a step is guided in all its evaluations or in none. Heun evaluates the
 level between two steps twice, once for each, so the level alone does not tell:
-`sample` says where each step starts, `during(denoise, start)`.
+`sample` says from where to where each step goes, `during(denoise, at, to)`.
 """
 
 import math
@@ -176,28 +176,28 @@ def guide(denoise: Denoiser, *weaker: tuple[Denoiser, Weight]) -> Guided:
     return Guided(denoise, weaker)
 
 
-def during(denoise: Denoiser, start: NoiseLevel) -> Denoiser:
-    """The denoiser for all evaluations of the step that starts at level `start`.
+def during(denoise: Denoiser, at: NoiseLevel, to: NoiseLevel) -> Denoiser:
+    """The denoiser for all evaluations of the step from one level to another.
 
-    Every `Interval` anywhere inside is decided there, once; other weights, numbers or
-    functions, stay what they are.
+    Every `Interval` anywhere inside is decided at its start, once; other weights, numbers
+    or functions, stay what they are.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.5)
     >>> guided = guide(strong, (weak, Interval(0.5, low=0.7)))
     >>> at, x = NoiseLevel(1.0, 0.5), jnp.zeros((1, 1))
-    >>> guided(x, at).x0, during(guided, NoiseLevel(1.0, 1.0))(x, at).x0
+    >>> guided(x, at).x0, during(guided, NoiseLevel(1.0, 1.0), at)(x, at).x0
     (Array([[0.5]], dtype=float32), Array([[0.75]], dtype=float32))
     """
     if isinstance(denoise, Without | Clipped):
-        return replace(denoise, denoise=during(denoise.denoise, start))
+        return replace(denoise, denoise=during(denoise.denoise, at, to))
     if not isinstance(denoise, Guided):
         return denoise
     decided = tuple(
-        (during(d, start), w(start) if isinstance(w, Interval) else w)
+        (during(d, at, to), w(at) if isinstance(w, Interval) else w)
         for d, w in denoise.weaker
     )
-    return Guided(during(denoise.denoise, start), decided)
+    return Guided(during(denoise.denoise, at, to), decided)
 
 
 def _evaluate(

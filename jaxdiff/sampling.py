@@ -1,11 +1,23 @@
-"""Sampling: noise at the first level of a grid, then one solver step after the other."""
+"""Sampling: noise at the first level of a grid, then one solver step after the other.
+
+`sample` starts from noise, `follow` from any x, and `trajectory` keeps all that is on the
+way. An image depends on its own key and condition alone: neither the batch nor the devices
+it is spread over change it. Its noise is N(0, I) from `fold_in(key, j)`, j = 0 for the
+start and j = 1 ... N for the steps; a step's k-th further draw folds in k as well.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdiff.guidance import during
-from jaxdiff.types import Condition, Denoiser, NoiseLevel, Solver
+from jaxdiff.types import Condition, Denoised, Denoiser, Leaf, NoiseLevel, Solver, pytree
+
+Carry = tuple[Float[Array, "B ..."], PyTree]
+Numbered = tuple[Array, NoiseLevel, NoiseLevel, PyTree]
 
 
 def sample(
@@ -16,11 +28,7 @@ def sample(
     levels: NoiseLevel,
     solver: Solver,
 ) -> Float[Array, "B ..."]:
-    """Draws B images x0 [B, *shape] by following the grid `levels` down to its end.
-
-    Image i depends on keys[i] and its condition alone: neither the batch nor the devices
-    it is spread over change it. Its noise is N(0, I) from `fold_in(keys[i], j)`, with
-    j = 0 for the start, sigma_0 N(0, I), and j = 1 ... N for the steps.
+    """Draws B images x0 [B, *shape] by following the grid `levels` down from sigma_0 noise.
 
     A grid that ends at sigma = 0 returns the denoiser's x0; otherwise x at its last
     level. Jit, vmap and grad go through; `levels` may be traced.
@@ -34,23 +42,98 @@ def sample(
     >>> round(float(x0.mean()), 1), round(float(x0.std()), 1)
     (2.0, 0.5)
     """
+    x = levels.sigma[0] * normal(keys, shape)
+    return follow(denoise, cond, keys, x, levels, solver)
 
-    def noise(step: Array | int) -> Float[Array, "B ..."]:
-        draw = lambda key: jax.random.normal(jax.random.fold_in(key, step), shape)
-        return jax.vmap(draw)(keys)
 
-    def step(
-        carry: tuple[Float[Array, "B ..."], PyTree],
-        numbered: tuple[Array, NoiseLevel, PyTree],
-    ) -> tuple[tuple[Float[Array, "B ..."], PyTree], None]:
-        number, start, row = numbered
-        here = during(denoise, start)
-        conditioned = lambda x, at: here(x, at, cond)
-        return solver.step(conditioned, *carry, row, noise(number)), None
+def follow(
+    denoise: Denoiser,
+    cond: Condition,
+    keys: Key[Array, " B"] | None,
+    x: Float[Array, "B ..."],
+    levels: NoiseLevel,
+    solver: Solver,
+) -> Float[Array, "B ..."]:
+    """Where the solver leads x [B, ...], which is at the grid's first level.
 
-    x = levels.sigma[0] * noise(0)
+    The grid may go up: from an image to its noise. `keys` may be None for a solver that
+    draws nothing.
+    """
+    return _scan(denoise, cond, keys, x, levels, solver, lambda x, first: None)[0]
+
+
+@pytree
+class Trajectory:
+    """All that was on the way of N steps."""
+
+    x: Leaf
+    """[N + 1, B, ...], the state at each level of the grid."""
+    x0: Leaf
+    """[N, B, ...], what each step first took x0 to be, guidance included."""
+    memory: PyTree
+    """What the solver remembers at the end."""
+
+
+def trajectory(
+    denoise: Denoiser,
+    cond: Condition,
+    keys: Key[Array, " B"] | None,
+    x: Float[Array, "B ..."],
+    levels: NoiseLevel,
+    solver: Solver,
+) -> Trajectory:
+    """`follow`, with every state and every look ahead at x0 kept."""
+    keep = lambda x, first: (x, first.x0)
+    _, memory, (states, x0) = _scan(denoise, cond, keys, x, levels, solver, keep)
+    return Trajectory(jnp.concatenate([x[None], states]), x0, memory)
+
+
+def evaluations(solver: Solver, levels: NoiseLevel) -> int:
+    """Calls of the denoiser on this grid, NFE; guidance may call its network more often.
+
+    >>> from jaxdiff.levels import Karras
+    >>> from jaxdiff.solvers import Heun
+    >>> evaluations(Heun(), Karras()(None, 32))
+    63
+    """
+    lands = np.asarray(levels.sigma[1:]) == 0
+    return sum(solver.evaluations(bool(landing)) for landing in lands)
+
+
+def normal(
+    keys: Key[Array, " B"], shape: tuple[int, ...], *folds: Array | int
+) -> Float[Array, "B ..."]:
+    """N(0, I) of each image [B, *shape]; without folds it is the noise that starts it."""
+
+    def draw(key: Key[Array, ""]) -> Float[Array, "..."]:
+        for number in folds or (0,):
+            key = jax.random.fold_in(key, number)
+        return jax.random.normal(key, shape)
+
+    return jax.vmap(draw)(keys)
+
+
+def _scan(
+    denoise: Denoiser,
+    cond: Condition,
+    keys: Key[Array, " B"] | None,
+    x: Float[Array, "B ..."],
+    levels: NoiseLevel,
+    solver: Solver,
+    keep: Callable[[Float[Array, "B ..."], Denoised], PyTree],
+) -> tuple[Float[Array, "B ..."], PyTree, PyTree]:
+    """The last state, the solver's memory, and what is kept of each step."""
+
+    def step(carry: Carry, numbered: Numbered) -> tuple[Carry, PyTree]:
+        number, at, to, row = numbered
+        here = during(denoise, at, to)
+        conditioned = lambda x, level: here(x, level, cond)
+        noise = lambda k: normal(keys, x.shape[1:], number, *((k,) if k else ()))
+        *carry, first = solver.step(conditioned, *carry, row, noise)
+        return tuple(carry), keep(carry[0], first)
+
     memory, rows = solver.init(x, levels)
     count = levels.sigma.shape[0] - 1
-    numbered = (jnp.arange(1, count + 1), levels[:-1], rows)
-    (x, _), _ = jax.lax.scan(step, (x, memory), numbered)
-    return x
+    numbered = (jnp.arange(1, count + 1), levels[:-1], levels[1:], rows)
+    (x, memory), kept = jax.lax.scan(step, (x, memory), numbered)
+    return x, memory, kept

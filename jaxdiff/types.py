@@ -56,6 +56,7 @@ References (the keys that docstrings use)
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
@@ -265,8 +266,14 @@ class Solver(Protocol):
     `init` reads the whole grid and returns what the solver remembers from step to step,
     and one row of numbers for each of the N steps (a pytree with leading axis N). `step`
     makes one step. It gets the denoiser, so that it may evaluate it where it likes, and
-    its noise, so that each image can have its own and a test can choose it.
+    its noise, `noise(k)` the step's k-th unit normal draw, so that each image can have its
+    own and a test can choose it. It returns x, its memory and its first evaluation, the
+    look ahead at x0. `evaluations` says how often a step calls the denoiser.
     """
+
+    def evaluations(self, lands: bool) -> int:
+        """Calls in a step, and in one that lands on the data."""
+        ...
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
@@ -278,5 +285,5 @@ class Solver(Protocol):
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: PyTree,
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]: ...
+        noise: Callable[[int], Float[Array, "B ..."]],
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]: ...

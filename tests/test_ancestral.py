@@ -111,7 +111,8 @@ def test_published_single_steps(row: int, clip: int, x64: None) -> None:
     }.items():
         memory, rows = solver.init(jnp.asarray(x), jax.tree.map(jnp.asarray, down))
         one = jax.tree.map(lambda a: a[place], rows)
-        found, _ = solver.step(denoise, jnp.asarray(x), memory, one, jnp.asarray(z))
+        draw = lambda k, z=z: jnp.asarray(z)
+        found, *_ = solver.step(denoise, jnp.asarray(x), memory, one, draw)
         expected = GIVEN[f"step_{name}_clip{clip}"][row : row + 1]
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
     alpha = np.append(every.alpha, 0.0)

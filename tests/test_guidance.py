@@ -329,9 +329,9 @@ def test_a_step_is_guided_in_both_evaluations_or_none(
     memory, rows = jd.Heun().init(jnp.asarray(start), levels)
     x = jnp.asarray(start)
     for i in range(8):
-        here = jd.guidance.during(guided, levels[i])
+        here = jd.guidance.during(guided, levels[i], levels[i + 1])
         row = jax.tree.map(lambda v, i=i: v[i], rows)
-        x, memory = jd.Heun().step(here, x, memory, row, jnp.zeros_like(x))
+        x, memory, _ = jd.Heun().step(here, x, memory, row, jnp.zeros)
 
     ends = 1.5, interval.low, interval.high
     expected = _interval_sampler(start, t, *ends, by_level=False)
@@ -352,7 +352,7 @@ def test_during_a_step_intervals_are_decided_wherever_they_stand() -> None:
         lambda d: jd.guide(d, (WEAK, 0.7)),
         lambda d: jd.guide(STRONG, (d, 0.7)),
     ):
-        found = jd.guidance.during(wrap(guided(interval)), above)(x, at).x0
+        found = jd.guidance.during(wrap(guided(interval)), above, at)(x, at).x0
         np.testing.assert_allclose(found, wrap(guided(1.5))(x, at).x0, rtol=1e-6)
         alone = wrap(guided(interval))(x, at).x0
         np.testing.assert_allclose(alone, wrap(guided(0.0))(x, at).x0, rtol=1e-6)
@@ -361,10 +361,10 @@ def test_during_a_step_intervals_are_decided_wherever_they_stand() -> None:
 def test_other_weights_are_not_decided_by_the_step() -> None:
     at, above = (NoiseLevel(jnp.float32(1), jnp.float32(s)) for s in (0.5, 2.0))
     guided = jd.guide(STRONG, (WEAK, lambda at: at.sigma))
-    found = jd.guidance.during(guided, above)(jnp.ones((1, 1)), at).x0
+    found = jd.guidance.during(guided, above, at)(jnp.ones((1, 1)), at).x0
     expected = jd.guide(STRONG, (WEAK, 0.5))(jnp.ones((1, 1)), at).x0
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert jd.guidance.during(STRONG, above) is STRONG
+    assert jd.guidance.during(STRONG, above, at) is STRONG
 
 
 def test_sample_decides_intervals_where_steps_start() -> None:

@@ -38,7 +38,7 @@ def velocity(path: Schedule, t: Any, x: Any, x0: Any) -> Any:
     h, x = jnp.asarray(t) / 8, jnp.asarray(x)
     both = path(jnp.stack([t, t - h], axis=1))
     row = jax.vmap(lambda levels: solver.init(x, levels)[1])(both)
-    there = solver.step(lambda x, at: Denoised(x0), x, (), row, 0 * x)[0]
+    there = solver.step(lambda x, at: Denoised(x0), x, (), row, lambda k: 0 * x)[0]
     return (there - x) / h[:, None]
 
 

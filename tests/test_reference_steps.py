@@ -61,7 +61,7 @@ def test_published_steps(case: str, x64: None) -> None:
         solver = DDIM(eta)
         memory, rows = solver.init(x, levels)
         row = jax.tree.map(lambda a: a[0], rows)
-        found, _ = solver.step(denoise, x, memory, row, noise)
+        found, *_ = solver.step(denoise, x, memory, row, lambda k: noise)
         expected = STEPS[f"step__{case}_N10_eta{eta}"]
         np.testing.assert_allclose(found, expected, **CLOSE, err_msg=f"eta {eta}")
 

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdiff as jd
+from jaxdiff import sampling
 from jaxdiff.levels import Karras, Uniform
 from jaxdiff.solvers import DDIM, Euler, Heun
 from jaxdiff.types import Condition, Denoised, NoiseLevel, Solver
@@ -66,29 +67,37 @@ def test_eight_devices_equal_one(solver: Solver) -> None:
 
 @dataclass(frozen=True)
 class Recorder:
-    """A solver that goes nowhere and returns the noise it was given."""
+    """A solver that goes nowhere and remembers two draws of each step."""
+
+    def evaluations(self, lands: bool) -> int:
+        return 1
 
     def init(self, x: Any, levels: NoiseLevel) -> Any:
         steps = levels.sigma.shape[0] - 1
-        return jnp.zeros((steps, *x.shape)), jnp.arange(steps)
+        return jnp.zeros((steps, 2, *x.shape)), jnp.arange(steps)
 
     def step(self, denoise: Any, x: Any, memory: Any, row: Any, noise: Any) -> Any:
-        memory = memory.at[row].set(noise)
-        return jnp.where(row == memory.shape[0] - 1, memory[2], x), memory
+        memory = memory.at[row].set(jnp.stack([noise(0), noise(1)]))
+        return x, memory, denoise(x, NoiseLevel(1.0, 1.0))
 
 
 def test_noise_is_each_image_s_and_each_step_s_own() -> None:
     levels = NoiseLevel(jnp.ones(6), jnp.asarray([5.0, 4.0, 3.0, 2.0, 1.0, 0.0]))
     keys = _keys(64)
-    third = jd.sample(_denoise, Condition(), keys, SHAPE, levels, Recorder())
+    x = jnp.zeros((64, *SHAPE))
+    seen = sampling.trajectory(_denoise, Condition(), keys, x, levels, Recorder()).memory
+    assert len(np.unique(seen)) > 0.99 * seen.size
+    third, another = seen[2]
     by_hand = [jax.random.normal(jax.random.fold_in(k, 3), SHAPE) for k in keys[:4]]
     np.testing.assert_array_equal(third[:4], by_hand)
     start = jd.sample(_denoise, Condition(), keys, SHAPE, levels[:1], Euler())
     by_hand = [5 * jax.random.normal(jax.random.fold_in(k, 0), SHAPE) for k in keys[:4]]
     np.testing.assert_allclose(start[:4], by_hand, rtol=1e-6)
-    rows = np.concatenate([np.asarray(a).reshape(64, -1) for a in (start / 5, third)])
-    # 128 unit normal vectors of length 32: no two alike, nor near it
-    cosine = np.corrcoef(rows) - np.eye(128)
+    rows = np.concatenate(
+        [np.asarray(a).reshape(64, -1) for a in (start / 5, third, another)]
+    )
+    # 192 unit normal vectors of length 32: no two alike, nor near it
+    cosine = np.corrcoef(rows) - np.eye(192)
     assert np.abs(cosine).max() < 0.85
     assert len(np.unique(rows)) > 0.999 * rows.size
 
@@ -218,3 +227,32 @@ def test_one_step_is_the_denoiser_at_the_first_level() -> None:
         x = jd.sample(_denoise, Condition(), _keys(3), SHAPE, levels, solver)
         np.testing.assert_allclose(x, expected, rtol=1e-6)
         assert x.dtype == jnp.float32
+
+
+@solvers
+def test_a_trajectory_is_the_way_of_the_sample(solver: Solver) -> None:
+    levels, keys = Uniform()(jd.Cosine(), 5), _keys(3)
+    start = levels.sigma[0] * sampling.normal(keys, SHAPE)
+    way = sampling.trajectory(_denoise, Condition(), keys, start, levels, solver)
+    end = jd.sample(_denoise, Condition(), keys, SHAPE, levels, solver)
+    np.testing.assert_array_equal(way.x[0], start)
+    np.testing.assert_allclose(way.x[-1], end, atol=1e-6)
+    np.testing.assert_allclose(way.x0[-1], end, atol=1e-6)  # a landing step returns D
+    assert way.x.shape == (6, 3, *SHAPE)
+    if not getattr(solver, "churn", 0):
+        looks = [_denoise(way.x[i], levels[i], Condition()).x0 for i in range(5)]
+        np.testing.assert_allclose(way.x0, looks, atol=1e-5)
+
+
+@solvers
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_evaluations_are_as_many_as_are_counted(solver: Solver, end: float) -> None:
+    levels, calls = Uniform(end)(jd.Cosine(), 5), []
+
+    def counted(x: Any, at: NoiseLevel, cond: Condition) -> Denoised:
+        jax.debug.callback(lambda: calls.append(1))
+        return _denoise(x, at, cond)
+
+    jax.block_until_ready(jd.sample(counted, Condition(), _keys(2), SHAPE, levels, solver))
+    jax.effects_barrier()
+    assert len(calls) == sampling.evaluations(solver, levels)

@@ -176,7 +176,7 @@ def _variance(solver: Solver, levels: NoiseLevel) -> float:
     x, noise = jnp.asarray([[1.0], [0.0]]), jnp.asarray([[0.0], [1.0]])
     memory, rows = solver.init(x, levels)
     step = partial(solver.step, jd.gaussian_denoiser(0.0, 0.6), x, memory)
-    maps = jax.vmap(lambda row: step(row, noise)[0])(rows)
+    maps = jax.vmap(lambda row: step(row, lambda k: noise)[0])(rows)
     first = on_host(levels[0])
     variance = (first.alpha * 0.6) ** 2 + first.sigma**2
     for a, b in np.asarray(maps)[..., 0]:

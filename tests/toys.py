@@ -1,6 +1,6 @@
 """Closed-form problems: denoisers that are exact, and what solvers must make of them."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +96,32 @@ def gaussian_flow_map(
 
 @lru_cache(maxsize=64)
 def _compiled(solver: Any, denoise: Any) -> Any:
-    return jax.jit(partial(solver.step, denoise))
+    step = lambda x, memory, row, draws: solver.step(
+        denoise, x, memory, row, lambda k: draws[k]
+    )
+    return jax.jit(step)
+
+
+def _draws(noise: Any, x: Any) -> Any:
+    """A step's draws [K, B, ...] from one, [B, ...], or several."""
+    return jnp.reshape(jnp.asarray(noise, x.dtype), (-1, *x.shape))
 
 
 def follow(
     solver: Any, denoise: Any, x: Any, levels: NoiseLevel, noise: Any = None
 ) -> list[np.ndarray]:
-    """All N + 1 states of a solver, step by step, with the noise [N, ...] it is given."""
+    """All N + 1 states of a solver, step by step, with the noise it is given.
+
+    Noise is [N, B, ...], or [N, K, B, ...] for solvers that draw K times a step.
+    """
     levels = jax.tree.map(jnp.asarray, levels)
     x = jnp.asarray(x)
     memory, rows = solver.init(x, levels)
     states = [x]
     for i in range(levels.sigma.shape[0] - 1):
         row = jax.tree.map(lambda a, i=i: a[i], rows)
-        xi = jnp.zeros_like(x) if noise is None else jnp.asarray(noise[i])
-        x, memory = _compiled(solver, denoise)(x, memory, row, xi)
+        draws = jnp.zeros((2, *x.shape)) if noise is None else _draws(noise[i], x)
+        x, memory, _ = _compiled(solver, denoise)(x, memory, row, draws)
         states.append(x)
     return [np.asarray(s) for s in states]
 

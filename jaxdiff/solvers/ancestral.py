@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
-from jaxdiff.solvers.onestep import Denoise
-from jaxdiff.types import NoiseLevel
+from jaxdiff.solvers.onestep import Denoise, Noise
+from jaxdiff.types import Denoised, NoiseLevel
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Ancestral:
     """
 
     variance: Variance = SmallVariance()
+
+    def evaluations(self, lands: bool) -> int:
+        return 1
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
@@ -43,10 +46,10 @@ class Ancestral:
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: tuple[NoiseLevel, Posterior],
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        noise: Noise,
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
         at, between = row
-        denoised = denoise(x, at)
-        std = jnp.exp(self.variance(between, denoised.variance) / 2)
+        first = denoise(x, at)
+        std = jnp.exp(self.variance(between, first.variance) / 2)
         fresh = jnp.where(between.lands, 0, std)
-        return between.mean(denoised.x0, x) + fresh * noise, memory
+        return between.mean(first.x0, x) + fresh * noise(0), memory, first

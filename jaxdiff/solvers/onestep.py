@@ -29,6 +29,9 @@ from jaxdiff.types import Denoised, NoiseLevel, pytree
 Denoise = Callable[[Float[Array, "B ..."], NoiseLevel], Denoised]
 """A denoiser with its condition already given."""
 
+Noise = Callable[[int], Float[Array, "B ..."]]
+"""A step's unit normal draws: noise(0), noise(1) if it needs another, ..."""
+
 
 @pytree
 class Interval:
@@ -42,6 +45,9 @@ class Interval:
 class Euler:
     """The left-endpoint rule, order 1, N evaluations: DDIM, Euler, flow Euler."""
 
+    def evaluations(self, lands: bool) -> int:
+        return 1
+
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Interval]:
         return (), _intervals(levels)
 
@@ -51,9 +57,10 @@ class Euler:
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: Interval,
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
-        return _left_endpoint(x, denoise(x, row.at).x0, row.at, row.to), memory
+        noise: Noise,
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        first = denoise(x, row.at)
+        return _left_endpoint(x, first.x0, row.at, row.to), memory, first
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,9 @@ class Heun:
     def __post_init__(self) -> None:
         if self.churn < 0:
             raise ValueError(f"churn must not be negative, got {self.churn}")
+
+    def evaluations(self, lands: bool) -> int:
+        return 1 if lands else 2
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
@@ -92,15 +102,15 @@ class Heun:
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: tuple[Interval, Float[Array, ""], Float[Array, ""]],
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        noise: Noise,
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
         levels, correction, added = row
         at, to = levels.at, levels.to
-        x = x + added * noise if self.churn else x
-        x0 = denoise(x, at).x0
-        euler = _left_endpoint(x, x0, at, to)
-        corrected = lambda: euler + correction * (denoise(euler, to).x0 - x0)
-        return jax.lax.cond(to.sigma > 0, corrected, lambda: euler), memory
+        x = x + added * noise(0) if self.churn else x
+        first = denoise(x, at)
+        euler = _left_endpoint(x, first.x0, at, to)
+        corrected = lambda: euler + correction * (denoise(euler, to).x0 - first.x0)
+        return jax.lax.cond(to.sigma > 0, corrected, lambda: euler), memory, first
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,9 @@ class DDIM:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+
+    def evaluations(self, lands: bool) -> int:
+        return 1
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
@@ -135,11 +148,12 @@ class DDIM:
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: tuple[Interval, Float[Array, ""]],
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        noise: Noise,
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
         levels, fresh = row
-        x0 = denoise(x, levels.at).x0
-        return _left_endpoint(x, x0, levels.at, levels.to) + fresh * noise, memory
+        first = denoise(x, levels.at)
+        x = _left_endpoint(x, first.x0, levels.at, levels.to) + fresh * noise(0)
+        return x, memory, first
 
 
 def _left_endpoint(

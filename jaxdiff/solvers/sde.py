@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.solvers.onestep import Denoise, Interval
-from jaxdiff.types import Leaf, NoiseLevel, Schedule, pytree
+from jaxdiff.solvers.onestep import Denoise, Interval, Noise
+from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
 LAST = ("tweedie", "mean", "euler")
 """What a step onto the data may do, never with noise: return D; the whole drift; the
@@ -153,6 +153,9 @@ class EulerMaruyama:
     def __post_init__(self) -> None:
         _check(self)
 
+    def evaluations(self, lands: bool) -> int:
+        return 1
+
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, "LinearRow"]:
@@ -164,10 +167,10 @@ class EulerMaruyama:
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: "LinearRow",
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
-        x0 = denoise(x, row.levels.at).x0
-        return row.x * x + row.x0 * x0 + row.noise * noise, memory
+        noise: Noise,
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        first = denoise(x, row.levels.at)
+        return row.x * x + row.x0 * first.x0 + row.noise * noise(0), memory, first
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,9 @@ class StochasticHeun:
     def __post_init__(self) -> None:
         _check(self)
 
+    def evaluations(self, lands: bool) -> int:
+        return 1 if lands else 2
+
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, tuple["LinearRow", "LinearRow", Float[Array, " N"]]]:
@@ -199,17 +205,19 @@ class StochasticHeun:
         x: Float[Array, "B ..."],
         memory: PyTree,
         row: tuple["LinearRow", "LinearRow", Float[Array, ""]],
-        noise: Float[Array, "B ..."],
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        noise: Noise,
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
         left, right, scale = row
-        x = x + left.noise / scale * noise
-        y = left.x * x + left.x0 * denoise(x, left.levels.at).x0
+        x = x + left.noise / scale * noise(0)
+        first = denoise(x, left.levels.at)
+        y = left.x * x + left.x0 * first.x0
 
         def corrected() -> Float[Array, "B ..."]:
             onward = right.x * y + right.x0 * denoise(y, right.levels.to).x0
             return (scale * x + onward) / 2
 
-        return jax.lax.cond(left.levels.to.sigma > 0, corrected, lambda: y), memory
+        x = jax.lax.cond(left.levels.to.sigma > 0, corrected, lambda: y)
+        return x, memory, first
 
 
 @pytree

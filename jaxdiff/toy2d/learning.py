@@ -17,17 +17,17 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from tqdm import trange
 
 from jaxdiff.denoisers import denoiser
-from jaxdiff.guidance import during
 from jaxdiff.levels import Karras
 from jaxdiff.losses import WeightedError
 from jaxdiff.networks.mlp import EnergyMLP
 from jaxdiff.optim import EDM2Optimizer, averages, normalized
 from jaxdiff.parameterizations import EDM, Eps
+from jaxdiff.sampling import trajectory
 from jaxdiff.schedules import LogSigma, corrupt
 from jaxdiff.solvers import Heun
 from jaxdiff.times import NormalLogSigma
 from jaxdiff.toy2d.fractal import Mixture
-from jaxdiff.types import UNCONDITIONAL, Denoiser, Noised, NoiseLevel, Solver
+from jaxdiff.types import UNCONDITIONAL, Denoiser, Noised, Solver
 from jaxdiff.weightings import UniformOnNetwork
 
 TIMES = NormalLogSigma(mean=-2.3, std=1.5)
@@ -110,14 +110,4 @@ def follow(
 ) -> Float[Array, "N B 2"]:
     """All steps + 1 states on the way from x, at sigma_max, to the data."""
     levels = GRID(None, steps)
-    memory, rows = solver.init(x, levels)
-
-    def step(carry: Carry, numbered: tuple[NoiseLevel, PyTree]) -> tuple[Carry, Array]:
-        begin, row = numbered
-        here = during(denoise, begin)
-        conditioned = lambda x, at: here(x, at, UNCONDITIONAL)
-        x, memory = solver.step(conditioned, *carry, row, jnp.zeros_like(carry[0]))
-        return (x, memory), x
-
-    _, states = jax.lax.scan(step, (x, memory), (levels[:-1], rows))
-    return jnp.concatenate([x[None], states])
+    return trajectory(denoise, UNCONDITIONAL, None, x, levels, solver).x
