@@ -11,6 +11,7 @@ import pytest
 from jaxdiff.networks.adm import ADM, ADMBlock, positions
 from jaxdiff.networks.block import Block
 from jaxdiff.types import Condition
+from tests.toys import GOLDEN
 
 # Half the compile time; what is computed stays the same.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -43,6 +44,14 @@ def test_positions_turn_by_geometric_frequencies() -> None:
     expected = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
     # an angle of 700 is rounded by 3e-5
     close(positions(jnp.asarray(c, jnp.float32), 8), expected, 5e-5)
+
+
+@pytest.mark.parametrize("features", [8, 128])
+def test_positions_are_the_published_ones(features: int) -> None:
+    z = np.load(GOLDEN / "iddpm" / "embedding.npz")
+    found = positions(jnp.asarray(z["t"], jnp.float32), features)
+    # the rounding of a float32 angle of 999
+    close(found, z[f"emb_dim{features}_f32"], 6.2e-5)
 
 
 # ------------------------------------------------------------------- blocks

@@ -121,9 +121,12 @@ def test_fourier_constants_are_drawn_independently_and_never_trained() -> None:
     freqs, phases = (np.asarray(variables["constants"][k]) for k in ("freqs", "phases"))
     # standard errors at n = 20,000: of a std 1 / sqrt(2 n) = 0.5%, of a mean 1 / sqrt(n)
     assert freqs.std() == pytest.approx(2 * np.pi * 2.5, rel=0.02)
+    assert freqs.std() == pytest.approx(golden("mp_fourier_init/freqs_std"), rel=0.02)
     assert freqs.mean() == pytest.approx(0, abs=4 * 2 * np.pi * 2.5 / np.sqrt(20_000))
     assert 0 <= phases.min() < 0.01
     assert 2 * np.pi - 0.01 < phases.max() < 2 * np.pi
+    extremes = [phases.min(), phases.max()]
+    np.testing.assert_allclose(extremes, golden("mp_fourier_init/phases_minmax"), atol=0.01)
     assert abs(np.corrcoef(freqs, phases)[0, 1]) < 4 / np.sqrt(20_000)
 
 
@@ -138,6 +141,7 @@ def test_mpconv_and_its_gradients(case: int, mode: str) -> None:
         params = normalized(params)
         close(params["weight"], weight(golden(f"{name}/train/w_after_1")))
         close(normalized(params)["weight"], weight(golden(f"{name}/train/w_after_2")))
+    close(params["weight"], weight(golden(f"{name}/{mode}/w_after")))
     x, gain = jnp.asarray(nhwc(golden(f"{name}/x"))), jnp.asarray(golden(f"{name}/gain"))
     dy = jnp.asarray(nhwc(golden(f"{name}/dy")))
     y, pull = jax.vjp(lambda p, x, g: layer.apply({"params": p}, x, g), params, x, gain)

@@ -1,5 +1,6 @@
 """Power-function profiles against the reference's numbers and their own definition."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_widths_that_no_average_has_are_refused(std: float) -> None:
 def test_exponents_that_are_not_positive_are_refused(gamma: float) -> None:
     with pytest.raises(ValueError, match="is not positive"):
         exponent_to_std(gamma)
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_profiles_are_the_reference_s_response(case: int) -> None:
+    """At whole times, as shares of their sum."""
+    args = json.loads(str(EMA[f"response/{case}/args"]))
+    found = profile(np.arange(args["len"], dtype=float), args["ofs"], args["std"])
+    np.testing.assert_allclose(found / found.sum(), EMA[f"response/{case}/y"], rtol=1e-11)
 
 
 def test_inner_products_are_the_reference_s() -> None:

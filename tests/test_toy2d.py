@@ -1,5 +1,6 @@
 """The 2-D toy: its distribution, its network and its sampler against reference numbers."""
 
+import json
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ from tests.toys import GOLDEN
 
 TOY = np.load(GOLDEN / "edm2" / "toy.npz")
 CLASSES = ("A", "B", "AB")
-NETWORK = EnergyMLP(features=16)
-LAYERS = range(5)
+CONFIG = json.loads(str(TOY["model/config"]))
+NETWORK = EnergyMLP(features=CONFIG["hidden_dim"], layers=CONFIG["num_layers"])
+LAYERS = range(CONFIG["num_layers"] + 1)
 
 
 def close(found: Any, expected: np.ndarray, rtol: float) -> None:
@@ -168,7 +170,9 @@ def test_trajectories_are_the_reference_s() -> None:
     a, ab = toy2d.fractal("A"), toy2d.fractal("AB")
     x, steps = jnp.asarray(TOY["sample/x_init"]), int(TOY["sample/num_steps"])
     close(toy2d.follow(a, x, steps), TOY["sample/traj_gt"], 2e-6)
-    guided = jd.guide(a, (ab, 2.0 - 1))  # the reference's weight is the whole scale
+    args = json.loads(str(TOY["sample/guided_args"]))
+    assert (args["net"], args["gnet"]) == ("gt A", "gt AB")
+    guided = jd.guide(a, (ab, args["guidance"] - 1))  # its weight is the whole scale
     close(toy2d.follow(guided, x, steps), TOY["sample/traj_guided"], 2e-6)
 
 
