@@ -84,10 +84,12 @@ class Experiment:
     [EDM2]. Labels and noise levels are withheld from random images with probability
     `label_dropout` and `noise_dropout`, which guidance without them needs. `accumulation`
     splits each batch into so many parts, whose gradients are added up, to save memory.
-    The `_every` fields count steps; `keep` is the number of checkpoints kept. With
-    `snapshot_every` > 0 the averages are written too, each a file of `snapshot_dtype`, from
-    which averages of other widths are made after training; with `magnitudes_every` > 0 the
-    magnitudes of activations, weights and updates are logged, layer by layer.
+    `init_from` names another run, whose averaged weights this one starts from, as far as
+    the networks agree. The `_every` fields count steps, and 0 stands for never; `keep` is
+    the number of checkpoints kept. At `snapshot_every` the averages are written too, each a
+    file of `snapshot_dtype`, from which averages of other widths are made after training;
+    at `magnitudes_every` the magnitudes of activations, weights and updates are logged,
+    layer by layer.
     """
 
     data: Images = data.Digits()
@@ -104,6 +106,7 @@ class Experiment:
     accumulation: int = 1
     steps: int = 1000
     seed: int = 0
+    init_from: str = ""
     loss_scale: float = 1.0
     label_dropout: float = 0.0
     noise_dropout: float = 0.0
@@ -135,7 +138,7 @@ class Experiment:
                 f"sigma_data is {sorted(stds)} in different places of the experiment: "
                 "change parameterization.sigma_data and the loss's together"
             )
-        every = ("log_every", "sample_every", "checkpoint_every")
+        every = ("log_every", "checkpoint_every")
         for field in ("batch_size", "accumulation", "steps", *every, "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -144,7 +147,7 @@ class Experiment:
                 f"a batch of {self.batch_size} does not split into accumulation = "
                 f"{self.accumulation} equal parts"
             )
-        for field in ("snapshot_every", "magnitudes_every"):
+        for field in ("sample_every", "snapshot_every", "magnitudes_every"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is negative: {getattr(self, field)}; 0 = never")
         if self.snapshot_dtype not in SNAPSHOT_DTYPES:
@@ -177,7 +180,10 @@ def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
     """
     network, classes = experiment.network, len(dataset.classes)
     if network.label_dim == -1:
-        network = network.clone(label_dim=classes)
+        if isinstance(network, networks.LevelEstimator):
+            network = network.clone(backbone=network.backbone.clone(label_dim=classes))
+        else:
+            network = network.clone(label_dim=classes)
         return dataclasses.replace(experiment, network=network)
     if network.label_dim not in (0, classes):
         raise ValueError(
@@ -273,13 +279,14 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
             ),
             "losses": (
                 losses.DensityDecoder,
+                losses.LevelLikelihood,
                 losses.PixelDecoder,
                 losses.Total,
                 losses.Uncertain,
                 losses.VariationalBound,
                 losses.WeightedError,
             ),
-            "networks": (networks.ADM, networks.UNet),
+            "networks": (networks.ADM, networks.LevelEstimator, networks.UNet),
             "optim": (optim.EDM2Optimizer,),
             "parameterizations": (
                 parameterizations.AngleLabel,
@@ -288,6 +295,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 parameterizations.Flow,
                 parameterizations.LogSigmaLabel,
                 parameterizations.Score,
+                parameterizations.Unscaled,
                 parameterizations.V,
                 parameterizations.X0,
             ),

@@ -38,7 +38,7 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
         out = apply(params, scale.c_in * x, scale.c_noise, cond)
         raw = out.raw.astype(jnp.promote_types(out.raw.dtype, jnp.float32))
         x0 = scale.c_skip * x + scale.c_out * raw
-        return Denoised(x0, out.variance, out.uncertainty)
+        return Denoised(x0, out.variance, out.uncertainty, out.level)
 
     return denoise
 

@@ -14,6 +14,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
 from jaxdiff.guidance import Interval, without
 from jaxdiff.guidance import guide as guided
+from jaxdiff.networks import LevelEstimator
 from jaxdiff.sampling import sample
 from jaxdiff.state import labelled, run_denoiser
 
@@ -32,6 +33,11 @@ def sampler(experiment: Experiment, guide: Experiment | None = None, w: float = 
     The levels are not, so that solvers may compute their coefficients in float64.
     """
     s = experiment.sampling
+    if isinstance(experiment.network, LevelEstimator):
+        raise ValueError(
+            "this run estimates noise levels and draws no images: use the run that it "
+            f"started from, {experiment.init_from or 'a denoiser'}"
+        )
     levels = s.grid(experiment.schedule, s.steps)
 
     @jax.jit

@@ -5,6 +5,7 @@ Frozen values rather than closures, so that an experiment can be saved with its 
     WeightedError(w)         w(at) (D(x) - x0)^2
     Uncertain(term)          term exp(-u) + u,  u the learned log-variance [EDM2 eq. 14]
     VariationalBound(table)  one term of the bound on -log p(x0), in bits/dim [IDDPM eq. 4]
+    LevelLikelihood()        -ln p(ln(sigma / alpha) | x), an estimator's [NAG]
     Total(((a, term), ...))  a term + ...
 
 Improved DDPM's objectives, T the table's number of steps:
@@ -143,6 +144,26 @@ def bound_term(
     kl = (jnp.exp(log_ratio) - log_ratio - 1 + gap**2 * jnp.exp(-log_variance)) / 2
     nll = decoder(x0, denoised.x0, log_variance)
     return _per_image(jnp.where(between.lands, nll, kl)) / math.log(2)
+
+
+@dataclass(frozen=True)
+class LevelLikelihood:
+    """(ln v + (u - m)^2 / v) / 2 for a network that says u = ln(sigma / alpha) is N(m, v).
+
+    u is held to +-limit, beyond which nothing of the data, or of the noise, can be seen.
+    """
+
+    limit: float = 10.0
+
+    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
+        if denoised.level is None:
+            raise ValueError(
+                "LevelLikelihood trains a networks.LevelEstimator, but this network says "
+                "no level: wrap it, networks.LevelEstimator(backbone)"
+            )
+        u = jnp.clip(-noised.at.logsnr / 2, -self.limit, self.limit).reshape(-1)
+        mean, log_variance = jnp.moveaxis(denoised.level, -1, 0)
+        return (log_variance + (u - mean) ** 2 * jnp.exp(-log_variance)) / 2
 
 
 @dataclass(frozen=True)

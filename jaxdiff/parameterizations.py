@@ -136,6 +136,20 @@ class EDM:
         )
 
 
+@dataclass(frozen=True)
+class Unscaled:
+    """The network sees x itself, and no level: for `networks.LevelEstimator`.
+
+    c_in of every other row follows the level, which an estimator would read off it.
+    """
+
+    has_pole_at_pure_noise = False
+
+    def __call__(self, at: NoiseLevel) -> Scaling:
+        one = jnp.ones_like(at.sigma)
+        return Scaling(0 * one, one, one, 0 * one)
+
+
 def eps_from_x0(
     x: Float[Array, "..."], x0: Float[Array, "..."], at: NoiseLevel
 ) -> Float[Array, "..."]:

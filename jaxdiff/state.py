@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jaxtyping import Array, PyTree, UInt32
 
 from jaxdiff import optim
@@ -30,11 +31,15 @@ class TrainState:
     """[] int32, the first step whose loss or gradient was not finite; -1 = none."""
 
 
-def init_state(experiment: Experiment) -> TrainState:
-    """The state before the first step, a function of the experiment alone."""
+def init_state(experiment: Experiment, given: PyTree = None) -> TrainState:
+    """The state before the first step, a function of the experiment and of `given`.
+
+    `given` are variables of another run, which replace this network's where they agree.
+    """
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     x = jnp.zeros((1, *experiment.data.shape))
     variables = experiment.network.init(params_key, x, jnp.zeros(()), UNCONDITIONAL)
+    variables = replaced(variables, given or {})
     params = experiment.optimizer.start(variables["params"])
     tx = experiment.optimizer.transformation(experiment.batch_size)
     return TrainState(
@@ -46,6 +51,24 @@ def init_state(experiment: Experiment) -> TrainState:
         times=experiment.times.init(),
         first_bad=jnp.int32(-1),
     )
+
+
+def replaced(variables: PyTree, given: PyTree) -> PyTree:
+    """The variables, with the arrays of `given` in the place of those of the same name.
+
+    Raises:
+        ValueError: `given` has arrays that fit nowhere.
+    """
+    flat = lambda tree: traverse_util.flatten_dict(tree, sep="/")
+    ours, theirs = flat(variables), flat(given)
+    for name, array in theirs.items():
+        if name not in ours or ours[name].shape != array.shape:
+            here = ours[name].shape if name in ours else "none"
+            raise ValueError(
+                f"init_from: its network has {name} {array.shape}, this one {here}: both "
+                "must be of one size, and this one may have more heads"
+            )
+    return traverse_util.unflatten_dict({**ours, **theirs}, sep="/")
 
 
 def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTree:

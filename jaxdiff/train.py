@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
@@ -173,8 +173,9 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
         require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
-    draw, probe = generate.sampler(experiment), magnitudes.probe(experiment)
-    looks = experiment.magnitudes_every
+    looks, pictured = experiment.magnitudes_every, experiment.sample_every
+    draw = generate.sampler(experiment) if pictured else None
+    probe = magnitudes.probe(experiment)
 
     with (
         checkpoint.alone(workdir),
@@ -185,9 +186,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
             state, before = saved.restore(everywhere)
             require_same(workdir, before, experiment)
         else:
-            state = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)(
-                experiment
-            )
+            state = begun(experiment, everywhere)
         checkpoint.describe(workdir, experiment)
         first, every = int(state.step), experiment.snapshot_every
         batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
@@ -211,12 +210,21 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                 if every and (n == experiment.steps or n % every == 0):
                     require_finite(state)
                     save_averages(workdir, experiment, state)
-                if n == experiment.steps or n % experiment.sample_every == 0:
+                if pictured and (n == experiment.steps or n % pictured == 0):
                     report.picture(n, show(experiment, draw, state, mesh))
                 if stopping:
                     break
         saved.wait()
     return state
+
+
+def begun(experiment: Experiment, place: Sharding) -> TrainState:
+    """The state before the first step, from `init_from`'s averages if one is named."""
+    given = None
+    if experiment.init_from:
+        given = checkpoint.restore(experiment.init_from).variables
+    init = jax.jit(init_state, static_argnums=0, out_shardings=place)
+    return init(experiment, given)
 
 
 def require_same(workdir: Path, before: Experiment, now: Experiment) -> None:

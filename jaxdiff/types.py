@@ -141,6 +141,10 @@ class Output:
     f = (v + 1) / 2, between the posterior's bounds [IDDPM eq. 15]."""
     uncertainty: Leaf | None = None
     """[B], learned log-variance u of the error at this level [EDM2 sec. 2.1]."""
+    level: Leaf | None = None
+    """[B, 2], mean and log-variance of ln(sigma / alpha), as an estimator sees it in x."""
+    features: Leaf | None = None
+    """[B, H, W, F], what the last layer read, for heads on top."""
 
 
 @pytree
@@ -151,6 +155,7 @@ class Denoised:
     """[B, H, W, C] float32, D(x; alpha, sigma), an estimate of E[x0 | x]."""
     variance: Leaf | None = None
     uncertainty: Leaf | None = None
+    level: Leaf | None = None
 
 
 @pytree

@@ -88,6 +88,7 @@ def test_every_type_of_the_table_round_trips() -> None:
         "schedules.ZeroTerminalBetas": {"of": {"type": "schedules.LinearBetas"}},
         "losses.WeightedError": {"weighting": {"type": "weightings.Debias"}},
         "losses.Uncertain": {"of": to_dict(jd.WeightedError(jd.MinSNR()))},
+        "networks.LevelEstimator": {"backbone": {"type": "networks.UNet"}},
         "losses.Total": {"terms": [[0.5, to_dict(jd.WeightedError(jd.Debias()))]]},
         "weightings.UniformOnNetwork": {"parameterization": to_dict(jd.V())},
     }

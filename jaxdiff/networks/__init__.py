@@ -1,6 +1,7 @@
 """Networks: Flax modules (x, c_noise, Condition) -> Output that know no noise level."""
 
 from jaxdiff.networks.adm import ADM
+from jaxdiff.networks.level import LevelEstimator
 from jaxdiff.networks.unet import UNet
 
-__all__ = ["ADM", "UNet"]
+__all__ = ["ADM", "LevelEstimator", "UNet"]

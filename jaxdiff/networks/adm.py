@@ -30,6 +30,7 @@ from jaxdiff.networks.skeleton import (
     Decoder,
     Encoder,
     label_rows,
+    only_told,
     rematerialized,
     require_sizes,
     require_square,
@@ -161,7 +162,8 @@ class ADM(nn.Module):
         x = Decoder(*shared, join, block, name="dec")(skips, emb, train)
         x = nn.silu(norm(x, "out_norm"))
         raw = conv(channels, (3, 3), dtype, "out_conv", ZEROS)(x).astype(wide(dtype))
-        return Output(raw, self._variance(x, channels), self._log_variance(c_noise))
+        uncertainty = self._log_variance(c_noise, cond)
+        return Output(raw, self._variance(x, channels), uncertainty, features=x)
 
     def _embed(self, c_noise: Float[Array, " B"], cond: Condition) -> Float[Array, "B E"]:
         width = self.model_channels * max(self.channel_mult)
@@ -183,12 +185,15 @@ class ADM(nn.Module):
         v = conv(channels, (3, 3), x.dtype, "variance_conv", ZEROS)(x)
         return v.astype(wide(x.dtype))
 
-    def _log_variance(self, c_noise: Float[Array, " B"]) -> Float[Array, " B"] | None:
+    def _log_variance(
+        self, c_noise: Float[Array, " B"], cond: Condition
+    ) -> Float[Array, " B"] | None:
         """u(sigma), one linear layer on Fourier features [EDM2 eq. 21]."""
         if not self.uncertainty:
             return None
         features = MPFourier(self.logvar_channels, gain=1.0, name="logvar_fourier")
-        return linear(1, c_noise.dtype, "logvar_linear")(features(c_noise))[:, 0]
+        u = linear(1, c_noise.dtype, "logvar_linear")(features(c_noise))[:, 0]
+        return only_told(u, cond)
 
 
 def norm(x: Float[Array, "B H W C"], name: str) -> Float[Array, "B H W C"]:

@@ -115,6 +115,17 @@ def withhold_noise(emb: Float[Array, "B E"], cond: Condition) -> Float[Array, "B
     return emb if cond.noise is None else jnp.where(cond.noise[:, None], emb, 0)
 
 
+def only_told(u: Float[Array, " B"], cond: Condition) -> Float[Array, " B"]:
+    """The uncertainty, learned from the images that are told their noise level alone.
+
+    Where the level is withheld errors are larger, which u at that level must not learn:
+    there it is a weight of the loss, and gets no gradient.
+    """
+    if cond.noise is None:
+        return u
+    return jnp.where(cond.noise, u, jax.lax.stop_gradient(u))
+
+
 def require_square(shape: tuple[int, ...], levels: int) -> None:
     """Refuses images [B, H, W, C] that are not square or do not halve evenly.
 

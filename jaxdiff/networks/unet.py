@@ -28,6 +28,7 @@ from jaxdiff.networks.skeleton import (
     Decoder,
     Encoder,
     label_rows,
+    only_told,
     rematerialized,
     require_sizes,
     require_square,
@@ -117,7 +118,9 @@ class UNet(nn.Module):
             x = f.silu(group_norm(x))
         raw = self._layer("out_conv", channels, (3, 3))(x, self._out_gain())
         variance = self._variance(x, channels)
-        return Output(raw.astype(wide(dtype)), variance, self._log_variance(c_noise))
+        return Output(
+            raw.astype(wide(dtype)), variance, self._log_variance(c_noise, cond), features=x
+        )
 
     def _block(self) -> functools.partial:
         """What makes a block of this network, given its features."""
@@ -172,10 +175,13 @@ class UNet(nn.Module):
         v = self._layer("variance_conv", channels, (3, 3))(x, gain)
         return v.astype(wide(x.dtype))
 
-    def _log_variance(self, c_noise: Float[Array, " B"]) -> Float[Array, " B"] | None:
+    def _log_variance(
+        self, c_noise: Float[Array, " B"], cond: Condition
+    ) -> Float[Array, " B"] | None:
         """u(sigma), one linear layer on Fourier features of its own [EDM2 eq. 21]."""
         if not self.uncertainty:
             return None
         gain = functions(self.fixed_magnitudes).fourier
         features = MPFourier(self.logvar_channels, gain=gain, name="logvar_fourier")
-        return self._layer("logvar_linear", 1)(features(c_noise))[:, 0]
+        u = self._layer("logvar_linear", 1)(features(c_noise))[:, 0]
+        return only_told(u, cond)
