@@ -110,7 +110,7 @@ def drift(rows: Rows, kind: str) -> Drift:
         ValueError: they are all 0, as the updates of a run's first step are.
 
     >>> rows = [{"weights": {"a": 1.0, "b": 4.0}}, {"weights": {"a": 3.0, "b": 3.0}}]
-    >>> drift(rows, "weights").ratio, drift(rows, "weights").layer
+    >>> round(drift(rows, "weights").ratio, 9), drift(rows, "weights").layer
     (1.5, 'a')
     """
     used, layers = _moving(rows, kind)
