@@ -15,7 +15,7 @@ The run tracks averages of three widths, with snapshots in float16. Measured are
               seeds: difference of their pixels, mean and largest, in levels of 255;
     quality   of averages of twelve widths, made of all snapshots, and of the last weights
               alone: what benchmarks/digits_judge.py says of 1,000 images, for two blocks of
-              seeds, after half the training and at its end.
+              seeds; and of six widths after half the training.
 
 One compiled sampler does for all. Prints tables, and writes ema_lengths.png, .json and a
 sheet of samples.
@@ -61,10 +61,15 @@ def main() -> None:
     stds, draw = at_end.experiment.optimizer.stds, drawer(at_end)
     ema_made.measure_weights(book, run, stds)
     ema_made.measure_images(book, run, stds, lambda v: draw(v, BLOCKS[0]))
-    for step in (at_end.step // 2, at_end.step):
-        measure_quality(book, run, step, draw)
+    for step, widths in swept(at_end).items():
+        measure_quality(book, run, step, widths, draw)
     print_tables(book, at_end)
     print(study.save(figure(book, run, at_end), "ema_lengths"))
+
+
+def swept(at_end: Restored) -> dict[int, tuple[float, ...]]:
+    """Widths by step: all at the end, every second half-way."""
+    return {at_end.step: WIDTHS, at_end.step // 2: WIDTHS[1::2]}
 
 
 def drawer(run: Restored) -> Drawer:
@@ -86,15 +91,17 @@ def quality_key(step: int, std: float) -> dict[str, Any]:
     return {"what": "quality", "step": step, "std": std}
 
 
-def measure_quality(book: study.Book, run: Path, step: int, draw: Drawer) -> None:
-    """Verdicts on all widths, and on the last weights where a checkpoint has them."""
+def measure_quality(
+    book: study.Book, run: Path, step: int, widths: Sequence[float], draw: Drawer
+) -> None:
+    """Verdicts on averages, and on the last weights where a checkpoint has them."""
 
     def measure(run: Restored) -> dict[str, list[float]]:
         label = np.arange(NUMBER) % 10
         found = [judge()(draw(run.variables, seed), label) for seed in BLOCKS]
         return {name: [getattr(one, name) for one in found] for name in METRICS}
 
-    missing = [std for std in WIDTHS if not book.find(**quality_key(step, std))]
+    missing = [std for std in widths if not book.find(**quality_key(step, std))]
     made = lengths.over_lengths(run, missing, measure, step)
     for row in tqdm(made, f"step {step}", len(missing), disable=None):
         book.write(quality_key(step, row["std"]), row)
@@ -116,9 +123,9 @@ def last_weights(run: Path, step: int) -> Restored | None:
 def print_tables(book: study.Book, at_end: Restored) -> None:
     """Weights and pixels beside the tracked ones', and quality."""
     ema_made.print_tables(book, at_end.experiment.optimizer.stds)
-    for step in (at_end.step // 2, at_end.step):
+    for step, widths in swept(at_end).items():
         rows = []
-        for width in (LAST, *WIDTHS):
+        for width in (LAST, *widths):
             if row := book.find(**quality_key(step, width)):
                 two = lambda name, row=row: " ".join(map(METRICS[name].format, row[name]))
                 error = f"{row['profile_error']:.2%}" if width else ""
@@ -135,17 +142,17 @@ def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
     """Quality over width, and what profiles lack."""
     title = "One run on digits, averaged over any length after training"
     whole, (frechet, accuracy, lack) = study.panels(title, 13, 4, 1, 3)
-    stds, ends = at_end.experiment.optimizer.stds, (at_end.step, at_end.step // 2)
-    for step, colour in zip(ends, study.COLOURS, strict=False):
-        rows = [book.find(**quality_key(step, std)) for std in WIDTHS]
+    stds = at_end.experiment.optimizer.stds
+    for (step, widths), colour in zip(swept(at_end).items(), study.COLOURS, strict=False):
+        rows = [book.find(**quality_key(step, std)) for std in widths]
         reached = np.array([row["profile_error"] <= REACHED for row in rows])
         for panel, name in ((frechet, "frechet"), (accuracy, "accuracy")):
             values = np.array([row[name] for row in rows])
             mean = values.mean(1)
-            panel.plot(WIDTHS, mean, color=colour, lw=1.8, label=f"after {step} steps")
-            panel.fill_between(WIDTHS, *values.T, color=colour, alpha=0.2, lw=0)
+            panel.plot(widths, mean, color=colour, lw=1.8, label=f"after {step} steps")
+            panel.fill_between(widths, *values.T, color=colour, alpha=0.2, lw=0)
             face = np.where(reached, colour, "white")
-            panel.scatter(WIDTHS, mean, c=face, edgecolors=colour, s=22, zorder=3)
+            panel.scatter(widths, mean, c=face, edgecolors=colour, s=22, zorder=3)
             if last := book.find(**quality_key(step, LAST)):
                 look = {"color": colour, "lw": 1.2, "ls": (0, (4, 2))}
                 panel.axhline(np.mean(last[name]), **look, label="its last weights alone")
