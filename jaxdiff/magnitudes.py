@@ -88,6 +88,8 @@ class Drift:
     """Geometric mean over layers at the first row."""
     last: float
     """The same at the last row."""
+    span: float
+    """Largest over smallest of these means, over rows: 1 = it kept still."""
     smallest: float
     """min v, over all layers and rows."""
     largest: float
@@ -99,7 +101,7 @@ class Drift:
 
     @property
     def ratio(self) -> float:
-        """last / first: 1 = no drift."""
+        """last / first, which a way back makes 1 as well."""
         return self.last / self.first
 
 
@@ -117,8 +119,8 @@ def drift(rows: Rows, kind: str) -> Drift:
     mean, every = _geometric_mean(layers), [v for row in used for v in row[kind].values()]
     growth = {layer: float(v[-1] / v[0]) for layer, v in layers.items()}
     most = max(growth, key=growth.__getitem__)
-    ends = float(mean[0]), float(mean[-1])
-    return Drift(*ends, min(every), max(every), growth[most], most)
+    moved = float(mean[0]), float(mean[-1]), float(mean.max() / mean.min())
+    return Drift(*moved, min(every), max(every), growth[most], most)
 
 
 def _moving(rows: Rows, kind: str) -> tuple[Rows, dict[str, np.ndarray]]:

@@ -5,9 +5,9 @@
     python launch/magnitudes.py --workdirs=runs/digits,runs/other --out=magnitudes.png
 
 A row of panels a run [EDM2 fig. 3], and a table of how far each quantity moved: its
-geometric mean over layers at the first and the last row and their ratio, the smallest and
-the largest of any layer at any row, and the most that a layer grew, last over first, with
-that layer's name.
+geometric mean over layers at the first and the last row, their ratio, and the span of that
+mean, largest over smallest; the smallest and the largest of any layer at any row; and the
+most that a layer grew, last over first, with that layer's name.
 """
 
 import json
@@ -30,12 +30,12 @@ def main() -> None:
     runs = {Path(w).name: _rows(Path(w) / "magnitudes.jsonl") for w in WORKDIRS.value}
     figure = magnitudes.plot(runs)
     write_atomically(Path(OUT.value), lambda f: figure.savefig(f, format="png"))
-    head = ("first", "last", "last/first", "smallest", "largest", "growth")
+    head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
     print(f"{'run':>12} {'':>12} " + " ".join(f"{name:>10}" for name in head))
     for name, rows in runs.items():
         for kind in magnitudes.KINDS:
             d = magnitudes.drift(rows, kind)
-            numbers = (d.first, d.last, d.ratio, d.smallest, d.largest, d.growth)
+            numbers = (d.first, d.last, d.ratio, d.span, d.smallest, d.largest, d.growth)
             said = " ".join(f"{v:10.6g}" for v in numbers)
             print(f"{name:>12} {kind:>12} {said} {d.layer}")
     print(f"{len(runs)} runs drawn: {OUT.value}")

@@ -67,6 +67,7 @@ def test_drift_is_of_the_layers_that_move() -> None:
     assert found.first == pytest.approx(4)
     assert found.last == pytest.approx(6)
     assert found.ratio == pytest.approx(1.5)
+    assert found.span == pytest.approx((7 * 9) ** 0.5 / 4)  # step 3 over step 2
     assert (found.smallest, found.largest) == (0, 9)
     assert (found.growth, found.layer) == (3, "enc/a")
     with pytest.raises(ValueError, match="all updates are 0: log more steps"):
@@ -86,8 +87,8 @@ def test_the_command_tells_and_draws(tmp_path: Path) -> None:
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = {words[1]: words[2:] for words in map(str.split, done.stdout.splitlines()[1:-1])}
-    assert told["updates"] == ["4", "6", "1.5", "0", "9", "3", "enc/a"]
-    assert told["weights"][3:] == ["0.75", "1", "1", "enc/a"]
+    assert told["updates"] == ["4", "6", "1.5", "1.98431", "0", "9", "3", "enc/a"]
+    assert told["weights"][4:] == ["0.75", "1", "1", "enc/a"]
     assert (tmp_path / "drawn.png").stat().st_size > 1000
 
 
