@@ -161,16 +161,16 @@ def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
             look = {"color": colour, "lw": 1.5, "ls": dash, "label": label}
             lack.plot(FINE, lacking(run, step, of), **look)
     lack.axhline(REACHED, color=study.INK, lw=0.8)
-    frechet.set(yscale="log", title="Fréchet distance in pixels of 1,000 images")
-    frechet.yaxis.set_major_formatter("{x:g}")
-    frechet.yaxis.set_minor_formatter("{x:g}")
+    frechet.set(title="Fréchet distance in pixels of 1,000 images")
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     accuracy.set(title="Accuracy of a classifier of real digits")
-    lack.set(yscale="log", ylim=(1e-6, 1), title="What the profile made of snapshots lacks")
+    lack.set(
+        yscale="log", ylim=(1e-6, 1e2), title="What the profile made of snapshots lacks"
+    )
     for panel in (frechet, accuracy, lack):
         panel.set(xlabel="length of the average: std as a fraction of training")
-    for panel in (frechet, lack):
-        panel.legend(frameon=False, labelcolor=study.INK, fontsize=8.5)
+    for panel, where in ((accuracy, "lower left"), (lack, "upper center")):
+        panel.legend(frameon=False, labelcolor=study.INK, fontsize=8.5, loc=where)
     return whole
 
 
