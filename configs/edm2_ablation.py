@@ -21,6 +21,7 @@ benchmarks/macs.py counts parameters and operations of ours. a was averaged with
 of 50e6 images, and tracks that beside the two widths from which others can be made. The
 paper computed in float16; these do in bfloat16. Nobody has trained them with jaxdiff yet,
 and the digits' learning rates are the paper's ratios, not tuned: no ranking is claimed.
+In 3000 steps on digits all weights of g kept an rms of 0.99990: docs/results/magnitudes.md.
 """
 
 import dataclasses

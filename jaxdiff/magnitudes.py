@@ -10,6 +10,7 @@ In config G of EDM2 all three keep still; in the networks before it they drift.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -75,7 +76,74 @@ def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
 
 
-def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+Rows = Sequence[Mapping[str, Any]]
+"""A run's magnitudes.jsonl: {"step", "activations", "weights", "updates"} each."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one kind of magnitude moved over a run, its layers' values v(step, layer)."""
+
+    first: float
+    """Geometric mean over layers at the first row."""
+    last: float
+    """The same at the last row."""
+    span: float
+    """Largest over smallest of these means, over rows: 1 = it kept still."""
+    smallest: float
+    """min v, over all layers and rows."""
+    largest: float
+    """max v, over all layers and rows."""
+    growth: float
+    """The largest of any layer, v(last) / v(first)."""
+    layer: str
+    """The layer that grew so."""
+
+    @property
+    def ratio(self) -> float:
+        """last / first, which a way back makes 1 as well."""
+        return self.last / self.first
+
+
+def drift(rows: Rows, kind: str) -> Drift:
+    """How far "activations", "weights" or "updates" moved from the first row to the last.
+
+    Raises:
+        ValueError: they are all 0, as the updates of a run's first step are.
+
+    >>> rows = [{"weights": {"a": 1.0, "b": 4.0}}, {"weights": {"a": 3.0, "b": 3.0}}]
+    >>> round(drift(rows, "weights").ratio, 9), drift(rows, "weights").layer
+    (1.5, 'a')
+    """
+    used, layers = _moving(rows, kind)
+    mean, every = _geometric_mean(layers), [v for row in used for v in row[kind].values()]
+    growth = {layer: float(v[-1] / v[0]) for layer, v in layers.items()}
+    most = max(growth, key=growth.__getitem__)
+    moved = float(mean[0]), float(mean[-1]), float(mean.max() / mean.min())
+    return Drift(*moved, min(every), max(every), growth[most], most)
+
+
+def _moving(rows: Rows, kind: str) -> tuple[Rows, dict[str, np.ndarray]]:
+    """Rows where anything is not 0, and layers that are not 0 in any of these.
+
+    The first step's updates are 0, by its learning rate, and some layers start at 0.
+    """
+    rows = [row for row in rows if any(row[kind].values())]
+    names = rows[0][kind] if rows else ()
+    values = {name: np.array([row[kind][name] for row in rows]) for name in names}
+    layers = {k: v for k, v in values.items() if v.min() > 0}
+    if not layers:
+        raise ValueError(
+            f"all {kind} are 0: log more steps, with --config.magnitudes_every"
+        )
+    return rows, layers
+
+
+def _geometric_mean(layers: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.exp(np.mean(np.log([*layers.values()]), axis=0))
+
+
+def plot(runs: Mapping[str, Rows]) -> "Figure":
     """Activations, weights and updates of runs over steps, a row of panels a run.
 
     A run is the rows of its magnitudes.jsonl. Thin lines are layers, the encoder's blue
@@ -86,14 +154,12 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
     figure = Figure(figsize=(12, 3.1 * len(runs)), dpi=130, layout="constrained")
     panels = figure.subplots(len(runs), len(KINDS), squeeze=False, sharey="col")
     for (name, rows), line in zip(runs.items(), panels, strict=True):
-        steps = [row["step"] for row in rows]
         for axes, (kind, title) in zip(line, KINDS.items(), strict=True):
-            layers = {k: [row[kind][k] for row in rows] for k in rows[0][kind]}
+            used, layers = _moving(rows, kind)
+            steps = [row["step"] for row in used]
             for layer, values in layers.items():
-                if min(values) > 0:
-                    axes.plot(steps, values, color=_colour(layer), lw=0.7, alpha=0.55)
-            positive = [v for v in layers.values() if min(v) > 0]
-            axes.plot(steps, np.exp(np.mean(np.log(positive), axis=0)), color="k", lw=1.8)
+                axes.plot(steps, values, color=_colour(layer), lw=0.7, alpha=0.55)
+            axes.plot(steps, _geometric_mean(layers), color="k", lw=1.8)
             axes.set(yscale="log", xlabel="step", title=f"{name}: {title}")
             axes.grid(color="#E6E6E6", lw=0.7)
             axes.spines[["top", "right"]].set_visible(False)

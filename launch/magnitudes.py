@@ -4,7 +4,10 @@
         --config.magnitudes_every=50
     python launch/magnitudes.py --workdirs=runs/digits,runs/other --out=magnitudes.png
 
-A row of panels a run [EDM2 fig. 3], and a table of how far each quantity moved.
+A row of panels a run [EDM2 fig. 3], and a table of how far each quantity moved: its
+geometric mean over layers at the first and the last row, their ratio, and the span of that
+mean, largest over smallest; the smallest and the largest of any layer at any row; and the
+most that a layer grew, last over first, with that layer's name.
 """
 
 import json
@@ -12,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import command
-import numpy as np
 from absl import flags
 
 from jaxdiff import magnitudes
@@ -28,20 +30,15 @@ def main() -> None:
     runs = {Path(w).name: _rows(Path(w) / "magnitudes.jsonl") for w in WORKDIRS.value}
     figure = magnitudes.plot(runs)
     write_atomically(Path(OUT.value), lambda f: figure.savefig(f, format="png"))
-    print(
-        f"{'run':>16} {'':>12} {'first':>10} {'last':>10} {'smallest':>10} {'largest':>10}"
-    )
+    head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
+    print(f"{'run':>12} {'':>12} " + " ".join(f"{name:>10}" for name in head))
     for name, rows in runs.items():
         for kind in magnitudes.KINDS:
-            first, last = (np.array([*rows[i][kind].values()]) for i in (0, -1))
-            numbers = (_mean(first), _mean(last), last.min(), last.max())
-            print(f"{name:>16} {kind:>12} " + " ".join(f"{v:10.5g}" for v in numbers))
-    print(f"first and last are geometric means over layers; {OUT.value}")
-
-
-def _mean(values: np.ndarray) -> float:
-    positive = values[values > 0]
-    return float(np.exp(np.log(positive).mean())) if positive.size else 0.0
+            d = magnitudes.drift(rows, kind)
+            numbers = (d.first, d.last, d.ratio, d.span, d.smallest, d.largest, d.growth)
+            said = " ".join(f"{v:10.6g}" for v in numbers)
+            print(f"{name:>12} {kind:>12} {said} {d.layer}")
+    print(f"{len(runs)} runs drawn: {OUT.value}")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

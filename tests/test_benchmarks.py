@@ -11,16 +11,21 @@ import pytest
 from scipy.linalg import sqrtm
 
 import jaxdiff as jd
+from jaxdiff import lengths, snapshots
 from jaxdiff.data import Digits
+from tests.test_snapshots import average, tracked, weight
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import digits_judge
+import ema_made
 import gradient_noise
 import study
 import zero_terminal_snr
 
+EXAMPLES = [digits_judge, ema_made, gradient_noise, zero_terminal_snr]
 
-@pytest.mark.parametrize("module", [digits_judge, gradient_noise, zero_terminal_snr])
+
+@pytest.mark.parametrize("module", EXAMPLES)
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0
@@ -123,6 +128,30 @@ def test_the_predicted_brightness_is_what_a_perfect_network_draws() -> None:
     assert found[1] < 0.8 * std
     assert float(x0.mean()) == pytest.approx(found[0], abs=4 * std / np.sqrt(count))
     assert float(x0.std()) == pytest.approx(found[1], rel=4 / np.sqrt(2 * count))
+
+
+def test_differences_of_weights_are_relative_norms() -> None:
+    exact = {"a": {"w": np.full((2, 2), 2.0)}, "gain": np.array(0.0), "b": np.array([3.0])}
+    made = {"a": {"w": np.full((2, 2), 2.5)}, "gain": np.array(0.5), "b": np.array([4.5])}
+    found = ema_made.differences(made, exact)
+    # squares: 4 x 0.25 of 16; 0.25 of nothing, which has no ratio; 2.25 of 9
+    assert found["whole"] == pytest.approx((3.5 / 25) ** 0.5)
+    assert (found["largest"], found["tensor"]) == (pytest.approx(0.5), "b")
+
+
+def test_every_nth_snapshot_of_some_widths_makes_the_average(tmp_path: Path) -> None:
+    path = tracked(tmp_path / snapshots.TRACKED, 640, 40, (0.05, 0.10, 0.20))
+    exact, errors = average(path, 0.20), []
+    for every in (1, 4):
+        made, lack = ema_made.made_of(tmp_path, (0.05, 0.10), every, 0.20)
+        assert made.step == 640
+        apart = np.linalg.norm(weight(made) - exact) / np.linalg.norm(exact)
+        errors.append((apart, lack))
+    times = np.repeat(np.arange(160, 641, 160), 2)
+    expected = lengths.profile_errors(times, [0.05, 0.10] * 4, 640, [0.20])
+    assert errors[1][1] == pytest.approx(expected[0], rel=1e-9)
+    assert 1e-6 < errors[0][0] < 5e-3  # of 0.20 itself it would be rounding alone
+    assert errors[0][0] < errors[1][0]
 
 
 def test_a_book_finds_what_it_wrote(tmp_path: Path) -> None:

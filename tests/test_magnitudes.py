@@ -1,5 +1,12 @@
 """Magnitudes of a training step, against the numbers themselves and EDM2's promise."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +17,8 @@ from jaxdiff import magnitudes
 from jaxdiff.state import init_state
 from jaxdiff.train import make_step
 from tests.test_train import TINY, batch
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_rms_is_of_all_elements_in_float32() -> None:
@@ -38,6 +47,49 @@ def test_a_step_s_weights_updates_and_activations() -> None:
     for name, activation in found["activations"].items():
         # magnitude-preserving: near 1 before anything is learned, whatever the layer
         assert 0.6 < activation < 1.6, (name, activation)
+
+
+def row(step: int, a: float, b: float, c: float) -> dict[str, Any]:
+    return {"step": step, "updates": {"enc/a": a, "dec/b": b, "dec/c": c}}
+
+
+ROWS = (
+    row(1, 0.0, 0.0, 0.0),
+    row(2, 2.0, 8.0, 0.0),
+    row(3, 7.0, 9.0, 3.0),
+    row(4, 6.0, 6.0, 1.0),
+)
+"""As of a run: the first step updates nothing, and c has its first gradient at step 3."""
+
+
+def test_drift_is_of_the_layers_that_move() -> None:
+    found = magnitudes.drift(ROWS, "updates")
+    assert found.first == pytest.approx(4)
+    assert found.last == pytest.approx(6)
+    assert found.ratio == pytest.approx(1.5)
+    assert found.span == pytest.approx((7 * 9) ** 0.5 / 4)  # step 3 over step 2
+    assert (found.smallest, found.largest) == (0, 9)
+    assert (found.growth, found.layer) == (3, "enc/a")
+    with pytest.raises(ValueError, match="all updates are 0: log more steps"):
+        magnitudes.drift(ROWS[:1], "updates")
+
+
+def test_the_command_tells_and_draws(tmp_path: Path) -> None:
+    kinds = {kind: row(0, 0.9999, 0.9998, 1.0)["updates"] for kind in magnitudes.KINDS}
+    rows = [{**kinds, **one} for one in ROWS]
+    rows[1]["weights"] = {**kinds["weights"], "dec/b": 0.75}
+    (tmp_path / "run").mkdir()
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "run" / "magnitudes.jsonl").write_text(lines + "\n")
+    line = [sys.executable, "launch/magnitudes.py", f"--workdirs={tmp_path / 'run'}"]
+    line.append(f"--out={tmp_path / 'drawn.png'}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = {words[1]: words[2:] for words in map(str.split, done.stdout.splitlines()[1:-1])}
+    assert told["updates"] == ["4", "6", "1.5", "1.98431", "0", "9", "3", "enc/a"]
+    assert told["weights"][4:] == ["0.75", "1", "1", "enc/a"]
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
 
 
 def test_the_plot_has_a_row_of_panels_a_run() -> None:
