@@ -89,6 +89,7 @@ if TYPE_CHECKING:
         data,
         evaluation,
         generate,
+        lengths,
         magnitudes,
         networks,
         optim,
@@ -119,8 +120,17 @@ LAZY = {
 """Names, and the modules of the training stack that hold them."""
 
 MODULES = (
-    *("analysis", "checkpoint", "config", "data", "evaluation", "generate", "magnitudes"),
-    *("networks", "optim", "pictures", "plots", "posthoc", "presets", "snapshots"),
+    *("analysis", "checkpoint", "config", "data", "evaluation", "generate", "lengths"),
+    *(
+        "magnitudes",
+        "networks",
+        "optim",
+        "pictures",
+        "plots",
+        "posthoc",
+        "presets",
+        "snapshots",
+    ),
     *("state", "toy2d", "train"),
 )
 """The modules of the training stack."""
@@ -213,6 +223,7 @@ __all__ = [
     "generate",
     "guidance",
     "guide",
+    "lengths",
     "levels",
     "likelihood",
     "losses",

@@ -26,6 +26,7 @@ from jaxtyping import PyTree
 from jaxdiff import sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.files import write_atomically
+from jaxdiff.snapshots import Snapshot
 from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
 from jaxdiff.types import Denoiser, NoiseLevel
 
@@ -71,10 +72,10 @@ def restore(
     """
     folder = Path(workdir)
     if folder.suffix == ".npz":
-        return _of_snapshot(folder)
+        return of_snapshot(snapshots.read(folder))
     if not (folder / "checkpoints").is_dir():
         if found := snapshots.find(folder, std, step):
-            return _of_snapshot(found)
+            return of_snapshot(snapshots.read(found))
         raise FileNotFoundError(
             f"{folder} holds no run (no folder `checkpoints` in it) and no such snapshot: "
             "give the --workdir that launch/train.py was given"
@@ -82,7 +83,7 @@ def restore(
     with checkpoints(folder) as saved:
         if step is not None and step not in saved.steps():
             if found := snapshots.find(folder, std, step):
-                return _of_snapshot(found)
+                return of_snapshot(snapshots.read(found))
             known = ", ".join(map(str, saved.steps())) or "none yet"
             raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
         if not saved.steps():
@@ -95,20 +96,18 @@ def restore(
     std = experiment.sampling.std if std is None else std
     found = snapshots.find(folder, std, step)
     if found and std not in experiment.optimizer.lengths:
-        return _of_snapshot(found)
+        return of_snapshot(snapshots.read(found))
     variables = ema_variables(experiment, state, std)
     denoise = run_denoiser(experiment, variables)
     return Restored(denoise, experiment, variables, int(state.step))
 
 
-def _of_snapshot(path: Path) -> Restored:
-    snapshot = snapshots.read(path)
-    experiment = snapshot.experiment
-    variables = jax.device_put(
-        snapshot.variables, sharding.replicated(sharding.data_mesh())
-    )
-    denoise = run_denoiser(experiment, variables)
-    return Restored(denoise, experiment, variables, snapshot.step)
+def of_snapshot(snapshot: Snapshot) -> Restored:
+    """The denoiser that a snapshot is, on all devices."""
+    everywhere = sharding.replicated(sharding.data_mesh())
+    variables = jax.device_put(snapshot.variables, everywhere)
+    denoise = run_denoiser(snapshot.experiment, variables)
+    return Restored(denoise, snapshot.experiment, variables, snapshot.step)
 
 
 class Checkpoints:

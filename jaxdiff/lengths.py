@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float64
 
-from jaxdiff import posthoc, sharding, snapshots
-from jaxdiff.checkpoint import Restored
+from jaxdiff import posthoc, snapshots
+from jaxdiff.checkpoint import Restored, of_snapshot
 from jaxdiff.posthoc import Number, Numbers
-from jaxdiff.snapshots import Snapshot
-from jaxdiff.state import run_denoiser
 
 Measure = Callable[[Restored], Mapping[str, Any]]
 """Any metric: what a denoiser is worth, as numbers by name."""
@@ -71,12 +68,4 @@ def over_lengths(
         errors = profile_errors(times, widths, end, some)
         for snapshot, error in zip(made, errors.tolist(), strict=True):
             row = {"std": snapshot.std, "step": end, "profile_error": error}
-            yield row | dict(measure(restored(snapshot)))
-
-
-def restored(snapshot: Snapshot) -> Restored:
-    """The denoiser that a snapshot is, on all devices."""
-    everywhere = sharding.replicated(sharding.data_mesh())
-    variables = jax.device_put(snapshot.variables, everywhere)
-    denoise = run_denoiser(snapshot.experiment, variables)
-    return Restored(denoise, snapshot.experiment, variables, snapshot.step)
+            yield row | dict(measure(of_snapshot(snapshot)))

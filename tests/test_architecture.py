@@ -19,7 +19,7 @@ ROWS = (
     {"config", "interop"},
     {"state", "snapshots", "presets"},
     {"checkpoint", "generate", "evaluation", "magnitudes"},
-    {"train"},
+    {"train", "lengths"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
