@@ -122,8 +122,8 @@ def image_to_image(
 class Inpaint:
     """A solver that draws around what is known, on grids that fall or go up and down.
 
-    After each falling step, `solver`'s, the known part becomes alpha' image + sigma' noise,
-    with noise of its own: on a grid that lands, exactly the image. A rising step adds noise,
+    A falling step is `solver`'s, then the known part becomes alpha' image + sigma' noise,
+    with noise of its own: on a grid that lands, exactly the image. A rising step is
 
         x' = (alpha'/alpha) x + sqrt(sigma'^2 - (alpha' sigma / alpha)^2) noise.
 
