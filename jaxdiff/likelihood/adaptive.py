@@ -62,5 +62,4 @@ class Adaptive:
         end = jax.tree.map(lambda y: jnp.where(done, y[0], jnp.nan), solution.ys)
         reused = int(method.tableau.fsal)  # a step's last stage, as the next one's first
         stages = method.tableau.num_stages - reused
-        first = 2  # to choose the first step's size
-        return end, stages * solution.stats["num_steps"] + reused + first
+        return end, stages * solution.stats["num_steps"] + reused

@@ -23,41 +23,14 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Key, PyTree
 
-from jaxdiff.likelihood.adaptive import Adaptive
-from jaxdiff.likelihood.divergence import Divergence, Exact, Hutchinson, Skilling
-from jaxdiff.likelihood.integrate import RK4, TRAPEZOID, FixedRule, Rule
+from jaxdiff.likelihood.divergence import Divergence, Exact
+from jaxdiff.likelihood.integrate import RK4, Rule
 from jaxdiff.types import Condition, Denoiser, Leaf, NoiseLevel, Real, Schedule, pytree
 
-__all__ = [
-    "RK4",
-    "TRAPEZOID",
-    "Adaptive",
-    "Arc",
-    "Bits",
-    "Clock",
-    "Density",
-    "Divergence",
-    "Exact",
-    "FixedRule",
-    "Gaussian",
-    "Hutchinson",
-    "Prior",
-    "Rule",
-    "Skilling",
-    "bits",
-    "bits_per_dim",
-    "dequantise",
-    "log_density",
-    "rising",
-]
-
-WIDTH = 2 / 255
-"""The distance between two of the 256 values that a pixel has in [-1, 1]."""
-
-DEQUANTISATION, PROBES = 0, 1
-"""What an image's key is folded with, as `sampling` folds numbers in."""
+PROBES = 1
+"""What an image's key is folded with for its probes, as `sampling` folds numbers in."""
 
 
 @runtime_checkable
@@ -75,7 +48,7 @@ class Arc:
 
     On the unit circle at the angle theta = atan2(sigma, alpha), u = ln tan(theta / 2).
 
-    >>> float(Arc()(Arc().time(0.0)).snr)
+    >>> round(float(Arc()(Arc().time(0.0)).snr), 5)
     1.0
     """
 
@@ -101,7 +74,7 @@ class Gaussian:
     that misses tens of millinats, most of which the data's mean and std give back.
     """
 
-    mean: float = 0.0
+    mean: Real = 0.0
     std: float = 0.0
 
     def __call__(self, x: Float[Array, "..."], at: NoiseLevel) -> Float[Array, ""]:
@@ -124,29 +97,23 @@ class Density:
     """Calls of the denoiser, each with one tangent a probe."""
 
 
-@pytree
-class Bits:
-    """-log2 P(image) / d of B images by one dequantisation each, and its standard error."""
-
-    bits: Leaf
-    error: Leaf
-    evaluations: Leaf
-
-
-def rising(schedule: Schedule, steps: int, low: float = 0.002) -> NoiseLevel:
+def rising(schedule: Schedule, steps: int, low: float | None = None) -> NoiseLevel:
     """N + 1 levels from nearly clean data, (1, low), to the schedule's end, evenly in u.
+
+    `low` is by default sigma / alpha where the schedule starts, but not below 0.002.
 
     Raises:
         ValueError: no step, or nothing between `low` and the schedule's end.
     """
-    end = schedule(1.0)
-    high = float(end.alpha) / float(end.sigma)
-    if steps < 1 or not 0 < low < (1 / high if high else math.inf):
+    ratio = lambda at: float(at.sigma) / float(at.alpha) if at.alpha else math.inf
+    low = max(0.002, ratio(schedule(0.0))) if low is None else low
+    high = ratio(schedule(1.0))
+    if steps < 1 or not 0 < low < high:
         raise ValueError(
-            f"need steps >= 1 and 0 < low < sigma / alpha at the end of {schedule}, got "
-            f"steps = {steps}, low = {low}; 0.002 is usual"
+            f"need steps >= 1 and 0 < low < sigma / alpha at the end of {schedule}, which "
+            f"is {high:.3g}, got steps = {steps}, low = {low:.3g}; 0.002 is usual"
         )
-    u = np.linspace(-np.arcsinh(1 / low), -np.arcsinh(high), steps + 1)
+    u = np.linspace(-np.arcsinh(1 / low), -np.arcsinh(1 / high), steps + 1)
     alpha, sigma = -np.tanh(u), 1 / np.cosh(u)
     alpha[0], sigma[0] = 1.0, low
     return NoiseLevel(jnp.asarray(alpha), jnp.asarray(sigma))
@@ -185,8 +152,9 @@ def log_density(
         def field(u: Float[Array, ""], state: PyTree) -> PyTree:
             at, rate = jax.jvp(clock, (u,), (jnp.ones_like(u),))
             clean = lambda z: denoise(z[None], at, cond).x0[0]
-            x0, push = jax.linearize(clean, state[0])
-            products = jax.vmap(lambda p: jnp.sum(p * push(p)))(probes)
+            along = lambda p: jax.jvp(clean, (state[0],), (p,))
+            x0, pushed = jax.vmap(along, out_axes=(None, 0))(probes)
+            products = jnp.sum((probes * pushed).reshape(len(probes), -1), axis=1)
             growth = rate.sigma / at.sigma
             pull = at.alpha * growth - rate.alpha
             spread = growth * x.size - pull * divergence.traces(products)
@@ -201,51 +169,6 @@ def log_density(
         return Density(each.mean(), error, latent, jnp.asarray(evaluations))
 
     return jax.vmap(one)(x, cond, keys)
-
-
-def dequantise(
-    keys: Key[Array, " B"], image: UInt8[Array, "B ..."]
-) -> Float[Array, "B ..."]:
-    """Images with uniform noise as wide as a bin: 2 (k + u) / 255 - 1, |u| < 1/2.
-
-    The middle of a bin is the value that the network was trained on.
-    """
-    own = jax.vmap(lambda key: jax.random.fold_in(key, DEQUANTISATION))(keys)
-    draw = lambda key: jax.random.uniform(key, image.shape[1:], minval=-0.5, maxval=0.5)
-    return WIDTH * (image + jax.vmap(draw)(own)) - 1
-
-
-def bits(log_density: Real, size: int, width: float = WIDTH) -> Real:
-    """-log2 (p(x) width^size) / size: from nats an image to bits an element.
-
-    If x is uniform in its bin, this is on average no less than -log2 P(bin) / size.
-
-    >>> bits(0.0, 16, 2 / 256)
-    7.0
-    """
-    return -(log_density / size + math.log(width)) / math.log(2)
-
-
-def bits_per_dim(
-    denoise: Denoiser,
-    cond: Condition,
-    image: UInt8[Array, "B ..."],
-    keys: Key[Array, " B"],
-    levels: NoiseLevel,
-    rule: Rule = RK4,
-    divergence: Divergence = Hutchinson(),
-    prior: Prior = Gaussian(),
-) -> Bits:
-    """Bits an element of pixels, dequantised once: compare `likelihood.bits_per_dim`.
-
-    The density is that of `log_density`, in the data's units. Keys that differ give other
-    probes and another dequantisation; the mean over both has no bias.
-    """
-    x, size = dequantise(keys, image), math.prod(image.shape[1:])
-    start = levels.alpha[0]
-    found = log_density(denoise, cond, start * x, keys, levels, rule, divergence, prior)
-    each = bits(found.log_density + size * jnp.log(start), size)
-    return Bits(each, found.error / (size * math.log(2)), found.evaluations)
 
 
 def _scale(path: NoiseLevel, level: NoiseLevel) -> Float[Array, ""]:

@@ -55,10 +55,10 @@ class FixedRule:
         return end, len(self.c) * (nodes.shape[0] - 1)
 
 
-TRAPEZOID = FixedRule(c=(0, 1), b=(1 / 2, 1 / 2))
+TRAPEZOID = FixedRule(c=(0.0, 1.0), b=(1 / 2, 1 / 2))
 """Heun's rule, order 2."""
 
-RK4 = FixedRule(c=(0, 1 / 2, 1 / 2, 1), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6))
+RK4 = FixedRule(c=(0.0, 1 / 2, 1 / 2, 1.0), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6))
 """The classical rule of Runge and Kutta, order 4."""
 
 
