@@ -69,12 +69,10 @@ def slerp(a: Float[Array, "B ..."], b: Float[Array, "B ..."], t: Real) -> Array:
     >>> slerp(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]), 0.5).round(3)
     Array([[0.707, 0.707]], dtype=float32)
     """
-    axes = tuple(range(1, a.ndim))
-    norm = lambda x: jnp.sqrt(jnp.sum(x**2, axes, keepdims=True))
     t = jnp.reshape(jnp.asarray(t, a.dtype), (-1, *(1,) * (a.ndim - 1)))
-    u, v = (x / jnp.maximum(norm(x), jnp.finfo(x.dtype).tiny) for x in (a, b))
+    u, v = (x / jnp.maximum(_norm(x), jnp.finfo(x.dtype).tiny) for x in (a, b))
     # the angle from both its half-chords, which loses no digits where it is small
-    angle = 2 * jnp.arctan2(norm(u - v), norm(u + v))
+    angle = 2 * jnp.arctan2(_norm(u - v), _norm(u + v))
     straight = jnp.sin(angle) < 1e-7
     safe = jnp.where(straight, 1.0, angle)
     from_a, from_b = (jnp.sin(s * safe) / jnp.sin(safe) for s in (1 - t, t))
@@ -207,6 +205,13 @@ def evaluations(solver: Solver, levels: NoiseLevel) -> int:
     alpha, sigma = (np.asarray(a) for a in (levels.alpha, levels.sigma))
     falling = sigma[1:] * alpha[:-1] <= sigma[:-1] * alpha[1:]
     return sum(solver.evaluations(bool(end == 0)) for end in sigma[1:][falling])
+
+
+def _norm(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """Each image's norm, shaped to broadcast, with gradient 0 where it is 0."""
+    square = jnp.sum(x**2, tuple(range(1, x.ndim)), keepdims=True)
+    zero = square == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def _alone(
