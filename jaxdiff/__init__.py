@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdiff import (
     denoisers,
+    editing,
     guidance,
     levels,
     likelihood,
@@ -217,6 +218,7 @@ __all__ = [
     "ddim_spacing",
     "denoiser",
     "denoisers",
+    "editing",
     "evaluation",
     "from_config",
     "gaussian_denoiser",
