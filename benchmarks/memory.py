@@ -5,7 +5,8 @@
 Compiles the training step of any config for a mesh of --devices CPU devices, with the
 batch split over them and the state on each, and prints what a device has to hold: the
 parameters, Adam's moments and the averages, as their shapes say, and the rest as XLA's
-plan says. Another accelerator's compiler plans otherwise, and the CPU's computes some of
+plan says; `kept` is what the traced program hands from the forward pass to the gradient,
+whatever the compiler. Another accelerator's compiler plans otherwise, and the CPU's computes some of
 what is bfloat16 in float32. Machine code is not optimised (--nofast to do so), which is
 faster and alters no shape. --lower stops before the compiler.
 """
@@ -17,15 +18,16 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
 from jaxdiff import optim, sharding, train
-from jaxdiff.config import Experiment, from_config
+from jaxdiff.config import Experiment, from_config, resolve
 from jaxdiff.data import encoder_of
-from jaxdiff.state import TrainState, init_state
+from jaxdiff.state import TrainState, init_state, labelled
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
@@ -47,6 +49,8 @@ def main() -> None:
         flag = " --xla_backend_optimization_level=0"
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flag
     experiment = from_config(CONFIG.value)
+    if experiment.network.label_dim == -1:  # as many as the data have
+        experiment = resolve(experiment, experiment.data.load())
     batch = BATCH.value or experiment.batch_size
     if batch % DEVICES.value:
         raise ValueError(f"--batch={batch} does not split over {DEVICES.value} devices")
@@ -63,6 +67,7 @@ def main() -> None:
     row("averages", held(averages), f"{len(averages)} of the parameters")
     row("Adam", held(state.opt_state) - held(averages), "two moments")
     row("batch", held(images), f"{batch // mesh.size} of {batch} images")
+    row("kept", kept(experiment, batch // mesh.size), "for the gradient, as traced")
     began = time.perf_counter()
     everywhere = sharding.replicated(mesh)
     step = jax.jit(train.make_step(experiment), donate_argnums=0, out_shardings=everywhere)
@@ -95,6 +100,28 @@ def abstract_batch(experiment: Experiment, size: int, mesh: Mesh) -> PyTree:
     stored = encoder_of(experiment.data).stored((size, *experiment.data.shape))
     label = jax.ShapeDtypeStruct((size,), "int32")
     return placed({"image": stored, "label": label}, sharding.split(mesh))
+
+
+def kept(experiment: Experiment, size: int) -> int:
+    """Bytes that a batch's forward pass keeps for the gradient, as traced.
+
+    Parameters count where the gradient reads them. A compiler may keep less, or more: the
+    CPU's finds what `network.remat` computes twice, and keeps it after all.
+    """
+    e, zero = experiment, jnp.zeros(())
+    x = jnp.zeros((size, *e.data.shape))
+    cond = labelled(e, jnp.zeros(size, jnp.int32))
+
+    def backward() -> PyTree:
+        variables = e.network.init(jax.random.key(0), x, zero, cond)
+        apply = train.training(e, jax.random.key(0))
+        given = lambda params: {**variables, "params": params}
+        return jax.vjp(
+            lambda params: apply(given(params), x, zero, cond).raw, variables["params"]
+        )[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(backward))
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
 
 
 def placed(shapes: PyTree, where: jax.sharding.NamedSharding) -> PyTree:
