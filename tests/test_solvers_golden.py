@@ -5,6 +5,7 @@ reason why it is not.
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -90,11 +91,12 @@ def _independent(noise: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
 
     At the end it adds sqrt(s - s_m) first + sqrt(s_m - s') second, over sqrt(s - s').
     """
-    out, sigmas = noise.copy(), sigmas[:-1]  # the step that lands draws nothing
-    middle = np.sqrt(sigmas[:-1] * sigmas[1:])
-    for i, (s, m, end) in enumerate(zip(sigmas[:-1], middle, sigmas[1:], strict=True)):
-        first, second = np.sqrt((s - m) / (s - end)), np.sqrt((m - end) / (s - end))
-        out[i, 1] = (noise[i, 1] - first * noise[i, 0]) / second
+    out = noise.copy()
+    for i, (s, end) in enumerate(pairwise(sigmas)):
+        if end > 0:  # the step that lands draws nothing
+            m = np.sqrt(s * end)
+            first, second = np.sqrt((s - m) / (s - end)), np.sqrt((m - end) / (s - end))
+            out[i, 1] = (noise[i, 1] - first * noise[i, 0]) / second
     return out
 
 
@@ -125,10 +127,11 @@ def test_states_on_the_way(name: str, x64: None) -> None:
     if not isinstance(solver, UniPC):
         _near(np.stack(follow(solver, mixture("gmm2"), x, levels)), expected)
         return
-    memory, rows = solver.init(jnp.asarray(x), levels)
+    x = jnp.asarray(x)
+    memory, rows = solver.init(x, levels)
     for i in range(8):
         row = jax.tree.map(lambda a, i=i: a[i], rows)
-        x, memory, _ = solver.step(mixture("gmm2"), x, memory, row, lambda k: 0.0)
+        x, memory, _ = solver.step(mixture("gmm2"), x, memory, row, lambda k: None)
         _near(memory[0], expected[i], f"state {i}")
     _near(x, expected[8])
 
@@ -171,9 +174,7 @@ def test_standard_deviation_without_monte_carlo(name: str, x64: None) -> None:
             for i in range(steps):
                 noise[i, 0, 1 + i] = noise[i, 1, 1 + steps + i] = 1.0
             if "indep" in name:
-                noise = _independent(
-                    noise, np.r_[sigmas, 0.0][: steps + 1 + (sigmas[-1] > 0)]
-                )
+                noise = _independent(noise, sigmas)
             end = last(LINEAR_ONES[name], denoise, start, edm(sigmas), noise)
             expected = STD[f"{grid}/N{steps}/{name}"]
             np.testing.assert_allclose(np.sqrt((end**2).sum(0)), expected, rtol=1e-9)
@@ -227,19 +228,14 @@ def test_coefficients(name: str, frame: str, x64: None) -> None:
 def test_coefficients_of_ddim(frame: str, eta: float, x64: None) -> None:
     """Found by asking: x alone, D alone, noise alone."""
     levels = NoiseLevel(*(COEFFICIENTS[f"{frame}/{k}"] for k in ("alpha", "sigma")))
-    _, rows = DDIM(eta).init(jnp.zeros((1, 1)), levels)
-    for i in range(10):
-        row = jax.tree.map(lambda a, i=i: a[i], rows)
-        asked = [
-            float(
-                DDIM(eta).step(lambda x, at, d=d: Denoised(d), x, (), row, lambda k: n)[0]
-            )
-            for x, d, n in np.eye(3)
-        ]
-        key = f"{frame}/ddim_eta{eta}"
-        _near(asked[0], COEFFICIENTS[f"{key}/A"][i])
-        _near([asked[1], 0, 0], COEFFICIENTS[f"{key}/B"][i])
-        _near(asked[2], COEFFICIENTS[f"{key}/C"][i])
+    x, x0, noise = jnp.eye(3)
+    _, rows = DDIM(eta).init(x, levels)
+    key = f"{frame}/ddim_eta{eta}"
+    tables = (COEFFICIENTS[f"{key}/{k}"] for k in "ABC")
+    for i, (a, b, c) in enumerate(zip(*tables, strict=True)):
+        row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
+        end, *_ = DDIM(eta).step(lambda x, at: Denoised(x0), x, (), row, lambda k: noise)
+        _near(end, [a, b[0], c])
 
 
 # ------------------------------------------------------------------ discrete processes
