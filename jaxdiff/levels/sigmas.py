@@ -99,7 +99,6 @@ class LogLinear:
     sigmas: tuple[float, ...] = AYS_SD15
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(self.sigmas))
         if len(self.sigmas) < 2:
             raise ValueError(f"LogLinear needs at least two sigmas, got {self.sigmas}")
         _check_falling((1.0,) * len(self.sigmas), self.sigmas)
@@ -129,8 +128,6 @@ class Listed:
     alphas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", tuple(map(float, self.sigmas)))
-        object.__setattr__(self, "alphas", tuple(map(float, self.alphas)))
         if self.alphas and len(self.alphas) != len(self.sigmas):
             raise ValueError(
                 f"Listed needs an alpha for each sigma, got {len(self.alphas)} alphas and "

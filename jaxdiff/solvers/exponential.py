@@ -125,12 +125,14 @@ class UniPC:
 
     A state is corrected when D is known at it, from where the next step begins; D stays
     what it was before. The order of convergence is `order` + 1 or nearly. `variant` is one
-    of `SHORTCUTS`; the published two differ where one node is left, and there alone. The
-    order falls on the last steps. `UniP` by itself is `DPMSolverPP(tail=True)`.
+    of `SHORTCUTS`; the published two differ where one node is left, and there alone. With
+    `tail`, as published, the order falls on the last steps, which leaves order 2 on a grid
+    that stops before the data. `UniP` by itself is `DPMSolverPP(tail=True)`.
     """
 
     order: int = 3
     variant: str = "bh2"
+    tail: bool = True
 
     def __post_init__(self) -> None:
         _check_order(self.order, "UniPC")
@@ -144,7 +146,7 @@ class UniPC:
     ) -> tuple[PyTree, tuple[NoiseLevel, Correction, Rule]]:
         grid, xp = on_host(levels)
         step = exponent(grid[:-1], grid[1:], xp)
-        u, has = nodes(step.h, step.finite, self.order, True, xp)
+        u, has = nodes(step.h, step.finite, self.order, self.tail, xp)
         end = xp.ones_like(step.h)[:, None]
         ahead = (xp.concatenate([end, u], 1), xp.concatenate([end > 0, has], 1))
         predict, correct = (self._rule(grid, step, *at, xp) for at in ((u, has), ahead))
