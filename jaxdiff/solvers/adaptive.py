@@ -36,7 +36,7 @@ class Adaptive:
     square over rtol max |y| + atol, so every image is within the tolerance, and those of
     another batch split agree to it. `method` is a solver of diffrax or its name, and
     `controller`, if given, stands in for `PIDController(rtol, atol)`. Memory is the
-    number of evaluations so far; a step that took more than `max_steps` makes images nan.
+    number of evaluations so far, of explicit methods; a step that took more than `max_steps` makes images nan.
     """
 
     rtol: float = 1e-5
@@ -121,11 +121,11 @@ def _velocity(
 
 
 def _calls(solver: Any, steps: Int[Array, ""]) -> Int[Array, ""]:
-    """Evaluations in so many steps, and two that find the first step's size."""
+    """Evaluations in so many steps; of an implicit method those before it iterates."""
     tableau = getattr(solver, "tableau", None)
     stages = getattr(tableau, "num_stages", 1)
     reuses = bool(getattr(tableau, "fsal", False))
-    return (steps * (stages - reuses) + reuses + 2).astype(jnp.int32)
+    return (steps * (stages - reuses) + reuses).astype(jnp.int32)
 
 
 def _solver(method: Any) -> Any:
