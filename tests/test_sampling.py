@@ -273,7 +273,8 @@ def test_a_trajectory_is_the_way_of_the_sample(solver: Solver) -> None:
     end = jd.sample(_denoise, Condition(), keys, SHAPE, levels, solver)
     np.testing.assert_array_equal(way.x[0], start)
     np.testing.assert_allclose(way.x[-1], end, atol=1e-6)
-    np.testing.assert_allclose(way.x0[-1], end, atol=1e-6)  # a landing step returns D
+    if not isinstance(solver, LMS):  # which keeps its order there
+        np.testing.assert_allclose(way.x0[-1], end, atol=1e-6)  # a landing step returns D
     assert way.x.shape == (6, 3, *SHAPE)
     if not getattr(solver, "churn", 0):
         looks = [_denoise(way.x[i], levels[i], Condition()).x0 for i in range(5)]

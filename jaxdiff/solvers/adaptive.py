@@ -35,8 +35,9 @@ class Adaptive:
     one state and takes one sequence of steps. An error is the worst image's, its root mean
     square over rtol max |y| + atol, so every image is within the tolerance, and those of
     another batch split agree to it. `method` is a solver of diffrax or its name, and
-    `controller`, if given, stands in for `PIDController(rtol, atol)`. Memory is the
-    number of evaluations so far, of explicit methods; a step that took more than `max_steps` makes images nan.
+    `controller`, if given, stands in for `PIDController(rtol, atol)`. Memory counts the
+    evaluations so far, of explicit methods; images that took more than `max_steps` from
+    one level to the next are nan.
     """
 
     rtol: float = 1e-5

@@ -198,7 +198,7 @@ def _churned(
 ) -> tuple[Interval, Float[Array, " N"]]:
     """The steps from the levels that churn leads up to, and the noise it adds."""
     row = intervals(levels)
-    gamma = min(solver.churn / row.at.sigma.shape[0], math.sqrt(2) - 1)
+    gamma = min(solver.churn / max(row.at.sigma.shape[0], 1), math.sqrt(2) - 1)
     ratio = row.at.sigma / row.at.alpha
     churned = (solver.churn_min <= ratio) & (ratio <= solver.churn_max)
     gamma = jnp.where(churned, gamma, 0.0)
