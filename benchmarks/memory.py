@@ -6,9 +6,9 @@ Compiles the training step of any config for a mesh of --devices CPU devices, wi
 batch split over them and the state on each, and prints what a device has to hold: the
 parameters, Adam's moments and the averages, as their shapes say, and the rest as XLA's
 plan says; `kept` is what the traced program hands from the forward pass to the gradient,
-whatever the compiler. Another accelerator's compiler plans otherwise, and the CPU's computes some of
-what is bfloat16 in float32. Machine code is not optimised (--nofast to do so), which is
-faster and alters no shape. --lower stops before the compiler.
+whatever the compiler. Another accelerator's compiler plans otherwise, and the CPU's
+computes some of what is bfloat16 in float32. Machine code is not optimised (--nofast to do
+so), which is faster and alters no shape. --lower stops before the compiler.
 """
 
 import math

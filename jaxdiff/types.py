@@ -29,6 +29,10 @@ References (the keys that docstrings use)
     [DDPM]     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models. 2006.11239
     [DDIM]     Song, Meng, Ermon: Denoising Diffusion Implicit Models. 2010.02502
     [IDDPM]    Nichol, Dhariwal: Improved DDPM. 2102.09672
+    [DPM++]    Lu et al.: DPM-Solver++, Fast Solver for Guided Sampling. 2211.01095
+    [DEIS]     Zhang, Chen: Fast Sampling with Exponential Integrators. 2204.13902
+    [UniPC]    Zhao et al.: UniPC, a Unified Predictor-Corrector Framework. 2302.04867
+    [AYS]      Sabour et al.: Align Your Steps. 2404.14507
     [PD]       Salimans, Ho: Progressive Distillation for Fast Sampling. 2202.00512
     [EDM]      Karras et al.: Elucidating the Design Space of Diffusion Models. 2206.00364
     [CFG]      Ho, Salimans: Classifier-Free Diffusion Guidance. 2207.12598

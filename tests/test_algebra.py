@@ -19,9 +19,35 @@ from jaxdiff import posterior as jp
 from jaxdiff import times as jt
 from jaxdiff import weightings as jw
 from jaxdiff.config import TYPES, parts
-from jaxdiff.levels import Karras, Leading, Linspace, Trailing, Uniform
+from jaxdiff.levels import (
+    Beta,
+    Karras,
+    Leading,
+    Linspace,
+    Listed,
+    LogLinear,
+    Polyexponential,
+    Trailing,
+    Uniform,
+    UniformLogSNR,
+)
 from jaxdiff.parameterizations import AngleLabel
-from jaxdiff.solvers import DDIM, Ancestral, Euler, EulerMaruyama, Heun, StochasticHeun, sde
+from jaxdiff.solvers import (
+    DDIM,
+    DEIS,
+    LMS,
+    Ancestral,
+    DPMSolverPP,
+    DPMSolverPP2S,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    Midpoint,
+    RungeKutta,
+    StochasticHeun,
+    UniPC,
+    sde,
+)
 from jaxdiff.types import (
     Condition,
     Denoised,
@@ -59,6 +85,14 @@ GRIDS = {
     "leading": Leading(),
     "leading_from_1": Leading(offset=1),
     "linspace": Linspace(),
+    "even_logsnr": UniformLogSNR(-3.0, 2.5),
+}
+SIGMAS = {
+    "karras": Karras(),
+    "polyexponential": Polyexponential(rho=1.5),
+    "beta": Beta(),
+    "align_your_steps": LogLinear(),
+    "listed": Listed((1.0, 0.8, 0.6, 0.3, 0.0), (0.0, 0.6, 0.8, 0.9, 1.0)),
 }
 CLOCK = jd.Cosine()
 SOLVERS = {
@@ -75,6 +109,19 @@ SOLVERS = {
     "maruyama_of_sit": EulerMaruyama(sde.SigmaW(), CLOCK, True, math.inf, "mean"),
     "stochastic_heun": StochasticHeun(sde.Proportional(0.5)),
     "stochastic_heun_sine": StochasticHeun(sde.SineW(), CLOCK, tangent=True),
+    "euler_churned": Euler(churn=4.0),
+    "midpoint": Midpoint(),
+    "midpoint_of_flows": Midpoint(jd.RectifiedFlow()),
+    "dpmpp_2s": DPMSolverPP2S(),
+    "dpmpp_sde": DPMSolverPP2S(1.0),
+    "dpmpp_2s_ancestral": DPMSolverPP2S(0.5, ancestral=True),
+    "dpmpp_2m": DPMSolverPP(2),
+    "dpmpp_3m_sde": DPMSolverPP(3, 0.5, "exact"),
+    "unipc": UniPC(3),
+    "deis": DEIS(3),
+    "lms": LMS(4),
+    "rk4": RungeKutta(CLOCK),
+    "heun_full": RungeKutta(CLOCK, "heun", full=True),
 }
 
 
@@ -238,7 +285,7 @@ def test_every_loss_of_a_table_is_finite_at_both_ends(path: str) -> None:
 @lru_cache(maxsize=1)
 def _grids(steps: int = 4) -> dict[str, NoiseLevel]:
     """Every grid on every schedule that it goes with."""
-    made = {"karras": Karras()(None, steps)}
+    made = {name: grid(None, steps) for name, grid in SIGMAS.items()}
     for path, schedule in SCHEDULES.items():
         for name, grid in GRIDS.items():
             of_entries = isinstance(grid, Leading | Linspace)
@@ -288,12 +335,12 @@ def test_every_sampler_is_finite_from_noise_to_data(name: str) -> None:
 
 TABLE = TABLES["ddpm"]
 BATTERIES: dict[str, list[Any]] = {
-    "levels": [*GRIDS.values(), Karras()],
+    "levels": [*GRIDS.values(), *SIGMAS.values()],
     "losses": [*_terms(TABLE).values()],
     "parameterizations": [*NETWORKS.values()],
     "posterior": [*SOLVERS.values(), *_terms(TABLE).values()],
     "schedules": [*SCHEDULES.values()],
-    "solvers": [*SOLVERS.values()],
+    "solvers": [*SOLVERS.values(), jd.Adaptive()],
     "times": [*_laws(TABLE).values()],
     "weightings": [_weighting(name, TABLE) for name in WEIGHTINGS],
 }

@@ -24,11 +24,10 @@ from tests.toys import (
     on_host,
 )
 
-ODE, SDE, STD, VP, FLOW, EDM2 = (
+ODE, VP, FLOW, EDM2 = (
     np.load(GOLDEN / "samplers" / f"{name}.npz")
-    for name in ("ode_edm", "sde_edm", "sde_gauss", "vp", "flow", "edm2")
+    for name in ("ode_edm", "vp", "flow", "edm2")
 )
-CHURN = Heun(*(float(SDE[f"churn/S_{k}"]) for k in ("churn", "tmin", "tmax", "noise")))
 GAUSSIAN = jd.gaussian_denoiser(0.3, 0.6)
 ORDERS = {Euler(): 1, Heun(): 2}
 TOLERANCE = 1e-10
@@ -94,72 +93,10 @@ def test_unguided_heun_is_not_euler(path: str, x64: None) -> None:
     assert heun < 0.35 * euler
 
 
-@pytest.mark.parametrize("law", ["aniso4", "gmm2"])
-@pytest.mark.parametrize("steps", [8, 16, 32])
-@pytest.mark.parametrize("name", ["euler", "heun"])
-def test_golden_ode(name: str, steps: int, law: str, x64: None) -> None:
-    solver = {"euler": Euler(), "heun": Heun()}[name]
-    states = follow(solver, mixture(law), ODE[f"{law}/x_T"], edm(ODE[f"N{steps}/sigmas"]))
-    np.testing.assert_allclose(states[-1], ODE[f"{law}/N{steps}/{name}"], atol=TOLERANCE)
-    if law == "gmm2" and steps == 8:
-        trajectory = ODE[f"gmm2/traj_N8/{name}"]
-        np.testing.assert_allclose(np.stack(states)[:, :6], trajectory, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("steps", [8, 16, 32])
-@pytest.mark.parametrize("name", ["ddim_eta0.5", "ddim_eta1.0", "edm_heun_churn"])
-def test_golden_sde(name: str, steps: int, x64: None) -> None:
-    solver = {"ddim_eta0.5": DDIM(0.5), "ddim_eta1.0": DDIM(1.0), "edm_heun_churn": CHURN}
-    levels = edm(SDE[f"N{steps}/sigmas"])
-    x = follow(solver[name], mixture("gmm2"), SDE["gmm2/x_T"], levels, SDE["gmm2/noise_a"])
-    np.testing.assert_allclose(x[-1], SDE[f"gmm2/N{steps}/{name}"], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("steps", [10, 13])
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
-def test_golden_ddim_and_ancestral_on_a_table(spacing: str, steps: int, x64: None) -> None:
-    """eta = 1 is DDPM's ancestral sampling with its smaller variance."""
-    key = f"ddim_{spacing}/N{steps}"
-    abar = np.r_[VP["alpha_bar"][VP[f"{key}/t"]], 1.0]
-    levels = NoiseLevel(np.sqrt(abar), np.sqrt(1 - abar))
-    for eta, names in {
-        0.0: [f"{key}/eta0.0"],
-        0.5: [f"{key}/eta0.5"],
-        1.0: [f"{key}/eta1.0", f"ddpm_{spacing}/N{steps}/fixed_small"],
-    }.items():
-        x = follow(DDIM(eta), mixture("gmm2"), VP["x_T"], levels, VP["noise"])[-1]
-        for name in names:
-            np.testing.assert_allclose(x, VP[name], atol=TOLERANCE)
-
-
 def test_golden_trailing_ddim_from_the_table_itself(x64: None) -> None:
     levels = Trailing()(jd.Table(jd.LinearBetas()), 13)
     x = follow(DDIM(0.5), mixture("gmm2"), VP["x_T"], levels, VP["noise"])[-1]
     np.testing.assert_allclose(x, VP["ddim_trailing/N13/eta0.5"], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("steps", [10, 20])
-def test_golden_ddim_on_the_continuous_path(steps: int, x64: None) -> None:
-    levels = jd.VPLinear()(VP[f"vp_cont/N{steps}/t"])
-    x = follow(Euler(), mixture("gmm2"), VP["x_T"], levels)[-1]
-    np.testing.assert_allclose(x, VP[f"vp_cont/N{steps}/ddim"], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("steps", [8, 32])
-@pytest.mark.parametrize("shift", ["1.0", "3.0"])
-@pytest.mark.parametrize("name", ["euler", "heun"])
-def test_golden_flow(name: str, shift: str, steps: int, x64: None) -> None:
-    solver = {"euler": Euler(), "heun": Heun()}[name]
-    levels = jd.RectifiedFlow()(FLOW[f"shift{shift}/N{steps}/t"])
-    x = follow(solver, mixture("gmm2"), FLOW["x_1"], levels)[-1]
-    np.testing.assert_allclose(x, FLOW[f"shift{shift}/N{steps}/{name}"], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_golden_flow_with_noise(eta: float, x64: None) -> None:
-    levels = jd.RectifiedFlow()(FLOW["sde/t"])
-    x = follow(DDIM(eta), mixture("gmm2"), FLOW["x_1"][:16], levels, FLOW["sde/noise"])[-1]
-    np.testing.assert_allclose(x, FLOW[f"sde/ddim_eta{eta}"], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", ["heun_default", "guided", "churn", "short"])
@@ -182,36 +119,6 @@ def test_golden_edm2_sampler(case: str, x64: None) -> None:
         noise[acts] = EDM2["churn/churn_noise"]
     x = follow(solver, jd.guide(strong, (weak, w)), 80 * EDM2["noise"], levels, noise)[-1]
     np.testing.assert_allclose(x, EDM2[f"{case}/out"], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("steps", [8, 32])
-@pytest.mark.parametrize("grid", ["karras_to_0", "uniform_lambda"])
-@pytest.mark.parametrize(
-    ("name", "solver"),
-    {
-        "euler_ode": Euler(),
-        "heun_ode": Heun(),
-        "ddim_eta0.5": DDIM(0.5),
-        "ddim_eta1.0": DDIM(1.0),
-        "edm_heun_churn": Heun(8.0, 0.05, 50.0),
-    }.items(),
-)
-def test_golden_standard_deviation_without_monte_carlo(
-    name: str, solver: Solver, grid: str, steps: int, x64: None
-) -> None:
-    """On Gaussian data a solver is linear: each source of noise by itself, then summed."""
-    std = STD["std_true"]
-    denoise = jd.gaussian_denoiser(0.0, std)
-    nodes = np.exp(np.linspace(np.log(80), np.log(0.002), steps + 1))
-    levels = edm(ODE[f"N{steps}/sigmas"] if grid == "karras_to_0" else nodes)
-    x = np.zeros((steps + 1, 4))
-    x[0] = np.sqrt(std**2 + 80.0**2)
-    noise = np.zeros((steps, steps + 1, 4))
-    noise[np.arange(steps), np.arange(steps) + 1] = 1
-    out = follow(solver, denoise, x, levels, noise)[-1]
-    np.testing.assert_allclose(
-        np.sqrt((out**2).sum(0)), STD[f"{grid}/N{steps}/{name}"], rtol=1e-9
-    )
 
 
 def test_ddim_without_noise_is_euler(x64: None) -> None:
@@ -271,7 +178,7 @@ def test_a_network_trained_on_one_path_samples_on_another(x64: None) -> None:
 
     row = jd.V(label=jd.parameterizations.AngleLabel())
     levels = edm(ODE["N16/sigmas"])
-    x = follow(Heun(), jd.denoiser(apply, None, row), ODE["gmm2/x_T"], levels)[-1]
+    x = follow(Heun(), jd.denoiser(apply, None, row), ODE["gmm2/x_T"][:8], levels)[-1]
     np.testing.assert_allclose(x, ODE["gmm2/N16/heun"], atol=1e-8)
 
 

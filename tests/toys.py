@@ -117,6 +117,7 @@ def follow(
     levels = jax.tree.map(jnp.asarray, levels)
     x = jnp.asarray(x)
     memory, rows = solver.init(x, levels)
+    rows = jax.tree.map(np.asarray, rows)
     states = [x]
     for i in range(levels.sigma.shape[0] - 1):
         row = jax.tree.map(lambda a, i=i: a[i], rows)
@@ -124,6 +125,45 @@ def follow(
         x, memory, _ = _compiled(solver, denoise)(x, memory, row, draws)
         states.append(x)
     return [np.asarray(s) for s in states]
+
+
+LONGEST = 512
+
+
+@lru_cache(maxsize=128)
+def _loop(solver: Any, denoise: Any) -> Any:
+    def loop(count: Any, x: Any, memory: Any, rows: Any, noise: Any) -> Any:
+        def step(i: Any, carry: Any) -> Any:
+            row = jax.tree.map(lambda a: a[i], rows)
+            *carry, _ = solver.step(denoise, *carry, row, lambda k: noise[i, k])
+            return tuple(carry)
+
+        return jax.lax.fori_loop(0, count, step, (x, memory))[0]
+
+    return jax.jit(loop)
+
+
+def last(solver: Any, denoise: Any, x: Any, levels: NoiseLevel, noise: Any = None) -> Any:
+    """The last state: one compiled loop for every number of steps up to `LONGEST`.
+
+    Noise is [N, B, ...], or [N, K, B, ...] for solvers that draw K times a step.
+    """
+    levels, x = jax.tree.map(jnp.asarray, levels), jnp.asarray(x)
+    count = levels.sigma.shape[0] - 1
+    memory, rows = solver.init(x, levels)
+    draws = np.zeros((1, 2, *x.shape), x.dtype)
+    if noise is not None:
+        noise = np.asarray(noise, x.dtype)[:count]
+        noise = noise if noise.ndim > x.ndim + 1 else np.stack([noise] * 2, 1)
+        draws = np.zeros((LONGEST, 2, *x.shape), x.dtype)
+        draws[:count] = noise
+
+    def longer(a: Any) -> np.ndarray:
+        a = np.asarray(a)
+        return np.concatenate([a, np.zeros((LONGEST - count, *a.shape[1:]), a.dtype)])
+
+    rows = jax.tree.map(longer, rows)
+    return np.asarray(_loop(solver, denoise)(count, x, memory, rows, draws))
 
 
 def edm(sigmas: Any) -> NoiseLevel:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.types import Denoised, NoiseLevel, pytree
+from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
 
 Denoise = Callable[[Float[Array, "B ..."], NoiseLevel], Denoised]
 """A denoiser with its condition already given."""
@@ -43,24 +43,40 @@ class Interval:
 
 @dataclass(frozen=True)
 class Euler:
-    """The left-endpoint rule, order 1, N evaluations: DDIM, Euler, flow Euler."""
+    """The left-endpoint rule, order 1, N evaluations: DDIM, Euler, flow Euler.
+
+    It is DPM-Solver++ and LMS of order 1 as well. With churn it is the stochastic sampler
+    of [EDM alg. 2] without its correction; the fields are those of `Heun`.
+    """
+
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = math.inf
+    churn_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_churn(self)
 
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Interval]:
-        return (), _intervals(levels)
+    def init(
+        self, x: Float[Array, "B ..."], levels: NoiseLevel
+    ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"]]]:
+        return (), _churned(self, levels)
 
     def step(
         self,
         denoise: Denoise,
         x: Float[Array, "B ..."],
         memory: PyTree,
-        row: Interval,
+        row: tuple[Interval, Float[Array, ""]],
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        first = denoise(x, row.at)
-        return _left_endpoint(x, first.x0, row.at, row.to), memory, first
+        levels, added = row
+        x = x + added * noise(0) if self.churn else x
+        first = denoise(x, levels.at)
+        return left_endpoint(x, first.x0, levels.at, levels.to), memory, first
 
 
 @dataclass(frozen=True)
@@ -77,8 +93,7 @@ class Heun:
     churn_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.churn < 0:
-            raise ValueError(f"churn must not be negative, got {self.churn}")
+        _check_churn(self)
 
     def evaluations(self, lands: bool) -> int:
         return 1 if lands else 2
@@ -86,14 +101,7 @@ class Heun:
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"], Float[Array, " N"]]]:
-        row = _intervals(levels)
-        gamma = min(self.churn / row.at.sigma.shape[0], math.sqrt(2) - 1)
-        ratio = row.at.sigma / row.at.alpha
-        churned = (self.churn_min <= ratio) & (ratio <= self.churn_max)
-        gamma = jnp.where(churned, gamma, 0.0)
-        added = row.at.sigma * jnp.sqrt(gamma * (2 + gamma)) * self.churn_noise
-        up = NoiseLevel(row.at.alpha, row.at.sigma * (1 + gamma))
-        row = Interval(up, row.to)
+        row, added = _churned(self, levels)
         return (), (row, _trapezoid(row), added)
 
     def step(
@@ -108,7 +116,7 @@ class Heun:
         at, to = levels.at, levels.to
         x = x + added * noise(0) if self.churn else x
         first = denoise(x, at)
-        euler = _left_endpoint(x, first.x0, at, to)
+        euler = left_endpoint(x, first.x0, at, to)
         corrected = lambda: euler + correction * (denoise(euler, to).x0 - first.x0)
         return jax.lax.cond(to.sigma > 0, corrected, lambda: euler), memory, first
 
@@ -119,7 +127,9 @@ class DDIM:
 
     s = eta (sigma'/sigma) sqrt(sigma^2 - sigma'^2 alpha^2/alpha'^2),
     x' = alpha' D + sqrt(sigma'^2 - s^2) eps_hat + s noise.
-    eta = 0 is `Euler`; eta = 1 is ancestral sampling with [DDPM]'s smaller variance.
+    eta = 0 is `Euler`; eta = 1 is ancestral sampling with [DDPM]'s smaller variance, which
+    is Euler ancestral of k-diffusion and the SDE form of DPM-Solver++ of order 1, each on
+    any path.
     """
 
     eta: float = 1.0
@@ -134,13 +144,9 @@ class DDIM:
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"]]]:
-        row = _intervals(levels)
-        at, to = row.at, row.to
-        kept = jnp.minimum((to.sigma * at.alpha) / (at.sigma * to.alpha), 1)
-        fresh = self.eta * to.sigma * jnp.sqrt(1 - kept**2)
-        # sqrt(sigma'^2 - s^2), as a sum of squares that rounding cannot make negative
-        down = to.sigma * jnp.hypot(math.sqrt(1 - self.eta**2), self.eta * kept)
-        return (), (Interval(at, NoiseLevel(to.alpha, down)), fresh)
+        row = intervals(levels)
+        down, fresh = split(row.at, row.to, self.eta)
+        return (), (Interval(row.at, down), fresh)
 
     def step(
         self,
@@ -152,18 +158,58 @@ class DDIM:
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
         levels, fresh = row
         first = denoise(x, levels.at)
-        x = _left_endpoint(x, first.x0, levels.at, levels.to) + fresh * noise(0)
+        x = left_endpoint(x, first.x0, levels.at, levels.to) + fresh * noise(0)
         return x, memory, first
 
 
-def _left_endpoint(
+def split(at: NoiseLevel, to: NoiseLevel, eta: float) -> tuple[NoiseLevel, Leaf]:
+    """`to` with part of its noise taken out, and the std s that replaces it [DDIM].
+
+    s = eta (sigma'/sigma) sqrt(sigma^2 - sigma'^2 alpha^2/alpha'^2); the rest of sigma'^2
+    stays. Where alpha' = 0 nothing is replaced.
+    """
+    below = at.sigma * to.alpha
+    q = jnp.where(below > 0, to.sigma * at.alpha / jnp.where(below > 0, below, 1), 1)
+    q = jnp.minimum(q, 1)
+    fresh = eta * to.sigma * root(1 - q**2)
+    # sqrt(sigma'^2 - s^2), as a sum of squares that rounding cannot make negative
+    down = to.sigma * jnp.hypot(math.sqrt(1 - eta**2), eta * q)
+    return NoiseLevel(to.alpha, down), fresh
+
+
+def root(a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """sqrt(a), of slope 0 at 0."""
+    return jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)
+
+
+def left_endpoint(
     x: Float[Array, "B ..."],
     x0: Float[Array, "B ..."],
     at: NoiseLevel,
     to: NoiseLevel,
 ) -> Float[Array, "B ..."]:
+    """(sigma'/sigma) x + (alpha' - alpha sigma'/sigma) D."""
     ratio = to.sigma / at.sigma
     return ratio * x + (to.alpha - at.alpha * ratio) * x0
+
+
+def _churned(
+    solver: Euler | Heun, levels: NoiseLevel
+) -> tuple[Interval, Float[Array, " N"]]:
+    """The steps from the levels that churn leads up to, and the noise it adds."""
+    row = intervals(levels)
+    gamma = min(solver.churn / max(row.at.sigma.shape[0], 1), math.sqrt(2) - 1)
+    ratio = row.at.sigma / row.at.alpha
+    churned = (solver.churn_min <= ratio) & (ratio <= solver.churn_max)
+    gamma = jnp.where(churned, gamma, 0.0)
+    added = row.at.sigma * jnp.sqrt(gamma * (2 + gamma)) * solver.churn_noise
+    up = NoiseLevel(row.at.alpha, row.at.sigma * (1 + gamma))
+    return Interval(up, row.to), added
+
+
+def _check_churn(solver: Euler | Heun) -> None:
+    if solver.churn < 0:
+        raise ValueError(f"churn must not be negative, got {solver.churn}")
 
 
 def _trapezoid(row: Interval) -> Float[Array, " N"]:
@@ -173,5 +219,6 @@ def _trapezoid(row: Interval) -> Float[Array, " N"]:
     return jnp.where(lands, 0, (row.to.alpha * ratio - row.at.alpha) / 2)
 
 
-def _intervals(levels: NoiseLevel) -> Interval:
+def intervals(levels: NoiseLevel) -> Interval:
+    """The N steps of N + 1 levels."""
     return Interval(levels[:-1], levels[1:])

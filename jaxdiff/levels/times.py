@@ -1,0 +1,89 @@
+"""Grids along a schedule's path: uniform in t, and uniform in logsnr."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.types import NoiseLevel, Schedule
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """t = 1, 1 - 1/N, ..., 1/N, then the data.
+
+    With end > 0, N + 1 times from 1 to end instead: the grid stops before the data. With
+    last > 0, N times from 1 to last, then the data.
+
+    >>> from jaxdiff.schedules import RectifiedFlow, Shifted
+    >>> Uniform()(Shifted(RectifiedFlow(), 3.0), 2).sigma.tolist()
+    [1.0, 0.75, 0.0]
+    """
+
+    end: float = 0.0
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("end", "last"):
+            if not 0 <= getattr(self, name) < 1:
+                got = getattr(self, name)
+                raise ValueError(f"Uniform needs 0 <= {name} < 1, got {got}")
+        if self.end and self.last:
+            raise ValueError(
+                f"a grid has an end before the data or a last time before it, got {self}"
+            )
+
+    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
+        require_steps(steps)
+        if self.last:
+            return then_data(schedule(np.linspace(1.0, self.last, steps)))
+        t = np.linspace(1.0, self.end, steps + 1)
+        return schedule(t) if self.end else then_data(schedule(t[:-1]))
+
+
+@dataclass(frozen=True)
+class UniformLogSNR:
+    """N levels of evenly spaced logsnr, on the schedule's path, then the data.
+
+    A path that begins above `logsnr_min` is followed from its beginning. Without `lands`,
+    N + 1 levels instead: the grid stops before the data.
+
+    >>> from jaxdiff.schedules import RectifiedFlow
+    >>> UniformLogSNR(-4.0, 4.0)(RectifiedFlow(), 3).logsnr.round(3).tolist()
+    [-4.0, 0.0, 4.0, inf]
+    """
+
+    logsnr_min: float = -8.0
+    logsnr_max: float = 12.0
+    lands: bool = True
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
+            raise ValueError(
+                "UniformLogSNR needs finite logsnr_min < logsnr_max, in nats, got "
+                f"{self.logsnr_min} and {self.logsnr_max}"
+            )
+
+    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
+        require_steps(steps)
+        start = max(self.logsnr_min, float(schedule(1.0).logsnr))
+        if start >= self.logsnr_max:
+            raise ValueError(
+                f"{schedule} begins at a logsnr of {start:.4g}, above logsnr_max = "
+                f"{self.logsnr_max}: set that higher"
+            )
+        nodes = steps if self.lands else steps + 1
+        levels = schedule(schedule.time(np.linspace(start, self.logsnr_max, nodes)))
+        return then_data(levels) if self.lands else levels
+
+
+def then_data(levels: NoiseLevel) -> NoiseLevel:
+    """The levels, and the data after them."""
+    return NoiseLevel(jnp.append(levels.alpha, 1.0), jnp.append(levels.sigma, 0.0))
+
+
+def require_steps(steps: int) -> None:
+    """Raises ValueError unless there is a step to make."""
+    if steps < 1:
+        raise ValueError(f"a sampler needs at least 1 step, got {steps}")
