@@ -151,6 +151,8 @@ class Denoised:
     """[B, H, W, C] float32, D(x; alpha, sigma), an estimate of E[x0 | x]."""
     variance: Leaf | None = None
     uncertainty: Leaf | None = None
+    memory: PyTree = ()
+    """What guidance remembers for the next step, such as a momentum [B, H, W, C]."""
 
 
 @pytree
