@@ -38,7 +38,7 @@ class Interval:
     [0.0, 1.0, 0.0]
     """
 
-    w: "float | Float[Array, ''] | PlusPlus"
+    w: "Scale"
     low: float = 0.0
     high: float = math.inf
 
@@ -65,7 +65,7 @@ class Interval:
     @classmethod
     def of_steps(
         cls,
-        w: "float | Float[Array, ''] | PlusPlus",
+        w: "Scale",
         levels: NoiseLevel,
         first: int,
         last: int,
@@ -99,8 +99,8 @@ class PlusPlus:
     is a step of `Euler` with w = scale / (1 - q) - 1, q = alpha sigma' / (alpha' sigma).
 
     >>> halfway = NoiseLevel(1.0, 2.0), NoiseLevel(1.0, 1.0)
-    >>> PlusPlus(0.6).during(*halfway)
-    0.2
+    >>> PlusPlus(0.75).during(*halfway)
+    0.5
     """
 
     scale: float | Float[Array, ""]
@@ -114,6 +114,10 @@ class PlusPlus:
     def during(self, at: NoiseLevel, to: NoiseLevel) -> Real:
         kept = (at.alpha * to.sigma) / (to.alpha * at.sigma)
         return self.scale / (1 - kept) - 1
+
+
+Scale = float | Float[Array, ""] | PlusPlus
+"""What an `Interval` may switch on."""
 
 
 @dataclass(frozen=True, eq=False)

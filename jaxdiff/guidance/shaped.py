@@ -20,7 +20,7 @@ Pairs = Sequence[tuple[Float[Array, "B ..."], Real]]
 
 @runtime_checkable
 class Rule(Protocol):
-    """(x, level, D, pairs, memory) -> guided D, memory; D itself where all weights are 0."""
+    """(x, level, D, pairs, memory) -> guided D, memory; D itself if all weights are 0."""
 
     def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
         """The memory before the first step, for so many weaker denoisers."""
