@@ -62,7 +62,8 @@ class Rescaled:
     """Another rule's F, with part of its standard deviation taken back [ZTSNR sec. 3.4].
 
     F' = phi (std(F) / std(F_guided)) F_guided + (1 - phi) F_guided, image by image, F the
-    prediction `on`: it is not linear, so guiding x0, eps or v are three rules.
+    prediction `on`: it is not linear, so guiding x0, eps or v are three rules. Where F is
+    constant over the image it is left alone.
     """
 
     of: Rule
@@ -87,9 +88,9 @@ class Rescaled:
         guided, memory = self.of(x, at, x0, pairs, memory)
         skip = self.on(at).c_skip * x
         f, f_guided = x0 - skip, guided - skip
-        variance = lambda f: _dot(f - _mean(f), f - _mean(f))
-        tiny = jnp.finfo(f.dtype).tiny  # so that nothing, over nothing, is 1
-        ratio = jnp.sqrt((variance(f) + tiny) / (variance(f_guided) + tiny))
+        variances = (_dot(g - _mean(g), g - _mean(g)) for g in (f, f_guided))
+        own, other = _together_positive(*variances)
+        ratio = jnp.sqrt(own / other)
         return skip + (1 + self.phi * (ratio - 1)) * f_guided, memory
 
 
@@ -125,9 +126,10 @@ class Projected:
         guided, kept = x0, []
         for (other, w), m in zip(pairs, memory, strict=True):
             m = jnp.where(w == 0, m, x0 - other + self.momentum * m)
-            length = jnp.sqrt(_dot(m, m) + jnp.finfo(m.dtype).tiny)
-            short = m * jnp.minimum(1, self.limit / length)
-            along = _over(_dot(short, x0), _dot(x0, x0)) * x0
+            (length2,) = _together_positive(_dot(m, m))
+            short = m * jnp.minimum(1, self.limit / jnp.sqrt(length2))
+            (norm2,) = _together_positive(_dot(x0, x0))
+            along = _dot(short, x0) / norm2 * x0
             guided = guided + w * (short - (1 - self.parallel) * along)
             kept.append(m)
         return guided, tuple(kept)
@@ -156,8 +158,8 @@ class ZeroStar:
         skip, guided = self.on(at).c_skip * x, x0
         for other, w in pairs:
             f, f_other = x0 - skip, other - skip
-            best = _over(_dot(f, f_other), _dot(f_other, f_other))
-            guided = guided + w * (f - best * f_other)
+            (norm2,) = _together_positive(_dot(f_other, f_other))
+            guided = guided + w * (f - _dot(f, f_other) / norm2 * f_other)
         return guided, memory
 
 
@@ -170,6 +172,7 @@ def _dot(a: Float[Array, "B ..."], b: Float[Array, "B ..."]) -> Float[Array, "B 
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
-def _over(a: Float[Array, "B ..."], b: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """a / b for b >= 0, and 0 where both are 0, gradients included."""
-    return a / (b + jnp.finfo(b.dtype).tiny)
+def _together_positive(*squares: Float[Array, "B ..."]) -> list[Float[Array, "B ..."]]:
+    """Sums of squares, all 1 where one is 0: what they divide is 0 or not wanted there."""
+    positive = jnp.stack(squares).min(0) > 0
+    return [jnp.where(positive, square, 1) for square in squares]
