@@ -17,6 +17,7 @@ from jaxdiff import (
     levels,
     likelihood,
     losses,
+    noise_shift,
     parameterizations,
     posterior,
     sampling,
@@ -27,7 +28,15 @@ from jaxdiff import (
     weightings,
 )
 from jaxdiff.denoisers import denoiser, gaussian_denoiser
-from jaxdiff.guidance import guide, without
+from jaxdiff.guidance import (
+    guide,
+    noise_aware,
+    projected,
+    rescaled,
+    thresholded,
+    without,
+    zero_star,
+)
 from jaxdiff.losses import Total, Uncertain, VariationalBound, WeightedError
 from jaxdiff.parameterizations import EDM, X0, Eps, Flow, Score, V
 from jaxdiff.sampling import sample
@@ -254,6 +263,8 @@ __all__ = [
     "losses",
     "magnitudes",
     "networks",
+    "noise_aware",
+    "noise_shift",
     "optim",
     "parameterizations",
     "pictures",
@@ -261,6 +272,8 @@ __all__ = [
     "posterior",
     "posthoc",
     "presets",
+    "projected",
+    "rescaled",
     "restore",
     "sample",
     "sampling",
@@ -269,6 +282,7 @@ __all__ = [
     "snapshots",
     "solvers",
     "state",
+    "thresholded",
     "times",
     "to_config",
     "toy2d",
@@ -276,5 +290,6 @@ __all__ = [
     "types",
     "weightings",
     "without",
+    "zero_star",
     "zero_terminal_snr",
 ]

@@ -1,10 +1,12 @@
 """From a network to a denoiser, D(x; alpha, sigma) = c_skip x + c_out F(c_in x; c_noise).
 
-Also the closed-form denoisers of Gaussian data, against which everything can be held.
+Also how a sampler tells a denoiser where it is (`initial`, `during`), and the closed-form
+denoisers of Gaussian data, against which everything can be held.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -43,6 +45,46 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
     return denoise
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """A denoiser that is decided step by step, or remembers something from step to step.
+
+    It returns what it will remember in `Denoised.memory`; a sampler keeps that of the
+    first evaluation of each step. Denoisers around others answer for those too.
+    """
+
+    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+        """The memory before the first step."""
+        ...
+
+    def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> Denoiser:
+        """The denoiser for one step; a memory of None is that before the first."""
+        ...
+
+
+def initial(denoise: Denoiser, x: Float[Array, "B ..."]) -> PyTree:
+    """What a denoiser remembers before the first step; () for one without memory."""
+    return denoise.init(x) if isinstance(denoise, Stepwise) else ()
+
+
+def during(
+    denoise: Denoiser, at: NoiseLevel, to: NoiseLevel, memory: PyTree = None
+) -> Denoiser:
+    """The denoiser for all evaluations of the step from one level to another.
+
+    Every `Interval` anywhere inside is decided at its start, once; other weights, numbers
+    or functions, stay what they are.
+
+    >>> from jaxdiff.guidance import Interval, guide
+    >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.5)
+    >>> guided = guide(strong, (weak, Interval(0.5, low=0.7)))
+    >>> at, x = NoiseLevel(1.0, 0.5), jnp.zeros((1, 1))
+    >>> guided(x, at).x0, during(guided, NoiseLevel(1.0, 1.0), at)(x, at).x0
+    (Array([[0.5]], dtype=float32), Array([[0.75]], dtype=float32))
+    """
+    return denoise.during(at, to, memory) if isinstance(denoise, Stepwise) else denoise
+
+
 @dataclass(frozen=True)
 class Clipped:
     """A denoiser whose x0 is held to [-limit, limit], where the data are [DDPM]."""
@@ -54,8 +96,13 @@ class Clipped:
         self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
     ) -> Denoised:
         out = self.denoise(x, at, cond)
-        x0 = jnp.clip(out.x0, -self.limit, self.limit)
-        return Denoised(x0, out.variance, out.uncertainty)
+        return replace(out, x0=jnp.clip(out.x0, -self.limit, self.limit))
+
+    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+        return initial(self.denoise, x)
+
+    def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> "Clipped":
+        return replace(self, denoise=during(self.denoise, at, to, memory))
 
 
 def gaussian_denoiser(mean: Real, std: Real) -> Denoiser:

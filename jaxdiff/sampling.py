@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxdiff.guidance import during
+from jaxdiff.denoisers import during, initial
 from jaxdiff.types import Condition, Denoised, Denoiser, Leaf, NoiseLevel, Solver, pytree
 
-Carry = tuple[Float[Array, "B ..."], PyTree]
+Carry = tuple[Float[Array, "B ..."], PyTree, PyTree]
+"""The state, what the solver remembers, and what the denoiser does."""
 Numbered = tuple[Array, NoiseLevel, NoiseLevel, PyTree]
 
 
@@ -125,15 +126,17 @@ def _scan(
     """The last state, the solver's memory, and what is kept of each step."""
 
     def step(carry: Carry, numbered: Numbered) -> tuple[Carry, PyTree]:
+        x, memory, guidance = carry
         number, at, to, row = numbered
-        here = during(denoise, at, to)
+        here = during(denoise, at, to, guidance)
         conditioned = lambda x, level: here(x, level, cond)
         noise = lambda k: normal(keys, x.shape[1:], number, *((k,) if k else ()))
-        *carry, first = solver.step(conditioned, *carry, row, noise)
-        return tuple(carry), keep(carry[0], first)
+        x, memory, first = solver.step(conditioned, x, memory, row, noise)
+        return (x, memory, first.memory), keep(x, first)
 
     memory, rows = solver.init(x, levels)
     count = levels.sigma.shape[0] - 1
     numbered = (jnp.arange(1, count + 1), levels[:-1], levels[1:], rows)
-    (x, memory), kept = jax.lax.scan(step, (x, memory), numbered)
+    carry = x, memory, initial(denoise, x)
+    (x, memory, _), kept = jax.lax.scan(step, carry, numbered)
     return x, memory, kept

@@ -160,6 +160,8 @@ class Denoised:
     variance: Leaf | None = None
     uncertainty: Leaf | None = None
     level: Leaf | None = None
+    memory: PyTree = ()
+    """What guidance remembers for the next step, such as a momentum [B, H, W, C]."""
 
 
 @pytree

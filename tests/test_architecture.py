@@ -14,7 +14,8 @@ ROWS = (
     {"schedules", "parameterizations", "posterior", "posthoc", "networks"},
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers"},
-    {"sampling", "likelihood", "analysis", "data", "sharding", "pictures", "writers"},
+    {"sampling", "likelihood", "noise_shift", "analysis", "data", "sharding"}
+    | {"pictures", "writers"},
     {"plots", "toy2d", "editing"},
     {"config", "interop"},
     {"state", "snapshots", "presets"},
@@ -23,7 +24,7 @@ ROWS = (
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
-    "likelihood", "editing",
+    "likelihood", "editing", "noise_shift",
 }  # fmt: skip
 """Modules that may import jax, NumPy and jaxtyping alone; adaptive.py, diffrax too."""
 

@@ -1,0 +1,52 @@
+"""Guidance: denoisers to denoiser, on x0.
+
+    guide(D, (D_1, w_1), ...)(x) = D(x) + sum_i w_i (D(x) - D_i(x))
+
+Every prediction is affine in x0, so this is the same as guiding eps, v, score or flow.
+D_i is a weaker denoiser: the same network without the label (classifier-free guidance
+[CFG], of scale 1 + w), a smaller or less trained one (autoguidance [AG]), or the same
+network without the noise level (noise awareness guidance [NAG]). `noise_aware` asks an
+estimator of the level instead.
+
+Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and so may be
+guided again. `rescaled`, `projected` and `zero_star` say how the differences are combined,
+so they take what `guide` returns.
+
+A weight may be a function of the level. An `Interval` [GI] switches guidance on for some
+steps of a sampler, and a step is guided in all its evaluations or in none; `PlusPlus`
+weighs a step by both its ends. Heun evaluates the level between two steps twice, once for
+each, so the level alone does not tell: `sample` says from where to where each step goes,
+`during(denoise, at, to, memory)`. A step without guidance does not call the guides.
+"""
+
+from jaxdiff.denoisers import during, initial
+from jaxdiff.guidance.combination import Guided, guide, projected, rescaled, zero_star
+from jaxdiff.guidance.estimated import LevelEstimator, NoiseAware, noise_aware
+from jaxdiff.guidance.interval import Interval, PlusPlus, Weight
+from jaxdiff.guidance.shaped import Projected, Rescaled, Sum, ZeroStar
+from jaxdiff.guidance.thresholds import Thresholded, thresholded
+from jaxdiff.guidance.withheld import Without, without
+
+__all__ = [
+    "Guided",
+    "Interval",
+    "LevelEstimator",
+    "NoiseAware",
+    "PlusPlus",
+    "Projected",
+    "Rescaled",
+    "Sum",
+    "Thresholded",
+    "Weight",
+    "Without",
+    "ZeroStar",
+    "during",
+    "guide",
+    "initial",
+    "noise_aware",
+    "projected",
+    "rescaled",
+    "thresholded",
+    "without",
+    "zero_star",
+]
