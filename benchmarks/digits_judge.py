@@ -18,11 +18,12 @@ covariance is noisy (`Judge.floor`): compare only sets of as many images.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
 
 from jaxdiff.data import Digits
+from jaxdiff.distances import frechet, moments
 
 Points = Float[np.ndarray, "N 64"]
 
@@ -87,38 +88,6 @@ def nearest(points: Points, among: Points, skip: int = 0) -> Float[np.ndarray, "
     """Distance of each point to its nearest among others; skip=1 leaves out itself."""
     found = NearestNeighbors(n_neighbors=1 + skip).fit(among)
     return found.kneighbors(points)[0][:, skip]
-
-
-def moments(
-    points: Float[np.ndarray, "N D"],
-) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, "D D"]]:
-    """Mean and covariance, the latter over N - 1."""
-    points = np.asarray(points, np.float64)
-    return points.mean(0), np.cov(points, rowvar=False)
-
-
-def frechet(
-    mean: Float64[np.ndarray, " D"],
-    covariance: Float64[np.ndarray, "D D"],
-    other_mean: Float64[np.ndarray, " D"],
-    other_covariance: Float64[np.ndarray, "D D"],
-) -> float:
-    """Squared 2-Wasserstein distance of two Gaussians; singular covariances are fine.
-
-    >>> frechet(np.zeros(2), np.eye(2), np.array([3.0, 0.0]), 4 * np.eye(2))
-    11.0
-    """
-    # tr (C C')^(1/2) is the sum of the singular values of C^(1/2) C'^(1/2)
-    cross = np.linalg.svd(_root(covariance) @ _root(other_covariance), compute_uv=False)
-    gap = np.sum((mean - other_mean) ** 2)
-    return float(gap + np.trace(covariance + other_covariance) - 2 * cross.sum())
-
-
-def _root(matrix: Float64[np.ndarray, "D D"]) -> Float64[np.ndarray, "D D"]:
-    """The root of a symmetric matrix; eigenvalues that are mere rounding count as 0."""
-    value, vector = np.linalg.eigh(matrix)
-    rounding = len(value) * np.finfo(np.float64).eps * value.max()
-    return (vector * np.sqrt(np.where(value > rounding, value, 0))) @ vector.T
 
 
 def _flat(images: UInt8[np.ndarray, "N 8 8 1"]) -> Points:

@@ -31,6 +31,7 @@ from jaxdiff import (
     times,
     weightings,
 )
+from jaxdiff.guidance import Projected, Rescaled, Rule, Sum, ZeroStar
 from jaxdiff.solvers import sde
 from jaxdiff.types import (
     Grid,
@@ -51,9 +52,12 @@ class Sampling:
     """How pictures are drawn, during training and by default after it.
 
     `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w, on the
-    steps that start within `interval`, low < sigma / alpha <= high; `std` is the EMA that
-    samples; `clip` holds each x0 to [-1, 1], where the data are, which long tables trained
-    for eps need; `images` is how many a picture shows.
+    steps that start within `interval`, low < sigma / alpha <= high; with `plus_plus` it is
+    CFG++'s scale instead, from 0 to 1. `noise_guidance` is likewise that of noise
+    awareness, within `noise_interval`, and `rule` says how such differences are added.
+    `clip` holds each x0 to [-1, 1], where the data are, which long tables trained for eps
+    need, and `threshold` divides it by that quantile of its pixels, where above 1. `std`
+    is the EMA that samples, `images` is how many a picture shows.
     """
 
     grid: Grid = levels.Karras()
@@ -61,6 +65,11 @@ class Sampling:
     solver: Solver = solvers.Heun()
     guidance: float = 0.0
     interval: tuple[float, float] = (0.0, math.inf)
+    plus_plus: bool = False
+    noise_guidance: float = 0.0
+    noise_interval: tuple[float, float] = (0.0, math.inf)
+    rule: Rule = Sum()
+    threshold: float = 0.0
     std: float = 0.10
     clip: bool = False
     images: int = 100
@@ -69,11 +78,19 @@ class Sampling:
         for name in ("steps", "images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        low, high = self.interval
-        if not 0 <= low < high:
-            raise ValueError(f"interval needs 0 <= low < high, got {self.interval}")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance must be a finite number, got {self.guidance}")
+        for name in ("interval", "noise_interval"):
+            low, high = getattr(self, name)
+            if not 0 <= low < high:
+                raise ValueError(f"{name} needs 0 <= low < high, got {low}, {high}")
+        for name in ("guidance", "noise_guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if self.plus_plus and not 0 <= self.guidance <= 1:
+            raise ValueError(
+                f"with plus_plus, guidance must lie in [0, 1], got {self.guidance}"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a quantile, got {self.threshold}; 0 = none")
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,13 @@ class Experiment:
                 f"sampling.guidance is {self.sampling.guidance}, which needs a network "
                 f"trained with and without labels, but network.label_dim is "
                 f"{self.network.label_dim} and label_dropout {self.label_dropout}"
+            )
+        if self.sampling.noise_guidance and not self.noise_dropout:
+            raise ValueError(
+                f"sampling.noise_guidance is {self.sampling.noise_guidance}, which needs a "
+                "network trained with and without noise levels, but noise_dropout is 0: "
+                "train on with configs/digits_nag.py:finetune as the model, or use an "
+                "estimator of the level"
             )
         if not 0 < self.loss_scale < math.inf:
             raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
@@ -269,6 +293,12 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 data.Latents,
                 data.OpenMoji,
                 data.VAELatents,
+            ),
+            "guidance": (
+                Projected,
+                Rescaled,
+                Sum,
+                ZeroStar,
             ),
             "levels": (
                 levels.Beta,
@@ -388,6 +418,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
 KINDS: Mapping[type, str] = types.MappingProxyType(
     {
         Grid: "levels",
+        Rule: "guidance",
         LossTerm: "losses",
         Parameterization: "parameterizations",
         Schedule: "schedules",
@@ -510,6 +541,8 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         raise ValueError(f"{path} must be a number, got nan")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is Any:
+        return value
     if origin is tuple:
         element, *rest = typing.get_args(hint)
         if isinstance(value, tuple) and rest == [...]:

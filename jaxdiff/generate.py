@@ -1,6 +1,9 @@
 """From variables to images: `sample` as an experiment says, in batches, by seed."""
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,53 +15,109 @@ from tqdm import tqdm
 from jaxdiff import data, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
-from jaxdiff.guidance import Interval, without
-from jaxdiff.guidance import guide as guided
+from jaxdiff.guidance import Interval, PlusPlus, noise_aware, thresholded, without
+from jaxdiff.guidance import guide as differences
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.sampling import sample
 from jaxdiff.state import labelled, run_denoiser
+from jaxdiff.types import Denoiser, NoiseLevel
 
 Draw = Callable[[PyTree, Key[Array, " B"], Array], Float[Array, "B H W C"]]
 """(variables, keys, labels) -> x0."""
 
 
-def sampler(experiment: Experiment, guide: Experiment | None = None, w: float = 0) -> Draw:
-    """The compiled sampler that `experiment.sampling` describes.
+Weights = Mapping[str, Array | float]
+"""The w of each guidance, "label" and "noise"."""
 
-    With `guide`, another network's experiment, variables are the pair (network's, guide's)
-    and the weight is `w` in place of `sampling.guidance`: autoguidance [AG], or [CFG] by
-    an unconditional network of its own.
 
-    The guidance weight is an argument of the compiled program: another compiles nothing.
-    The levels are not, so that solvers may compute their coefficients in float64.
+def guided(
+    experiment: Experiment,
+    guide: Experiment | None = None,
+    estimator: Experiment | None = None,
+) -> Callable[[PyTree, Weights], Denoiser]:
+    """What makes the denoiser that `experiment.sampling` describes: (variables, weights).
+
+    With `guide`, another network's experiment, the weight "label" is that of guidance away
+    from it: autoguidance [AG], or [CFG] by an unconditional network of its own. With
+    `estimator`, of the noise level, "noise" is the weight of guidance by it [NAG].
+    Variables are the network's, or a tuple of the network's, guide's and estimator's.
+
+    Raises:
+        ValueError: the network, or the guide, estimates noise levels.
     """
-    s = experiment.sampling
-    if isinstance(experiment.network, LevelEstimator):
+    s, others = experiment.sampling, [e for e in (guide, estimator) if e]
+    for e in (experiment, *([guide] if guide else [])):
+        if isinstance(e.network, LevelEstimator):
+            raise ValueError(
+                "this run estimates noise levels and draws no images: use the run that it "
+                f"started from, {e.init_from or 'a denoiser'}"
+            )
+    if estimator and not isinstance(estimator.network, LevelEstimator):
         raise ValueError(
-            "this run estimates noise levels and draws no images: use the run that it "
-            f"started from, {experiment.init_from or 'a denoiser'}"
+            "the estimator is a denoiser: train one with configs/digits_nag.py:level"
         )
+
+    def make(variables: PyTree, weights: Weights) -> Denoiser:
+        network, *rest = variables if others else (variables,)
+        denoise, weaker = run_denoiser(experiment, network), []
+        w = PlusPlus(weights["label"]) if s.plus_plus else weights["label"]
+        if guide:
+            weaker += [(run_denoiser(guide, rest.pop(0)), within(s.interval, w))]
+        elif s.guidance:
+            weaker += [(without(denoise, "label"), within(s.interval, w))]
+        aware = within(s.noise_interval, weights["noise"])
+        if s.noise_guidance and not estimator:
+            weaker += [(without(denoise, "noise"), aware)]
+        if weaker:
+            denoise = dataclasses.replace(differences(denoise, *weaker), rule=s.rule)
+        if estimator:
+            level = run_denoiser(estimator, rest.pop())
+            says = lambda x: tuple(jnp.moveaxis(level(x, UNREAD).level, -1, 0))
+            denoise = noise_aware(denoise, says, aware)
+        denoise = thresholded(denoise, s.threshold) if s.threshold else denoise
+        return Clipped(denoise) if s.clip else denoise
+
+    return make
+
+
+UNREAD = NoiseLevel(1.0, 1.0)
+"""A level for estimators, which read none."""
+
+
+def within(interval: tuple[float, float], w: Any) -> Any:
+    """The weight on the steps that start within an interval; w itself on all."""
+    return w if interval == (0.0, math.inf) else Interval(w, *interval)
+
+
+def sampler(
+    experiment: Experiment,
+    guide: Experiment | None = None,
+    w: float = 0.0,
+    estimator: Experiment | None = None,
+    noise_w: float = 0.0,
+) -> Draw:
+    """The compiled sampler that `experiment.sampling` describes, guided as `guided` says.
+
+    `w` is the weight of a `guide`, in place of `sampling.guidance`, and `noise_w` that of
+    an `estimator`, in place of `sampling.noise_guidance`. Weights are arguments
+    of the compiled program: others compile nothing. The levels are not, so that solvers
+    may compute their coefficients in float64.
+    """
+    s, denoiser = experiment.sampling, guided(experiment, guide, estimator)
     levels = s.grid(experiment.schedule, s.steps)
+    weights = {
+        "label": w if guide else s.guidance,
+        "noise": noise_w if estimator else s.noise_guidance,
+    }
 
     @jax.jit
     def draw(
-        variables: PyTree,
-        keys: Key[Array, " B"],
-        label: Array,
-        w: Array,
+        variables: PyTree, keys: Key[Array, " B"], label: Array, weights: Weights
     ) -> Float[Array, "B H W C"]:
-        network, *others = variables if guide else (variables,)
-        denoise = run_denoiser(experiment, network)
-        if guide or s.guidance:
-            weaker = [run_denoiser(guide, other) for other in others]
-            weaker = weaker or [without(denoise, "label")]
-            denoise = guided(denoise, *((d, Interval(w, *s.interval)) for d in weaker))
-        denoise = Clipped(denoise) if s.clip else denoise
-        cond = labelled(experiment, label)
+        denoise, cond = denoiser(variables, weights), labelled(experiment, label)
         return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
 
-    w = w if guide else s.guidance
-    return lambda variables, keys, label: draw(variables, keys, label, w)
+    return lambda variables, keys, label: draw(variables, keys, label, weights)
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:

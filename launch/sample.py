@@ -4,9 +4,19 @@
 
     python launch/sample.py --workdir=runs/digits --guide=runs/small --guidance=1.1
 
+    python launch/sample.py --workdir=runs/digits --solver="DPMSolverPP(order=3)" --steps=12
+
+    python launch/sample.py --workdir=runs/digits --reference \\
+        --compare="Heun, Euler, DPMSolverPP(order=3), UniPC" --compare_steps=6,12,24
+
 --guide names another run, or a snapshot of one, that is weaker: smaller or trained for
-less (autoguidance), or without labels. No config file is needed. What is not given here
-is as in the checkpoint. Image i has seed --seed + i and depends on that and its label
+less (autoguidance), or without labels. Solvers, grids and rules are written as Python
+prints them, with the fields that differ from the default: "Karras(rho=5.0)",
+"DDIM(eta=0.5)", "EulerMaruyama(SigmaW(), clock=RectifiedFlow())", "Projected(limit=2.5)"
+(adaptive projected guidance), "Rescaled(Sum(), phi=0.7)". --compare draws the same seeds
+with several solvers and numbers of steps, into one sheet and a table; name the most exact
+one first, as images are compared with the first row's. No config file is needed. What is
+not given here is as in the checkpoint. Image i has seed --seed + i and depends on that and its label
 alone, not on --batch or the devices. The NPZ holds images [N, H, W, C] uint8 (latents of
 a VAE: float32), labels [N] and seeds [N].
 """
@@ -17,8 +27,21 @@ from pathlib import Path
 import command
 import numpy as np
 from absl import flags
+from jaxtyping import PyTree
+from tqdm import tqdm
 
-from jaxdiff import checkpoint, generate, pictures, presets, sharding, solvers
+from jaxdiff import (
+    checkpoint,
+    comparison,
+    expressions,
+    generate,
+    levels,
+    pictures,
+    presets,
+    sharding,
+    solvers,
+)
+from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
 from jaxdiff.files import write_atomically
 
@@ -27,7 +50,17 @@ NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, 2**32)
 LABELS = flags.DEFINE_list("labels", [], "Classes, in turn; all of them by default.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 1, 10_000)
-SOLVER = flags.DEFINE_enum("solver", None, solvers.__all__, "Solver, as it is by default.")
+SOLVER = flags.DEFINE_string(
+    "solver", None, f"One of {', '.join(solvers.__all__)}, with fields or without."
+)
+GRID = flags.DEFINE_string(
+    "grid", None, f"One of {', '.join(levels.__all__)}, with fields or without."
+)
+COMPARE = flags.DEFINE_string("compare", None, "Solvers to compare, Heun, UniPC, ….")
+COMPARE_STEPS = flags.DEFINE_list("compare_steps", ["6", "12", "24"], "Steps of each.")
+REFERENCE = flags.DEFINE_bool(
+    "reference", False, "With --compare: also the distance to the run's own data."
+)
 GUIDANCE = flags.DEFINE_float(
     "guidance", None, "w of D + w (D - guide's D), or D without label."
 )
@@ -41,6 +74,16 @@ GUIDE_STEP = flags.DEFINE_integer("guide_checkpoint", None, "The guide's checkpo
 INTERVAL = flags.DEFINE_list(
     "interval", None, "LOW,HIGH: guide the steps that start at sigma / alpha in between."
 )
+NOISE_GUIDANCE = flags.DEFINE_float(
+    "noise_guidance", None, "w of D + w (D - D without noise level): noise awareness."
+)
+NOISE_INTERVAL = flags.DEFINE_list("noise_interval", None, "LOW,HIGH: likewise.")
+ESTIMATOR = flags.DEFINE_string(
+    "estimator", None, "A run of configs/digits_nag.py:level and the like, to guide by."
+)
+RULE = flags.DEFINE_string("rule", None, "How guidance is added: Projected(limit=2.5), ….")
+PLUS_PLUS = flags.DEFINE_bool("plus_plus", None, "--guidance is CFG++'s scale, 0 to 1.")
+THRESHOLD = flags.DEFINE_float("threshold", None, "Dynamic thresholding's quantile.")
 STD = flags.DEFINE_float(
     "std", None, "Relative width of the EMA, tracked or reconstructed."
 )
@@ -56,9 +99,15 @@ def main() -> None:
     run, guide, w = _models()
     chosen = {
         "steps": STEPS.value,
-        "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
+        "solver": SOLVER.value and expressions.read(SOLVER.value, "solvers"),
+        "grid": GRID.value and expressions.read(GRID.value, "levels"),
         "guidance": None if guide else GUIDANCE.value,
-        "interval": INTERVAL.value and _interval(),
+        "interval": INTERVAL.value and _interval(INTERVAL),
+        "noise_guidance": None if ESTIMATOR.value else NOISE_GUIDANCE.value,
+        "noise_interval": NOISE_INTERVAL.value and _interval(NOISE_INTERVAL),
+        "rule": RULE.value and expressions.read(RULE.value, "guidance"),
+        "plus_plus": PLUS_PLUS.value,
+        "threshold": THRESHOLD.value,
     }
     sampling = dataclasses.replace(
         run.experiment.sampling, **{k: v for k, v in chosen.items() if v is not None}
@@ -67,10 +116,9 @@ def main() -> None:
     encoder = encoder_of(experiment.data)
     seeds = SEED.value + np.arange(NUMBER.value)
     label = np.resize(_labels(experiment.network.label_dim), NUMBER.value)
-    draw, variables = generate.sampler(experiment), run.variables
-    if guide:
-        draw = generate.sampler(experiment, guide.experiment, w)
-        variables = (variables, guide.variables)
+    if COMPARE.value:
+        return _compare(experiment, run.variables, seeds, label)
+    draw, variables = _sampler(experiment, run.variables, guide, w)
     images = generate.images(
         draw,
         variables,
@@ -109,19 +157,63 @@ def _models() -> tuple[checkpoint.Restored, checkpoint.Restored | None, float]:
     return run, guide, GUIDANCE.value
 
 
+def _sampler(
+    experiment: Experiment, variables: PyTree, guide: checkpoint.Restored | None, w: float
+) -> tuple[generate.Draw, PyTree]:
+    """The sampler, and the variables of all networks that it uses."""
+    estimator = ESTIMATOR.value and checkpoint.restore(ESTIMATOR.value)
+    if estimator and not NOISE_GUIDANCE.value:
+        raise ValueError("--estimator needs --noise_guidance, such as 1.0")
+    others = [other for other in (guide, estimator) if other]
+    draw = generate.sampler(
+        experiment,
+        guide.experiment if guide else None,
+        w,
+        estimator.experiment if estimator else None,
+        NOISE_GUIDANCE.value or 0.0,
+    )
+    return draw, (variables, *(o.variables for o in others)) if others else variables
+
+
+def _compare(
+    experiment: Experiment, variables: PyTree, seeds: np.ndarray, label: np.ndarray
+) -> None:
+    """Draws and measures all, and writes the sheet and the table."""
+    chosen = expressions.read_all(COMPARE.value, "solvers")
+    if any(not text.isdigit() or not int(text) for text in COMPARE_STEPS.value):
+        raise ValueError(f"--compare_steps is 6,12,24, got {','.join(COMPARE_STEPS.value)}")
+    if GUIDE.value or ESTIMATOR.value or PRESET.value:
+        raise ValueError("--compare takes one network: no --guide, --estimator or --preset")
+    steps = [int(text) for text in COMPARE_STEPS.value]
+    real = None
+    if REFERENCE.value:
+        real = encoder_of(experiment.data).preview(experiment.data.load().source.image[:])
+    rows = []
+    with tqdm(total=len(chosen) * len(steps), unit="row", disable=None) as bar:
+        for row in comparison.compare(
+            experiment, variables, chosen, steps, seeds, label, BATCH.value, real
+        ):
+            rows.append(row)
+            bar.update()
+    out = Path(OUT.value or _beside(command.folder(WORKDIR)).with_name("compared"))
+    comparison.save_sheet(out.with_suffix(".png"), rows)
+    text = comparison.table(rows)
+    write_atomically(out.with_suffix(".md"), lambda file: file.write(f"{text}\n".encode()))
+    print(f"{text}\n\n{len(seeds)} images each; {out.with_suffix('.png')}")
+
+
 def _beside(workdir: Path) -> Path:
     """Where images go by default: into the run's folder, or beside its snapshot."""
     folder = workdir.parent if workdir.suffix == ".npz" else workdir
     return folder / (PRESET.value or "generated")
 
 
-def _interval() -> tuple[float, float]:
+def _interval(flag: flags.FlagHolder) -> tuple[float, float]:
     try:
-        low, high = map(float, INTERVAL.value)
+        low, high = map(float, flag.value)
     except ValueError:
-        raise ValueError(
-            f"--interval is LOW,HIGH, got {','.join(INTERVAL.value)}"
-        ) from None
+        text = f"--{flag.name} is LOW,HIGH, got {','.join(flag.value)}"
+        raise ValueError(text) from None
     return low, high
 
 

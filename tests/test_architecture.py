@@ -11,16 +11,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
     {"types", "version", "files"},
-    {"schedules", "parameterizations", "posterior", "posthoc", "networks"},
+    {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"},
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers"},
     {"sampling", "likelihood", "noise_shift", "analysis", "data", "sharding"}
     | {"pictures", "writers"},
     {"plots", "toy2d", "editing"},
     {"config", "interop"},
-    {"state", "snapshots", "presets"},
+    {"state", "snapshots", "presets", "expressions"},
     {"checkpoint", "generate", "evaluation", "magnitudes"},
-    {"train", "lengths"},
+    {"train", "lengths", "comparison"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",

@@ -89,6 +89,8 @@ def test_every_type_of_the_table_round_trips() -> None:
         "losses.WeightedError": {"weighting": {"type": "weightings.Debias"}},
         "losses.Uncertain": {"of": to_dict(jd.WeightedError(jd.MinSNR()))},
         "networks.LevelEstimator": {"backbone": {"type": "networks.UNet"}},
+        "guidance.Projected": {"limit": 2.5},
+        "guidance.Rescaled": {"of": {"type": "guidance.Sum"}, "phi": 0.7},
         "levels.Listed": {"sigmas": [2.0, 1.0, 0.0]},
         "losses.Total": {"terms": [[0.5, to_dict(jd.WeightedError(jd.Debias()))]]},
         "weightings.UniformOnNetwork": {"parameterization": to_dict(jd.V())},

@@ -23,7 +23,7 @@ from jaxdiff.denoisers import during, initial
 from jaxdiff.guidance.combination import Guided, guide, projected, rescaled, zero_star
 from jaxdiff.guidance.estimated import LevelEstimator, NoiseAware, noise_aware
 from jaxdiff.guidance.interval import Interval, PlusPlus, Weight
-from jaxdiff.guidance.shaped import Projected, Rescaled, Sum, ZeroStar
+from jaxdiff.guidance.shaped import Projected, Rescaled, Rule, Sum, ZeroStar
 from jaxdiff.guidance.thresholds import Thresholded, thresholded
 from jaxdiff.guidance.withheld import Without, without
 
@@ -35,6 +35,7 @@ __all__ = [
     "PlusPlus",
     "Projected",
     "Rescaled",
+    "Rule",
     "Sum",
     "Thresholded",
     "Weight",

@@ -1,0 +1,167 @@
+"""Solvers and numbers of steps side by side, from one network and the same seeds.
+
+Of each: NFE, the calls of the denoiser; seconds, after compiling; how far its images are
+from those of the first row, the root mean square over pixels in [-1, 1]; and, where there
+are real images, the Frechet distance of pixels to them.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, PyTree, UInt8
+
+from jaxdiff import generate, pictures, sharding
+from jaxdiff.config import Experiment
+from jaxdiff.data import encoder_of
+from jaxdiff.distances import frechet, moments
+from jaxdiff.files import write_atomically
+from jaxdiff.sampling import evaluations, normal, trajectory
+from jaxdiff.solvers import Adaptive
+from jaxdiff.state import labelled
+from jaxdiff.types import Solver
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One solver at one number of steps."""
+
+    solver: Solver
+    steps: int
+    images: UInt8[np.ndarray, "N H W C"]
+    nfe: int
+    seconds: float
+    away: float
+    """Root mean square difference to the first row's images."""
+    frechet: float | None
+    """To the real images, of pixels in [-1, 1]; None without them."""
+
+    @property
+    def name(self) -> str:
+        """The solver with the fields that differ from its defaults, and its steps."""
+        return f"{short(self.solver)}, {self.steps} steps"
+
+
+def compare(
+    experiment: Experiment,
+    variables: PyTree,
+    solvers: Sequence[Solver],
+    steps: Sequence[int],
+    seeds: Int[np.ndarray, " N"],
+    label: Int[np.ndarray, " N"],
+    batch: int = 256,
+    real: UInt8[np.ndarray, "M H W C"] | None = None,
+) -> Iterator[Row]:
+    """A row for each solver and number of steps, as it is measured."""
+    chosen = [(solver, count) for solver in solvers for count in steps]
+    target = moments(_flat(real)) if real is not None else None
+    first = None
+    for solver, count in chosen:
+        sampling = dataclasses.replace(experiment.sampling, solver=solver, steps=count)
+        e = dataclasses.replace(experiment, sampling=sampling)
+        images, seconds = _timed(e, variables, seeds, label, batch)
+        first = images if first is None else first
+        away = np.sqrt(np.mean((_flat(images) - _flat(first)) ** 2))
+        quality = frechet(*moments(_flat(images)), *target) if target else None
+        nfe = calls(e, variables, seeds[:batch], label[:batch])
+        yield Row(solver, count, images, nfe, seconds, float(away), quality)
+
+
+def _timed(
+    experiment: Experiment,
+    variables: PyTree,
+    seeds: Int[np.ndarray, " N"],
+    label: Int[np.ndarray, " N"],
+    batch: int,
+) -> tuple[UInt8[np.ndarray, "N H W C"], float]:
+    """The images, and the seconds they took once all was compiled."""
+    draw, encoder = generate.sampler(experiment), encoder_of(experiment.data)
+    given = draw, variables, encoder
+    batch, mesh = min(batch, len(seeds)), sharding.data_mesh()
+    generate.images(*given, seeds[:batch], label[:batch], mesh, batch)
+    began = time.perf_counter()
+    images = generate.images(*given, seeds, label, mesh, batch)
+    return encoder.preview(images), time.perf_counter() - began
+
+
+def calls(
+    experiment: Experiment,
+    variables: PyTree,
+    seeds: Int[np.ndarray, " N"],
+    label: Int[np.ndarray, " N"],
+) -> int:
+    """NFE: as the solver says it, or as an adaptive one counts it on these images."""
+    s = experiment.sampling
+    levels = s.grid(experiment.schedule, s.steps)
+    if not isinstance(s.solver, Adaptive):
+        return evaluations(s.solver, levels)
+
+    @jax.jit
+    def counted(variables: PyTree) -> Int[jax.Array, ""]:
+        weights = {"label": s.guidance, "noise": s.noise_guidance}
+        denoise = generate.guided(experiment)(variables, weights)
+        cond, keys = labelled(experiment, jnp.asarray(label)), generate.image_keys(seeds)
+        x = levels.sigma[0] * normal(keys, experiment.data.shape)
+        return trajectory(denoise, cond, keys, x, levels, s.solver).memory
+
+    return int(counted(variables))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a table in Markdown."""
+    lines = ["| solver | steps | NFE | seconds | away | Frechet |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        quality = "" if row.frechet is None else f"{row.frechet:.3f}"
+        numbers = (
+            f"{row.steps} | {row.nfe} | {row.seconds:.2f} | {row.away:.4f} | {quality}"
+        )
+        lines.append(f"| {short(row.solver)} | {numbers} |")
+    return "\n".join(lines)
+
+
+def save_sheet(path: Path, rows: Sequence[Row], columns: int = 12) -> None:
+    """Draws a line of images for each row, with its name, as a PNG."""
+    from matplotlib.figure import Figure
+
+    lines = [pictures.grid(row.images[:columns], columns) for row in rows]
+    high, wide = lines[0].shape[:2]
+    size = wide / 100 + 2.6, len(rows) * high / 100
+    figure = Figure(figsize=size, dpi=100)
+    for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        bottom = 1 - (i + 1) / len(rows)
+        axes = figure.add_axes((2.6 / size[0], bottom, 1 - 2.6 / size[0], 1 / len(rows)))
+        axes.imshow(line.squeeze(), cmap="gray", vmin=0, vmax=255, aspect="auto")
+        axes.axis("off")
+        text = f"{short(row.solver)}\n{row.steps} steps, NFE {row.nfe}"
+        figure.text(0.02, bottom + 0.5 / len(rows), text, size=8, va="center")
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def short(value: object) -> str:
+    """The repr of a value without the fields that are as they are by default.
+
+    >>> from jaxdiff.solvers import Heun
+    >>> short(Heun(churn=4.0)), short(Heun())
+    ('Heun(churn=4.0)', 'Heun')
+    """
+    fields = {f.name: f for f in dataclasses.fields(value)}
+    given = {
+        name: getattr(value, name)
+        for name, field in fields.items()
+        if getattr(value, name) != field.default
+    }
+    inside = ", ".join(
+        f"{name}={short(v) if dataclasses.is_dataclass(v) else repr(v)}"
+        for name, v in given.items()
+    )
+    return type(value).__name__ + (f"({inside})" if inside else "")
+
+
+def _flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
+    return images.reshape(len(images), -1) / 127.5 - 1
