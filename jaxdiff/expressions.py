@@ -8,50 +8,61 @@ import ast
 import math
 from typing import Any
 
-from jaxdiff.config import TYPES, from_dict
+from jaxdiff.config import KINDS, TYPES, from_dict
 
 
-def read(text: str, group: str) -> Any:
-    """The value of a group of `config.TYPES`, such as "solvers" or "levels".
+def read(text: str, kind: type) -> Any:
+    """The value of a protocol that `config.KINDS` lists, such as `Solver` or `Grid`.
 
     Raises:
         ValueError: there is no such type or field, or an argument is no plain value.
 
-    >>> read("DPMSolverPP(order=3)", "solvers").order
+    >>> from jaxdiff.types import Solver
+    >>> read("DPMSolverPP(order=3)", Solver).order
     3
-    >>> read("EulerMaruyama(SigmaW(norm=2.0), clock=RectifiedFlow())", "solvers").clock
+    >>> read("EulerMaruyama(SigmaW(norm=2.0), clock=RectifiedFlow())", Solver).clock
     RectifiedFlow()
     """
-    values = read_all(text, group)
+    values = read_all(text, kind)
     if len(values) != 1:
         raise ValueError(f"{text!r} names {len(values)} values; give one")
     return values[0]
 
 
-def read_all(text: str, group: str) -> list[Any]:
+def read_all(text: str, kind: type) -> list[Any]:
     """The values of a list, "Heun, Euler, DPMSolverPP(order=3)".
 
-    >>> [type(s).__name__ for s in read_all("Heun, UniPC(order=2)", "solvers")]
+    >>> from jaxdiff.types import Solver
+    >>> [type(s).__name__ for s in read_all("Heun, UniPC(order=2)", Solver)]
     ['Heun', 'UniPC']
     """
     try:
         parsed = ast.parse(f"[{text}]", mode="eval").body
     except SyntaxError as error:
         raise ValueError(
-            f"{text!r} is no list of {group}: write names, with fields where they differ "
+            f"{text!r} is no list of {KINDS[kind]}: write names, with fields where they differ "
             "from the default, such as Heun or DPMSolverPP(order=3)"
         ) from error
-    return [_value(node, group) for node in parsed.elts]
+    return [_value(node, kind) for node in parsed.elts]
 
 
-def _value(node: ast.expr, group: str) -> Any:
-    """A value of the group, which a name or a call stands for."""
+def _value(node: ast.expr, kind: type) -> Any:
+    """A value of this kind, which a name or a call stands for."""
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     name = getattr(call.func, "id", None)
-    inside = {n.split(".")[1]: n for n in TYPES if n.split(".")[0] == group}
+    group = f"{KINDS[kind]}."
+    inside = {
+        c.__name__: n for n, c in TYPES.items() if n.startswith(group) and _is(c, kind)
+    }
     if name not in inside:
         raise ValueError(f"{ast.unparse(node)!r} is none of {', '.join(sorted(inside))}")
     return from_dict(_tree(call, inside[name]), inside[name].split(".")[1])
+
+
+def _is(cls: type, protocol: type) -> bool:
+    """Whether a class has all that the protocol asks for."""
+    asked = {name for name in vars(protocol) if callable(getattr(protocol, name))}
+    return all(hasattr(cls, n) for n in asked if not n.startswith("_") or n == "__call__")
 
 
 def _tree(call: ast.Call, kind: str) -> dict[str, Any]:

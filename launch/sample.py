@@ -16,8 +16,8 @@ prints them, with the fields that differ from the default: "Karras(rho=5.0)",
 (adaptive projected guidance), "Rescaled(Sum(), phi=0.7)". --compare draws the same seeds
 with several solvers and numbers of steps, into one sheet and a table; name the most exact
 one first, as images are compared with the first row's. No config file is needed. What is
-not given here is as in the checkpoint. Image i has seed --seed + i and depends on that and its label
-alone, not on --batch or the devices. The NPZ holds images [N, H, W, C] uint8 (latents of
+not given here is as in the checkpoint. Image i has seed --seed + i and depends on that and
+its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C] uint8 (latents of
 a VAE: float32), labels [N] and seeds [N].
 """
 
@@ -44,6 +44,8 @@ from jaxdiff import (
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
 from jaxdiff.files import write_atomically
+from jaxdiff.guidance import Rule
+from jaxdiff.types import Grid, Solver
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, 2**32)
@@ -99,13 +101,13 @@ def main() -> None:
     run, guide, w = _models()
     chosen = {
         "steps": STEPS.value,
-        "solver": SOLVER.value and expressions.read(SOLVER.value, "solvers"),
-        "grid": GRID.value and expressions.read(GRID.value, "levels"),
+        "solver": SOLVER.value and expressions.read(SOLVER.value, Solver),
+        "grid": GRID.value and expressions.read(GRID.value, Grid),
         "guidance": None if guide else GUIDANCE.value,
         "interval": INTERVAL.value and _interval(INTERVAL),
         "noise_guidance": None if ESTIMATOR.value else NOISE_GUIDANCE.value,
         "noise_interval": NOISE_INTERVAL.value and _interval(NOISE_INTERVAL),
-        "rule": RULE.value and expressions.read(RULE.value, "guidance"),
+        "rule": RULE.value and expressions.read(RULE.value, Rule),
         "plus_plus": PLUS_PLUS.value,
         "threshold": THRESHOLD.value,
     }
@@ -179,7 +181,7 @@ def _compare(
     experiment: Experiment, variables: PyTree, seeds: np.ndarray, label: np.ndarray
 ) -> None:
     """Draws and measures all, and writes the sheet and the table."""
-    chosen = expressions.read_all(COMPARE.value, "solvers")
+    chosen = expressions.read_all(COMPARE.value, Solver)
     if any(not text.isdigit() or not int(text) for text in COMPARE_STEPS.value):
         raise ValueError(f"--compare_steps is 6,12,24, got {','.join(COMPARE_STEPS.value)}")
     if GUIDE.value or ESTIMATOR.value or PRESET.value:

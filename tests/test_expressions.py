@@ -1,0 +1,70 @@
+"""Values as command lines write them: what repr prints comes back, and nothing is run."""
+
+import math
+
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import expressions
+from jaxdiff.config import TYPES
+from jaxdiff.guidance import Projected, Rescaled, Rule, Sum
+from jaxdiff.levels import Karras, Listed
+from jaxdiff.solvers.sde import SigmaW
+from jaxdiff.types import Grid, Solver
+
+SOLVERS = [
+    jd.Heun(),
+    jd.Heun(churn=4.0, churn_max=math.inf),
+    jd.DPMSolverPP(order=3, variant="exact"),
+    jd.EulerMaruyama(SigmaW(norm=2.0), clock=jd.RectifiedFlow(), limit=math.inf),
+    jd.Ancestral(),
+    jd.Adaptive(rtol=1e-3),
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_what_repr_prints_is_read_back(solver: Solver) -> None:
+    assert expressions.read(repr(solver), Solver) == solver
+
+
+def test_lists_and_nested_values() -> None:
+    found = expressions.read_all(", ".join(map(repr, SOLVERS)), Solver)
+    assert found == SOLVERS
+    assert expressions.read("Karras", Grid) == Karras()
+    assert expressions.read("Listed((2.0, 1.0, 0.0))", Grid) == Listed((2.0, 1.0, 0.0))
+    rule = expressions.read("Rescaled(Projected(2.5, momentum=-0.5), phi=0.7)", Rule)
+    assert rule == Rescaled(Projected(2.5), 0.7)
+    assert expressions.read("Sum()", Rule) == Sum()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Foo", "none of Adaptive, Ancestral"),
+        ("SigmaW()", "none of"),
+        ("Heun(", "no list of solvers"),
+        ("Heun(eta=1)", "no field 'eta'; it has churn"),
+        ("Heun(1, 2, 3, 4, 5)", "5 values"),
+        ("Heun(1.0, churn=2.0)", "once"),
+        ("Heun(churn=-1.0)", "churn must not be negative"),
+        ("Heun(churn=__import__('os').getpid())", "no type that jaxdiff saves"),
+        ("Heun(churn=[].__class__)", "neither a value nor a type"),
+        ("__import__('os')", "none of"),
+        ("Heun, Euler", "names 2 values"),
+        ("", "names 0 values"),
+        ("Heun(**{})", "by its name"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+        expressions.read(text, Solver)
+
+
+def test_every_solver_and_grid_can_be_named() -> None:
+    needs = {"Listed": "(2.0, 0.0),", "Projected": "2.5", "Rescaled": "Sum(), 0.7"}
+    for kind, group in ((Solver, "solvers"), (Grid, "levels"), (Rule, "guidance")):
+        for name in TYPES:
+            cls = TYPES[name]
+            if name.startswith(group) and not cls.__name__.endswith(("W", "Proportional")):
+                text = f"{cls.__name__}({needs.get(cls.__name__, '')})"
+                assert type(expressions.read(text, kind)) is cls
