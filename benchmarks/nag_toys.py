@@ -284,7 +284,7 @@ def _drawn(results: dict[tuple[str, float], tuple[Any, Any]]) -> Figure:
     """The shift along the path: where guidance helps, and where it hurts."""
     figure = Figure(figsize=(11, 3.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    title = "Noise awareness guidance mends positive noise shift, and deepens negative"
+    title = "Where noise awareness guidance helps, and two cases where it hurts"
     figure.suptitle(title, x=0.012, ha="left", size=13, weight="bold", color=INK)
     names = ("EM 50", "Euler 25", "r fast in t, blind exact, EM 100")
     labels = "EM 50: helps", "Euler 25: hurts", "errors not shared, EM 100: hurts"
