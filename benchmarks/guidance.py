@@ -68,9 +68,7 @@ def main() -> None:
         np.testing.assert_allclose(one, two, atol=1e-5)
         taken = _alternating(calls, x)
         cells = [" / ".join(f"{q:.2f}" for q in _quartiles(t)) for t in taken.values()]
-        ratio = statistics.median(taken["one batch"]) / statistics.median(
-            taken["two calls"]
-        )
+        one, two = map(statistics.median, taken.values())
         print(f"| {batch} | " + " | ".join(cells) + f" | {one / two:.2f} |", flush=True)
 
 
