@@ -40,8 +40,8 @@ def read_all(text: str, kind: type) -> list[Any]:
         parsed = ast.parse(f"[{text}]", mode="eval").body
     except SyntaxError as error:
         raise ValueError(
-            f"{text!r} is no list of {KINDS[kind]}: write names, with fields where they differ "
-            "from the default, such as Heun or DPMSolverPP(order=3)"
+            f"{text!r} is no list of {KINDS[kind]}: write names, with fields where they "
+            "differ from the default, such as Heun or DPMSolverPP(order=3)"
         ) from error
     return [_value(node, kind) for node in parsed.elts]
 

@@ -17,8 +17,8 @@ prints them, with the fields that differ from the default: "Karras(rho=5.0)",
 with several solvers and numbers of steps, into one sheet and a table; name the most exact
 one first, as images are compared with the first row's. No config file is needed. What is
 not given here is as in the checkpoint. Image i has seed --seed + i and depends on that and
-its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C] uint8 (latents of
-a VAE: float32), labels [N] and seeds [N].
+its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C] uint8
+(latents of a VAE: float32), labels [N] and seeds [N].
 """
 
 import dataclasses

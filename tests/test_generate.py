@@ -13,8 +13,11 @@ import jaxdiff as jd
 from jaxdiff import checkpoint, generate, sharding, snapshots
 from jaxdiff.data import Pixels
 from jaxdiff.generate import image_keys
-from jaxdiff.guidance import Interval
+from jaxdiff.guidance import Interval, Projected, Rescaled
 from jaxdiff.levels import Karras
+from jaxdiff.losses import LevelLikelihood
+from jaxdiff.networks import LevelEstimator
+from jaxdiff.parameterizations import Unscaled
 from jaxdiff.state import init_state, run_denoiser
 from tests.test_train import TINY
 
@@ -54,6 +57,70 @@ def test_a_guide_is_another_network() -> None:
     unguided = drawn(main)
     np.testing.assert_allclose(draw((main, main), KEYS, LABEL), unguided, atol=TOLERANCE)
     assert np.abs(exact - unguided).max() > 1e-2
+
+
+def test_labels_and_noise_levels_are_withheld_as_the_experiment_says() -> None:
+    """All of sampling's guidance against the verbs, composed by hand."""
+    main, e = variables(0), dataclasses.replace(SAMPLED, noise_dropout=0.1)
+    rule = Rescaled(Projected(2.5), 0.7)
+    asked = {"guidance": 0.7, "noise_guidance": 0.4, "noise_interval": (0.0, 9.0)}
+    asked |= {"rule": rule, "threshold": 0.9}
+    e = dataclasses.replace(e, sampling=dataclasses.replace(e.sampling, **asked))
+    drawn = generate.sampler(e)(main, KEYS, LABEL)
+
+    def by_hand(keys: Any, w: float, aware: float) -> Any:
+        d, blind = run_denoiser(e, main), Interval(aware, 0.0, 9.0)
+        weaker = (jd.without(d, "label"), w), (jd.without(d, "noise"), blind)
+        guided = dataclasses.replace(jd.guide(d, *weaker), rule=rule)
+        cond = jd.Condition(label=jnp.asarray(LABEL))
+        levels = e.sampling.grid(e.schedule, 4)
+        guided = jd.thresholded(guided, 0.9)
+        return jd.sample(guided, cond, keys, (8, 8, 1), levels, jd.Heun())
+
+    exact = jax.jit(by_hand)
+    np.testing.assert_allclose(drawn, exact(KEYS, 0.7, 0.4), atol=TOLERANCE)
+    for other in ((0.0, 0.4), (0.7, 0.0)):
+        assert np.abs(drawn - exact(KEYS, *other)).max() > 1e-3
+
+
+def test_cfg_plus_plus_is_its_step() -> None:
+    """x' = alpha' D_scale + sigma' eps_unlabelled, by hand over four steps."""
+    main, scale = variables(0), 0.6
+    found = drawn(main, guidance=scale, plus_plus=True, solver=jd.Euler())
+    d, levels = run_denoiser(SAMPLED, main), SAMPLED.sampling.grid(SAMPLED.schedule, 4)
+    cond = jd.Condition(label=jnp.asarray(LABEL))
+    x = levels.sigma[0] * jd.sampling.normal(KEYS, (8, 8, 1))
+    for i in range(4):
+        at, to = levels[i], levels[i + 1]
+        c, u = d(x, at, cond).x0, jd.without(d, "label")(x, at, cond).x0
+        x = to.alpha * (u + scale * (c - u)) + to.sigma * (x - at.alpha * u) / at.sigma
+    np.testing.assert_allclose(found, x, atol=TOLERANCE)
+
+
+def test_an_estimator_guides_instead_of_the_blind_network() -> None:
+    main = variables(0)
+    e = dataclasses.replace(
+        SAMPLED,
+        network=LevelEstimator(SAMPLED.network),
+        parameterization=Unscaled(),
+        loss=LevelLikelihood(),
+    )
+    estimator = init_state(e, main)
+    estimator = {"params": estimator.params, "constants": estimator.constants}
+    estimator["params"]["level_gain"] = jnp.ones(2)
+    draw = lambda w: np.asarray(
+        generate.sampler(SAMPLED, estimator=e, noise_w=w)((main, estimator), KEYS, LABEL)
+    )
+    np.testing.assert_allclose(draw(0.0), drawn(main), atol=TOLERANCE)
+    assert np.abs(draw(0.5) - drawn(main)).max() > 1e-3
+    with pytest.raises(ValueError, match="the estimator is a denoiser"):
+        generate.sampler(SAMPLED, estimator=SAMPLED)
+
+
+def test_noise_awareness_needs_a_network_that_was_not_always_told() -> None:
+    sampling = dataclasses.replace(SAMPLED.sampling, noise_guidance=0.5)
+    with pytest.raises(ValueError, match="noise_dropout is 0"):
+        dataclasses.replace(SAMPLED, sampling=sampling)
 
 
 def test_an_interval_guides_the_steps_that_start_in_it() -> None:
