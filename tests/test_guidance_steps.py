@@ -162,7 +162,6 @@ def apg(w: Any) -> Any:
     {
         "alone": lambda d: d,
         "clipped": lambda d: Clipped(d, 1e9),
-        "thresholded": lambda d: guidance.thresholded(d, 1.0, floor=1e9),
         "without": lambda d: jd.without(d, "noise"),
         "guided": lambda d: jd.guide(d, (WEAK, 0.0)),
         "guide": lambda d: jd.guide(STRONG, (d, -1.0)),
@@ -172,14 +171,20 @@ def apg(w: Any) -> Any:
     ids=lambda item: item[0],
 )
 def test_momentum_goes_from_step_to_step_wherever_it_stands(wrap: Any, x64: None) -> None:
-    name, wrap = wrap
+    _, wrap = wrap
     found = run(wrap(apg(1.5)), jd.Euler())
-    found = found * 1e9 if name == "thresholded" else found
-    expected = projected_by_hand([1.5] * 8)[-1]
-    if name != "thresholded":  # which shrinks all later states too
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found, projected_by_hand([1.5] * 8)[-1], rtol=1e-9)
     memory = guidance.initial(wrap(apg(1.5)), jnp.asarray(NUMBERS))
     assert sum(np.size(a) for a in jax.tree.leaves(memory)) == NUMBERS.size
+
+
+def test_thresholds_pass_the_momentum_on(x64: None) -> None:
+    """A threshold far out is a division by it, whatever is remembered."""
+    x, memory = jnp.asarray(NUMBERS), ((jnp.asarray(NUMBERS[::-1]),), ((), ()))
+    far = guidance.thresholded(apg(1.5), 1.0, floor=1e9)
+    found, alone = (guidance.during(d, AT, TO, memory)(x, AT) for d in (far, apg(1.5)))
+    np.testing.assert_allclose(1e9 * found.x0, alone.x0, rtol=1e-12)
+    jax.tree.map(np.testing.assert_array_equal, found.memory, alone.memory)
 
 
 def test_steps_without_guidance_leave_the_momentum(x64: None) -> None:
