@@ -187,6 +187,11 @@ class Experiment:
                 "train on with configs/digits_nag.py:finetune as the model, or use an "
                 "estimator of the level"
             )
+        if self.sampling.noise_guidance and isinstance(prediction, parameterizations.X0):
+            raise ValueError(
+                "noise guidance of an X0 network has the wrong sign: what it expects of x0 "
+                "without the level is no noisier. Train EDM, Eps, V or Flow instead"
+            )
         if not 0 < self.loss_scale < math.inf:
             raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
         if self.sampling.std not in self.optimizer.lengths:

@@ -54,6 +54,10 @@ References (the keys that docstrings use)
     [Debias]   Yu et al.: Unmasking Bias in Diffusion Model Training. 2310.08442
     [EDM2]     Karras et al.: Analyzing and Improving the Training Dynamics. 2312.02696
     [SD3]      Esser et al.: Scaling Rectified Flow Transformers. 2403.03206
+    [APG]      Sadat et al.: Eliminating Oversaturation ... (APG). 2410.02416
+    [CFG++]    Chung et al.: CFG++, Manifold-constrained CFG. 2406.08070
+    [CFG-Zero] Fan et al.: CFG-Zero*, Improved CFG for Flow Matching. 2503.18886
+    [Imagen]   Saharia et al.: Photorealistic Text-to-Image Diffusion. 2205.11487
     [AG]       Karras et al.: Guiding ... with a Bad Version of Itself. 2406.02507
     [GI]       Kynkäänniemi et al.: Applying Guidance in a Limited Interval. 2404.07724
     [NAG]      Zhong et al.: Mitigating the Noise Shift ... (NAG). 2510.12497

@@ -121,6 +121,9 @@ def test_noise_awareness_needs_a_network_that_was_not_always_told() -> None:
     sampling = dataclasses.replace(SAMPLED.sampling, noise_guidance=0.5)
     with pytest.raises(ValueError, match="noise_dropout is 0"):
         dataclasses.replace(SAMPLED, sampling=sampling)
+    x0 = dataclasses.replace(SAMPLED, parameterization=jd.X0(), noise_dropout=0.1)
+    with pytest.raises(ValueError, match="wrong sign"):
+        dataclasses.replace(x0, sampling=sampling)
 
 
 def test_an_interval_guides_the_steps_that_start_in_it() -> None:
