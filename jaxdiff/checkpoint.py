@@ -3,12 +3,14 @@
 A run's folder holds
 
     config.json           the experiment, for people
-    checkpoints/<step>/   the whole TrainState, and the experiment again
+    checkpoints/<step>/   the whole TrainState, the experiment and the data's statistics
+    statistics.json       mean and std of the data, where they were measured
     metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
 
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
 """
 
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -25,6 +27,7 @@ from jaxtyping import PyTree
 
 from jaxdiff import sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff.data.statistics import Statistics
 from jaxdiff.files import write_atomically
 from jaxdiff.snapshots import Snapshot
 from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
@@ -121,7 +124,13 @@ class Checkpoints:
         """The steps that have one, newest first."""
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
 
-    def save(self, step: int, state: TrainState, experiment: Experiment) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        experiment: Experiment,
+        statistics: Statistics | None = None,
+    ) -> None:
         """Starts to save, and returns once the state may be donated.
 
         A checkpoint that this step already has is kept, unless it could not be read.
@@ -137,6 +146,7 @@ class Checkpoints:
                 custom_metadata={
                     "experiment": to_dict(experiment),
                     "checksum": _checksum(state).tolist(),
+                    "statistics": statistics and dataclasses.asdict(statistics),
                 },
             )
 

@@ -27,6 +27,7 @@ from jaxdiff import (
     writers,
 )
 from jaxdiff.config import Experiment, differences, parts, resolve
+from jaxdiff.data import statistics
 from jaxdiff.denoisers import denoiser
 from jaxdiff.files import write_atomically
 from jaxdiff.schedules import corrupt
@@ -188,6 +189,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
         else:
             state = begun(experiment, everywhere)
         checkpoint.describe(workdir, experiment)
+        known = data_statistics(experiment, workdir, len(dataset))
         first, every = int(state.step), experiment.snapshot_every
         batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
         with reporting(experiment, workdir, first, progress) as report:
@@ -206,7 +208,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                     report.numbers(n)
                 if last or n % experiment.checkpoint_every == 0:
                     require_finite(state)
-                    saved.save(n, state, experiment)
+                    saved.save(n, state, experiment, known)
                 if every and (n == experiment.steps or n % every == 0):
                     require_finite(state)
                     save_averages(workdir, experiment, state)
@@ -225,6 +227,24 @@ def begun(experiment: Experiment, place: Sharding) -> TrainState:
         given = checkpoint.restore(experiment.init_from).variables
     init = jax.jit(init_state, static_argnums=0, out_shardings=place)
     return init(experiment, given)
+
+
+def data_statistics(
+    experiment: Experiment, workdir: Path, images: int
+) -> statistics.Statistics | None:
+    """What is known of the data, kept in the run's folder too; few data are measured.
+
+    launch/measure_data.py measures many.
+    """
+    few = images <= MEASURED
+    found = (statistics.measured if few else statistics.stored)(experiment.data)
+    if found:
+        statistics.save(workdir / "statistics.json", found)
+    return found
+
+
+MEASURED = 10_000
+"""Images that are measured when training starts, which takes a second or so."""
 
 
 def require_same(workdir: Path, before: Experiment, now: Experiment) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import checkpoint, sharding
+from jaxdiff.data import Digits
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -129,6 +130,16 @@ def test_a_run_leaves_what_it_says(finished: Path, environment: dict[str, str]) 
     again = run(train(finished), environment)
     assert again.returncode == 0
     assert f"has all its {STEPS} steps" in again.stdout
+
+
+def test_a_run_and_its_checkpoints_know_the_data_s_statistics(finished: Path) -> None:
+    pixels = Digits(split="train").load().source.image / 127.5 - 1
+    with checkpoint.checkpoints(finished) as saved:
+        known = [saved._metadata(step)["statistics"] for step in saved.steps()]
+    for found in (*known, json.loads((finished / "statistics.json").read_text())):
+        assert found["count"] == len(pixels)
+        np.testing.assert_allclose(found["mean"], [pixels.mean()], rtol=1e-6)
+        np.testing.assert_allclose(found["std"], [pixels.std()], rtol=1e-6)
 
 
 def test_killed_anywhere_ends_the_same(
