@@ -445,8 +445,8 @@ NAMES: Mapping[type, str] = types.MappingProxyType({c: n for n, c in TYPES.items
 def to_dict(value: Any) -> Any:
     """A value as plain dictionaries, tuples, numbers and strings.
 
-    >>> to_dict(levels.Uniform(end=0.1))
-    {'type': 'levels.Uniform', 'end': 0.1}
+    >>> to_dict(solvers.DDIM(eta=0.5))
+    {'type': 'solvers.DDIM', 'eta': 0.5}
     """
     if isinstance(value, tuple):
         return tuple(to_dict(v) for v in value)

@@ -35,6 +35,8 @@ def main() -> None:
     pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
     print(f"{workdir} has all its {experiment.steps} steps{more}; see samples.png there")
+    if not experiment.sample_every:  # as an estimator, which draws nothing
+        return
     sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]
     print(f"To sample:\n  {shlex.join(sample)}")
 

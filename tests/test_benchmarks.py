@@ -22,7 +22,7 @@ import gradient_noise
 import study
 import zero_terminal_snr
 
-EXAMPLES = [digits_judge, ema_made, gradient_noise, zero_terminal_snr]
+EXAMPLES = [ema_made, gradient_noise, zero_terminal_snr]
 
 
 @pytest.mark.parametrize("module", EXAMPLES)
