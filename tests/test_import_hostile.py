@@ -39,12 +39,49 @@ def length(count: int, size: int) -> bytes:
     return count.to_bytes(size, "little")
 
 
-def many_storages() -> bytes:
+def many_storages(data: bytes = writer.torch_file(HALVES)) -> bytes:
     """The bytes of one storage, loaded again and again."""
-    data = writer.torch_file(HALVES)
     names = b"\x8c\x0dtorch.storage\x94\x8c\x10_load_from_bytes\x94\x93\x94"
     stored = b"B" + length(len(data), 4) + data + b"\x94"
     return START + names + stored + b"]" + b"h\x02h\x03\x85Ra" * 100_000 + b"."
+
+
+def many_keys(count: int = 60_000) -> bytes:
+    """A dict of so many keys, stored as 0."""
+    keys = b"".join(b"X\x04\0\0\0" + b"%04x" % i + b"N" for i in range(count))
+    return b"}\x94(" + keys + b"u"
+
+
+def many_states(times: int = 65_000) -> bytes:
+    """One record that is given the same 60,000 values again and again."""
+    record = b"ctorch.nn.modules.container\nModuleDict\n)R\x94"
+    return START + many_keys() + record + b"h\x00b" * times + b"."
+
+
+def many_arguments(times: int = 60_000) -> bytes:
+    """A function called with the same 60,000 arguments again and again."""
+    arguments = b"(" + b"N" * 60_000 + b"t\x94"
+    call = b"h\x01h\x00R"
+    return START + arguments + b"cnumpy\ndtype\n\x94" + call * times + b"."
+
+
+def many_texts() -> bytes:
+    """Four megabytes of text, in a storage that is loaded again and again."""
+    head = writer.torch_file(HALVES)
+    info = writer.dumps({"little_endian": True, "x": "y" * 2**22}, 2)
+    start = head.index(b"\x80", head.index(b"\x80", 2) + 1)
+    end = head.index(b"\x80", start + 1)
+    return many_storages(head[:start] + info + head[end:])
+
+
+def keys_in_keys() -> bytes:
+    """A torch file whose keys are one long text 60,000 times over, in a list."""
+    text = "y" * 2**20
+    good = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True},
+            ("storage", writer.standing_in("torch.HalfStorage"), "94", "cpu", 4),
+            [[text] * 60_000])  # fmt: skip
+    data = b"".join(writer.dumps(part, 2) for part in good) + bytes(16)
+    return tensor(data=data)
 
 
 def module(**state: Any) -> writer.Calling:
@@ -159,6 +196,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "stored over and over": (START + b"N" + b"\x94" * 20_000_000, "250,000 instr"),
     "empty lists": (START + b"]" * 20_000_000, "more than 250,000 instructions"),
     "the same storage": (many_storages(), "more than 250,000 instructions"),
+    "a state given again": (many_states(), "more than 250,000 instructions"),
+    "arguments given again": (many_arguments(), "more than 250,000 instructions"),
+    "a text read again": (many_texts(), "more than 250,000 instructions"),
+    "keys of a torch file": (keys_in_keys(), "keys are not those of its storages"),
     "a billion laughs": (START + LAUGHS + b".", "unfolds to more than"),
     "laughs as a key": (START + b"}" + LAUGHS + b"Ns.", "must be strings"),
     "laughs in a set": (START + b"\x8f(" + LAUGHS + b"\x90.", "must be strings"),
