@@ -127,14 +127,22 @@ LAUGHS = b"()\x94" + LAUGHS + b"t"
 """Tuples of ten times the tuple before: 10^60 in all."""
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "os.system by hand": (b"cos\nsystem\n(S'touch pwned'\ntR.", "'os.system'"),
+    "os.system by hand": (START + b"cos\nsystem\n(S'touch pwned'\ntR.", "'os.system'"),
     **{
         f"os.system, protocol {p}": (
             pickle.dumps(Runs(os.system, "touch pwned"), p),
             f"'{os.system.__module__}.system', which is refused",
         )
-        for p in range(6)
+        for p in range(2, 6)
     },
+    **{
+        f"os.system, protocol {p}": (
+            pickle.dumps(Runs(os.system, "touch pwned"), p), "no pickle of protocol 2 to 5"
+        )
+        for p in range(2)
+    },
+    "a protocol to come": (b"\x80\x06N.", "no pickle of protocol 2 to 5"),
+    "one byte": (b"\x80", "no pickle of protocol 2 to 5"),
     "eval": (pickle.dumps(Runs(eval, "open('pwned', 'w')"), 4), "'builtins.eval'"),
     "getattr": (pickle.dumps(Runs(getattr, 1, "real"), 4), "'builtins.getattr'"),
     "importlib": (START + b"\x8c\x09importlib\x8c\x0dimport_module\x93.", "importlib"),
@@ -214,9 +222,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "values left": (START + b"NN.", "values left on the stack"),
     "a key without a value": (START + b"}(Nu.", "a key without a value"),
     "an append to a number": (START + b"K\x01K\x02a.", "int stands where a list must"),
-    "text": (b"hello world", "is no instruction|never stored"),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "is no instruction|empty stack"),
-    "a zip": (b"PK\x03\x04" + bytes(64), "is no instruction|empty stack"),
+    "text": (b"hello world", "no pickle of protocol 2 to 5: give the .pkl"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "no pickle of protocol 2 to 5"),
+    "a zip": (b"PK\x03\x04" + bytes(64), "a zip, as torch.save writes"),
     "a dict": (pickle.dumps({"ema": 1}), "not an EDM2 snapshot"),
     "no module": (writer.dumps({"ema": 1, "encoder": 1, "loss_fn": 1}), "ema is no object"),
     "a line break in a name": (START + b"\x8c\x03a\nb\x8c\x01c\x93.", r"names 'a\nb.c'"),
