@@ -68,7 +68,9 @@ def write(folder: Path, snapshot: Snapshot, dtype: str = "float16") -> Path:
         with np.errstate(over="ignore"):
             narrow = np.asarray(value).astype(jnp.dtype(dtype))
         if not np.isfinite(narrow.astype(np.float32)).all():
-            raise ValueError(f"{name} of step {snapshot.step} does not fit into {dtype}")
+            whole = np.isfinite(np.asarray(value, np.float32)).all()
+            wrong = f"does not fit into {dtype}" if whole else "has nan or inf in it"
+            raise ValueError(f"{name} of step {snapshot.step} {wrong}")
         # NumPy's files know no bfloat16
         arrays[name] = narrow.view(np.uint16) if dtype == "bfloat16" else narrow
     path = folder / f"{snapshot.step:07d}-{snapshot.std:g}.npz"

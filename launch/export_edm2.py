@@ -8,6 +8,7 @@ so on: convolutions [out, in, h, w], linear layers [out, in], float32. In torch,
 one snapshot's file, runs/edm2-s/snapshots/1048576-0.13.npz.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import command
@@ -25,6 +26,15 @@ STD = flags.DEFINE_float("std", None, "EMA length; by default the one the run sa
 STEP = flags.DEFINE_integer("checkpoint", None, "Another step than the newest.", 0)
 flags.mark_flags_as_required(["workdir"])
 
+CONFIG_G: Mapping[str, bool] = {
+    "fixed_magnitudes": True,
+    "weight_norm": True,
+    "group_norm": False,
+    "uncertainty": True,
+    "learned_variance": False,
+}
+"""What the published networks are, where UNet may be something else."""
+
 
 def main() -> None:
     """Restores, renames, writes."""
@@ -37,8 +47,14 @@ def main() -> None:
             f"the run's network is a {type(network).__name__}; only a UNet has the names "
             "of EDM2's published networks"
         )
+    for name, needed in CONFIG_G.items():
+        if (own := getattr(network, name)) != needed:
+            raise ValueError(
+                f"the run's network has {name} = {own}; EDM2's published networks are of "
+                f"config G, with {name} = {needed}"
+            )
     tensors = to_state_dict(run.variables)
-    path = Path(OUT.value).with_suffix(".npz")
+    path = Path(OUT.value if OUT.value.endswith(".npz") else f"{OUT.value}.npz")
     write_atomically(path, lambda file: np.savez(file, **tensors))
     count = sum(a.size for a in tensors.values())
     print(f"{len(tensors)} tensors, {count:,} numbers, of step {run.step}: {path}")

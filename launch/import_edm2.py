@@ -26,6 +26,7 @@ from jaxdiff.interop.published import Published
 from jaxdiff.losses import Uncertain, WeightedError
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.parameterizations import EDM
+from jaxdiff.posthoc import std_to_exponent
 from jaxdiff.schedules import LogSigma
 from jaxdiff.snapshots import Snapshot
 from jaxdiff.times import NormalLogSigma
@@ -39,10 +40,18 @@ DATA = flags.DEFINE_string("data", "", "Where the images or latents are, to trai
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"],
     "What the network computes in from now on.")  # fmt: skip
 
+MOST = 2**40
+"""More images than any training has seen."""
+
 
 def main() -> None:
     """Reads, checks, writes."""
-    pickle = command.folder(PICKLE)
+    if not PICKLE.value or not OUT.value:
+        raise ValueError(
+            "name the published file and the folder to write to, such as "
+            "edm2-img512-s-2147483-0.130.pkl runs/edm2-s"
+        )
+    pickle = Path(PICKLE.value)
     model = published.read(pickle)
     model = dataclasses.replace(
         model,
@@ -54,7 +63,13 @@ def main() -> None:
             f"the name {pickle.name} does not say how long the network was trained and "
             "averaged: add --images=2147483648 --std=0.130, as they are"
         )
-    path = save(model, command.folder(OUT))
+    std_to_exponent(model.std)  # refuses what is no width
+    if not presets.BATCH <= model.images <= MOST:
+        raise ValueError(
+            f"images = {model.images} is not in [{presets.BATCH}, {MOST}], one batch to "
+            "2^40: say how many images were seen, such as --images=2147483648"
+        )
+    path = save(model, Path(OUT.value))
     count = sum(a.size for a in model.state_dict.values())
     print(
         f"{count:,} numbers, EMA length {model.std:g}, {model.images:,} images: {path}\n"

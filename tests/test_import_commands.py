@@ -63,12 +63,71 @@ def test_a_snapshot_says_what_the_network_is(imported: Any) -> None:
     assert (experiment.times.mean, experiment.times.std) == (-0.4, 1.0)
 
 
+def test_numbers_that_are_none_are_called_so(imported: Any) -> None:
+    sd, folder, _ = imported
+    config = json.loads(str(np.load(GOLDEN)["config"]))
+    path = folder / "nan-0008388-0.100.pkl"
+    wrong = {**sd, "unet.out_gain": np.float16(np.nan).reshape(sd["unet.out_gain"].shape)}
+    path.write_bytes(writer.snapshot(wrong, config))
+    done = run("import_edm2", path, folder / "no")
+    assert done.returncode == 1
+    assert done.stderr.endswith("params/out_gain of step 4096 has nan or inf in it\n")
+    assert not list(folder.glob("no/**/*.npz"))
+
+
+EXPORT = """
+import sys, types
+from absl import flags
+import export_edm2
+from jaxdiff.networks import UNet
+
+def restored(**options):
+    run = types.SimpleNamespace(network=UNet(**options))
+    return types.SimpleNamespace(experiment=run, step=1, variables={
+        "params": {"out_gain": 1.0}, "constants": {}})
+
+flags.FLAGS(["export", "--workdir=run", "--out=" + sys.argv[1]])
+for name in ("fixed_magnitudes", "weight_norm", "uncertainty", "group_norm",
+             "learned_variance", "remat"):
+    other = {name: not getattr(UNet(), name)}
+    export_edm2.checkpoint.restore = lambda *_: restored(**other)
+    try:
+        export_edm2.main()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_only_config_g_is_exported_and_names_are_kept(tmp_path: Path) -> None:
+    """Each option by itself; recomputing blocks changes no number, so it is config G."""
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, tmp_path / "c-0.130"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'launch'}"},
+    )
+    *refused, written = done.stdout.splitlines()
+    names = ("fixed_magnitudes", "weight_norm", "uncertainty")
+    expected = [f"{name} = False; EDM2's" for name in names]
+    expected += [f"{name} = True; EDM2's" for name in ("group_norm", "learned_variance")]
+    assert len(refused) == 5, done.stderr
+    for line, part in zip(refused, expected, strict=True):
+        assert part in line
+    assert written.endswith("c-0.130.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["c-0.130.npz"]
+
+
 def test_mistakes_are_one_line(imported: Any) -> None:
     _, folder, _ = imported
     hostile, nameless = folder / "hostile-0008388-0.100.pkl", folder / "mine.pkl"
     hostile.write_bytes(pickle.dumps(print))
-    nameless.write_bytes((folder / "network-snapshot-0008388-0.100.pkl").read_bytes())
+    good = folder / "network-snapshot-0008388-0.100.pkl"
+    nameless.write_bytes(good.read_bytes())
     for arguments, complaint in (
+        ((), "name the published file and the folder to write to"),
+        ((good, folder / "no", "--std=nan"), "std = nan is not in (0, 0.2887)"),
+        ((good, folder / "no", "--images=2047"), "images = 2047 is not in [2048, 1"),
+        ((good, folder / "no", f"--images={2**40 + 1}"), "is not in [2048, 1099511627776]"),
         ((hostile, folder / "no"), "it names 'builtins.print', which is refused"),
         ((nameless, folder / "no"), "add --images=2147483648 --std=0.130"),
         ((folder / "none.pkl", folder / "no"), "there is no file"),

@@ -39,12 +39,49 @@ def length(count: int, size: int) -> bytes:
     return count.to_bytes(size, "little")
 
 
-def many_storages() -> bytes:
+def many_storages(data: bytes = writer.torch_file(HALVES)) -> bytes:
     """The bytes of one storage, loaded again and again."""
-    data = writer.torch_file(HALVES)
     names = b"\x8c\x0dtorch.storage\x94\x8c\x10_load_from_bytes\x94\x93\x94"
     stored = b"B" + length(len(data), 4) + data + b"\x94"
     return START + names + stored + b"]" + b"h\x02h\x03\x85Ra" * 100_000 + b"."
+
+
+def many_keys(count: int = 60_000) -> bytes:
+    """A dict of so many keys, stored as 0."""
+    keys = b"".join(b"X\x04\0\0\0" + b"%04x" % i + b"N" for i in range(count))
+    return b"}\x94(" + keys + b"u"
+
+
+def many_states(times: int = 65_000) -> bytes:
+    """One record that is given the same 60,000 values again and again."""
+    record = b"ctorch.nn.modules.container\nModuleDict\n)R\x94"
+    return START + many_keys() + record + b"h\x00b" * times + b"."
+
+
+def many_arguments(times: int = 60_000) -> bytes:
+    """A function called with the same 60,000 arguments again and again."""
+    arguments = b"(" + b"N" * 60_000 + b"t\x94"
+    call = b"h\x01h\x00R"
+    return START + arguments + b"cnumpy\ndtype\n\x94" + call * times + b"."
+
+
+def many_texts() -> bytes:
+    """Four megabytes of text, in a storage that is loaded again and again."""
+    head = writer.torch_file(HALVES)
+    info = writer.dumps({"little_endian": True, "x": "y" * 2**22}, 2)
+    start = head.index(b"\x80", head.index(b"\x80", 2) + 1)
+    end = head.index(b"\x80", start + 1)
+    return many_storages(head[:start] + info + head[end:])
+
+
+def keys_in_keys() -> bytes:
+    """A torch file whose keys are one long text 60,000 times over, in a list."""
+    text = "y" * 2**20
+    good = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True},
+            ("storage", writer.standing_in("torch.HalfStorage"), "94", "cpu", 4),
+            [[text] * 60_000])  # fmt: skip
+    data = b"".join(writer.dumps(part, 2) for part in good) + bytes(16)
+    return tensor(data=data)
 
 
 def module(**state: Any) -> writer.Calling:
@@ -90,14 +127,22 @@ LAUGHS = b"()\x94" + LAUGHS + b"t"
 """Tuples of ten times the tuple before: 10^60 in all."""
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "os.system by hand": (b"cos\nsystem\n(S'touch pwned'\ntR.", "'os.system'"),
+    "os.system by hand": (START + b"cos\nsystem\n(S'touch pwned'\ntR.", "'os.system'"),
     **{
         f"os.system, protocol {p}": (
             pickle.dumps(Runs(os.system, "touch pwned"), p),
             f"'{os.system.__module__}.system', which is refused",
         )
-        for p in range(6)
+        for p in range(2, 6)
     },
+    **{
+        f"os.system, protocol {p}": (
+            pickle.dumps(Runs(os.system, "touch pwned"), p), "no pickle of protocol 2 to 5"
+        )
+        for p in range(2)
+    },
+    "a protocol to come": (b"\x80\x06N.", "no pickle of protocol 2 to 5"),
+    "one byte": (b"\x80", "no pickle of protocol 2 to 5"),
     "eval": (pickle.dumps(Runs(eval, "open('pwned', 'w')"), 4), "'builtins.eval'"),
     "getattr": (pickle.dumps(Runs(getattr, 1, "real"), 4), "'builtins.getattr'"),
     "importlib": (START + b"\x8c\x09importlib\x8c\x0dimport_module\x93.", "importlib"),
@@ -159,6 +204,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "stored over and over": (START + b"N" + b"\x94" * 20_000_000, "250,000 instr"),
     "empty lists": (START + b"]" * 20_000_000, "more than 250,000 instructions"),
     "the same storage": (many_storages(), "more than 250,000 instructions"),
+    "a state given again": (many_states(), "more than 250,000 instructions"),
+    "arguments given again": (many_arguments(), "more than 250,000 instructions"),
+    "a text read again": (many_texts(), "more than 250,000 instructions"),
+    "keys of a torch file": (keys_in_keys(), "keys are not those of its storages"),
     "a billion laughs": (START + LAUGHS + b".", "unfolds to more than"),
     "laughs as a key": (START + b"}" + LAUGHS + b"Ns.", "must be strings"),
     "laughs in a set": (START + b"\x8f(" + LAUGHS + b"\x90.", "must be strings"),
@@ -173,9 +222,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "values left": (START + b"NN.", "values left on the stack"),
     "a key without a value": (START + b"}(Nu.", "a key without a value"),
     "an append to a number": (START + b"K\x01K\x02a.", "int stands where a list must"),
-    "text": (b"hello world", "is no instruction|never stored"),
-    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "is no instruction|empty stack"),
-    "a zip": (b"PK\x03\x04" + bytes(64), "is no instruction|empty stack"),
+    "text": (b"hello world", "no pickle of protocol 2 to 5: give the .pkl"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "no pickle of protocol 2 to 5"),
+    "a zip": (b"PK\x03\x04" + bytes(64), "a zip, as torch.save writes"),
     "a dict": (pickle.dumps({"ema": 1}), "not an EDM2 snapshot"),
     "no module": (writer.dumps({"ema": 1, "encoder": 1, "loss_fn": 1}), "ema is no object"),
     "a line break in a name": (START + b"\x8c\x03a\nb\x8c\x01c\x93.", r"names 'a\nb.c'"),

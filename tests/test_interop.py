@@ -1,5 +1,6 @@
 """Published EDM2 networks: pickles of golden states come back as the same networks."""
 
+import dataclasses
 import functools
 import json
 import pickle
@@ -128,7 +129,16 @@ def test_a_default_setting_may_be_left_out_and_none_is_nothing(read: Any) -> Non
             {"model_channels": 16},
             r"emb_fourier.freqs has shape \(8,\) in the file, and \(16,\)",
         ),
-        ({"num_blocks": 2}, "dec.4x4_block.* in the file, and .* in the network"),
+        ({"attn_resolutions": []}, "attn_proj.* in the file, and none in the network"),
+        ({"num_blocks": 2}, "have 11 layers in the file, and 15 in a network"),
+        (
+            {"channel_mult": [1]},
+            "have 11 layers in the file, and 6 in a network",
+        ),
+        (
+            {"num_blocks": 64, "channel_mult": [1] * 16, "img_resolution": 32768},
+            "have 11 layers in the file, and 2097 in a network",
+        ),
         ({"num_blocks": 10**9}, "setting num_blocks is none that UNet takes"),
         ({"channel_mult": 2}, "setting channel_mult is none that UNet takes"),
         ({"dropout": "0.1"}, "setting dropout is none that UNet takes"),
@@ -141,6 +151,27 @@ def test_settings_that_do_not_fit(settings: Any, complaint: str, read: Any) -> N
     _, sd, config = golden("net_c_micro")
     with pytest.raises(ValueError, match=complaint):
         edm2.variables(read(writer.snapshot(sd, {**config, **settings})))
+
+
+def test_work_is_bounded_before_any_is_done(read: Any, monkeypatch: Any) -> None:
+    """Neither names without tensors nor a large image make the importer trace or fill."""
+    _, sd, config = golden("net_c_micro")
+    more = {f"unet.enc.{i}.weight": np.zeros(0) for i in range(2097 - 11)}
+    many = {"num_blocks": 64, "channel_mult": [1] * 16, "img_resolution": 32768}
+    model = read(writer.snapshot(sd, {**config, **many}))
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "eval_shape", None)
+        with pytest.raises(ValueError, match=r"have 2097 layers .* and 2097 .* most 200"):
+            edm2.variables(dataclasses.replace(model, state_dict={**sd, **more}))
+    zeros = jnp.zeros
+
+    def small(shape: Any, *rest: Any) -> Any:
+        assert np.prod(shape) < 2**20
+        return zeros(shape, *rest)
+
+    monkeypatch.setattr(jnp, "zeros", small)
+    with pytest.raises(ValueError, match="shape none in the file"):
+        edm2.variables(read(writer.snapshot(sd, {**config, "img_resolution": 2**15})))
 
 
 def test_a_tensor_that_is_missing_or_no_float_is_named(read: Any) -> None:

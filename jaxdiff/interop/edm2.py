@@ -80,7 +80,8 @@ def variables(published: Published) -> dict[str, PyTree]:
     Raises:
         ValueError: the tensors are not those of that network: the first that differs.
     """
-    net, x = network(published), jnp.zeros((1, *published.shape))
+    net, x = network(published), jax.ShapeDtypeStruct((1, *published.shape), np.float32)
+    _require_layers(net, published)
     expected = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(()), Condition())
     found = from_state_dict(published.state_dict)
     there, here = (_shapes(tree) for tree in (found, expected))
@@ -121,6 +122,27 @@ def _as(default: Any, name: str, value: Any) -> Any:
     if type(default) is tuple:
         return tuple(map(type(default[0]), numbers))
     return type(default)(value)
+
+
+def _require_layers(net: UNet, published: Published) -> None:
+    """Refuses settings that make more work than a network's, or another than the file's.
+
+    Raises:
+        ValueError: the numbers of layers, before any is made.
+    """
+    levels = len(net.channel_mult)
+    layers = {tuple(name.split(".")[1:3]) for name in published.state_dict}
+    found = sum(layer[0] in ("enc", "dec") for layer in layers)
+    wanted = 2 * levels * net.num_blocks + 3 * levels + 1
+    if found != wanted or wanted > LAYERS:
+        raise ValueError(
+            f"enc and dec have {found} layers in the file, and {wanted} in a network of "
+            f"{levels} levels and num_blocks = {net.num_blocks}, of at most {LAYERS}"
+        )
+
+
+LAYERS = 200
+"""More layers than this no network has; EDM2's have 37."""
 
 
 def _shapes(tree: PyTree) -> dict[tuple[str, ...], tuple[int, ...]]:

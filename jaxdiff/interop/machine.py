@@ -5,9 +5,10 @@ input), a list, tuple, dict or set, whose keys are strings, a `Global`, a `Recor
 a function of the table of names has built.
 """
 
+import itertools
 import pickle
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +33,22 @@ Names = Mapping[str, Callable[..., Any] | None]
 
 
 class Machine:
-    """Stack, marks (heights of the stack), memo, and the place in the bytes."""
+    """Stack, marks (heights of the stack), memo, the place in the bytes, what is left.
 
-    def __init__(self, data: memoryview, at: int, names: Names, persistent: Any) -> None:
+    An instruction takes one of the `budget`; one that copies what stands elsewhere, where
+    a short file could have it copied again and again, takes as many as it copies.
+    """
+
+    def __init__(
+        self,
+        data: memoryview,
+        at: int,
+        names: Names,
+        persistent: Any,
+        budget: Iterator[int],
+    ) -> None:
         self.data, self.at, self.names, self.persistent = data, at, names, persistent
+        self.budget = budget
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -55,6 +68,11 @@ class Machine:
         if count > left:
             raise self.fail(f"{count} bytes should follow, but {left} are left: truncated?")
 
+    def spend(self, count: int) -> None:
+        """Takes so many from the budget; with nothing left no instruction follows."""
+        for _ in itertools.islice(self.budget, count):
+            pass
+
     def number(self, size: int, signed: bool = False) -> int:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
@@ -64,6 +82,7 @@ class Machine:
         return self.number(size, signed=True)
 
     def text(self, size: int) -> str:
+        self.spend(size // 1024)
         return str(self.take(size), "utf-8", "replace")
 
     def line(self) -> str:
@@ -136,6 +155,7 @@ class Machine:
         if build is None or type(args) is not tuple:
             shown = who.name if type(who) is Global else _kind(who)
             raise self.fail(f"it calls {shown}, which cannot be called")
+        self.spend(len(args))
         try:
             self.stack.append(build(*args))
         except (TypeError, ValueError) as error:
@@ -154,7 +174,9 @@ class Machine:
         record, state = self.pops(2)
         if type(record) is not Record:
             raise self.fail(f"{_kind(record)} is given a state, and can have none")
-        record.state.update(state if type(state) is dict else {"": state})
+        state = state if type(state) is dict else {"": state}
+        self.spend(len(state))
+        record.state.update(state)
         self.stack.append(record)
 
     def persist(self) -> None:

@@ -4,8 +4,9 @@ A pickle is a program for a machine with a stack and a memo; `machine` has one o
 which builds plain values and, for a name of a closed table, what the table's own function
 makes of the arguments. Every other name and every other instruction is refused. What a
 file can cost is bounded by three numbers and the length of its bytes: bytes are slices of
-the input, a length is compared with what is left before it is believed, and the finished
-value is neither deep, nor large once written out, nor part of itself.
+the input, a length is compared with what is left before it is believed, what is copied
+counts as instructions do, and the finished value is neither deep, nor large once written
+out, nor part of itself.
 """
 
 import pickle
@@ -16,7 +17,8 @@ from typing import Any
 from jaxdiff.interop.machine import INSTRUCTIONS, PUSHES, Machine, Names, Record
 
 OPCODES = 250_000
-"""Instructions in a file and the pickles inside it; a published model has some 50,000."""
+"""Instructions in a file and the pickles inside it, and values or KiB of text that they
+copy; a published model has some 50,000."""
 SIZE = 2_000_000
 """Values in a finished one, counted again each time they are shared."""
 DEPTH = 64
@@ -45,8 +47,9 @@ def load(
         ...
     ValueError: byte 31: it names 'builtins.print', which is refused; nothing was run
     """
-    machine, size = Machine(data, at, names, persistent), len(data)
-    for _ in iter(range(OPCODES)) if budget is None else budget:
+    budget = iter(range(OPCODES)) if budget is None else budget
+    machine, size = Machine(data, at, names, persistent, budget), len(data)
+    for _ in budget:
         machine.at, start = machine.at + 1, machine.at
         code = data[start] if start < size else None
         if code in PUSHES:

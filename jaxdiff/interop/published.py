@@ -9,6 +9,7 @@ names joined by dots name a tensor.
 """
 
 import mmap
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def read(path: str | Path) -> Published:
             raise FileNotFoundError(f"there is no file {path}: give a published .pkl")
         with path.open("rb") as file:
             data = _mapped(file.fileno())
+        _require_pickle(bytes(data[:2]))
         root, _ = pickles.load(data, names(budget), budget=budget)
         return _published(root, len(data), *from_name(path.name))
     except ValueError as error:
@@ -121,6 +123,20 @@ def _mapped(descriptor: int) -> memoryview:
         return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
     except ValueError:
         raise ValueError("the file is empty") from None
+
+
+def _require_pickle(start: bytes) -> None:
+    """Refuses what is another kind of file by its first two bytes.
+
+    Raises:
+        ValueError: what it is, and what to give.
+    """
+    if start == b"PK":
+        raise ValueError(
+            "a zip, as torch.save writes, and no published pickle: give the .pkl of EDM2"
+        )
+    if start[0] != pickle.PROTO[0] or not 2 <= start[-1] <= 5:
+        raise ValueError("no pickle of protocol 2 to 5: give the .pkl that was published")
 
 
 def _published(root: Any, size: int, images: int | None, std: float | None) -> Published:

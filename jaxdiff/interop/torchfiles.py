@@ -127,7 +127,8 @@ def _storages(
     data: memoryview, at: int, keys: Any, entries: Mapping[str, tuple]
 ) -> dict[str, np.ndarray]:
     """The flat arrays that follow the pickles, by key."""
-    if type(keys) is not list or sorted(map(str, keys)) != sorted(entries):
+    plain = type(keys) is list and all(type(key) is str for key in keys)
+    if not plain or len(keys) != len(entries) or set(keys) != entries.keys():
         raise ValueError("the torch file's keys are not those of its storages")
     found = {}
     for key in keys:
