@@ -67,15 +67,28 @@ def restore(
 
     `std` chooses among the EMA widths that the run tracked, by default the one it samples
     with, and those that were reconstructed after training; `step` chooses another
-    checkpoint, or snapshot, than the newest. The path of a snapshot restores that file.
+    checkpoint, or snapshot, than the newest. The path of a snapshot restores that file,
+    which must be of the `std` and `step` that are given.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint.
-        ValueError: no such EMA, or no checkpoint can be read.
+        ValueError: no such EMA, no checkpoint can be read, or a snapshot is of another
+            width or step.
     """
     folder = Path(workdir)
     if folder.suffix == ".npz":
-        return of_snapshot(snapshots.read(folder))
+        snapshot = snapshots.read(folder)
+        if std is not None and not snapshots.same(std, snapshot.std):
+            raise ValueError(
+                f"{folder} is the average of std {snapshot.std:g}, not {std:g}: leave out "
+                f"--std, or give its run's folder"
+            )
+        if step not in (None, snapshot.step):
+            raise ValueError(
+                f"{folder} is of step {snapshot.step}, not {step}: leave out --checkpoint, "
+                f"or give its run's folder"
+            )
+        return of_snapshot(snapshot)
     if not (folder / "checkpoints").is_dir():
         if found := snapshots.find(folder, std, step):
             return of_snapshot(snapshots.read(found))

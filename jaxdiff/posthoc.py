@@ -108,6 +108,25 @@ def coefficients(
     return raw / raw.sum(axis=0)
 
 
+def profile_errors(
+    times: Numbers, stds: Numbers, end: Number, targets: Numbers
+) -> Float64[np.ndarray, " targets"]:
+    """|sum_i x_i p_i - p| / |p| for each target, x as `coefficients` gives it.
+
+    What a sum of profiles p_i lacks of the profile p of another width, |a|^2 = <a, a>.
+
+    >>> profile_errors([1.0, 2.0], [0.1, 0.1], 2.0, [0.1, 0.2]).round(3).tolist()
+    [0.0, 0.734]
+    """
+    ends = [end] * len(targets)
+    x = coefficients(times, stds, end, targets)
+    among = inner_products(times, stds, times, stds)
+    cross = inner_products(times, stds, ends, targets)
+    own = np.diag(inner_products(ends, targets, ends, targets))
+    lack = own - 2 * np.sum(x * cross, axis=0) + np.sum(x * (among @ x), axis=0)
+    return np.sqrt(np.maximum(lack, 0) / own)
+
+
 def combine(
     trees: Iterable[PyTree], share: Float64[np.ndarray, "snapshots targets"]
 ) -> list[Any]:
@@ -129,7 +148,8 @@ def parse_stds(text: str) -> tuple[float, ...]:
     """Widths as people write them; "a,b,...,c" goes on from b to c in steps of b - a.
 
     Raises:
-        ValueError: something is no number, no width, or the steps do not meet c.
+        ValueError: something is no number, no width, the steps do not meet c, or are
+            more than `MOST`.
 
     >>> parse_stds("0.05,0.10,...,0.20")
     (0.05, 0.1, 0.15, 0.2)
@@ -140,24 +160,30 @@ def parse_stds(text: str) -> tuple[float, ...]:
         if word == "...":
             if not 2 <= i < len(words) - 1:
                 raise ValueError(f"{text!r}: write two widths before ... and one after it")
-            a, b, c = (_number(words[j], text) for j in (i - 2, i - 1, i + 1))
+            a, b, c = (_width(words[j], text) for j in (i - 2, i - 1, i + 1))
             count = (c - a) / (b - a) if b != a else 0
             if count < 2 or abs(count - round(count)) > 1e-4:
                 raise ValueError(
                     f"{text!r}: steps of {b - a:g} from {a:g} do not meet {c:g}"
                 )
+            if count > MOST:
+                raise ValueError(f"{text!r}: {count:.0f} widths; {MOST} are the most")
             stds += np.linspace(a, c, round(count) + 1).round(9).tolist()
         else:
-            stds.append(_number(word, text))
-    for std in stds:
-        std_to_exponent(std)
+            stds.append(_width(word, text))
     return tuple(sorted(set(stds)))
 
 
-def _number(word: str, text: str) -> float:
+MOST = 1000
+"""Widths that "..." may stand for."""
+
+
+def _width(word: str, text: str) -> float:
     try:
-        return float(word)
+        std = float(word)
     except ValueError:
         raise ValueError(
             f"{text!r}: {word!r} is no width; write 0.05,0.10,...,0.25"
         ) from None
+    std_to_exponent(std)
+    return std

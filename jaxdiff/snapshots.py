@@ -73,7 +73,8 @@ def write(folder: Path, snapshot: Snapshot, dtype: str = "float16") -> Path:
             raise ValueError(f"{name} of step {snapshot.step} {wrong}")
         # NumPy's files know no bfloat16
         arrays[name] = narrow.view(np.uint16) if dtype == "bfloat16" else narrow
-    path = folder / f"{snapshot.step:07d}-{snapshot.std:g}.npz"
+    width = np.format_float_positional(snapshot.std, 6, fractional=False, trim="-")
+    path = folder / f"{snapshot.step:07d}-{width}.npz"
     write_atomically(path, lambda file: np.savez(file, **arrays))
     return path
 
@@ -109,20 +110,77 @@ def _widened(saved: np.ndarray, dtype: str) -> np.ndarray:
 
 def entries(folder: Path) -> list[Entry]:
     """The snapshots in a folder, by step and width; other files are passed over."""
-    found = []
-    for path in folder.glob("*-*.npz"):
-        step, _, std = path.stem.partition("-")
-        if step.isdigit() and std.replace(".", "", 1).isdigit():
-            found.append(Entry(int(step), float(std), path))
-    return sorted(found)
+    named = (_entry(path) for path in folder.glob("*-*.npz"))
+    return sorted(e for e in named if e and 0 < e.std < posthoc.WIDEST)
+
+
+def _entry(path: Path) -> Entry | None:
+    step, _, std = path.stem.partition("-")
+    try:
+        return Entry(int(step), float(std), path)
+    except ValueError:
+        return None
 
 
 def find(workdir: Path, std: float | None = None, step: int | None = None) -> Path | None:
-    """The newest average of a run, of this width and step where they are given."""
+    """The newest average of a run, of this width and step where they are given.
+
+    Without a width, the newest step's only one, or that which the run samples with.
+
+    Raises:
+        ValueError: no width is given, and the newest step has several others.
+    """
     found = [*entries(workdir / TRACKED), *entries(workdir / POSTHOC)]
     fit = [e for e in found if step in (None, e.step)]
-    fit = [e for e in fit if std is None or math.isclose(e.std, std, rel_tol=1e-5)]
+    if fit and std is None:
+        fit = [e for e in fit if e.step == max(fit).step]
+        if len(widths := sorted({e.std for e in fit})) > 1:
+            std = read(fit[0].path).experiment.sampling.std
+            if not any(same(w, std) for w in widths):
+                raise ValueError(
+                    f"step {fit[0].step} of {workdir} has no average of std {std:g}, which "
+                    f"the run samples with: say --std; there are {_listed(widths)}"
+                )
+    fit = [e for e in fit if std is None or same(e.std, std)]
     return max(fit).path if fit else None
+
+
+def same(std: float, other: float) -> bool:
+    """Whether two widths are one, as far as the names of files tell them apart."""
+    return math.isclose(std, other, rel_tol=1e-5)
+
+
+def _listed(widths: Sequence[float]) -> str:
+    return ", ".join(f"{w:g}" for w in widths)
+
+
+def profile_errors(
+    folder: Path, targets: Sequence[float], step: int | None = None
+) -> list[float]:
+    """What `posthoc.profile_errors` says of the averages `reconstruct` would make.
+
+    Raises:
+        ValueError: no snapshots, or none of that step.
+    """
+    found = _until(folder, step)
+    times, stds = [e.step for e in found], [e.std for e in found]
+    return posthoc.profile_errors(times, stds, found[-1].step, targets).tolist()
+
+
+def _until(folder: Path, step: int | None) -> list[Entry]:
+    """The snapshots up to a step, by default the last."""
+    found = [e for e in entries(folder) if e.step > 0]
+    steps = sorted({e.step for e in found})
+    if not found:
+        raise ValueError(f"{folder} holds no snapshots: train with --config.snapshot_every")
+    if step is not None and step not in steps:
+        raise ValueError(f"no snapshot of step {step} in {folder}; there are {steps}")
+    return [e for e in found if step is None or e.step <= step]
+
+
+def _shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
+    flat = traverse_util.flatten_dict(snapshot.variables, sep="/")
+    return {name: value.shape for name, value in flat.items()}
 
 
 def reconstruct(
@@ -138,17 +196,12 @@ def reconstruct(
     and the results. Constants are the last snapshot's.
 
     Raises:
-        ValueError: no snapshots, none of that step, or they are not of one run.
+        ValueError: no snapshots, none of that step, they are not of one run, or one
+            holds other tensors than the last.
     """
-    found = [e for e in entries(folder) if e.step > 0]
-    steps = sorted({e.step for e in found})
-    if not found:
-        raise ValueError(f"{folder} holds no snapshots: train with --config.snapshot_every")
-    if step is not None and step not in steps:
-        raise ValueError(f"no snapshot of step {step} in {folder}; there are {steps}")
-    end = steps[-1] if step is None else step
-    found = [e for e in found if e.step <= end]
-    last = read(found[-1].path)
+    found = _until(folder, step)
+    end, last = found[-1].step, read(found[-1].path)
+    shapes = _shapes(last)
 
     def params() -> Iterator[Any]:
         for entry in tqdm(found, unit="snapshot", disable=None if progress else True):
@@ -156,6 +209,12 @@ def reconstruct(
             if lines := differences(last.experiment, snapshot.experiment):
                 raise ValueError(
                     f"{entry.path} and {found[-1].path} are of different runs: {lines[0]}"
+                )
+            if wrong := sorted(dict(_shapes(snapshot).items() ^ shapes.items())):
+                raise ValueError(
+                    f"{entry.path} is damaged, or {found[-1].path} is: {wrong[0]} has the "
+                    f"shape {_shapes(snapshot).get(wrong[0])} there, "
+                    f"{shapes.get(wrong[0])} here"
                 )
             yield snapshot.variables["params"]
 

@@ -157,6 +157,11 @@ def test_a_snapshot_is_restored_alone(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, drawn(main), atol=1e-6)
     with pytest.raises(FileNotFoundError, match="no such snapshot"):
         checkpoint.restore(tmp_path / "run", 0.2)
+    assert checkpoint.restore(path, 0.13, 40).step == 40
+    with pytest.raises(ValueError, match=r"average of std 0.13, not 0.2"):
+        checkpoint.restore(path, 0.2)
+    with pytest.raises(ValueError, match="of step 40, not 39"):
+        checkpoint.restore(path, step=39)
 
 
 def test_an_image_depends_on_its_seed_alone() -> None:

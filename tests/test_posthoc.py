@@ -118,6 +118,9 @@ def test_lists_of_widths_are_read_as_the_reference_does(case: int) -> None:
         ("0.05,0.10,...,0.22", "steps of 0.05 from 0.05 do not meet 0.22"),
         ("0.3", r"not in \(0, 0.2887\)"),
         ("0.1,0.05,...,0.2", "do not meet"),
+        ("0.05,0.1,...,inf", r"inf is not in \(0, 0.2887\)"),
+        ("0.05,nan,...,0.2", r"nan is not in \(0, 0.2887\)"),
+        ("0.0000001,0.0000002,...,0.25", "2499999 widths; 1000 are the most"),
     ],
 )
 def test_lists_that_say_nothing_are_refused(text: str, message: str) -> None:

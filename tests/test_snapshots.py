@@ -119,3 +119,43 @@ def test_what_cannot_be_reconstructed_is_refused(tmp_path: Path) -> None:
     snapshots.write(tmp_path, other)
     with pytest.raises(ValueError, match="different runs: seed"):
         snapshots.reconstruct(tmp_path, (0.1,))
+
+
+def test_without_a_width_it_is_the_one_that_the_run_samples_with(tmp_path: Path) -> None:
+    folder = tmp_path / snapshots.TRACKED
+    snapshots.write(folder, snapshot(100, 0.2, [1.0]))
+    assert snapshots.find(tmp_path).name == "0000100-0.2.npz"  # there is no other
+    for std in (0.05, 0.10):
+        snapshots.write(folder, snapshot(100, std, [1.0]))
+    assert EXPERIMENT.sampling.std == 0.10
+    for step in (None, 100):
+        assert snapshots.find(tmp_path, None, step).name == "0000100-0.1.npz"
+    snapshots.write(folder, snapshot(50, 0.05, [1.0]))
+    (folder / "0000100-0.1.npz").unlink()
+    with pytest.raises(ValueError, match=r"of std 0.1, .*say --std; there are 0.05, 0.2"):
+        snapshots.find(tmp_path)
+    assert snapshots.find(tmp_path, None, 50).name == "0000050-0.05.npz"
+
+
+def test_narrow_averages_are_found_and_no_width_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / snapshots.POSTHOC
+    path = snapshots.write(folder, snapshot(2000, 1e-9, [1.0]))
+    assert path.name == "0002000-0.000000001.npz"
+    old = path.with_name("0002000-1e-05.npz")
+    old.write_bytes(path.read_bytes())
+    for name in ("0", "0.3", "nan", "inf", "-0.1", "x"):
+        path.with_name(f"0002000-{name}.npz").write_bytes(path.read_bytes())
+    assert [e.std for e in snapshots.entries(folder)] == [1e-9, 1e-5]
+    assert snapshots.find(tmp_path, 1e-9) == path
+    assert snapshots.find(tmp_path, 1e-5) == old
+
+
+def test_a_snapshot_with_other_tensors_is_named(tmp_path: Path) -> None:
+    """One of shape [1] would be broadcast, and a lost one was told in JAX's words."""
+    tracked(tmp_path, 80, 20, (0.05,))
+    for damaged in ({"weight": np.ones(1, np.float32)}, {"bias": np.ones(1, np.float32)}):
+        one = snapshot(40, 0.05, np.ones(1))
+        one.variables["params"]["enc"]["conv"] = damaged
+        snapshots.write(tmp_path, one)
+        with pytest.raises(ValueError, match=r"0000040-0.05.npz is damaged, .*params/enc"):
+            snapshots.reconstruct(tmp_path, (0.1,))
