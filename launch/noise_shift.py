@@ -70,7 +70,7 @@ def main() -> None:
     levels = shifts.inner_levels(experiment)
     said = estimates(run, estimator, experiment, levels)
     found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
-    out = Path(OUT.value) if OUT.value else command.folder(WORKDIR) / "noise_shift"
+    out = Path(OUT.value) if OUT.value else beside(command.folder(WORKDIR))
     written = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
     text = json.dumps(as_numbers(experiment, levels, found), indent=2).encode()
     write_atomically(written[0], lambda file: file.write(text))
@@ -83,19 +83,19 @@ def main() -> None:
 
 def chosen(experiment: Experiment) -> Experiment:
     """The run's experiment, sampled as the flags say."""
-    flags_given = {
+    said = {
         "steps": STEPS.value,
         "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
         "guidance": GUIDANCE.value,
     }
-    given = {name: value for name, value in flags_given.items() if value is not None}
-    if given.get("guidance") and not experiment.label_dropout:
-        raise ValueError(
-            "--guidance needs a network trained with label_dropout, and this run has 0: "
-            "leave --guidance out"
-        )
+    given = {name: value for name, value in said.items() if value is not None}
     sampling = dataclasses.replace(experiment.sampling, **given)
     return dataclasses.replace(experiment, sampling=sampling)
+
+
+def beside(workdir: Path) -> Path:
+    """Where results go by default: into the run's folder, or beside its snapshot."""
+    return (workdir.parent if workdir.suffix == ".npz" else workdir) / "noise_shift"
 
 
 def interval() -> tuple[float, float]:
@@ -147,17 +147,13 @@ def split(data: Any) -> Any:
 
 def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:
     """The shift in ln(sigma / alpha), level by level."""
-    lines = [
-        f"{'level':>5} {'sigma':>8} {'shift':>8}   {'s.e.':>7} {'spread':>8} narrowing"
-    ]
+    lines = ["level    sigma    shift   ± s.e.   spread  narrowing"]
     columns = (getattr(shift, f.name) for f in dataclasses.fields(shift))
     sigma = np.asarray(levels.sigma) / np.asarray(levels.alpha)
     for i, row in enumerate(zip(sigma, *columns, strict=True)):
-        at, mean, error, spread, narrowing = map(float, row)
-        line = (
-            f"{i:5d} {at:8.4f} {mean:+8.4f} ± {error:7.4f} {spread:8.4f} {narrowing:9.3f}"
-        )
-        lines.append(line)
+        at, *rest = map(float, row)
+        form = "{:5d} {:8.4f} {:+8.4f} {:8.4f} {:8.4f} {:10.3f}"
+        lines.append(form.format(i, at, *rest))
     return "\n".join(lines)
 
 
