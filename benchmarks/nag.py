@@ -16,15 +16,16 @@ within a block are of pairs. Prints tables and writes nag.png and .json.
 """
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import digits_judge
 import jax
+import jax.numpy as jnp
 import numpy as np
 import study
 from absl import flags
@@ -32,28 +33,32 @@ from tqdm import tqdm
 
 from jaxdiff import checkpoint, noise_shift, sharding, shifts, solvers
 from jaxdiff.data import Digits, Pixels
+from jaxdiff.guidance import without
 from jaxdiff.levels import Karras
+from jaxdiff.types import Condition, NoiseLevel
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 NUMBER = flags.DEFINE_integer("number", 1000, "Images a block.", lower_bound=20)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to sample; noise awareness guidance is on at sigma <= high."""
+    """One way to sample; noise awareness guidance is on at low < sigma <= high."""
 
     solver: str
     steps: int
     guidance: float = 0.0
+    low: float = 0.0
     high: float = 5.0
     run: str = "nag"
 
     def __str__(self) -> str:
         text = f"{NAMES[self.solver]}, {self.steps} steps"
         text += f", CFG {self.guidance:g}" if self.guidance else ""
-        text += f", NAG at σ ≤ {self.high:g}" if self.high != 5 else ""
+        text += f", {self.low:g} < σ" if self.low else ""
+        text += f", σ ≤ {self.high:g}" if self.high != 5 else ""
         return text + (", fine-tuned" if self.run == "finetune" else "")
 
 
@@ -65,17 +70,19 @@ PLAN = {
     Cell("Euler", 10): (EVERY, EVERY),
     Cell("EulerMaruyama", 25): (EVERY, EVERY),
     Cell("EulerMaruyama", 25, high=1.0): ((0.5, 1.0, 2.0),),
+    Cell("EulerMaruyama", 25, low=0.2): ((0.5, 1.0, 2.0),),
+    Cell("Heun", 9, low=0.2): ((0.5, 1.0, 2.0),),
     Cell("EulerMaruyama", 25, guidance=0.5): ((0.0, 0.5, 1.0),),
     Cell("EulerMaruyama", 25, run="finetune"): ((0.0, 0.5, 1.0),),
-    Cell("EulerMaruyama", 50): (EVERY, EVERY),
-    Cell("EulerMaruyama", 50, high=1.0): ((0.5, 1.0, 2.0),),
+    Cell("EulerMaruyama", 50): (EVERY,),
     Cell("Heun", 9, guidance=0.5): ((0.0, 0.5, 1.0),),
     Cell("Heun", 18): ((0.0, 0.5, 1.0),),
 }
 """For each way to sample, the weights w of each block of images."""
 SHOWN = Cell("EulerMaruyama", 25)
-UNGUIDED = [c for c in PLAN if not c.guidance and c.high == 5 and c.run == "nag"]
+UNGUIDED = [cell for cell in PLAN if cell == Cell(cell.solver, cell.steps)]
 SIGMAS = (5.0, 1.0, 0.3)
+MULTIPLES, GAIN_SIGMAS = (0.8, 1.0, 1.2, 1.5), (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 GRID = Karras(sigma_min=0.02, sigma_max=40.0)
 """That of configs/digits_nag.py."""
 
@@ -84,7 +91,9 @@ def main() -> None:
     """Measures what is missing, prints, draws."""
     folders = study.runs("configs/digits_nag.py", ("nag", "level", "finetune"))
     book, judge = study.book("nag"), digits_judge.judge()
-    measure(book, {name: checkpoint.restore(path) for name, path in folders.items()}, judge)
+    runs = {name: checkpoint.restore(path) for name, path in folders.items()}
+    measure_gains(book, runs)
+    measure(book, runs, judge)
     print_tables(book)
     (accuracy, frechet), floor = judge.reference(), judge.floor(NUMBER.value)
     print(f"\n300 held-out real digits: accuracy {accuracy:.1%}, Frechet {frechet:.2f}")
@@ -118,13 +127,13 @@ def measure(
         said = {"solver": solver, "steps": cell.steps, "guidance": cell.guidance}
         return dataclasses.replace(e, sampling=dataclasses.replace(e.sampling, **said))
 
-    @cache
+    @functools.cache
     def watcher(cell: Cell, aware: bool) -> shifts.Watch:
         shifts.check(experiment(cell), estimator.experiment, aware)
-        within = (0.0, cell.high) if aware else None
+        within = (cell.low, cell.high) if aware else None
         return shifts.watcher(experiment(cell), estimator.experiment, within)
 
-    @cache
+    @functools.cache
     def forward(steps: int) -> tuple[np.ndarray, np.ndarray]:
         levels = shifts.inner_levels(experiment(Cell("Heun", steps)))
         asked = estimator.experiment, estimator.variables, Digits("test").load(), count
@@ -146,9 +155,32 @@ def measure(
         book.write(key(cell, w, block), {**row, **jax.tree.map(np.asarray, numbers)})
 
 
+def measure_gains(book: study.Book, runs: dict[str, checkpoint.Restored]) -> None:
+    """The share of a state's noise that guidance takes away at w = 1, at a wrong level.
+
+    p = -<D - D_u, x - D> / |x - D|^2 for x = x0 + m sigma eps, D at sigma, D_u = D not
+    told the level: it should be above 0 for m > 1, 0 for m = 1, below 0 for m < 1.
+    """
+    held, eps_key = Digits("test").load().source, jax.random.key(3)
+    x0 = Pixels().encode(eps_key, np.asarray(held.image))
+    eps, cond = jax.random.normal(eps_key, x0.shape), Condition(label=held.label)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gain(name: str, sigma: float, m: float) -> jax.Array:
+        x, at = x0 + m * sigma * eps, NoiseLevel(1.0, sigma)
+        told = runs[name].denoise(x, at, cond).x0
+        other = without(runs[name].denoise, "noise")(x, at, cond).x0
+        return -jnp.sum((told - other) * (x - told)) / jnp.sum((x - told) ** 2)
+
+    for name, sigma in itertools.product(("nag", "finetune"), GAIN_SIGMAS):
+        if not book.find(gain_of=name, sigma=sigma):
+            gains = [float(gain(name, sigma, m)) for m in MULTIPLES]
+            book.write({"gain_of": name, "sigma": sigma}, {"gains": gains})
+
+
 def found(book: study.Book, cell: Cell, w: float, field: str) -> list[Any]:
     """A field of each block of images; without guidance any interval is as good."""
-    cell = cell if w else dataclasses.replace(cell, high=5.0)
+    cell = cell if w else dataclasses.replace(cell, low=0.0, high=5.0)
     every = (book.find(**key(cell, w, block)) for block in range(2))
     return [row[field] for row in every if row]
 
@@ -181,7 +213,12 @@ def print_tables(book: study.Book) -> None:
         values = (f"{value:+.3f}" for value in (*at, shift[-1]))
         rows.append([f"{cell}, w = {w:g}", *values, said])
     head = ("shift at σ =", *map(str, SIGMAS), "last level", "verdict")
-    print(study.table(head, rows))
+    print(study.table(head, rows), end="\n\n")
+    rows = []
+    for name, sigma in itertools.product(("nag", "finetune"), GAIN_SIGMAS):
+        gains = book.find(gain_of=name, sigma=sigma)["gains"]
+        rows.append([f"{name}, σ = {sigma:g}", *map("{:+.2f}".format, gains)])
+    print(study.table(("gain", *(f"m = {m:g}" for m in MULTIPLES)), rows))
 
 
 def draw(book: study.Book) -> "Figure":
