@@ -159,9 +159,8 @@ def run(*arguments: Any) -> subprocess.CompletedProcess:
 def untrained(folder: Path, experiment: Experiment) -> Path:
     """A run's snapshot before the first step, with gains of 1 in place of 0."""
     state = init_state(experiment)
-    params = dict(state.params)
-    if "level_gain" in params:
-        params["level_gain"] = jnp.ones(2)
+    opened = lambda path, a: jnp.ones_like(a) if path[-1].key.endswith("_gain") else a
+    params = jax.tree_util.tree_map_with_path(opened, state.params)
     variables = {"params": params, "constants": state.constants}
     folder.mkdir()
     return snapshots.write(folder, snapshots.Snapshot(experiment, variables, 0.1, 1, 1))
@@ -171,18 +170,20 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     denoiser = untrained(tmp_path / "run", DRAWS)
     estimator = untrained(tmp_path / "level", ESTIMATES)
     asked = f"--workdir={denoiser}", f"--estimator={estimator}", "--steps=4"
-    asked = (*asked, "--number=12", "--batch=8", "--noise_interval=0,7")
-    done = run(*asked, "--noise_guidance=0.5", "--solver=EulerMaruyama")
+    asked = (*asked, "--number=12", "--batch=8", "--noise_interval=10,30")
+    done = run(*asked, "--noise_guidance=50", "--solver=EulerMaruyama")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run" / "noise_shift.json").read_text())
-    assert (found["steps"], found["noise_interval"]) == (4, [0.0, 7.0])
+    assert (found["steps"], found["noise_interval"]) == (4, [10.0, 30.0])
     assert "EulerMaruyama" in found["solver"]
     sigma = np.asarray(GRID(None, 4).sigma)[1:-1]
     np.testing.assert_allclose(found["ln_sigma"], np.log(sigma), atol=1e-6)
-    kinds = ["sampled", "sampled with NAG, w = 0.5"]
+    kinds = ["sampled", "sampled with NAG, w = 50"]
     assert list(found["shifts"]) == kinds
     for kind, shift in found["shifts"].items():
         assert f"{kind}: {shift['verdict']}" in done.stdout
+    first = [shift["shift"][0] for shift in found["shifts"].values()]
+    assert abs(first[0] - first[1]) > 1e-3  # only the step from sigma = 20 is guided
     assert (tmp_path / "run" / "noise_shift.png").read_bytes()[1:4] == b"PNG"
     done = run(f"--workdir={denoiser}")
     assert done.returncode == 1
