@@ -1,0 +1,209 @@
+"""Noise shift of a run's sampler, with and without noise awareness guidance [NAG].
+
+    python launch/noise_shift.py --workdir=runs/nag --estimator=runs/level
+    python launch/noise_shift.py --workdir=runs/nag --estimator=runs/level \\
+        --solver=EulerMaruyama --steps=25 --noise_guidance=1 --noise_interval=0,5
+
+The estimator says ln(sigma / alpha) of the states that the sampler passes and of forward
+states of data, of the same classes; the shift is the difference of the means. Prints it
+level by level and whether guidance can help this solver at these steps, and draws what the
+estimator says at six levels, and the shift over all. Writes OUT.png, and OUT.json with all
+numbers. An estimator is trained with configs/digits_nag.py:level, see there.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import command
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+
+from jaxdiff import checkpoint, noise_shift, sharding, shifts, solvers
+from jaxdiff.config import Experiment
+from jaxdiff.files import write_atomically
+from jaxdiff.plots import COLOURS, INK
+from jaxdiff.types import NoiseLevel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run to sample from.")
+ESTIMATOR = flags.DEFINE_string("estimator", None, "The folder of a run of the estimator.")
+NOISE_GUIDANCE = flags.DEFINE_float(
+    "noise_guidance", 0.0, "w of D + w (D - D without noise level); 0 = only without it."
+)
+NOISE_INTERVAL = flags.DEFINE_list(
+    "noise_interval", ["0", "5"], "LOW,HIGH: sigma / alpha where that is on."
+)
+GUIDANCE = flags.DEFINE_float("guidance", None, "w of D + w (D - D without label).")
+SOLVER = flags.DEFINE_enum("solver", None, solvers.__all__, "Solver, as it is by default.")
+STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 3, 10_000)
+NUMBER = flags.DEFINE_integer("number", 512, "How many states.", 2, 2**20)
+SPLIT = flags.DEFINE_string("split", None, "Split of the data; test if there is one.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image, and of the noise.", 0)
+STD = flags.DEFINE_float("std", None, "Relative width of the EMA.")
+BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
+OUT = flags.DEFINE_string("out", None, "OUT.json and OUT.png; default WORKDIR/noise_shift.")
+flags.mark_flags_as_required(["workdir"])
+flags.declare_key_flag("cpu_devices")
+
+Said = dict[str, Float[np.ndarray, "N n"]]
+"""Of each kind of states, forward ones first, what is said at N levels."""
+FORWARD, SAMPLED = "forward", "sampled"
+
+
+def main() -> None:
+    """Restores, samples, prints, writes."""
+    if not ESTIMATOR.value:
+        raise ValueError(
+            "--estimator is missing: name a run that says noise levels, and train it with: "
+            "python launch/train.py --config=configs/digits_nag.py:level "
+            f"--config.init_from={WORKDIR.value} --workdir=runs/level"
+        )
+    run = checkpoint.restore(command.folder(WORKDIR), STD.value)
+    estimator = checkpoint.restore(ESTIMATOR.value)
+    experiment = chosen(run.experiment)
+    shifts.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
+    levels = shifts.inner_levels(experiment)
+    said = estimates(run, estimator, experiment, levels)
+    found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
+    out = Path(OUT.value) if OUT.value else beside(command.folder(WORKDIR))
+    written = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
+    text = json.dumps(as_numbers(experiment, levels, found), indent=2).encode()
+    write_atomically(written[0], lambda file: file.write(text))
+    figure = draw(levels, said, found)
+    write_atomically(written[1], lambda file: figure.savefig(file, format="png"))
+    for kind, shift in found.items():
+        print(f"\n{kind}\n{table(levels, shift)}\n{kind}: {shift.verdict()}")
+    print(f"\n{NUMBER.value} states of step {run.step}: {written[0]} and {written[1]}")
+
+
+def chosen(experiment: Experiment) -> Experiment:
+    """The run's experiment, sampled as the flags say."""
+    said = {
+        "steps": STEPS.value,
+        "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
+        "guidance": GUIDANCE.value,
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    sampling = dataclasses.replace(experiment.sampling, **given)
+    return dataclasses.replace(experiment, sampling=sampling)
+
+
+def beside(workdir: Path) -> Path:
+    """Where results go by default: into the run's folder, or beside its snapshot."""
+    return (workdir.parent if workdir.suffix == ".npz" else workdir) / "noise_shift"
+
+
+def interval() -> tuple[float, float]:
+    """The levels where noise awareness guidance is on."""
+    try:
+        low, high = map(float, NOISE_INTERVAL.value)
+    except ValueError:
+        said = ",".join(NOISE_INTERVAL.value)
+        raise ValueError(f"--noise_interval is LOW,HIGH, such as 0,5; got {said}") from None
+    return low, high
+
+
+def estimates(
+    run: checkpoint.Restored,
+    estimator: checkpoint.Restored,
+    experiment: Experiment,
+    levels: NoiseLevel,
+) -> Said:
+    """Forward states of data, then sampled ones, the latter unguided and guided."""
+    mesh, batch = sharding.data_mesh(), BATCH.value
+    variables = run.variables, estimator.variables
+    data = split(experiment.data).load()
+    asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
+    said, label = shifts.forward(*asked, SEED.value, batch)
+    found, seeds = {FORWARD: said}, SEED.value + np.arange(NUMBER.value)
+    ways = {SAMPLED: None}
+    if w := NOISE_GUIDANCE.value:
+        ways[f"{SAMPLED} with NAG, w = {w:g}"] = interval()
+    for kind, within in ways.items():
+        watch = shifts.watcher(experiment, estimator.experiment, within)
+        _, found[kind] = shifts.sampled(watch, variables, seeds, label, w, mesh, batch)
+    return found
+
+
+def shifts_of(said: Said) -> dict[str, noise_shift.Shift]:
+    """The shift of each kind of states against the forward ones."""
+    pair = lambda sampled: noise_shift.Estimates(sampled, said[FORWARD])
+    return {kind: noise_shift.measure(pair(values)) for kind, values in said.items()}
+
+
+def split(data: Any) -> Any:
+    """The data asked for: held-out ones, which neither network was trained on."""
+    if not any(field.name == "split" for field in dataclasses.fields(data)):
+        if SPLIT.value:
+            raise ValueError(f"--split: {type(data).__name__} has no splits: leave it out")
+        return data
+    return dataclasses.replace(data, split=SPLIT.value or "test")
+
+
+def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:
+    """The shift in ln(sigma / alpha), level by level."""
+    lines = ["level    sigma    shift   ± s.e.   spread  narrowing"]
+    columns = (getattr(shift, f.name) for f in dataclasses.fields(shift))
+    sigma = np.asarray(levels.sigma) / np.asarray(levels.alpha)
+    for i, row in enumerate(zip(sigma, *columns, strict=True)):
+        at, *rest = map(float, row)
+        form = "{:5d} {:8.4f} {:+8.4f} {:8.4f} {:8.4f} {:10.3f}"
+        lines.append(form.format(i, at, *rest))
+    return "\n".join(lines)
+
+
+def as_numbers(
+    experiment: Experiment, levels: NoiseLevel, found: dict[str, noise_shift.Shift]
+) -> dict[str, Any]:
+    """All that was measured, as JSON has it."""
+    s = experiment.sampling
+    listed = lambda shift: {k: np.asarray(v).tolist() for k, v in vars(shift).items()}
+    return {
+        "solver": str(s.solver),
+        "steps": s.steps,
+        "guidance": s.guidance,
+        "noise_guidance": NOISE_GUIDANCE.value,
+        "noise_interval": interval(),
+        "states": NUMBER.value,
+        "ln_sigma": (-np.asarray(levels.logsnr) / 2).tolist(),
+        "shifts": {k: {**listed(v), "verdict": v.verdict()} for k, v in found.items()},
+    }
+
+
+def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) -> "Figure":
+    """What is said at six levels, as densities, and the shift at all."""
+    from matplotlib.figure import Figure
+
+    nominal = -np.asarray(levels.logsnr) / 2
+    figure = Figure(figsize=(11, 8), dpi=120, layout="constrained")
+    figure.suptitle("Noise shift: what an estimator says of states", color=INK)
+    figure.get_layout_engine().set(hspace=0.06)
+    grid = figure.add_gridspec(3, 3)
+    picked = np.unique(np.linspace(0, len(nominal) - 1, 6).round().astype(int))
+    for place, i in enumerate(picked):
+        axes = figure.add_subplot(grid[place // 3, place % 3])
+        axes.set_prop_cycle(color=["#888888", *COLOURS])
+        kinds = {kind: values[i] for kind, values in said.items()}
+        noise_shift.draw_densities(axes, nominal[i], kinds)
+        axes.set(title=f"σ/α = {np.exp(nominal[i]):.3g}", xlabel="estimated ln σ/α")
+        axes.set_yticks([])
+        if not place:
+            axes.legend(frameon=False, fontsize=8)
+    axes = figure.add_subplot(grid[2, :])
+    axes.axhline(0, color="#888888", lw=0.8)
+    for (kind, shift), colour in zip(found.items(), COLOURS, strict=False):
+        look = {"color": colour, "label": kind, "marker": "o", "ms": 3, "capsize": 2}
+        axes.errorbar(nominal, shift.shift, shift.error, **look)
+    axes.set(xlabel="nominal ln σ/α", ylabel="shift of the estimate")
+    axes.invert_xaxis()
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    command.run(main)
