@@ -20,7 +20,7 @@ ROWS = (
     {"config", "interop"},
     {"state", "snapshots", "presets", "expressions"},
     {"checkpoint", "generate", "evaluation", "magnitudes"},
-    {"train", "lengths", "comparison"},
+    {"train", "lengths", "comparison", "shifts"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
