@@ -54,7 +54,8 @@ def main() -> None:
                 f"config G, with {name} = {needed}"
             )
     tensors = to_state_dict(run.variables)
-    path = Path(OUT.value if OUT.value.endswith(".npz") else f"{OUT.value}.npz")
+    path = Path(OUT.value)
+    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     write_atomically(path, lambda file: np.savez(file, **tensors))
     count = sum(a.size for a in tensors.values())
     print(f"{len(tensors)} tensors, {count:,} numbers, of step {run.step}: {path}")

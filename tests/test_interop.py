@@ -141,6 +141,7 @@ def test_a_default_setting_may_be_left_out_and_none_is_nothing(read: Any) -> Non
         ),
         ({"num_blocks": 10**9}, "setting num_blocks is none that UNet takes"),
         ({"channel_mult": 2}, "setting channel_mult is none that UNet takes"),
+        ({"resample_filter": []}, "setting resample_filter is none that UNet takes"),
         ({"dropout": "0.1"}, "setting dropout is none that UNet takes"),
         ({"dtype": "float16"}, "a setting 'dtype'"),
         ({"img_resolution": "8"}, "img_resolution must be a whole number"),

@@ -117,6 +117,7 @@ def _as(default: Any, name: str, value: Any) -> Any:
         return type(default)(0)
     fits = all(type(n) in (int, float) and 0 <= n < 2**16 for n in numbers)
     many = len(numbers) > 16 or (name == "num_blocks" and fits and value > 64)
+    fits = fits and (name != "resample_filter" or any(numbers))
     if many or not fits or isinstance(default, tuple) != isinstance(value, list | tuple):
         raise ValueError(f"the network's setting {name} is none that UNet takes")
     if type(default) is tuple:
