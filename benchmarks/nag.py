@@ -180,8 +180,9 @@ def measure_gains(book: study.Book, runs: dict[str, checkpoint.Restored]) -> Non
 
 def found(book: study.Book, cell: Cell, w: float, field: str) -> list[Any]:
     """A field of each block of images; without guidance any interval is as good."""
+    blocks = range(len(PLAN[cell]))
     cell = cell if w else dataclasses.replace(cell, low=0.0, high=5.0)
-    every = (book.find(**key(cell, w, block)) for block in range(2))
+    every = (book.find(**key(cell, w, block)) for block in blocks)
     return [row[field] for row in every if row]
 
 
@@ -239,6 +240,7 @@ def draw(book: study.Book) -> "Figure":
     quality.set(xlabel="w", ylabel="Fréchet distance in pixels", yscale="log")
     quality.set(title="Quality of 1,000 images over w", ylim=(0.1, 5))
     quality.yaxis.set_major_formatter("{x:g}")
+    quality.yaxis.set_minor_formatter("{x:g}")
     plain.set(title="Shift without NAG", ylim=(-0.1, 0.7))
     guided.set(title=f"Shift with NAG: {SHOWN}")
     for panel in (plain, guided):
