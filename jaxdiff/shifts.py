@@ -19,7 +19,7 @@ from jaxdiff.denoisers import Clipped
 from jaxdiff.generate import image_keys
 from jaxdiff.guidance import Interval, guide, without
 from jaxdiff.networks import LevelEstimator
-from jaxdiff.noise_shift.measured import Mean
+from jaxdiff.noise_shift import Mean
 from jaxdiff.sampling import normal, trajectory
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import NoiseLevel

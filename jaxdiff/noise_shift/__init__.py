@@ -7,6 +7,7 @@ own level, in closed form for mixtures of blobs.
 
 from jaxdiff.noise_shift.measured import (
     Estimates,
+    Mean,
     Shift,
     density,
     draw_densities,
@@ -21,6 +22,7 @@ __all__ = [
     "Blobs",
     "Estimates",
     "LevelPosterior",
+    "Mean",
     "Shift",
     "Unaware",
     "density",

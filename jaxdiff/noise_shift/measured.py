@@ -64,7 +64,7 @@ class Shift:
         size = f"{size} at level {last} of {len(self.signs())}"
         if self.signs()[last] > 0:
             return f"positive ({size}): states are too noisy, guidance can help"
-        return f"negative ({size}): states are too clean, guidance will hurt"
+        return f"negative ({size}): states are too clean, guidance may hurt"
 
 
 def forward(
