@@ -55,17 +55,15 @@ def _checked(workdir: Path, stds: Sequence[float]) -> dict[float, float]:
     errors = snapshots.profile_errors(workdir / snapshots.TRACKED, stds, STEP.value)
     lacks = {std: 100 * error for std, error in zip(stds, errors, strict=True)}
     listed = lambda least: ", ".join(
-        f"{std:g} ({lack:.2g} %)" for std, lack in lacks.items() if lack > least
+        f"{std:g} (lacks {lack:.3g} %)" for std, lack in lacks.items() if lack > least
     )
     if far := listed(USELESS):
         raise ValueError(
-            f"--std: the snapshots do not reach {far} of its profile missing: leave them "
+            f"--std: the snapshots do not reach {far}: leave them "
             "out, or train with a smaller --config.snapshot_every"
         )
     if off := listed(WORTH_SAYING):
-        warnings.warn(
-            f"the snapshots hardly reach {off} of its profile missing", stacklevel=2
-        )
+        warnings.warn(f"the snapshots hardly reach {off}", stacklevel=2)
     return lacks
 
 
