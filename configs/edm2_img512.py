@@ -20,4 +20,4 @@ from jaxdiff.data import Latents
 def get_config(size: str = "s") -> ConfigDict:
     """The experiment of a size, as flags can change it."""
     data = Latents(path="my/imagenet512.npz", size=64)
-    return to_config(presets.experiment(f"img512-{size}", data))
+    return to_config(presets.experiment(presets.of_size("img512", size), data))

@@ -20,4 +20,4 @@ from jaxdiff.data import Folder
 def get_config(size: str = "s") -> ConfigDict:
     """The experiment of a size, as flags can change it."""
     data = Folder(path="my/imagenet", size=64)
-    return to_config(presets.experiment(f"img64-{size}", data))
+    return to_config(presets.experiment(presets.of_size("img64", size), data))

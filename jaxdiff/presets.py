@@ -6,11 +6,13 @@ their width and dropout, batches are of 2048 images and Adam's betas 0.9 and 0.9
 `experiment` makes a run of a row, which configs/edm2_img512.py and edm2_img64.py return.
 """
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxdiff.config import Experiment, Images, Sampling
+from jaxdiff.guidance import Interval
 from jaxdiff.levels import Karras
 from jaxdiff.losses import Uncertain, WeightedError
 from jaxdiff.networks import UNet
@@ -125,7 +127,8 @@ class Guided:
     """A published way to sample: D = guide + guidance (main - guide), and its value.
 
     The grid is `Karras()` with 32 steps of `Heun`. `metric` is "FID" or "FDD", which is
-    the Frechet distance of DINOv2 features; `value` is of 50,000 images.
+    the Frechet distance of DINOv2 features; `value` is of 50,000 images. With `steps`,
+    (first, last) counted from 0, the others are not guided [GI].
     """
 
     main: Model
@@ -133,11 +136,24 @@ class Guided:
     guidance: float
     metric: str
     value: float
+    steps: tuple[int, int] | None = None
 
     @property
     def weight(self) -> float:
         """w of `guide(main, (guide, w))`, D = main + w (main - guide): guidance - 1."""
         return round(self.guidance - 1, 6)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """low and high of sigma / alpha between which steps are guided, as in `Sampling`.
+
+        >>> [round(end, 2) for end in SAMPLING["img512-s-interval-fid"].interval]
+        [0.34, 3.33]
+        """
+        if self.steps is None:
+            return (0.0, math.inf)
+        found = Interval.of_steps(self.weight, Karras()(LogSigma(), 32), *self.steps)
+        return (found.low, found.high)
 
 
 SIZES = ("xs", "s", "m", "l", "xl", "xxl")
@@ -180,6 +196,28 @@ def _img512() -> dict[str, Guided]:
     return found
 
 
+def _interval() -> dict[str, Guided]:
+    """Guided by the unconditional XS network on some steps only [GI]."""
+    rows = (
+        # size, kimg, metric; EMA width of both, guidance, first and last step, value
+        ("s", 2147483, "fid", "FID", 0.025, 2.1, (15, 21), 1.68),
+        ("s", 2147483, "dino", "FDD", 0.085, 3.2, (13, 19), 46.25),
+        ("xxl", 939524, "fid", "FID", 0.015, 2.0, (17, 22), 1.40),
+        ("xxl", 939524, "dino", "FDD", 0.015, 2.9, (13, 19), 29.16),
+    )
+    return {
+        f"img512-{size}-interval-{suffix}": Guided(
+            Model(f"img512-{size}", kimg, std),
+            Model("img512-xs-uncond", 2147483, std),
+            guidance,
+            metric,
+            value,
+            steps,
+        )
+        for size, kimg, suffix, metric, std, guidance, steps, value in rows
+    }
+
+
 def _img64() -> dict[str, Guided]:
     """Unguided."""
     rows = (
@@ -220,9 +258,25 @@ def _autoguided() -> dict[str, Guided]:
 
 
 SAMPLING: Mapping[str, Guided] = types.MappingProxyType(
-    {**_img512(), **_img64(), **_autoguided()}
+    {**_img512(), **_interval(), **_img64(), **_autoguided()}
 )
 """The published ways to sample, by name."""
+
+
+def of_size(family: str, size: str) -> str:
+    """The name of a row of `TRAINING`, "-uncond" behind it where the size has it.
+
+    Raises:
+        ValueError: the family, "img512" or "img64", has no such size.
+
+    >>> of_size("img64", "s-uncond")
+    'img64-s-uncond'
+    """
+    if f"{family}-{size.removesuffix('-uncond')}" not in TRAINING:
+        names = (name.partition("-") for name in TRAINING)
+        known = ", ".join(last for first, _, last in names if first == family)
+        raise ValueError(f"{size!r} is no size: use one of {known}, or one with -uncond")
+    return f"{family}-{size}"
 
 
 def experiment(name: str, data: Images) -> Experiment:

@@ -89,7 +89,11 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:
         missing = [n for n in REQUIRED if n in flags.FLAGS and f"--{n}=None" in str(error)]
-        _fail(f"--{missing[0]} is missing; see --help" if missing else error, 2)
+        if missing:
+            _fail(f"--{missing[0]} is missing; see --help", 2)
+        cause = str(error).rstrip().splitlines()[-1]
+        by_value = "parsing config file" in str(error) and cause.startswith("ValueError: ")
+        _fail(f"--config: {cause.removeprefix('ValueError: ')}" if by_value else error, 2)
     except flags.UnrecognizedFlagError as error:
         _fail(f"{str(error).splitlines()[0]}; --help tells which there are", 2)
     except flags.Error as error:

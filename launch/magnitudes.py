@@ -27,7 +27,10 @@ flags.mark_flags_as_required(["workdirs"])
 
 def main() -> None:
     """Reads, draws, prints."""
-    runs = {Path(w).name: _rows(Path(w) / "magnitudes.jsonl") for w in WORKDIRS.value}
+    last = [Path(w).name for w in WORKDIRS.value]
+    names = last if len({*last}) == len(last) else WORKDIRS.value
+    folders = zip(names, map(Path, WORKDIRS.value), strict=True)
+    runs = {name: _rows(folder / "magnitudes.jsonl") for name, folder in folders}
     figure = magnitudes.plot(runs)
     write_atomically(Path(OUT.value), lambda f: figure.savefig(f, format="png"))
     head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
@@ -46,7 +49,27 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(
             f"{path} tells nothing: train with --config.magnitudes_every=50"
         )
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines, rows = path.read_text().split("\n"), []
+    for n, line in enumerate(lines, 1):
+        try:
+            rows.append(_row(line))
+        except ValueError as error:
+            if n < len(lines):  # a last line without its end is still being written
+                raise ValueError(f"{path}, line {n}: {error}") from error
+    return rows
+
+
+def _row(line: str) -> dict[str, Any]:
+    """A line of the file, checked."""
+    row = json.loads(line)
+    wanted = ("step", *magnitudes.KINDS)
+    said = row if type(row) is dict else {}
+    if lost := [name for name in wanted if name not in said]:
+        raise ValueError(f"there is no {lost[0]!r} in it")
+    for kind in magnitudes.KINDS:
+        if type(row[kind]) is not dict:
+            raise ValueError(f"{kind!r} holds no layers")
+    return row
 
 
 if __name__ == "__main__":

@@ -7,9 +7,14 @@
 
 The width of an average is its standard deviation as a fraction of training. Of
 twenty snapshots of widths 0.05 and 0.10 the profile of any from 0.03 to 0.20 comes out
-within 3 %, that of 0.02 or 0.25 within 9 %: more snapshots reach further. They are read
-once for every eight widths, and each result is a file in WORKDIR/posthoc.
+within 3 %, that of 0.02 or 0.25 within 9 %: more snapshots reach further. What the
+profile of each lacks is printed, above 3 % with a warning, and above 50 % none is made.
+They are read once for every eight widths, and each result is a file in WORKDIR/posthoc.
 """
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import command
 from absl import flags
@@ -25,10 +30,14 @@ TOGETHER = flags.DEFINE_integer(
 )
 flags.mark_flags_as_required(["workdir", "std"])
 
+WORTH_SAYING, USELESS = 3.0, 50.0
+"""Percent of a profile that an average may lack before a warning, and at all."""
+
 
 def main() -> None:
-    """Solves, reads, writes."""
+    """Checks, solves, reads, writes."""
     workdir, stds = command.folder(WORKDIR), posthoc.parse_stds(STD.value)
+    lacks = _checked(workdir, stds)
     for first in range(0, len(stds), TOGETHER.value):
         made = snapshots.reconstruct(
             workdir / snapshots.TRACKED,
@@ -37,7 +46,25 @@ def main() -> None:
             progress=True,
         )
         for snapshot in made:
-            print(snapshots.write(workdir / snapshots.POSTHOC, snapshot, DTYPE.value))
+            path = snapshots.write(workdir / snapshots.POSTHOC, snapshot, DTYPE.value)
+            print(f"{path}: its profile lacks {lacks[snapshot.std]:.2g} %")
+
+
+def _checked(workdir: Path, stds: Sequence[float]) -> dict[float, float]:
+    """Percent of each width's profile that the snapshots cannot make."""
+    errors = snapshots.profile_errors(workdir / snapshots.TRACKED, stds, STEP.value)
+    lacks = {std: 100 * error for std, error in zip(stds, errors, strict=True)}
+    listed = lambda least: ", ".join(
+        f"{std:g} (lacks {lack:.3g} %)" for std, lack in lacks.items() if lack > least
+    )
+    if far := listed(USELESS):
+        raise ValueError(
+            f"--std: the snapshots do not reach {far}: leave them "
+            "out, or train with a smaller --config.snapshot_every"
+        )
+    if off := listed(WORTH_SAYING):
+        warnings.warn(f"the snapshots hardly reach {off}", stacklevel=2)
+    return lacks
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import command
@@ -98,13 +99,15 @@ flags.declare_key_flag("cpu_devices")
 
 def main() -> None:
     """Restores, samples, writes."""
+    _refuse_unread()
     run, guide, w = _models()
+    preset = presets.SAMPLING.get(PRESET.value)
     chosen = {
         "steps": STEPS.value,
         "solver": SOLVER.value and expressions.read(SOLVER.value, Solver),
         "grid": GRID.value and expressions.read(GRID.value, Grid),
         "guidance": None if guide else GUIDANCE.value,
-        "interval": INTERVAL.value and _interval(INTERVAL),
+        "interval": _interval(INTERVAL) if INTERVAL.value else preset and preset.interval,
         "noise_guidance": None if ESTIMATOR.value else NOISE_GUIDANCE.value,
         "noise_interval": NOISE_INTERVAL.value and _interval(NOISE_INTERVAL),
         "rule": RULE.value and expressions.read(RULE.value, Rule),
@@ -115,6 +118,10 @@ def main() -> None:
         run.experiment.sampling, **{k: v for k, v in chosen.items() if v is not None}
     )
     experiment = dataclasses.replace(run.experiment, sampling=sampling)
+    if INTERVAL.value and not (guide or sampling.guidance):
+        raise ValueError("--interval needs --guidance, or a guided --preset")
+    if NOISE_INTERVAL.value and not (ESTIMATOR.value or sampling.noise_guidance):
+        raise ValueError("--noise_interval needs --noise_guidance")
     encoder = encoder_of(experiment.data)
     seeds = SEED.value + np.arange(NUMBER.value)
     label = np.resize(_labels(experiment.network.label_dim), NUMBER.value)
@@ -146,17 +153,63 @@ def _models() -> tuple[checkpoint.Restored, checkpoint.Restored | None, float]:
     if PRESET.value:
         preset = presets.SAMPLING[PRESET.value]
         main, guide = (
-            model and restore(folder / model.network, model.std, model.step)
+            model and _published(folder / model.network, model)
             for model in (preset.main, preset.guide)
         )
-        return main, guide, preset.weight
+        return main, guide and _fitting(main, guide), preset.weight
     run = restore(folder, STD.value, STEP.value)
     if not GUIDE.value:
         return run, None, 0.0
-    if not GUIDANCE.value:
+    if GUIDANCE.value is None or not math.isfinite(GUIDANCE.value):
         raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
     guide = restore(GUIDE.value, GUIDE_STD.value, GUIDE_STEP.value)
-    return run, guide, GUIDANCE.value
+    return run, _fitting(run, guide), GUIDANCE.value
+
+
+def _published(folder: Path, model: presets.Model) -> checkpoint.Restored:
+    """A preset's model, as it was imported or reconstructed."""
+    try:
+        return checkpoint.restore(folder, model.std, model.step)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} has no average of std {model.std:g} at step {model.step}: import "
+            f"{model.file} with launch/import_edm2.py to {folder}, or make it with "
+            f"launch/reconstruct.py --workdir={folder} --std={model.std:g}"
+        ) from error
+
+
+def _fitting(run: checkpoint.Restored, guide: checkpoint.Restored) -> checkpoint.Restored:
+    """The guide, if it denoises the same images with the same classes or none."""
+    if guide.shape != run.shape:
+        raise ValueError(
+            f"the guide's images are {guide.shape}, the run's {run.shape}: guide by a run "
+            "on the same data"
+        )
+    its, ours = (getattr(r.experiment.network, "label_dim", 0) for r in (guide, run))
+    if its not in (0, ours):
+        raise ValueError(
+            f"the guide knows {its} classes, the run {ours}: guide by a run with as many, "
+            "or with none"
+        )
+    return guide
+
+
+def _refuse_unread() -> None:
+    """Flags that another flag makes meaningless, or that need another."""
+    preset = presets.SAMPLING.get(PRESET.value)
+    fixed = (STD, STEP, GUIDE, GUIDE_STD, GUIDE_STEP) if preset else ()
+    for flag in (*fixed, *((GUIDANCE,) if preset and preset.guide else ())):
+        if flag.value is not None:
+            raise ValueError(f"--preset={PRESET.value} says it: leave out --{flag.name}")
+    needs = (
+        (GUIDE_STD, GUIDE),
+        (GUIDE_STEP, GUIDE),
+        (COMPARE_STEPS, COMPARE),
+        (REFERENCE, COMPARE),
+    )
+    for flag, other in needs:
+        if flag.present and not other.value:
+            raise ValueError(f"--{flag.name} needs --{other.name}")
 
 
 def _sampler(
@@ -164,7 +217,7 @@ def _sampler(
 ) -> tuple[generate.Draw, PyTree]:
     """The sampler, and the variables of all networks that it uses."""
     estimator = ESTIMATOR.value and checkpoint.restore(ESTIMATOR.value)
-    if estimator and not NOISE_GUIDANCE.value:
+    if estimator and not math.isfinite(NOISE_GUIDANCE.value or math.nan):
         raise ValueError("--estimator needs --noise_guidance, such as 1.0")
     others = [other for other in (guide, estimator) if other]
     draw = generate.sampler(

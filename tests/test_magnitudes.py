@@ -92,6 +92,29 @@ def test_the_command_tells_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "drawn.png").stat().st_size > 1000
 
 
+def test_runs_of_one_name_are_told_apart_and_damage_is_named(tmp_path: Path) -> None:
+    kinds = {kind: {"enc/a": 1.0} for kind in magnitudes.KINDS}
+    whole = "".join(json.dumps({"step": n, **kinds}) + "\n" for n in (1, 2))
+    paths = [tmp_path / name / "run" / "magnitudes.jsonl" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text(whole + '{"step": 3, "act')  # as a kill leaves it
+    folders = ",".join(str(path.parent) for path in paths)
+    line = [sys.executable, "launch/magnitudes.py", f"--workdirs={folders}"]
+    line.append(f"--out={tmp_path / 'drawn.png'}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = lambda: subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    told = run().stdout
+    assert "2 runs drawn" in told
+    assert all(str(path.parent) in told for path in paths)
+    paths[1].write_text(whole + '{"step": 3}\n')
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr == f"error: {paths[1]}, line 3: there is no 'activations' in it\n"
+
+
 def test_the_plot_has_a_row_of_panels_a_run() -> None:
     kinds = {kind: {"enc/a": 1.0, "dec/b": 2.0} for kind in magnitudes.KINDS}
     rows = [{"step": n, **kinds} for n in (1, 2)]

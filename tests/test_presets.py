@@ -58,7 +58,7 @@ def test_snapshots_lie_within_their_training() -> None:
 
 def test_published_values() -> None:
     """Rows of EDM2's and autoguidance's tables, said here again."""
-    assert len(SAMPLING) == 24 + 4 + 8
+    assert len(SAMPLING) == 24 + 4 + 4 + 8
     main = Model("img512-s", 2147483, 0.130)
     assert SAMPLING["img512-s-fid"] == presets.Guided(main, None, 1.0, "FID", 2.56)
     xxl = SAMPLING["img512-xxl-guid-dino"]
@@ -80,9 +80,36 @@ def test_published_values() -> None:
     )
     small = SAMPLING["img64-s-autog-dino"]
     assert (small.metric, small.value, small.main.std) == ("FDD", 31.85, 0.105)
+    some = SAMPLING["img512-xxl-interval-dino"]
+    assert (some.main.std, some.guide.std, some.guidance, some.value) == (
+        0.015,
+        0.015,
+        2.9,
+        29.16,
+    )
     free = SAMPLING["img512-s-uncond-autog-fid"]
     assert free.main.label_dim == free.guide.label_dim == 0
     assert free.value == 3.86
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [  # levels t_i as [GI] has them, by step
+        ("img512-s-interval-fid", (2.902, 0.41), (0.283, 3.8)),
+        ("img512-s-interval-dino", (4.999, 0.79), (0.598, 6.7)),
+        ("img512-xxl-interval-fid", (1.609, 0.283), (0.189, 2.17)),
+        ("img512-xxl-interval-dino", (4.999, 0.79), (0.598, 6.7)),
+    ],
+)
+def test_intervals_are_of_the_published_steps(
+    name: str, inside: tuple[float, float], outside: tuple[float, float]
+) -> None:
+    way = SAMPLING[name]
+    low, high = way.interval
+    assert all(low < level <= high for level in inside)
+    assert not any(low < level <= high for level in outside)
+    assert SAMPLING[name.replace("interval", "guid")].interval == (0.0, math.inf)
+    assert way.value < SAMPLING[name.replace("interval", "guid")].value
 
 
 def test_guidance_and_quality_go_together() -> None:
@@ -127,3 +154,12 @@ def test_without_classes() -> None:
 def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"'{name}' is no preset: use one of img512-xxs"):
         presets.experiment(name, Latents("a.npz"))
+
+
+@pytest.mark.parametrize(("family", "size"), [("img512", "q"), ("img64", "xxs")])
+def test_unknown_sizes_are_refused_with_those_of_the_family(family: str, size: str) -> None:
+    known = [name.split("-")[1] for name in TRAINING if name.startswith(family)]
+    with pytest.raises(ValueError, match=f"'{size}' is no size: use one of {known[0]}, "):
+        presets.of_size(family, size)
+    for size in (known[-1], f"{known[0]}-uncond"):
+        assert presets.of_size(family, size) == f"{family}-{size}"
