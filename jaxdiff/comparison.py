@@ -86,7 +86,8 @@ def _timed(
     generate.images(*given, seeds[:batch], label[:batch], mesh, batch)
     began = time.perf_counter()
     images = generate.images(*given, seeds, label, mesh, batch)
-    return encoder.preview(images), time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return encoder.preview(images), seconds
 
 
 def calls(

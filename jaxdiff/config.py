@@ -85,6 +85,11 @@ class Sampling:
         for name in ("guidance", "noise_guidance"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if self.plus_plus and not isinstance(self.solver, solvers.Euler | solvers.DDIM):
+            raise ValueError(
+                f"plus_plus is a step of Euler or DDIM, not of {self.solver}: use one of "
+                "them, or guidance alone"
+            )
         if self.plus_plus and not 0 <= self.guidance <= 1:
             raise ValueError(
                 f"with plus_plus, guidance must lie in [0, 1], got {self.guidance}"

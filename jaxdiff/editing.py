@@ -11,6 +11,7 @@ Replacement is no exact conditioning: the unknown part never sees how the known 
 it. Resampling brings it closer.
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -137,9 +138,9 @@ class Inpaint:
         return self.solver.evaluations(lands)
 
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, PyTree]:
-        memory, rows = self.solver.init(x, levels)
-        if jax.tree.leaves(memory):
-            memory, rows = _alone(self.solver, x, levels)
+        remembers = jax.tree.leaves(self.solver.init(x, levels[:2])[0])
+        begin = functools.partial(_alone, self.solver) if remembers else self.solver.init
+        memory, rows = begin(x, levels)
         return memory, (rows, levels[:-1], levels[1:])
 
     def step(

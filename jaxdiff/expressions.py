@@ -38,7 +38,9 @@ def read_all(text: str, kind: type) -> list[Any]:
     """
     try:
         parsed = ast.parse(f"[{text}]", mode="eval").body
-    except SyntaxError as error:
+        if not isinstance(parsed, ast.List):
+            raise SyntaxError("no list")
+    except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(
             f"{text!r} is no list of {KINDS[kind]}: write names, with fields where they "
             "differ from the default, such as Heun or DPMSolverPP(order=3)"
@@ -88,7 +90,7 @@ def _argument(node: ast.expr) -> Any:
         return math.inf
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{ast.unparse(node)!r} is neither a value nor a type") from error
 
 

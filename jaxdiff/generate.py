@@ -52,6 +52,12 @@ def guided(
                 "this run estimates noise levels and draws no images: use the run that it "
                 f"started from, {e.init_from or 'a denoiser'}"
             )
+    for e in others:
+        if e.data.shape != experiment.data.shape:
+            raise ValueError(
+                f"images of {experiment.data.shape} cannot be guided by a network of "
+                f"{e.data.shape}: both must be of one size"
+            )
     if estimator and not isinstance(estimator.network, LevelEstimator):
         raise ValueError(
             "the estimator is a denoiser: train one with configs/digits_nag.py:level"
@@ -109,6 +115,9 @@ def sampler(
         "label": w if guide else s.guidance,
         "noise": noise_w if estimator else s.noise_guidance,
     }
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise ValueError(f"the {name} guidance's weight must be finite, got {weight}")
 
     @jax.jit
     def draw(

@@ -276,3 +276,16 @@ def test_resampling_brings_a_correlated_gaussian_together() -> None:
 def test_nonsense_jumps_are_refused() -> None:
     with pytest.raises(ValueError, match="jump >= 1"):
         editing.resampled(Karras()(None, 8), 0, 2)
+
+
+@pytest.mark.parametrize("solver", [jd.UniPC(), jd.DPMSolverPP(3), jd.LMS()], ids=str)
+def test_solvers_with_a_memory_go_up_and_down(solver: Any) -> None:
+    """Levels recur there, so coefficients over the whole grid would have no solution."""
+    levels = editing.resampled(Karras()(None, 6), 2, 2)
+    image = jnp.ones((3, 2))
+    inpaint = editing.Inpaint(solver, image, jnp.asarray([True, False]))
+    keys = jax.random.split(jax.random.key(0), 3)
+    toy = jd.gaussian_denoiser(1.0, 0.1)
+    x0 = jd.sample(toy, jd.UNCONDITIONAL, keys, (2,), levels, inpaint)
+    np.testing.assert_array_equal(x0[:, 0], 1)
+    assert np.abs(x0[:, 1] - 1).max() < 0.5

@@ -53,6 +53,9 @@ def test_lists_and_nested_values() -> None:
         ("Heun, Euler", "names 2 values"),
         ("", "names 0 values"),
         ("Heun(**{})", "by its name"),
+        ("Heun] + [Euler", "no list"),
+        ("Heun for x in y", "no list"),
+        ("Heun(churn={[]: 1})", "neither a value nor a type"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, says: str) -> None:

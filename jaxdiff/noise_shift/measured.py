@@ -56,6 +56,8 @@ class Shift:
         The last level with a shift decides: guidance takes noise away, which harms states
         that arrive too clean, whatever they were before.
         """
+        if not np.isfinite(np.asarray(self.shift)).all():
+            return "not finite: states or estimates blew up, look at them first"
         seen = np.flatnonzero(self.signs())
         if not len(seen):
             return f"no shift beyond {CERTAIN:g} standard errors: there is nothing to guide"

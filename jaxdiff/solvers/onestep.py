@@ -158,7 +158,8 @@ class DDIM:
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
         levels, fresh = row
         first = denoise(x, levels.at)
-        x = left_endpoint(x, first.x0, levels.at, levels.to) + fresh * noise(0)
+        x = left_endpoint(x, first.x0, levels.at, levels.to)
+        x = x + fresh * noise(0) if self.eta else x
         return x, memory, first
 
 
