@@ -57,19 +57,38 @@ def compare(
     batch: int = 256,
     real: UInt8[np.ndarray, "M H W C"] | None = None,
 ) -> Iterator[Row]:
-    """A row for each solver and number of steps, as it is measured."""
-    chosen = [(solver, count) for solver in solvers for count in steps]
+    """A row for each solver and number of steps, as it is measured.
+
+    Raises:
+        ValueError: a solver or grid that some number of steps does not fit, before any row.
+    """
+    asked = []
+    for solver in solvers:
+        for count in steps:
+            s = dataclasses.replace(experiment.sampling, solver=solver, steps=count)
+            s.grid(experiment.schedule, count)
+            asked.append(dataclasses.replace(experiment, sampling=s))
+    return _rows(asked, variables, seeds, label, batch, real)
+
+
+def _rows(
+    asked: Sequence[Experiment],
+    variables: PyTree,
+    seeds: Int[np.ndarray, " N"],
+    label: Int[np.ndarray, " N"],
+    batch: int,
+    real: UInt8[np.ndarray, "M H W C"] | None,
+) -> Iterator[Row]:
     target = moments(_flat(real)) if real is not None else None
     first = None
-    for solver, count in chosen:
-        sampling = dataclasses.replace(experiment.sampling, solver=solver, steps=count)
-        e = dataclasses.replace(experiment, sampling=sampling)
+    for e in asked:
         images, seconds = _timed(e, variables, seeds, label, batch)
         first = images if first is None else first
         away = np.sqrt(np.mean((_flat(images) - _flat(first)) ** 2))
         quality = frechet(*moments(_flat(images)), *target) if target else None
         nfe = calls(e, variables, seeds[:batch], label[:batch])
-        yield Row(solver, count, images, nfe, seconds, float(away), quality)
+        s = e.sampling
+        yield Row(s.solver, s.steps, images, nfe, seconds, float(away), quality)
 
 
 def _timed(

@@ -4,6 +4,7 @@ passes, and of forward states of data, told the same classes [NAG].
 Both run on one path: an estimator knows the marginals of the path that it was trained on.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import jax
@@ -15,9 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxdiff import noise_shift, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset, encoder_of
-from jaxdiff.denoisers import Clipped
-from jaxdiff.generate import image_keys
-from jaxdiff.guidance import Interval, guide, without
+from jaxdiff.generate import guided, image_keys
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.noise_shift import Mean
 from jaxdiff.sampling import normal, trajectory
@@ -81,6 +80,9 @@ def watcher(
     """
     s = experiment.sampling
     levels = s.grid(experiment.schedule, s.steps)
+    noise = {"noise_guidance": 1.0, "noise_interval": within} if within else {}
+    s = dataclasses.replace(s, **{"noise_guidance": 0.0, **noise})
+    aware = dataclasses.replace(experiment, sampling=s)
 
     @jax.jit
     def watch(
@@ -90,14 +92,7 @@ def watcher(
         label: Array,
         w: Array,
     ) -> tuple[Array, Array]:
-        denoise = run_denoiser(experiment, variables)
-        weaker = []
-        if s.guidance:
-            weaker += [(without(denoise, "label"), Interval(s.guidance, *s.interval))]
-        if within:
-            weaker += [(without(denoise, "noise"), Interval(w, *within))]
-        denoise = guide(denoise, *weaker) if weaker else denoise
-        denoise = Clipped(denoise) if s.clip else denoise
+        denoise = guided(aware)(variables, {"label": s.guidance, "noise": w})
         x = levels.sigma[0] * normal(keys, experiment.data.shape)
         cond = labelled(experiment, label)
         way = trajectory(denoise, cond, keys, x, levels, s.solver)

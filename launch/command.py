@@ -61,6 +61,17 @@ def folder(flag: flags.FlagHolder[str]) -> Path:
     return Path(flag.value)
 
 
+def need(*pairs: tuple[flags.FlagHolder, flags.FlagHolder]) -> None:
+    """Refuses a flag that was given without the other, which it needs.
+
+    Raises:
+        ValueError: names both.
+    """
+    for flag, other in pairs:
+        if flag.present and not other.value:
+            raise ValueError(f"--{flag.name} needs --{other.name}")
+
+
 MISTAKES = (ValueError, OSError, ImportError)
 """What is raised where a user's value enters; anything else is ours and is traced."""
 

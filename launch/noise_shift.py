@@ -21,11 +21,11 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from jaxdiff import checkpoint, noise_shift, sharding, shifts, solvers
+from jaxdiff import checkpoint, expressions, noise_shift, sharding, shifts
 from jaxdiff.config import Experiment
 from jaxdiff.files import write_atomically
 from jaxdiff.plots import COLOURS, INK
-from jaxdiff.types import NoiseLevel
+from jaxdiff.types import NoiseLevel, Solver
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ NOISE_INTERVAL = flags.DEFINE_list(
     "noise_interval", ["0", "5"], "LOW,HIGH: sigma / alpha where that is on."
 )
 GUIDANCE = flags.DEFINE_float("guidance", None, "w of D + w (D - D without label).")
-SOLVER = flags.DEFINE_enum("solver", None, solvers.__all__, "Solver, as it is by default.")
+SOLVER = flags.DEFINE_string("solver", None, "Heun, DDIM(eta=0.5), … as Python prints it.")
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 3, 10_000)
 NUMBER = flags.DEFINE_integer("number", 512, "How many states.", 2, 2**20)
 SPLIT = flags.DEFINE_string("split", None, "Split of the data; test if there is one.")
@@ -85,7 +85,7 @@ def chosen(experiment: Experiment) -> Experiment:
     """The run's experiment, sampled as the flags say."""
     said = {
         "steps": STEPS.value,
-        "solver": SOLVER.value and getattr(solvers, SOLVER.value)(),
+        "solver": None if SOLVER.value is None else expressions.read(SOLVER.value, Solver),
         "guidance": GUIDANCE.value,
     }
     given = {name: value for name, value in said.items() if value is not None}

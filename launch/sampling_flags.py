@@ -1,0 +1,240 @@
+"""The flags that say how images are drawn from a run, for every command that draws.
+
+`asked()` reads them: the run, the experiment that says how to sample it, and the networks
+that guide it.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import command
+from absl import flags
+from jaxtyping import PyTree
+
+from jaxdiff import checkpoint, expressions, generate, levels, presets, solvers
+from jaxdiff.checkpoint import Restored
+from jaxdiff.config import Experiment
+from jaxdiff.guidance import Rule
+from jaxdiff.types import Grid, Solver
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
+STD = flags.DEFINE_float(
+    "std", None, "Relative width of the EMA, tracked or reconstructed."
+)
+STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.", 0)
+LABELS = flags.DEFINE_list("labels", [], "Classes, in turn; all of them by default.")
+STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 1, 10_000)
+SOLVER = flags.DEFINE_string(
+    "solver", None, f"One of {', '.join(solvers.__all__)}, with fields or without."
+)
+GRID = flags.DEFINE_string(
+    "grid", None, f"One of {', '.join(levels.__all__)}, with fields or without."
+)
+GUIDANCE = flags.DEFINE_float(
+    "guidance", None, "w of D + w (D - guide's D), or D without label."
+)
+PRESET = flags.DEFINE_enum(
+    "preset", None, [*presets.SAMPLING], "Models, EMA widths, guide and guidance of EDM2, "
+    "imported to WORKDIR/img512-s and the like by launch/import_edm2.py."
+)  # fmt: skip
+GUIDE = flags.DEFINE_string("guide", None, "Another run, to guide away from.")
+GUIDE_STD = flags.DEFINE_float("guide_std", None, "Width of the guide's EMA.")
+GUIDE_STEP = flags.DEFINE_integer("guide_checkpoint", None, "The guide's checkpoint.", 0)
+INTERVAL = flags.DEFINE_list(
+    "interval", None, "LOW,HIGH: guide the steps that start at sigma / alpha in between."
+)
+NOISE_GUIDANCE = flags.DEFINE_float(
+    "noise_guidance", None, "w of D + w (D - D without noise level): noise awareness."
+)
+NOISE_INTERVAL = flags.DEFINE_list("noise_interval", None, "LOW,HIGH: likewise.")
+ESTIMATOR = flags.DEFINE_string(
+    "estimator", None, "A run of configs/digits_nag.py:level and the like, to guide by."
+)
+RULE = flags.DEFINE_string("rule", None, "How guidance is added: Projected(limit=2.5), ….")
+PLUS_PLUS = flags.DEFINE_bool("plus_plus", None, "--guidance is CFG++'s scale, 0 to 1.")
+THRESHOLD = flags.DEFINE_float("threshold", None, "Dynamic thresholding's quantile.")
+CLIP = flags.DEFINE_bool("clip", None, "Hold each x0 to [-1, 1], where the data are.")
+flags.mark_flags_as_required(["workdir"])
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A run, the experiment that says how to sample it, and what guides it."""
+
+    run: Restored
+    experiment: Experiment
+    guide: Restored | None = None
+    weight: float = 0.0
+    estimator: Restored | None = None
+    noise_weight: float = 0.0
+
+    @property
+    def variables(self) -> PyTree:
+        """Of all networks, as `generate.guided` reads them."""
+        others = [other for other in (self.guide, self.estimator) if other]
+        return (self.run.variables, *(o.variables for o in others)) if others else (
+            self.run.variables
+        )  # fmt: skip
+
+    @property
+    def guides(self) -> dict[str, Any]:
+        """What `generate.sampler` takes beside the experiment."""
+        own = lambda restored: restored and restored.experiment
+        return {
+            "guide": own(self.guide),
+            "w": self.weight,
+            "estimator": own(self.estimator),
+            "noise_w": self.noise_weight,
+        }
+
+    @property
+    def sampler(self) -> generate.Draw:
+        """The compiled sampler."""
+        return generate.sampler(self.experiment, **self.guides)
+
+
+def asked() -> Model:
+    """The model that the flags ask for.
+
+    Raises:
+        ValueError: a flag that another makes meaningless, or that needs another.
+        FileNotFoundError: there is no such run.
+    """
+    _refuse_unread()
+    run, guide, weight = _models()
+    estimator, noise_weight = None, 0.0
+    if ESTIMATOR.value is not None:
+        estimator, noise_weight = _restored(ESTIMATOR), NOISE_GUIDANCE.value
+        if not math.isfinite(math.nan if noise_weight is None else noise_weight):
+            raise ValueError("--estimator needs --noise_guidance, such as 1.0")
+    preset = presets.SAMPLING.get(PRESET.value)
+    chosen = {
+        "steps": STEPS.value,
+        "solver": _read(SOLVER, Solver),
+        "grid": _read(GRID, Grid),
+        "guidance": None if guide else GUIDANCE.value,
+        "interval": interval(INTERVAL) or (preset and preset.interval),
+        "noise_guidance": None if estimator else NOISE_GUIDANCE.value,
+        "noise_interval": interval(NOISE_INTERVAL),
+        "rule": _read(RULE, Rule),
+        "plus_plus": PLUS_PLUS.value,
+        "threshold": THRESHOLD.value,
+        "clip": CLIP.value,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    sampling = dataclasses.replace(run.experiment.sampling, **given)
+    labelled = guide or sampling.guidance
+    noisy = estimator or sampling.noise_guidance
+    for flag, guided, need in (
+        (INTERVAL, labelled, "--guidance"),
+        (PLUS_PLUS, labelled, "--guidance"),
+        (NOISE_INTERVAL, noisy, "--noise_guidance"),
+        (RULE, labelled or noisy, "--guidance or --noise_guidance"),
+    ):
+        if flag.value and not guided:
+            raise ValueError(f"--{flag.name} changes nothing without {need}: give that too")
+    experiment = dataclasses.replace(run.experiment, sampling=sampling)
+    return Model(run, experiment, guide, weight, estimator, noise_weight)
+
+
+def labels(classes: int) -> list[int]:
+    """The classes asked for, checked; all of them by default."""
+    if not LABELS.value:
+        return list(range(max(classes, 1)))
+    for text in LABELS.value:
+        if not whole(text) or int(text) >= classes:
+            raise ValueError(f"--labels: {text!r} is no class of this run's {classes}")
+    return [int(text) for text in LABELS.value]
+
+
+def whole(text: str) -> bool:
+    """Whether a text is a number 0, 1, …, in the digits 0 to 9."""
+    return text.isascii() and text.isdigit()
+
+
+def interval(flag: flags.FlagHolder) -> tuple[float, float] | None:
+    """LOW,HIGH, as two numbers; None where the flag is not given."""
+    if flag.value is None:
+        return None
+    try:
+        low, high = map(float, flag.value)
+    except ValueError:
+        text = f"--{flag.name} is LOW,HIGH, such as 0,5; got {','.join(flag.value)!r}"
+        raise ValueError(text) from None
+    return low, high
+
+
+def beside() -> Path:
+    """Where images go by default: into the run's folder, or beside its snapshot."""
+    workdir = command.folder(WORKDIR)
+    return workdir.parent if workdir.suffix == ".npz" else workdir
+
+
+def _read(flag: flags.FlagHolder, kind: type) -> Any:
+    """The value that a flag writes as Python prints it; None where it is not given."""
+    return None if flag.value is None else expressions.read(flag.value, kind)
+
+
+def _models() -> tuple[Restored, Restored | None, float]:
+    """What to sample, another run to guide it, if any, and the weight."""
+    folder = command.folder(WORKDIR)
+    if PRESET.value:
+        preset = presets.SAMPLING[PRESET.value]
+        main, guide = (
+            model and _published(folder / model.network, model)
+            for model in (preset.main, preset.guide)
+        )
+        return main, guide and _fitting(main, guide), preset.weight
+    run = checkpoint.restore(folder, STD.value, STEP.value)
+    if GUIDE.value is None:
+        return run, None, 0.0
+    if GUIDANCE.value is None or not math.isfinite(GUIDANCE.value):
+        raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
+    guide = _restored(GUIDE, GUIDE_STD.value, GUIDE_STEP.value)
+    return run, _fitting(run, guide), GUIDANCE.value
+
+
+def _restored(flag: flags.FlagHolder, *which: Any) -> Restored:
+    """The other run that a flag names."""
+    return checkpoint.restore(command.folder(flag), *which)
+
+
+def _published(folder: Path, model: presets.Model) -> Restored:
+    """A preset's model, as it was imported or reconstructed."""
+    try:
+        return checkpoint.restore(folder, model.std, model.step)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} has no average of std {model.std:g} at step {model.step}: import "
+            f"{model.file} with launch/import_edm2.py to {folder}, or make it with "
+            f"launch/reconstruct.py --workdir={folder} --std={model.std:g}"
+        ) from error
+
+
+def _fitting(run: Restored, guide: Restored) -> Restored:
+    """The guide, if it denoises the same images with the same classes or none."""
+    if guide.shape != run.shape:
+        raise ValueError(
+            f"the guide's images are {guide.shape}, the run's {run.shape}: guide by a run "
+            "on the same data"
+        )
+    its, ours = (getattr(r.experiment.network, "label_dim", 0) for r in (guide, run))
+    if its not in (0, ours):
+        raise ValueError(
+            f"the guide knows {its} classes, the run {ours}: guide by a run with as many, "
+            "or with none"
+        )
+    return guide
+
+
+def _refuse_unread() -> None:
+    """Flags that another flag makes meaningless, or that need another."""
+    preset = presets.SAMPLING.get(PRESET.value)
+    fixed = (STD, STEP, GUIDE, GUIDE_STD, GUIDE_STEP) if preset else ()
+    for flag in (*fixed, *((GUIDANCE,) if preset and preset.guide else ())):
+        if flag.value is not None:
+            raise ValueError(f"--preset={PRESET.value} says it: leave out --{flag.name}")
+    command.need((GUIDE_STD, GUIDE), (GUIDE_STEP, GUIDE))
