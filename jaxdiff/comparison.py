@@ -145,7 +145,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def save_sheet(path: Path, rows: Sequence[Row], columns: int = 12) -> None:
+def save_sheet(path: Path, rows: Sequence[Row], columns: int = pictures.COLUMNS) -> None:
     """Draws a line of images for each row, with its name, as a PNG."""
     from matplotlib.figure import Figure
 

@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 from tqdm import tqdm
 
-from jaxdiff import data, sharding
+from jaxdiff import data, editing, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
 from jaxdiff.guidance import Interval, PlusPlus, noise_aware, thresholded, without
 from jaxdiff.guidance import guide as differences
 from jaxdiff.networks import LevelEstimator
-from jaxdiff.sampling import sample
+from jaxdiff.sampling import follow, normal, sample
 from jaxdiff.state import labelled, run_denoiser
-from jaxdiff.types import Denoiser, NoiseLevel
+from jaxdiff.types import Condition, Denoiser, NoiseLevel
 
-Draw = Callable[[PyTree, Key[Array, " B"], Array], Float[Array, "B H W C"]]
-"""(variables, keys, labels) -> x0."""
+Draw = Callable[..., Float[Array, "B H W C"]]
+"""(variables, keys, labels) -> x0; an editor's takes an image and what is known too."""
 
 
 Weights = Mapping[str, Array | float]
@@ -109,8 +109,68 @@ def sampler(
     of the compiled program: others compile nothing. The levels are not, so that solvers
     may compute their coefficients in float64.
     """
-    s, denoiser = experiment.sampling, guided(experiment, guide, estimator)
+    s, shape = experiment.sampling, experiment.data.shape
     levels = s.grid(experiment.schedule, s.steps)
+    from_noise = lambda denoise, cond, keys: sample(
+        denoise, cond, keys, shape, levels, s.solver
+    )
+    return _compiled(from_noise, experiment, guide, w, estimator, noise_w)
+
+
+def editor(
+    experiment: Experiment,
+    strength: float = 1.0,
+    resampling: tuple[int, int] = (1, 1),
+    **guides: Any,
+) -> Draw:
+    """The compiled editor of images; it takes two arrays an image more than a sampler.
+
+    (variables, keys, labels, image [B, H, W, C], known [B, H, W, C] or None) -> x0. The
+    last floor(N strength) of the grid's N steps start from the image, noised to their
+    first level [SDEdit]; with strength 1 from noise alone, and what is known is put back
+    after each step, on a grid that goes up by `resampling[0]` levels and down again,
+    `resampling[1]` times in all [RePaint]. `guides` are as `sampler` takes them.
+
+    Raises:
+        ValueError: the data are no pixels, a strength outside [0, 1], or a resampling
+            below 1.
+    """
+    s = experiment.sampling
+    if data.encoder_of(experiment.data) != data.Pixels():
+        raise ValueError(f"only pixels can be edited, and {experiment.data} has latents")
+    levels = s.grid(experiment.schedule, s.steps)
+    levels = levels[editing.first_step(levels, strength) :]
+    grid = editing.resampled(levels, *resampling)
+
+    def edit(
+        denoise: Denoiser,
+        cond: Condition,
+        keys: Key[Array, " B"],
+        image: Float[Array, "B H W C"],
+        known: Bool[Array, "B H W C"] | None,
+    ) -> Float[Array, "B H W C"]:
+        if levels.sigma.shape[0] == 1:
+            return image
+        start = image if strength < 1 else jnp.zeros_like(image)
+        x = levels.alpha[0] * start + levels.sigma[0] * normal(keys, image.shape[1:])
+        if known is None:
+            return follow(denoise, cond, keys, x, levels, s.solver)
+        solver = editing.Inpaint(s.solver, image, known)
+        return follow(denoise, cond, keys, x, grid, solver)
+
+    return _compiled(edit, experiment, **guides)
+
+
+def _compiled(
+    draw: Callable[..., Float[Array, "B H W C"]],
+    experiment: Experiment,
+    guide: Experiment | None = None,
+    w: float = 0.0,
+    estimator: Experiment | None = None,
+    noise_w: float = 0.0,
+) -> Draw:
+    """(denoise, cond, keys, …) -> x0, as a program of (variables, keys, labels, …)."""
+    s, denoiser = experiment.sampling, guided(experiment, guide, estimator)
     weights = {
         "label": w if guide else s.guidance,
         "noise": noise_w if estimator else s.noise_guidance,
@@ -120,13 +180,15 @@ def sampler(
             raise ValueError(f"the {name} guidance's weight must be finite, got {weight}")
 
     @jax.jit
-    def draw(
-        variables: PyTree, keys: Key[Array, " B"], label: Array, weights: Weights
+    def compiled(
+        variables: PyTree, keys: Array, label: Array, weights: Weights, *given: Array | None
     ) -> Float[Array, "B H W C"]:
         denoise, cond = denoiser(variables, weights), labelled(experiment, label)
-        return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
+        return draw(denoise, cond, keys, *given)
 
-    return lambda variables, keys, label: draw(variables, keys, label, weights)
+    return lambda variables, keys, label, *given: compiled(
+        variables, keys, label, weights, *given
+    )
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
@@ -156,12 +218,14 @@ def images(
     mesh: Mesh,
     batch: int,
     *,
+    given: tuple[Shaped[np.ndarray, "N ..."] | None, ...] = (),
     progress: bool = False,
 ) -> Shaped[np.ndarray, "N H W C"]:
     """One image a seed, drawn `batch` at a time over the mesh, as the encoder decodes it.
 
-    An image is a function of its seed and label alone: a batch that is not full, or does
-    not split over the devices, is filled up with images that are thrown away.
+    `given` is what `draw` takes of each image beside key and label. An image is a function
+    of these alone: a batch that is not full, or does not split over the devices, is filled
+    up with images that are thrown away.
     """
     size = min(batch, len(seeds))
     size += -size % mesh.size
@@ -170,8 +234,11 @@ def images(
         for start in range(0, len(seeds), size):
             part = slice(start, start + size)
             count = len(seeds[part])
-            filled = [np.resize(a[part], size) for a in (seeds, label)]
-            asked = (image_keys(filled[0]), jnp.asarray(filled[1], jnp.int32))
+            filled = [
+                a if a is None else np.take(a[part], np.arange(size) % count, axis=0)
+                for a in (seeds, label, *given)
+            ]
+            asked = image_keys(filled[0]), jnp.asarray(filled[1], jnp.int32), *filled[2:]
             drawn = draw(variables, *jax.device_put(asked, sharding.split(mesh)))
             parts.append(encoder.decode(np.asarray(drawn))[:count])
             bar.update(count)

@@ -13,6 +13,9 @@ from jaxdiff.files import write_atomically
 SIDE = 48
 """Pixels that an image in a grid has at least, so that people can see it."""
 
+COLUMNS = 12
+"""Images in a line of a sheet that sets several side by side."""
+
 GAP = 2
 """Pixels between images."""
 

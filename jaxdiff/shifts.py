@@ -147,9 +147,8 @@ def forward(
 
     The images are the data set's, in turn and again, each time under fresh noise.
     """
-    rows = [dataset.source[i % len(dataset)] for i in range(number)]
-    image = np.stack([row["image"] for row in rows])
-    label = np.array([row["label"] for row in rows], np.int32)
+    rows = dataset.take(np.arange(number) % len(dataset))
+    image, label = rows["image"], rows["label"]
     root = jax.random.key(seed)
 
     @jax.jit

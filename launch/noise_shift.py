@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from jaxdiff import checkpoint, expressions, noise_shift, sharding, shifts
 from jaxdiff.config import Experiment
+from jaxdiff.data import split_of
 from jaxdiff.files import write_atomically
 from jaxdiff.plots import COLOURS, INK
 from jaxdiff.types import NoiseLevel, Solver
@@ -117,7 +118,7 @@ def estimates(
     """Forward states of data, then sampled ones, the latter unguided and guided."""
     mesh, batch = sharding.data_mesh(), BATCH.value
     variables = run.variables, estimator.variables
-    data = split(experiment.data).load()
+    data = split_of(experiment.data, SPLIT.value).load()
     asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
     said, label = shifts.forward(*asked, SEED.value, batch)
     found, seeds = {FORWARD: said}, SEED.value + np.arange(NUMBER.value)
@@ -134,15 +135,6 @@ def shifts_of(said: Said) -> dict[str, noise_shift.Shift]:
     """The shift of each kind of states against the forward ones."""
     pair = lambda sampled: noise_shift.Estimates(sampled, said[FORWARD])
     return {kind: noise_shift.measure(pair(values)) for kind, values in said.items()}
-
-
-def split(data: Any) -> Any:
-    """The data asked for: held-out ones, which neither network was trained on."""
-    if not any(field.name == "split" for field in dataclasses.fields(data)):
-        if SPLIT.value:
-            raise ValueError(f"--split: {type(data).__name__} has no splits: leave it out")
-        return data
-    return dataclasses.replace(data, split=SPLIT.value or "test")
 
 
 def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:

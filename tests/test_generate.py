@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import checkpoint, generate, sharding, snapshots
-from jaxdiff.data import Pixels
+from jaxdiff import checkpoint, editing, generate, sharding, snapshots
+from jaxdiff.data import Latents, Pixels
 from jaxdiff.generate import image_keys
 from jaxdiff.guidance import Interval, Projected, Rescaled
 from jaxdiff.levels import Karras
@@ -171,3 +171,46 @@ def test_an_image_depends_on_its_seed_alone() -> None:
     whole, split = generate.images(*args, 3), generate.images(*args, 2)
     assert whole.dtype == np.uint8
     np.testing.assert_allclose(whole.astype(int), split.astype(int), atol=1)
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+X0 = jnp.asarray(PICTURE / np.float32(127.5) - 1)
+KNOWN = np.broadcast_to((np.arange(8) < 4)[:, None, None], PICTURE.shape)
+
+
+def test_an_edit_starts_from_the_image_at_its_level() -> None:
+    main = variables(0)
+    levels = SAMPLED.sampling.grid(SAMPLED.schedule, 4)
+    denoise, cond = run_denoiser(SAMPLED, main), jd.Condition(label=jnp.asarray(LABEL))
+    asked = levels, 0.5, jd.Heun()
+    exact = jax.jit(lambda k: editing.image_to_image(denoise, cond, k, X0, *asked))(KEYS)
+    edited = generate.editor(SAMPLED, 0.5)(main, KEYS, LABEL, X0, None)
+    np.testing.assert_allclose(edited, exact, atol=TOLERANCE)
+    still = generate.editor(SAMPLED, 0.0)(main, KEYS, LABEL, X0, None)
+    np.testing.assert_array_equal(still, X0)
+    drawn_anew = generate.editor(SAMPLED, 1.0)(main, KEYS, LABEL, X0, None)
+    np.testing.assert_allclose(drawn_anew, drawn(main), atol=TOLERANCE)
+
+
+def test_what_is_known_is_kept_and_the_rest_drawn() -> None:
+    main, mesh = variables(0), sharding.data_mesh(jax.devices()[:1])
+    draw = generate.editor(SAMPLED, resampling=(1, 2))
+    images = lambda batch, x0=X0: generate.images(
+        *(draw, main, Pixels(), np.arange(3), LABEL, mesh, batch),
+        given=(np.asarray(x0), KNOWN),
+    )
+    whole, split = images(3), images(2)
+    np.testing.assert_array_equal(whole[KNOWN], PICTURE[KNOWN])
+    np.testing.assert_allclose(whole.astype(int), split.astype(int), atol=1)
+    unseen = images(
+        3, jnp.where(KNOWN, X0, -X0)
+    )  # the part that is drawn anew says nothing
+    np.testing.assert_array_equal(unseen, whole)
+    once = generate.editor(SAMPLED)(main, KEYS, LABEL, X0, KNOWN)
+    assert np.abs(Pixels().decode(np.asarray(once)).astype(int) - whole).max() > 2
+
+
+def test_latents_are_not_edited() -> None:
+    of_latents = dataclasses.replace(SAMPLED, data=Latents("nowhere.npz"))
+    with pytest.raises(ValueError, match="only pixels can be edited"):
+        generate.editor(of_latents)

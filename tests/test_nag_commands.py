@@ -152,8 +152,12 @@ def run(*arguments: Any) -> subprocess.CompletedProcess:
         [sys.executable, ROOT / "launch" / "noise_shift.py", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        env=environment(),
     )
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 
 def untrained(folder: Path, experiment: Experiment) -> Path:

@@ -1,6 +1,6 @@
 """Images to train on: sources that are plain values, and the batches read from them."""
 
-from jaxdiff.data.batches import Dataset, batches
+from jaxdiff.data.batches import Dataset, batches, split_of
 from jaxdiff.data.digits import Digits
 from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.folder import Folder
@@ -20,5 +20,6 @@ __all__ = [
     "VAELatents",
     "batches",
     "encoder_of",
+    "split_of",
     "write_latents",
 ]

@@ -66,6 +66,41 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.source)
 
+    def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """The images [B, H, W, C] uint8 and labels [B] int32 of these numbers."""
+        return take(self.source, indices)
+
+
+def take(source: Source, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+    """{"image": [B, H, W, C] uint8, "label": [B] int32} of these numbers."""
+    if hasattr(source, "take"):
+        return source.take(indices)
+    examples = [source[int(i)] for i in indices]
+    return {
+        "image": np.stack([example["image"] for example in examples]),
+        "label": np.array([example["label"] for example in examples], np.int32),
+    }
+
+
+def split_of(data: Any, split: str | None = None) -> Any:
+    """The same data's split of that name: by default held-out images, where it has some.
+
+    >>> from jaxdiff.data import Digits
+    >>> split_of(Digits(split="train"))
+    Digits(split='test')
+
+    Raises:
+        ValueError: a split is asked for, and the data have none.
+    """
+    if any(field.name == "split" for field in dataclasses.fields(data)):
+        return dataclasses.replace(data, split=split or "test")
+    if split:
+        raise ValueError(
+            f"--split: {type(data).__name__} has no splits; leave --split out to take all "
+            "of it"
+        )
+    return data
+
 
 @functools.lru_cache(maxsize=8)
 def order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
@@ -97,14 +132,7 @@ class Stream:
         return sys.maxsize // self.batch_size
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        indices = self.indices(step)
-        if hasattr(self.source, "take"):
-            return self.source.take(indices)
-        examples = [self.source[int(i)] for i in indices]
-        return {
-            "image": np.stack([example["image"] for example in examples]),
-            "label": np.array([example["label"] for example in examples], np.int32),
-        }
+        return take(self.source, self.indices(step))
 
     def indices(self, step: int) -> Int[np.ndarray, " B"]:
         """The numbers of the images in this process' block of a step."""

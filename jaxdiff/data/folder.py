@@ -117,8 +117,10 @@ def check(folder: pathlib.Path, images: list[pathlib.Path]) -> None:
         raise ValueError(f"no images in {str(folder)!r}: files named {known} are read")
 
 
-def read(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """One image file as a square of RGB.
+def read(
+    path: pathlib.Path, size: int, channels: int = 3
+) -> UInt8[np.ndarray, "size size channels"]:
+    """One image file as a square of RGB, or of grey with one channel.
 
     Raises:
         ValueError: the file is not an image that Pillow can read, whose name it gives.
@@ -132,7 +134,8 @@ def read(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
                 image = image.convert("RGBA")
                 paper = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(paper, image)
-            return square(image.convert("RGB"), size)
+            pixels = square(image.convert("RGB" if channels == 3 else "L"), size)
+            return pixels.reshape(size, size, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as an image: {error}") from error
 

@@ -1,0 +1,144 @@
+"""Edits images with a run: draws them anew from a level of noise, or parts of them.
+
+    python launch/edit.py --workdir=runs/digits --strength=0.6 --labels=3
+
+    python launch/edit.py --workdir=runs/digits --box=0,0.5,1,1 --resample=4,5 \\
+        --solver=Ancestral
+
+    python launch/edit.py --workdir=runs/mine --image=photo.png --mask=mask.png --labels=7
+
+Images are the run's own held-out ones, or --image, a picture or a folder of them, which
+are cropped and resized as `data.Folder` does. --strength is how far back along the grid an
+edit starts [SDEdit]: 0 returns the image, 1 draws it from noise. --mask is a picture,
+white where the image is drawn anew and black where it is kept; --box says the same of a
+rectangle. Parts that are kept come out as they were. --resample=JUMP,TIMES goes back up
+JUMP steps and down again, TIMES in all, so that both parts come to agree [RePaint]; give
+it a solver that draws noise. All flags of launch/sample.py that say how to draw hold here.
+Writes a sheet as PNG (originals over edits) and the edits as NPZ.
+"""
+
+from pathlib import Path
+
+import command
+import numpy as np
+import sampling_flags as asking
+from absl import flags
+from jaxtyping import Bool, Int, UInt8
+
+from jaxdiff import generate, pictures, sharding
+from jaxdiff.config import Experiment
+from jaxdiff.data import Pixels, folder, split_of
+from jaxdiff.files import write_atomically
+
+IMAGE = flags.DEFINE_string("image", None, "A picture, or a folder of pictures.")
+STRENGTH = flags.DEFINE_float("strength", None, "Share of the grid's steps; default 0.6, "
+                              "with --mask or --box 1.", 0, 1)  # fmt: skip
+MASK = flags.DEFINE_string("mask", None, "A picture: white is drawn anew, black is kept.")
+BOX = flags.DEFINE_list("box", None, "LEFT,TOP,RIGHT,BOTTOM of what is drawn anew, 0 to 1.")
+RESAMPLE = flags.DEFINE_list("resample", ["1", "1"], "JUMP,TIMES: RePaint's resampling.")
+NUMBER = flags.DEFINE_integer("number", 10, "How many images.", 1, 2**20)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
+BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
+OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/edited.")
+flags.declare_key_flag("cpu_devices")
+flags.adopt_module_key_flags(asking)
+
+
+def main() -> None:
+    """Restores, edits, writes."""
+    model = asking.asked()
+    experiment = model.experiment
+    image, label = _images(experiment)
+    known = _known(experiment.data.shape)
+    if RESAMPLE.present and known is None:
+        raise ValueError("--resample needs --mask or --box: it makes two parts agree")
+    strength = STRENGTH.value
+    strength = (0.6 if known is None else 1.0) if strength is None else strength
+    many = None if known is None else np.broadcast_to(known, image.shape)
+    edited = generate.images(
+        generate.editor(experiment, strength, _resampling(), **model.guides),
+        model.variables,
+        Pixels(),
+        SEED.value + np.arange(len(image)),
+        label,
+        sharding.data_mesh(),
+        BATCH.value,
+        given=(image / np.float32(127.5) - 1, many),
+        progress=True,
+    )
+    out = Path(OUT.value) if OUT.value else asking.beside() / "edited"
+    out = out.with_suffix("") if out.suffix in (".png", ".npz") else out
+    npz, png = out.with_name(f"{out.name}.npz"), out.with_name(f"{out.name}.png")
+    arrays = {"images": edited, "originals": image, "labels": label}
+    write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
+    left = image if known is None else np.where(known, image, np.uint8(127))
+    shown = [
+        a[: pictures.COLUMNS] for a in (image, *([left] * (known is not None)), edited)
+    ]
+    pictures.save_grid(png, np.concatenate(shown), len(shown[0]))
+    print(f"{len(edited)} edits by step {model.run.step}: {png} and {npz}")
+
+
+def _images(
+    experiment: Experiment,
+) -> tuple[UInt8[np.ndarray, "N H W C"], Int[np.ndarray, " N"]]:
+    """What is edited, and the classes it becomes."""
+    classes = experiment.network.label_dim
+    if IMAGE.value is None:
+        data = split_of(experiment.data).load()
+        rows = data.take(np.arange(min(NUMBER.value, len(data))))
+        own = rows["label"]
+        return rows["image"], np.resize(asking.labels(classes), len(own)) if (
+            asking.LABELS.value
+        ) else own  # fmt: skip
+    if classes and not asking.LABELS.value:
+        raise ValueError(f"--image needs --labels: this run knows {classes} classes")
+    path = Path(IMAGE.value)
+    found = sorted(filter(folder.is_image, path.iterdir())) if path.is_dir() else [path]
+    if path.is_dir():
+        folder.check(path, found)
+    height, width, channels = experiment.data.shape
+    if height != width:
+        raise ValueError(f"--image are squares, this run's images are {height} by {width}")
+    files = found[: NUMBER.value]
+    image = np.stack([folder.read(file, height, channels) for file in files])
+    return image, np.resize(asking.labels(classes), len(image))
+
+
+def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
+    """Where the image is kept; None where all may change."""
+    from PIL import Image
+
+    height, width, _ = shape
+    if MASK.value is not None and BOX.value is not None:
+        raise ValueError("--mask and --box say the same: give one of them")
+    if MASK.value is not None:
+        try:
+            with Image.open(MASK.value) as file:
+                picture = file.convert("L").resize((width, height), Image.Resampling.BOX)
+        except OSError as error:
+            raise ValueError(f"--mask: {MASK.value} is no picture: {error}") from error
+        return np.asarray(picture)[..., None] < 128
+    if BOX.value is None:
+        return None
+    try:
+        left, top, right, bottom = map(float, BOX.value)
+    except ValueError:
+        left = top = right = bottom = np.nan
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        said = ",".join(BOX.value)
+        raise ValueError(f"--box is LEFT,TOP,RIGHT,BOTTOM from 0 to 1, got {said!r}")
+    y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+    inside = ((y >= top) & (y < bottom))[:, None] & (x >= left) & (x < right)
+    return ~inside[..., None]
+
+
+def _resampling() -> tuple[int, int]:
+    texts = RESAMPLE.value
+    if len(texts) != 2 or not all(asking.whole(text) and int(text) for text in texts):
+        raise ValueError(f"--resample is JUMP,TIMES, such as 4,5; got {','.join(texts)!r}")
+    return int(texts[0]), int(texts[1])
+
+
+if __name__ == "__main__":
+    command.run(main)

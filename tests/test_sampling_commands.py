@@ -1,0 +1,57 @@
+"""Sampling and editing as a user does both: what is drawn, what is refused in a line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_nag_commands import DRAWS, environment, untrained
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(tmp_path_factory.mktemp("runs") / "run", DRAWS)
+
+
+def run(script: str, workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, ROOT / "launch" / script, f"--workdir={workdir}", "--steps=2"]
+    return subprocess.run(
+        [*line, *arguments], capture_output=True, text=True, env=environment()
+    )
+
+
+def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) -> None:
+    asked = "--box=0.5,0,1,1", "--number=3", f"--out={tmp_path / 'edit.png'}"
+    done = run("edit.py", workdir, *asked)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "edit.npz") as found:
+        images, originals = found["images"], found["originals"]
+    assert images.shape == (3, 8, 8, 1)
+    np.testing.assert_array_equal(images[:, :, :4], originals[:, :, :4])
+    assert (images[:, :, 4:] != originals[:, :, 4:]).mean() > 0.5
+    sheet = Image.open(tmp_path / "edit.png")
+    assert sheet.height == sheet.width  # three images: the original, what is kept, the edit
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "said"),
+    [
+        ("edit.py", ("--box=0,0,2,1",), "--box is LEFT,TOP,RIGHT,BOTTOM"),
+        ("edit.py", ("--resample=4,5",), "--resample needs --mask or --box"),
+        ("sample.py", ("--solver=",), "names 0 values"),
+        ("sample.py", ("--compare=Heun", "--compare_steps="), "--compare_steps is 6,12,24"),
+        ("sample.py", ("--rule=Sum()",), "--rule changes nothing without --guidance"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    script: str, flags: tuple[str, ...], said: str, workdir: Path
+) -> None:
+    done = run(script, workdir, *flags)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
