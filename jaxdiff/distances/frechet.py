@@ -76,8 +76,8 @@ class Gaussian:
         """
         if self.mean.shape != other.mean.shape:
             raise ValueError(
-                f"Gaussians of {len(self.mean)} and {len(other.mean)} dimensions: take both "
-                f"from one extractor"
+                f"Gaussians of {len(self.mean)} and {len(other.mean)} dimensions: take "
+                f"both from one extractor"
             )
         cross = np.linalg.svd(self.factor.T @ other.factor, compute_uv=False)
         gap = np.sum((self.mean - other.mean) ** 2)

@@ -3,6 +3,8 @@
 IS = exp( mean_x KL(p(. | x), mean_x p(. | x)) )  in [1, classes]         [IS]
 """
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float, Float64
 
@@ -39,15 +41,15 @@ def inception_score(
     off = np.abs(p.sum(1) - 1).max()
     if p.min() < 0 or off > 1e-3:
         raise ValueError(
-            f"rows from {p.min():.3g} on with sums off 1 by {off:.3g} are no probabilities: "
-            f"give softmax(logits)"
+            f"rows with entries from {p.min():.3g} on and sums off 1 by {off:.3g} are no "
+            f"probabilities: give softmax(logits)"
         )
     if not 1 <= splits <= len(p):
         raise ValueError(f"{splits} splits of {len(p)} rows: give 1 to {len(p)}")
     if seed is not None:
-        p = p[np.random.RandomState(seed).permutation(len(p))]  # noqa: NPY002
+        p = p[np.random.RandomState(seed).permutation(len(p))]
     ends = [i * len(p) // splits for i in range(splits + 1)]
-    parts = [p[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [p[a:b] for a, b in itertools.pairwise(ends)]
     scores = np.array([_score(part) for part in parts])
     return Estimate(float(scores.mean()), float(scores.std()))
 

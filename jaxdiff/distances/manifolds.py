@@ -61,7 +61,7 @@ def precision_recall(*, real: Points, fake: Points, k: int = 3) -> tuple[float, 
 
 def radii(points: Float64[np.ndarray, "N D"], k: int) -> Float64[np.ndarray, " N"]:
     """Each point's distance to the k-th nearest of the others."""
-    return nearest(points, points, k).distance[:, -1]
+    return nearest(points, points, k, apart=True).distance[:, -1]
 
 
 def _balls(
@@ -69,8 +69,6 @@ def _balls(
 ) -> tuple[Int[np.ndarray, " fake"], Int[np.ndarray, " real"], Int[np.ndarray, " real"]]:
     """Real balls about each fake; fake balls about each real; fake ones in each real's."""
     x, y = checked_pair(real, fake)
-    middle = x.mean(0)
-    x, y = x - middle, y - middle
     reach_x, reach_y = radii(x, k), radii(y, k)
     held = np.zeros(len(y), int)
     holding, covered = np.zeros((2, len(x)), int)

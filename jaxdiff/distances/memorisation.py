@@ -40,8 +40,8 @@ def memorisation(*, samples: Points, train: Points, holdout: Points) -> Memorisa
     if len(train) != len(holdout):
         less = min(len(train), len(holdout))
         raise ValueError(
-            f"{len(train)} points in train, {len(holdout)} in holdout: give as many of both, "
-            f"such as random ones, {less} of each"
+            f"{len(train)} points in train, {len(holdout)} in holdout: give as many of "
+            f"both, such as {less} random ones of each"
         )
     checked_pair(train, holdout, ("train", "holdout"), least=1)
     to_train, to_holdout = nearest(samples, train), nearest(samples, holdout)

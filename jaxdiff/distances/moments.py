@@ -41,7 +41,10 @@ class Sums:
 def sums(
     features: Float[Array, "B D"], mask: Bool[Array, " B"], shift: Float[Array, " D"]
 ) -> Sums:
-    """The sums of the rows whose mask is set, about the shift; padding may hold anything."""
+    """The sums of the rows where the mask is True, about the shift.
+
+    The others may hold anything.
+    """
     y = jnp.where(mask[:, None], features - shift, 0)
     outer = jnp.matmul(y.T, y, precision=jax.lax.Precision.HIGHEST)
     return Sums(jnp.sum(mask, dtype=jnp.int32), jnp.sum(y, 0), outer)

@@ -54,8 +54,8 @@ def checked(points: Points, name: str, least: int = 2) -> Float64[np.ndarray, "N
     if not np.isfinite(points).all():
         bad = np.flatnonzero(~np.isfinite(points).all(1))
         raise ValueError(
-            f"{name} are not finite in {len(bad)} of {len(points)} rows, the first {bad[0]}:"
-            f" look there for what made them"
+            f"{name} are not finite in {len(bad)} of {len(points)} rows, the first row "
+            f"{bad[0]}: look there for what made them"
         )
     return points
 
@@ -85,7 +85,8 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 def squared_distances(
     x: Float64[np.ndarray, "n D"], y: Float64[np.ndarray, "m D"]
 ) -> Float64[np.ndarray, "n m"]:
-    """|x_i - y_j|^2 by the matrix product; accurate where the points' mean is near 0."""
+    """|x_i - y_j|^2 by the matrix product, about the mean of y."""
+    x, y = _centred(x, y)
     out = x @ y.T
     out *= -2
     out += np.sum(x * x, 1)[:, None]
@@ -93,32 +94,28 @@ def squared_distances(
     return np.maximum(out, 0, out=out)
 
 
-def nearest(points: Points, among: Points, k: int = 1) -> Neighbours:
-    """The k nearest of `among` to each point; ties are broken by the lower index.
+def nearest(points: Points, among: Points, k: int = 1, apart: bool = False) -> Neighbours:
+    """The k nearest of `among` to each point; of equally near ones those of lower index.
 
-    Where `points` are `among`, the same array, no point is its own neighbour.
+    `apart` is for `points` that are `among`, row by row: none is its own neighbour.
 
     Raises: ValueError where `among` has too few.
 
     >>> nearest(np.array([[2.0], [9.0]]), np.array([[0.0], [3.0], [7.0]])).index.tolist()
     [[1], [2]]
     """
-    itself = points is among
-    if not 1 <= k <= len(among) - itself:
-        raise ValueError(
-            f"k = {k} of {len(among)} points: give k from 1 to less than those"
-        )
     x, y = checked_pair(points, among, ("points", "those among which to look"), least=1)
-    middle = y.mean(0)
-    x, y = x - middle, y - middle
+    others = len(y) - apart
+    if not 1 <= k <= others:
+        raise ValueError(f"k = {k} of {others} others: give k from 1 to {others}")
     index, distance = np.empty((len(x), k), np.int64), np.empty((len(x), k))
-    spare = min(k + 4, len(y) - itself)
+    spare = min(k + 4, others)
     for rows in row_blocks(len(x), len(y)):
         about = squared_distances(x[rows], y)
-        if itself:
-            about[np.arange(len(about)), np.arange(rows.start, rows.stop)] = np.inf
+        if apart:
+            np.fill_diagonal(about[:, rows], np.inf)
         found = np.sort(np.argpartition(about, spare - 1, axis=1)[:, :spare], axis=1)
-        exact = _by_differences(x[rows][:, None], y[found])
+        exact = np.sum((x[rows, None] - y[found]) ** 2, axis=-1)
         order = np.argsort(exact, axis=1, kind="stable")[:, :k]
         index[rows] = np.take_along_axis(found, order, 1)
         distance[rows] = np.sqrt(np.take_along_axis(exact, order, 1))
@@ -137,20 +134,21 @@ def within(
     `squared` is `squared_distances(x, y)`; the radius broadcasts against it.
     """
     inside = squared < radius**2
-    scale = np.sum(x * x, 1)[:, None] + np.sum(y * y, 1)
-    rounding = 8 * x.shape[1] * np.finfo(np.float64).eps * scale
+    x_size, y_size = (np.sum(a * a, 1) for a in _centred(x, y))
+    rounding = 8 * x.shape[1] * np.finfo(np.float64).eps * (x_size[:, None] + y_size)
     i, j = np.nonzero(np.abs(squared - radius**2) <= rounding)
     radii = np.broadcast_to(radius, inside.shape)
     step = max(1, BLOCK // x.shape[1])
     for some in (slice(a, a + step) for a in range(0, len(i), step)):
-        distance = np.sqrt(_by_differences(x[i[some]], y[j[some]]))
+        distance = np.sqrt(np.sum((x[i[some]] - y[j[some]]) ** 2, axis=-1))
         limit = radii[i[some], j[some]]
         inside[i[some], j[some]] = distance <= limit if closed else distance < limit
     return inside
 
 
-def _by_differences(
-    x: Float64[np.ndarray, "*pairs D"], y: Float64[np.ndarray, "*pairs D"]
-) -> Float64[np.ndarray, "*pairs"]:
-    """|x - y|^2 as a sum of squares."""
-    return np.sum((x - y) ** 2, axis=-1)
+def _centred(
+    x: Float64[np.ndarray, "n D"], y: Float64[np.ndarray, "m D"]
+) -> tuple[Float64[np.ndarray, "n D"], Float64[np.ndarray, "m D"]]:
+    """Both less the mean of y."""
+    middle = y.mean(0)
+    return x - middle, y - middle

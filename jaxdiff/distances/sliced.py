@@ -39,8 +39,6 @@ def sliced_wasserstein(
     x, y = checked_pair(real, fake, least=1)
     if lines < 1 or power < 1:
         raise ValueError(f"{lines} lines, power {power}: give at least 1 of each")
-    middle = x.mean(0)
-    x, y = x - middle, y - middle
     thetas = directions(x.shape[1], lines, seed)
     step = max(1, BLOCK // (len(x) + len(y)))
     some = [thetas[i : i + step] for i in range(0, lines, step)]
