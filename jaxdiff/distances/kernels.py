@@ -178,4 +178,5 @@ def median_distance(points: Points, most: int = 2000) -> float:
     """
     x = checked(points, "points")
     x = x[np.linspace(0, len(x) - 1, min(len(x), most)).astype(int)]
-    return float(np.sqrt(np.median(squared_distances(x, x)[np.triu_indices(len(x), 1)])))
+    pairs = squared_distances(x, x)[np.triu_indices(len(x), 1)]
+    return float(np.median(np.sqrt(pairs)))
