@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 EPS = 1e-3
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 Flat = Mapping[str, np.ndarray]
-"""A torch state dict: {name: array}."""
+"""A state dict of torch's: arrays by name."""
 
 
 class Convolution(nn.Module):
@@ -92,32 +92,6 @@ def folded(
     kernel = kernel[:, :, 0] if depthwise else kernel
     bias = beta - scale * mean
     return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-
-
-def checked(flat: Flat, shapes: Mapping[str, tuple[int, ...]], network: str) -> None:
-    """Refuses tensors that are not a network's own.
-
-    Raises:
-        ValueError: the first few that are missing, unknown or of another shape.
-    """
-    names = sorted({*flat, *shapes})
-    missing = [name for name in names if name not in flat]
-    extra = [name for name in names if name not in shapes]
-    wrong = [
-        f"{name} {flat[name].shape}, not {shapes[name]}"
-        for name in names
-        if name in flat and name in shapes and flat[name].shape != shapes[name]
-    ]
-    kinds = (("lack", missing), ("have unknown", extra), ("have mis-shaped", wrong))
-    found = [
-        f"{verb} {len(bad)}: {', '.join(bad[:3])}{', ...' * (len(bad) > 3)}"
-        for verb, bad in kinds
-        if bad
-    ]
-    if found:
-        raise ValueError(
-            f"these weights are not those of {network}: they {'; '.join(found)}"
-        )
 
 
 def _convolve(

@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from jaxdiff.features.convolutions import STATISTICS, Convolution, Flat, checked, folded
+from jaxdiff.features.convolutions import STATISTICS, Convolution, Flat, folded
 from jaxdiff.features.resizing import (
     BICUBIC_ANTIALIASED,
     BILINEAR,
@@ -23,6 +23,7 @@ from jaxdiff.features.resizing import (
     Images,
     resize,
 )
+from jaxdiff.features.weights import require
 
 SIDE, WIDTH, CLASSES = 299, 2048, 1008
 
@@ -195,17 +196,17 @@ class InceptionV3(nn.Module):
 
 
 def tf(images: Images) -> Float[Array, "B 299 299 C"]:
-    """(x - 128) / 128 after TensorFlow 1's own resize: EDM's, ADM's, torch-fidelity's."""
+    """(x - 128) / 128 after TensorFlow 1's own resize: EDM, ADM, torch-fidelity."""
     return (resize(images, SIDE, TF1_BILINEAR) - 128) / 128
 
 
 def pytorch(images: Images) -> Float[Array, "B 299 299 C"]:
-    """2 x / 255 - 1 after torch's bilinear resize: pytorch-fid's."""
+    """2 x / 255 - 1 after torch's bilinear resize: pytorch-fid."""
     return resize(images, SIDE, BILINEAR) / 127.5 - 1
 
 
 def clean(images: Images) -> Float[Array, "B 299 299 C"]:
-    """(x - 128) / 128 after an antialiased cubic resize, clipped, in floats: clean-fid's."""
+    """(x - 128) / 128 after an antialiased cubic resize in floats, clipped: clean-fid."""
     return (jnp.clip(resize(images, SIDE, BICUBIC_ANTIALIASED), 0, 255) - 128) / 128
 
 
@@ -215,7 +216,7 @@ def variables(flat: Flat) -> dict[str, Any]:
     Raises:
         ValueError: tensors that are missing, unknown or of another shape.
     """
-    checked(flat, shapes(), "InceptionV3 (FID's)")
+    require("FID's InceptionV3", {k: a.shape for k, a in flat.items()}, shapes())
     tree = {
         tuple(path.split(".")): folded(flat, f"{path}.conv", f"{path}.bn")
         for path in _kernels()
