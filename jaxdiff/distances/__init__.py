@@ -1,0 +1,57 @@
+"""Distances between sets of points: how alike two sets of images, or of features, are.
+
+All are pure functions of points [N, D], in float64 on the host; only `sums`, which leaves
+nothing of a batch but its moments, runs on devices. `moments` and `frechet` compare
+Gaussians, `kernels` mean embeddings, `manifolds` neighbourhoods, `sliced` shadows,
+`inception_score` a classifier's words; `memorisation` sees what those reward, copies.
+"""
+
+from jaxdiff.distances.frechet import Gaussian, frechet, frechet_of_points
+from jaxdiff.distances.inception_score import inception_score, softmax
+from jaxdiff.distances.kernels import (
+    RBF,
+    Polynomial,
+    biased_mmd,
+    cmmd,
+    kid,
+    kid_of_subsets,
+    median_distance,
+    mmd,
+    rbf_mmd,
+)
+from jaxdiff.distances.manifolds import Manifold, prdc, precision_recall
+from jaxdiff.distances.memorisation import Memorisation, memorisation, pixels8
+from jaxdiff.distances.moments import Moments, Sums, moments, sums
+from jaxdiff.distances.points import Estimate, Neighbours, nearest
+from jaxdiff.distances.sliced import sliced_wasserstein
+
+__all__ = [
+    "RBF",
+    "Estimate",
+    "Gaussian",
+    "Manifold",
+    "Memorisation",
+    "Moments",
+    "Neighbours",
+    "Polynomial",
+    "Sums",
+    "biased_mmd",
+    "cmmd",
+    "frechet",
+    "frechet_of_points",
+    "inception_score",
+    "kid",
+    "kid_of_subsets",
+    "median_distance",
+    "memorisation",
+    "mmd",
+    "moments",
+    "nearest",
+    "pixels8",
+    "prdc",
+    "precision_recall",
+    "rbf_mmd",
+    "sliced_wasserstein",
+    "softmax",
+    "sums",
+]

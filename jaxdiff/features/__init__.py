@@ -1,0 +1,1 @@
+"""Feature extractors: uint8 images -> what a metric of sample quality compares."""

@@ -1,0 +1,300 @@
+"""Kernels, manifolds, shadows, scores and memory, against what they are by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import wasserstein_distance
+
+from jaxdiff import distances as d
+from jaxdiff.distances import points as p
+from jaxdiff.distances.sliced import directions
+
+DRAW = np.random.default_rng(1)
+REAL, FAKE = DRAW.standard_normal((40, 5)), 1.2 * DRAW.standard_normal((33, 5)) + 0.3
+PAIR = {"real": REAL, "fake": FAKE}
+EVERY: list[Callable[..., Any]] = [d.kid, d.rbf_mmd, d.cmmd, d.prdc, d.precision_recall]
+EVERY += [d.sliced_wasserstein]
+
+
+@pytest.fixture(params=[1 << 22, 100, 1])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of all pairs, of two or three rows, of one."""
+    monkeypatch.setattr(p, "BLOCK", request.param)
+    monkeypatch.setattr("jaxdiff.distances.sliced.BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("block")
+class TestByHand:
+    """The definitions, one pair at a time, whatever the size of blocks."""
+
+    def test_kernels(self) -> None:
+        def mean(kernel: Any, a: np.ndarray, b: np.ndarray, apart: bool) -> float:
+            pairs = [(i, j) for i in range(len(a)) for j in range(len(b))]
+            kept = [ij for ij in pairs if not (apart and ij[0] == ij[1])]
+            return np.mean([kernel(a[i], b[j]) for i, j in kept])
+
+        def mmd(kernel: Any, apart: bool, x: np.ndarray, y: np.ndarray) -> float:
+            own = mean(kernel, x, x, apart) + mean(kernel, y, y, apart)
+            return own - 2 * mean(kernel, x, y, False)
+
+        cube = lambda x, y: (x @ y / 5 + 1) ** 3
+        bell = lambda s: lambda x, y: np.exp(-np.sum((x - y) ** 2) / (2 * s**2))
+        unit = [a / np.linalg.norm(a, axis=1)[:, None] for a in (REAL, FAKE)]
+        width = np.median(cdist(REAL, REAL)[np.triu_indices(40, 1)])
+        given = {
+            d.kid(**PAIR).value: mmd(cube, True, REAL, FAKE),
+            d.rbf_mmd(**PAIR).value: mmd(bell(width), True, REAL, FAKE),
+            d.rbf_mmd(**PAIR, bandwidth=0.7).value: mmd(bell(0.7), True, REAL, FAKE),
+            d.cmmd(**PAIR): 1000 * mmd(bell(10), False, *unit),
+        }
+        for value, expected in given.items():
+            assert value == pytest.approx(expected, rel=1e-10)
+
+    @pytest.mark.parametrize("k", [1, 4])
+    def test_manifolds(self, k: int) -> None:
+        own = [np.sort(cdist(a, a), 1)[:, k] for a in (REAL, FAKE)]
+        cross = cdist(REAL, FAKE)
+        found = d.prdc(**PAIR, k=k)
+        in_real, in_fake = cross < own[0][:, None], cross < own[1]
+        assert found.precision == np.mean(in_real.any(0))
+        assert found.recall == np.mean(in_fake.any(1))
+        assert found.density == pytest.approx(np.mean(in_real.sum(0)) / k, rel=1e-14)
+        assert found.coverage == np.mean(cross.min(1) < own[0])
+
+    def test_nearest(self) -> None:
+        every = cdist(FAKE, REAL)
+        found = d.nearest(FAKE, REAL, 3)
+        np.testing.assert_array_equal(found.index, np.argsort(every, 1)[:, :3])
+        np.testing.assert_allclose(found.distance, np.sort(every, 1)[:, :3], rtol=1e-14)
+        others = d.nearest(REAL, REAL, 39, apart=True)
+        among = np.sort(cdist(REAL, REAL), 1)[:, 1:]
+        np.testing.assert_allclose(others.distance, among, rtol=1e-14)
+
+    def test_sliced_wasserstein(self) -> None:
+        lines = directions(5, 12, 3)
+        each = [wasserstein_distance(REAL @ t, FAKE @ t) for t in lines]
+        found = d.sliced_wasserstein(**PAIR, lines=12, seed=3, power=1)
+        assert found == pytest.approx(np.mean(each), rel=1e-12)
+
+
+def test_the_jackknife_is_of_estimates_that_lack_a_point() -> None:
+    """Tukey's definition, one deletion at a time; sets of their own, one after another."""
+    variance = 0.0
+    for name, points in PAIR.items():
+        n = len(points)
+        less = [d.kid(**{**PAIR, name: np.delete(points, i, 0)}).value for i in range(n)]
+        variance += (n - 1) * np.var(less)
+    assert d.kid(**PAIR).error == pytest.approx(variance**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_kid_is_unbiased_and_its_error_honest(shift: float) -> None:
+    """Over 400 draws of 30: the mean is the law's to 4 errors, the error within 2^(1/2).
+
+    Of N(0, 1) and N(shift, 1) in one dimension, k = (x y + 1)^3 has E k = sum over its
+    terms of the products of moments, so MMD^2 = 3 s^2 + 3 (s^2)^2 + (s^3 + 3 s)^2.
+    """
+    draw = np.random.default_rng(5)
+    sets = draw.standard_normal((400, 2, 30, 1)) + np.array([0, shift])[:, None, None]
+    found = [d.kid(real=real, fake=fake) for real, fake in sets]
+    values, errors = np.array([(e.value, e.error) for e in found]).T
+    expected = 3 * shift**2 + 3 * shift**4 + (shift**3 + 3 * shift) ** 2
+    assert abs(values.mean() - expected) < 4 * values.std() / 400**0.5
+    assert 0.9 < np.sqrt(np.mean(errors**2)) / values.std() < 1.6
+
+
+def test_biased_mmd_is_biased_by_one_over_n() -> None:
+    """Of one law E = (1/n + 1/m)(E k(x, x) - E k(x, x')), a positive number."""
+    draw = np.random.default_rng(6)
+    each = [
+        d.biased_mmd(d.RBF(1.0), real=draw.standard_normal((20, 1)), fake=other)
+        for other in draw.standard_normal((400, 20, 1))
+    ]
+    expected = 2 / 20 * (1 - 3**-0.5)
+    assert np.mean(each) == pytest.approx(expected, abs=4 * np.std(each) / 400**0.5)
+    assert min(each) >= 0
+
+
+def test_subsets_are_torch_fidelitys() -> None:
+    """Fake before real, from one legacy generator."""
+    draw, values = np.random.RandomState(7), []
+    for _ in range(3):
+        fake = FAKE[draw.choice(33, 10, replace=False)]
+        values.append(d.kid(real=REAL[draw.choice(40, 10, replace=False)], fake=fake).value)
+    found = d.kid_of_subsets(**PAIR, subsets=3, size=10, seed=7)
+    assert found.value == pytest.approx(np.mean(values), rel=1e-13)
+    assert found.error == pytest.approx(np.std(values) / 3**0.5, rel=1e-13)
+
+
+@pytest.mark.parametrize("far", [0.0, 1e3])
+@pytest.mark.parametrize("many", [1, 6])
+def test_ties_are_told_from_near_ties(far: float, many: int) -> None:
+    """Of equal sets each ball holds k - 1 others, its centre, and one on its surface.
+
+    The surface counts or not, in every ball, wherever the points are; a point that is
+    there many times is a ball of radius 0, without inside.
+    """
+    points = np.repeat(DRAW.standard_normal((50, 17)) + far, many, axis=0)
+    mixed = points[DRAW.permutation(len(points))]
+    within = d.prdc(real=points, fake=mixed, k=5)
+    closed = d.prdc(real=points, fake=mixed, k=5, closed=True)
+    assert closed.density == pytest.approx(6 / 5, rel=1e-14)
+    assert within.density == pytest.approx(1.0 if many == 1 else 0.0, rel=1e-14)
+    assert within.coverage == (many == 1)
+    assert d.nearest(mixed, points).distance.max() == 0
+
+
+def test_manifolds_of_extremes() -> None:
+    """One mode of two: precision 1, recall 1/2. One image only: precision 1 likewise."""
+    left, right = DRAW.uniform(0, 1, (2, 60, 2)) + np.array([[[0, 0]], [[9, 0]]])
+    both = np.concatenate([left, right])
+    half = d.prdc(real=both, fake=left)
+    assert (half.precision, half.recall, half.coverage) == (1, 0.5, 0.5)
+    outlier = np.concatenate([both, [[30.0, 0]]])
+    white = d.prdc(real=outlier, fake=np.full((50, 2), [20.0, 0]))
+    assert (white.precision, white.recall) == (1, 0)
+    assert white.coverage == 1 / 121
+
+
+def test_precision_and_recall_are_not_swapped() -> None:
+    wide, narrow = 3 * DRAW.standard_normal((200, 2)), 0.1 * DRAW.standard_normal((200, 2))
+    precision, recall = d.precision_recall(real=wide, fake=narrow)
+    assert precision > 0.9
+    assert recall < 0.1
+    assert d.precision_recall(real=narrow, fake=wide) == (recall, precision)
+
+
+def test_inception_scores_of_known_laws() -> None:
+    """exp of the mutual information: classes if sure, 1 if unsure or all alike."""
+    sure, classes = np.eye(5)[np.arange(50) % 5], 5
+    assert d.inception_score(sure, 1).value == pytest.approx(classes, rel=1e-14)
+    assert d.inception_score(np.full((50, 5), 0.2), 1).value == pytest.approx(1, rel=1e-14)
+    assert d.inception_score(np.eye(5)[np.zeros(50, int)]).value == pytest.approx(1)
+    # said right with probability 1 - e, otherwise one of the other four: ln 5 - H
+    e = 0.2
+    noisy = (1 - e) * sure + e / 4 * (1 - sure)
+    entropy = -(1 - e) * np.log(1 - e) - e * np.log(e / 4)
+    expected = np.exp(np.log(5) - entropy)
+    assert d.inception_score(noisy, 1).value == pytest.approx(expected, rel=1e-13)
+    logits = np.log(noisy) + 1000 * DRAW.standard_normal((50, 1))
+    found = d.inception_score(d.softmax(logits), 1).value
+    assert found == pytest.approx(expected, rel=1e-11)
+
+
+def test_inception_score_of_sorted_classes_is_shuffled() -> None:
+    """As they are, each half has two of four classes; thirds are of 16, 17 and 17."""
+    ordered = np.eye(4)[np.arange(52) // 13]
+    assert d.inception_score(ordered, 2, seed=None).value == pytest.approx(2, rel=1e-14)
+    assert d.inception_score(ordered, 2).value > 3.5
+    ordered = ordered[:50]
+    shuffled = ordered[np.random.RandomState(2020).permutation(50)]
+    parts = [d.inception_score(shuffled[a:b], 1).value for a, b in ((0, 16), (16, 33))]
+    parts += [d.inception_score(shuffled[33:], 1).value]
+    three = d.inception_score(ordered, 3)
+    assert three.value == pytest.approx(np.mean(parts), rel=1e-13)
+    assert three.error == pytest.approx(np.std(parts), rel=1e-10)
+
+
+@pytest.mark.parametrize(("lines", "dims"), [(5, 5), (15, 5), (4, 1)])
+def test_sliced_wasserstein_of_a_shift(lines: int, dims: int) -> None:
+    x, shift = DRAW.standard_normal((30, dims)), DRAW.standard_normal(dims)
+    found = d.sliced_wasserstein(real=x, fake=x + shift, lines=lines)
+    assert found == pytest.approx(np.linalg.norm(shift) / dims**0.5, rel=1e-12)
+
+
+def test_sliced_wasserstein_of_unequal_numbers() -> None:
+    """Of {0, 1, 2} and {0, 3}: u in thirds and halves, |gap| = 0, 1/6 of 1, 1/6 of 2, 1."""
+    x, y = np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [3.0]])
+    for power in (1, 2):
+        expected = (1 / 6 * 1 + 1 / 6 * 2**power + 1 / 3 * 1) ** (1 / power)
+        found = d.sliced_wasserstein(real=x, fake=y, lines=2, power=power)
+        assert found == pytest.approx(expected, rel=1e-14)
+    twice = np.repeat(REAL, 3, axis=0)
+    assert d.sliced_wasserstein(real=REAL, fake=twice) < 1e-7
+    assert d.sliced_wasserstein(**PAIR, seed=1) != d.sliced_wasserstein(**PAIR, seed=2)
+
+
+def test_lines_are_uniform_frames() -> None:
+    lines = directions(3, 3000, 0)
+    np.testing.assert_allclose(lines[:3] @ lines[:3].T, np.eye(3), atol=1e-14)
+    assert np.abs(lines.mean(0)).max() < 4 * (1 / 3 / 3000) ** 0.5
+    assert directions(9, 4, 0).shape == (4, 9)
+
+
+def test_memorisation_of_copies() -> None:
+    """A share c of copies of train, else draws of the law: nearer is c + (1 - c) / 2."""
+    train, holdout, fresh = DRAW.standard_normal((3, 400, 6))
+    of = lambda samples: d.memorisation(samples=samples, train=train, holdout=holdout)
+    none = of(fresh)
+    assert abs(none.nearer - 0.5) < 4 * none.error
+    assert 0.9 < none.ratio < 1.1
+    assert none.error == pytest.approx((0.25 / 400) ** 0.5, rel=0.02)
+    some = of(np.concatenate([train[:200], fresh[:200]]))
+    assert abs(some.nearer - 0.75) < 4 * none.error
+    every = of(train[::-1])
+    assert (every.nearer, every.ratio) == (1, 0)
+    np.testing.assert_array_equal(every.nearest, np.arange(400)[::-1])
+    other = of(holdout)
+    assert (other.nearer, other.ratio) == (0, np.inf)
+    both = d.memorisation(samples=fresh, train=train, holdout=train)
+    assert (both.nearer, both.ratio) == (0.5, 1)
+    same = d.memorisation(samples=train, train=train, holdout=train)
+    assert (same.nearer, same.ratio) == (0.5, 1)
+
+
+def test_pixels_are_area_averages() -> None:
+    images = DRAW.integers(0, 256, (1100, 16, 32, 3), np.uint8)
+    expected = images.reshape(1100, 8, 2, 8, 4, 3).mean((2, 4)).reshape(1100, 192)
+    found = d.pixels8(images)
+    np.testing.assert_allclose(found, expected / 127.5 - 1, atol=1e-6)
+    assert d.pixels8(images[:, :8, :8]).shape == (1100, 192)
+    # a side of 12: an eighth is a pixel and half of one
+    odd = d.pixels8(images[:3, :12, :12])[:, :3]
+    parts = images[:3, :2, :2].astype(float) * [[[1], [0.5]], [[0.5], [0.25]]]
+    np.testing.assert_allclose(odd, parts.sum((1, 2)) / 2.25 / 127.5 - 1, atol=1e-6)
+    assert (d.pixels8(np.full((2, 5, 7, 1), 255, np.uint8)) > 1 - 1e-6).all()
+
+
+@pytest.mark.parametrize("f", EVERY)
+def test_what_are_no_points_is_refused(f: Callable[..., Any]) -> None:
+    bad = REAL.copy()
+    bad[3, 1], bad[7, 0] = np.nan, np.inf
+    for given, says in (
+        ({"real": REAL[:, 0]}, r"real have shape \(40,\): give \[N, D\]"),
+        ({"fake": FAKE.reshape(33, 5, 1)}, r"fake have shape \(33, 5, 1\)"),
+        ({"real": bad}, "real are not finite in 2 of 40 rows, the first row 3"),
+        ({"fake": FAKE[:, :4]}, "real have 5 numbers a point, fake 4: take both from"),
+        ({"fake": FAKE[:0]}, "fake are 0: give"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            f(**{**PAIR, **given})
+    if f is not d.sliced_wasserstein:
+        with pytest.raises(ValueError, match="fake are 1: give 2 or more"):
+            f(real=REAL, fake=FAKE[:1])
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: d.prdc(**PAIR, k=33), "k = 33 of 32 others: give k from 1 to 32"),
+        (lambda: d.prdc(**PAIR, k=0), "k = 0 of 39 others"),
+        (lambda: d.kid_of_subsets(**PAIR), "subsets of 1000 from 40 real and 33 fake"),
+        (lambda: d.rbf_mmd(**PAIR, bandwidth=0.0), "a bandwidth of 0.0: give a positive"),
+        (lambda: d.rbf_mmd(real=0 * REAL, fake=FAKE), "a bandwidth of 0.0: give"),
+        (lambda: d.cmmd(real=0 * REAL, fake=FAKE), "point 0 is 0 and has no direction"),
+        (lambda: d.frechet_of_points(REAL, FAKE[:1]), "fake are 1: give 2"),
+        (lambda: d.inception_score(REAL), r"are no probabilities: give softmax\(logits\)"),
+        (lambda: d.inception_score(np.eye(4)), "10 splits of 4 rows: give 1 to 4"),
+        (lambda: d.sliced_wasserstein(**PAIR, lines=0), "0 lines"),
+        (
+            lambda: d.memorisation(samples=FAKE, train=REAL, holdout=REAL[:9]),
+            "40 points in train, 9 in holdout: give as many of both, such as 9",
+        ),
+    ],
+)
+def test_what_has_no_answer_is_refused(call: Callable[[], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
