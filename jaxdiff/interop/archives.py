@@ -89,7 +89,7 @@ def read(member: Member, limit: int, checked: bool = True) -> memoryview:
         raise ValueError(
             f"{member.name[:80]} has {member.size:,} bytes, more than {limit:,}"
         )
-    data = memoryview(start(member, member.size))
+    data = start(member, member.size)
     if len(data) != member.size or (member.stored and len(member.raw) != member.size):
         raise ValueError(f"{member.name[:80]} is damaged: it has not {member.size:,} bytes")
     if checked and zlib.crc32(data) != member.crc:
