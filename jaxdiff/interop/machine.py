@@ -170,13 +170,17 @@ class Machine:
         return value
 
     def build(self) -> None:
-        """BUILD: gives a record its state; one that is no dict goes by the name ""."""
+        """BUILD: gives a record its state; one that is no dict goes by the name "".
+
+        A dict's attributes, such as a state dict's `_metadata`, are dropped.
+        """
         record, state = self.pops(2)
-        if type(record) is not Record:
-            raise self.fail(f"{_kind(record)} is given a state, and can have none")
         state = state if type(state) is dict else {"": state}
-        self.spend(len(state))
-        record.state.update(state)
+        if type(record) is Record:
+            self.spend(len(state))
+            record.state.update(state)
+        elif type(record) is not dict:
+            raise self.fail(f"{_kind(record)} is given a state, and can have none")
         self.stack.append(record)
 
     def persist(self) -> None:

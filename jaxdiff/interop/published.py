@@ -8,7 +8,6 @@ has the tensors in _parameters and _buffers, and the modules inside it in _modul
 names joined by dots name a tensor.
 """
 
-import mmap
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.interop import pickles, torchfiles
+from jaxdiff.interop import archives, pickles, torchfiles
 from jaxdiff.interop.machine import Record
 
 
@@ -63,10 +62,7 @@ def read(path: str | Path) -> Published:
     path = Path(path)
     budget = iter(range(pickles.OPCODES))
     try:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}: give a published .pkl")
-        with path.open("rb") as file:
-            data = _mapped(file.fileno())
+        data = archives.mapped(path)
         _require_pickle(bytes(data[:2]))
         root, _ = pickles.load(data, names(budget), budget=budget)
         return _published(root, len(data), *from_name(path.name))
@@ -115,14 +111,6 @@ NUMPY = (
 )
 """Names that NumPy arrays are pickled by. An encoder may keep constants in some: they are
 passed over, and no array is made of them."""
-
-
-def _mapped(descriptor: int) -> memoryview:
-    """The bytes of a file, read as they are touched."""
-    try:
-        return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    except ValueError:
-        raise ValueError("the file is empty") from None
 
 
 def _require_pickle(start: bytes) -> None:

@@ -57,7 +57,7 @@ def load(data: memoryview, budget: Iterator[int] | None = None) -> Any:
         raise ValueError("the torch file was not written by a little-endian machine")
     classes = dict.fromkeys((*DTYPES, TYPED))
     seen: dict[str, tuple] = {}
-    note = lambda entry: seen.setdefault(_entry(entry)[2], entry)
+    note = lambda entry: seen.setdefault(entry_of(entry)[2], entry)
     blank = {**dict.fromkeys(names(), lambda *_: None), **_DICTS, **classes}
     root, end = pickles.load(data, blank, at, note, budget)
     alone = type(root) is tuple
@@ -65,7 +65,7 @@ def load(data: memoryview, budget: Iterator[int] | None = None) -> Any:
         note(root)
     keys, end = pickles.load(data, {}, end, budget=budget)
     storages = _storages(data, end, keys, seen)
-    resolve = lambda entry: _resolve(_entry(entry), storages)
+    resolve = lambda entry: _resolve(entry_of(entry), storages)
     if alone:
         return resolve(root)
     return pickles.load(data, {**names(), **classes}, at, resolve, budget)[0]
@@ -113,7 +113,7 @@ def tensor(storage: Any, offset: Any, size: Any, strides: Any, *_: Any) -> np.nd
     return view(storage[offset:], size, steps, writeable=False)
 
 
-def _entry(entry: Any) -> tuple:
+def entry_of(entry: Any) -> tuple:
     """A storage's entry, checked: ("storage", class, key, device, count, view)."""
     kinds = (str, Global, str, str, int)
     if type(entry) is not tuple or not 5 <= len(entry) <= 6:

@@ -1,0 +1,188 @@
+"""Files as bytes that are read as they are touched, and zip archives among them.
+
+A zip ends with a record that says where its directory is; the directory has an entry for
+each member, and the member's own header stands before its bytes:
+
+    [header, name, extra, bytes]...  [entry, name, extra, comment]...  end of the directory.
+
+Nothing is believed before it is compared with the length of the file: members lie before
+the directory, one after the other, under the name that the directory has for them. Nothing
+is written, so a name is no path; nothing is inflated beyond the size its caller allows.
+"""
+
+import itertools
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ENTRY, HEADER, END = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"
+LOCATOR, END64 = b"PK\x06\x07", b"PK\x06\x06"
+MEMBERS, DIRECTORY = 20_000, 2**23
+"""More members, and a directory of more bytes, than any archive of weights has."""
+WIDE, WIDER = 2**16 - 1, 2**32 - 1
+"""What a field holds whose value stands in a wider one."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """The bytes of a member as the archive has them, and what they should become."""
+
+    name: str
+    raw: memoryview
+    method: int
+    size: int
+    crc: int
+
+    @property
+    def stored(self) -> bool:
+        """Whether the bytes are the member's own, not compressed."""
+        return self.method == 0
+
+
+def mapped(path: Path) -> memoryview:
+    """The bytes of a file, read as they are touched.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise ValueError("the file is empty")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def members(data: memoryview) -> dict[str, Member]:
+    """The members of a zip archive by name, none of them read.
+
+    Raises:
+        ValueError: damage, members that overlap, or one of them twice.
+    """
+    count, start, stop = _directory(data)
+    found, spans, at = {}, [], start
+    for _ in range(count):
+        member, span, at = _member(data, at, start, stop)
+        if member.name in found:
+            raise ValueError(f"the zip has two members {member.name[:80]!r}")
+        found[member.name] = member
+        spans.append(span)
+    if at != stop:
+        raise ValueError(f"the zip's directory is not one of {count} members")
+    for (_, end), (begin, _) in itertools.pairwise(sorted(spans)):
+        if begin < end:
+            raise ValueError(f"members of the zip overlap at byte {begin}")
+    return found
+
+
+def read(member: Member, limit: int, checked: bool = True) -> memoryview:
+    """All bytes of a member, at most `limit`; compared with its checksum if `checked`.
+
+    Raises:
+        ValueError: more bytes, damage, or a compression other than deflation.
+    """
+    if member.size > limit:
+        raise ValueError(
+            f"{member.name[:80]} has {member.size:,} bytes, more than {limit:,}"
+        )
+    data = start(member, member.size)
+    if len(data) != member.size or (member.stored and len(member.raw) != member.size):
+        raise ValueError(f"{member.name[:80]} is damaged: it has not {member.size:,} bytes")
+    if checked and zlib.crc32(data) != member.crc:
+        raise ValueError(f"{member.name[:80]} is damaged: its checksum is another")
+    return data
+
+
+def start(member: Member, count: int) -> memoryview:
+    """The first bytes of a member, as many as there are and at most `count`."""
+    if member.stored:
+        return member.raw[:count]
+    if member.method != 8:
+        raise ValueError(f"{member.name[:80]} is compressed by method {member.method}")
+    try:
+        inflate = zlib.decompressobj(-15)
+        return (
+            memoryview(inflate.decompress(member.raw, count)) if count else member.raw[:0]
+        )
+    except zlib.error as error:
+        raise ValueError(f"{member.name[:80]} is damaged: {error}") from error
+
+
+def _directory(data: memoryview) -> tuple[int, int, int]:
+    """How many members the directory has, where it begins and where it ends."""
+    base = max(len(data) - 2**16 - 22, 0)
+    at = base + bytes(data[base:]).rfind(END)
+    if at < base or at + 22 > len(data):
+        raise ValueError("a zip without its end: truncated?")
+    *disks, here, count, size, start, comment = struct.unpack_from("<4x4H2LH", data, at)
+    if at + 22 + comment != len(data):
+        raise ValueError("the zip does not end where it says")
+    if WIDE in (count, here) or WIDER in (size, start):
+        *disks, here, count, size, start, at = _directory64(data, at)
+    if any(disks) or here != count:
+        raise ValueError("the zip is one of several parts")
+    if count > MEMBERS or size > DIRECTORY:
+        raise ValueError(f"the zip has {count:,} members, of {size:,} bytes of names")
+    if start + size > at:
+        raise ValueError("the zip's directory lies outside of it: truncated?")
+    return count, start, start + size
+
+
+def _directory64(data: memoryview, at: int) -> tuple[int, ...]:
+    """The same fields in the wider record, and where that stands."""
+    place = struct.unpack_from("<8xQ", data, at - 20)[0] if at >= 20 else 0
+    if bytes(data[max(at - 20, 0) :][:4]) != LOCATOR or place + 56 > at - 20:
+        raise ValueError("the zip's wide end is missing")
+    if bytes(data[place : place + 4]) != END64:
+        raise ValueError("the zip's wide end is missing")
+    return (*struct.unpack_from("<16x2L4Q", data, place), place)
+
+
+def _member(
+    data: memoryview, at: int, limit: int, stop: int
+) -> tuple[Member, tuple[int, int], int]:
+    """The member of an entry, from where to where it lies, and where the next entry is."""
+    if at + 46 > stop or bytes(data[at : at + 4]) != ENTRY:
+        raise ValueError("the zip's directory is damaged")
+    flags, method, crc, packed, size, *lengths, place = struct.unpack_from(
+        "<8x2H4x3L3H8xL", data, at
+    )
+    ends = list(itertools.accumulate(lengths, initial=at + 46))
+    if ends[-1] > stop:
+        raise ValueError("the zip's directory is damaged")
+    name, extra = (bytes(data[a:b]) for a, b in itertools.pairwise(ends[:3]))
+    shown = name[:80].decode("utf-8", "replace")
+    wide = iter(_wide(extra))
+    size, packed, place = (
+        next(wide, -1) if n == WIDER else n for n in (size, packed, place)
+    )
+    if min(size, packed, place) < 0:
+        raise ValueError(f"{shown!r} has no wide sizes in the zip")
+    if flags & 1:
+        raise ValueError(f"{shown!r} is encrypted")
+    if place + 30 > limit or bytes(data[place : place + 4]) != HEADER:
+        raise ValueError(f"{shown!r} is not where the zip's directory says")
+    named, more = struct.unpack_from("<26x2H", data, place)
+    begin = place + 30 + named + more
+    if bytes(data[place + 30 : place + 30 + named]) != name:
+        raise ValueError(f"{shown!r} has another name where it stands in the zip")
+    if begin + packed > limit:
+        raise ValueError(f"{shown!r} reaches beyond the zip's members: truncated?")
+    raw = data[begin : begin + packed]
+    member = Member(name.decode("utf-8", "replace"), raw, method, size, crc)
+    return member, (place, begin + packed), ends[-1]
+
+
+def _wide(extra: bytes) -> Iterator[int]:
+    """The numbers of an entry's extra field for wide ones."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            part = extra[at + 4 : at + 4 + length]
+            yield from struct.unpack_from(f"<{len(part) // 8}Q", part)
+        at += 4 + length

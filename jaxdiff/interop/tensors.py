@@ -1,0 +1,26 @@
+"""Tensors by name, from any file that torch wrote."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxdiff.interop import archives, torchfiles, torchzip
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays in a file of torch's three formats: legacy, zip and TorchScript.
+
+    Nothing of the file is run or imported. Names in nested containers and modules are
+    joined by dots, "state_dict.fc.weight"; the arrays are views of the file, read-only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, damage, or a name that is refused; one line.
+    """
+    path = Path(path)
+    try:
+        data = archives.mapped(path)
+        layout = torchzip if bytes(data[:4]) == archives.HEADER else torchfiles
+        return torchzip.arrays(layout.load(data))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

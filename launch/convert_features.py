@@ -1,0 +1,105 @@
+"""Makes a file of weights for a feature extractor out of the one that was published.
+
+    python launch/convert_features.py --network=inception --out=weights \\
+        --source=pt_inception-2015-12-05-6726825d.pth
+    python launch/convert_features.py --network=dinov2_vitl14 --out=weights \\
+        --source=dinov2_vitl14_pretrain.pth
+
+The first is pytorch-fid's InceptionV3, the second a network of torch's hub, without
+registers; both have to be downloaded by you. Any file that torch wrote will do: a state
+dict, alone or inside of a checkpoint (.pth, .pt, zip or legacy), or a TorchScript module.
+It is read as data: nothing in it is run, and torch is not needed. Every tensor must be
+there with its name and shape, and no other. OUT is a folder, in which the file is called
+NETWORK.npz, or the file; JAXDIFF_WEIGHTS=OUT tells the extractors where it is.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import command
+import numpy as np
+from absl import flags
+
+from jaxdiff.features import dinov2, inception, weights
+from jaxdiff.features.weights import Shapes, Weights
+from jaxdiff.interop import tensors
+
+NETWORKS: Mapping[str, Callable[[], Shapes]] = {
+    "inception": inception.shapes,
+    **{name: partial(dinov2.shapes, net) for name, net in dinov2.NETWORKS.items()},
+}
+"""The networks whose weights are files, and the names and shapes of their tensors."""
+
+SOURCE = flags.DEFINE_string("source", "", "The published file.")
+NETWORK = flags.DEFINE_enum("network", None, list(NETWORKS), "Whose weights it has.")
+OUT = flags.DEFINE_string("out", "weights", "The folder, or the .npz, to write to.")
+
+
+def main() -> None:
+    """Reads, checks, writes."""
+    if not SOURCE.value or not NETWORK.value:
+        raise ValueError(
+            "name the published file and the network, such as --network=inception "
+            "--source=pt_inception-2015-12-05-6726825d.pth; --help says more"
+        )
+    found = convert(Path(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
+    out = Path(OUT.value)
+    path = out if out.suffix == ".npz" else out / f"{found.network}.npz"
+    weights.save(path, found)
+    count = sum(a.size for a in found.tensors.values())
+    print(
+        f"{found.network}: {len(found.tensors)} tensors, {count:,} numbers\n"
+        f"sha256 {found.sha256}  {SOURCE.value}\n"
+        f"sha256 {weights.sha256(path)}  {path}\n"
+        f"export JAXDIFF_WEIGHTS={path.parent}"
+    )
+
+
+def convert(source: Path, network: str, shapes: Shapes) -> Weights:
+    """The weights of a network, out of a file of torch's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, is not the one its name says, or holds other tensors.
+    """
+    found = tensors.read(source)
+    digest = weights.sha256(source)
+    said = re.search(r"-([0-9a-f]{8})$", source.stem)
+    if said and not digest.startswith(said[1]):
+        raise ValueError(
+            f"{source} is damaged: its name says that its SHA-256 begins {said[1]}, it "
+            f"begins {digest[:8]}; download it again"
+        )
+    try:
+        found = own(found, network, shapes)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return Weights(network, found, source.name, digest)
+
+
+def own(
+    found: Mapping[str, np.ndarray], network: str, shapes: Shapes
+) -> dict[str, np.ndarray]:
+    """The tensors of a network among all those of a file, wherever its state dict is.
+
+    Counts of batches may be missing, as in state dicts older than torch's counting.
+
+    Raises:
+        ValueError: tensors that are missing, extra or of another shape; or two networks.
+    """
+    first = next(iter(shapes))
+    inner = [n.removesuffix(first) for n in found if n.endswith(f".{first}")]
+    if len(inner) > 1 and first not in found:
+        raise ValueError(f"it has several networks: {', '.join(p[:40] for p in inner)}")
+    prefix = "" if first in found else "".join(inner)
+    inside = {n.removeprefix(prefix): a for n, a in found.items() if n.startswith(prefix)}
+    counts = [n for n in shapes if n.endswith(".num_batches_tracked")]
+    inside = {**dict.fromkeys(counts, np.zeros((), np.int64)), **inside}
+    weights.require(network, {name: a.shape for name, a in inside.items()}, shapes)
+    return {name: inside[name] for name in shapes}
+
+
+if __name__ == "__main__":
+    command.run(main)
