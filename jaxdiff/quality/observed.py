@@ -1,0 +1,211 @@
+"""What extractors see of a set of images: features, or their moments alone; and its file.
+
+A file says which extractor, which weights and which preparation of images it is of, and
+what images they were, so that numbers of different protocols are never compared.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+from tqdm import tqdm
+
+from jaxdiff import sharding
+from jaxdiff.data.batches import Source, take
+from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
+from jaxdiff.features.extractor import Extractor
+from jaxdiff.files import write_atomically
+
+VERSION = 1
+"""Of the file's layout."""
+ORIGIN = ("name", "preprocessing", "sha256", "dims")
+"""What of an extractor has to agree for its features to compare."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one extractor sees of a set."""
+
+    extractor: Extractor
+    """Without variables where it was read from a file."""
+    moments: Moments
+    features: Float[np.ndarray, "N D"] | None = None
+    """float32; None where the moments alone were kept."""
+    probabilities: Float[np.ndarray, "N K"] | None = None
+    """Of classes, which the inception score reads; None of an extractor without."""
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """With these moments, from the features where there are some."""
+        if self.features is not None:
+            return Gaussian.of(self.features)
+        return Gaussian.given(self.moments.mean, self.moments.covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What extractors, by name, see of `count` images, which `source` describes."""
+
+    source: str
+    shape: tuple[int, int, int]
+    seen: Mapping[str, Seen]
+
+    @property
+    def count(self) -> int:
+        """How many images."""
+        return next(iter(self.seen.values())).moments.count
+
+
+def observe(
+    images: Source,
+    extractors: Sequence[Extractor],
+    mesh: Mesh,
+    *,
+    source: str = "",
+    batch: int = 256,
+    keep: bool = True,
+    progress: bool = False,
+) -> Observed:
+    """What the extractors see of all images, `batch` at a time over the mesh.
+
+    Batches are filled up with images that count for nothing: neither the batch nor the
+    devices change a number beyond rounding. Without `keep` no feature outlives its batch,
+    so that memory holds moments alone.
+
+    Raises:
+        ValueError: fewer than two images, or images of different sizes.
+    """
+    count = len(images)
+    if count < 2:
+        raise ValueError(f"metrics compare sets of images, at least 2, got {count}")
+    size = min(batch, count)
+    size += -size % mesh.size
+    each = [_Watcher(extractor, keep, mesh) for extractor in extractors]
+    with tqdm(
+        total=count, unit="img", desc="Looking", disable=None if progress else True
+    ) as (bar):
+        for start in range(0, count, size):
+            filled = np.arange(start, start + size)
+            real = filled < count
+            some = take(images, filled % count)["image"]
+            placed = jax.device_put((some, real), sharding.split(mesh))
+            for watcher in each:
+                watcher(*placed, int(real.sum()))
+            bar.update(int(real.sum()))
+    seen = {watcher.extractor.name: watcher.seen() for watcher in each}
+    return Observed(source, some.shape[1:], seen)
+
+
+class _Watcher:
+    """One extractor, and what it has seen so far."""
+
+    def __init__(self, extractor: Extractor, keep: bool, mesh: Mesh) -> None:
+        self.extractor, self.keep = extractor, keep
+        self.variables = jax.device_put(extractor.variables, sharding.replicated(mesh))
+        self.look = jax.jit(extractor.apply)
+        self.shift: np.ndarray | None = None
+        self.moments: Moments | None = None
+        self.features: list[np.ndarray] = []
+        self.logits: list[np.ndarray] = []
+
+    def __call__(self, images: Array, real: Bool[Array, " B"], count: int) -> None:
+        found = self.look(self.variables, images)
+        if found.logits is not None:
+            self.logits.append(np.asarray(found.logits)[:count])
+        if self.keep:
+            self.features.append(np.asarray(found.pooled)[:count])
+            return
+        if self.shift is None:
+            self.shift = np.asarray(found.pooled)[:count].mean(0)
+        left: Sums = _sums(found.pooled, real, self.shift)
+        part = Moments.of_sums(left, self.shift)
+        self.moments = part if self.moments is None else self.moments + part
+
+    def seen(self) -> Seen:
+        features = np.concatenate(self.features) if self.keep else None
+        moments = Moments.of(features) if self.keep else self.moments
+        words = softmax(np.concatenate(self.logits)) if self.logits else None
+        return Seen(self.extractor, moments, features, words)
+
+
+_sums = jax.jit(sums)
+
+
+def save(path: Path, observed: Observed) -> None:
+    """Writes an NPZ, whole or not at all; nothing in it is pickled."""
+    meta = {
+        "jaxdiff_observed": VERSION,
+        "source": observed.source,
+        "shape": observed.shape,
+        "extractors": {
+            name: {key: getattr(seen.extractor, key) for key in ORIGIN}
+            for name, seen in observed.seen.items()
+        },
+    }
+    arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta))}
+    for name, seen in observed.seen.items():
+        arrays[f"{name}/count"] = np.array(seen.moments.count)
+        arrays[f"{name}/mean"] = seen.moments.mean
+        arrays[f"{name}/scatter"] = seen.moments.scatter
+        for key in ("features", "probabilities"):
+            if getattr(seen, key) is not None:
+                arrays[f"{name}/{key}"] = getattr(seen, key)
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def load(path: Path) -> Observed:
+    """What `save` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of something else, or a damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file.items())
+        meta = json.loads(str(arrays["meta"]))
+        if meta["jaxdiff_observed"] != VERSION:
+            raise ValueError(f"is of layout {meta['jaxdiff_observed']}, not {VERSION}")
+        seen = {
+            name: _seen(name, origin, arrays) for name, origin in meta["extractors"].items()
+        }
+        height, width, channels = map(int, meta["shape"])
+        if not seen:
+            raise ValueError("names no extractor")
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ValueError(
+            f"{path} is no reference of ours, or is damaged ({error}): launch/reference.py "
+            "makes one, also of other tools' files with --import"
+        ) from error
+    return Observed(str(meta["source"]), (height, width, channels), seen)
+
+
+def _seen(name: str, origin: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Seen:
+    extractor = Extractor(**{key: origin[key] for key in ORIGIN}, variables={})
+    mean, scatter = arrays[f"{name}/mean"], arrays[f"{name}/scatter"]
+    features = arrays.get(f"{name}/features")
+    dims = (extractor.dims,)
+    if mean.shape != dims or scatter.shape != 2 * dims:
+        raise ValueError(f"{name} has a mean {mean.shape}, not {dims}")
+    if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
+        raise ValueError(f"{name} holds numbers that are not finite")
+    moments = Moments(int(arrays[f"{name}/count"]), mean, scatter)
+    if features is not None and features.shape != (moments.count, *dims):
+        raise ValueError(f"{name} has features {features.shape}, of {moments.count} images")
+    return Seen(extractor, moments, features, arrays.get(f"{name}/probabilities"))
