@@ -1,0 +1,130 @@
+"""Images of others, to be scored as they are: an NPZ, or a folder of pictures.
+
+Nothing is resized, cropped or converted: what would change a metric unsaid is refused.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt8
+
+from jaxdiff.data.batches import Memory, Source
+from jaxdiff.data.folder import is_image
+
+MODES = {"RGB": 3, "L": 1}
+"""Pillow's modes that are read, and their channels."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files of one size and mode, each read when its image is asked for."""
+
+    paths: tuple[Path, ...]
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        from PIL import Image
+
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                pixels = np.asarray(file).reshape(self.shape)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        return {"image": pixels, "label": np.int32(-1)}
+
+
+def images_in(path: Path, number: int | None = None) -> Source:
+    """The images of an NPZ ("images" or "arr_0", uint8) or of a folder and all below it.
+
+    `number` takes the first so many, in the order of the array or of the names.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: fewer images than asked for, images of different sizes, numbers that
+            are not uint8, transparent pictures or a palette.
+    """
+    if path.is_dir():
+        return _folder(path, number)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no folder and no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            name = next((n for n in ("images", "arr_0") if n in file), None)
+            if name is None:
+                raise ValueError(f"it holds {', '.join(file) or 'nothing'}, no 'images'")
+            images = file[name]
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is no NPZ of images, such as launch/sample.py writes: {error}"
+        ) from error
+    _require(images, path)
+    count = _count(len(images), number, path)
+    return Memory(images[:count], np.full(count, -1, np.int32))
+
+
+def _require(images: Shaped[np.ndarray, "..."], path: Path) -> None:
+    if images.dtype != np.uint8:
+        known = np.isfinite(images).all() if images.dtype.kind == "f" else True
+        raise ValueError(
+            f"{path} holds {images.dtype}{'' if known else ', some of them nan or infinite'}"
+            ": images are uint8, clip(round(127.5 (x + 1)), 0, 255) of x in [-1, 1]"
+        )
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{path} holds an array {images.shape}: images are [N, H, W, 3], or 1 if grey"
+        )
+
+
+def _folder(path: Path, number: int | None) -> Pictures:
+    from PIL import Image
+
+    paths = sorted(file for file in path.rglob("*") if is_image(file))
+    count = _count(len(paths), number, path)
+    first: tuple[Any, ...] | None = None
+    for file in paths[:count]:
+        try:
+            with Image.open(file) as image:
+                found = *image.size, image.mode
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{file} cannot be read as an image: {error}") from error
+        first = first or found
+        if found != first:
+            raise ValueError(
+                f"{file} is {_said(found)}, {paths[0].name} {_said(first)}: all images "
+                "must be alike"
+            )
+        if found[2] not in MODES:
+            raise ValueError(
+                f"{file} is {_said(found)}: metrics are of RGB, or of grey pictures where "
+                "the reference is grey; lay transparent ones over a colour"
+            )
+    width, height, mode = first
+    return Pictures(tuple(paths[:count]), (height, width, MODES[mode]))
+
+
+def _said(found: tuple[int, int, str]) -> str:
+    width, height, mode = found
+    return f"{width} x {height} {mode}"
+
+
+def _count(held: int, asked: int | None, path: Path) -> int:
+    if asked is not None and held < asked:
+        raise ValueError(f"{path} holds {held} images, fewer than the {asked} asked for")
+    if held < 2:
+        raise ValueError(f"{path} holds {held} images: metrics compare sets, at least 2")
+    return held if asked is None else asked
+
+
+def all_of(source: Source) -> UInt8[np.ndarray, "N H W C"]:
+    """Every image, in memory."""
+    numbers: Int[np.ndarray, " N"] = np.arange(len(source))
+    if hasattr(source, "take"):
+        return source.take(numbers)["image"]
+    return np.stack([source[int(i)]["image"] for i in numbers])
