@@ -40,6 +40,7 @@ NUMBER = flags.DEFINE_integer("number", 10, "How many images.", 1, 2**20)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/edited.")
+flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(asking)
 

@@ -43,6 +43,7 @@ REFERENCE = flags.DEFINE_bool(
 )
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/generated.")
+flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(asking)
 

@@ -57,7 +57,6 @@ RULE = flags.DEFINE_string("rule", None, "How guidance is added: Projected(limit
 PLUS_PLUS = flags.DEFINE_bool("plus_plus", None, "--guidance is CFG++'s scale, 0 to 1.")
 THRESHOLD = flags.DEFINE_float("threshold", None, "Dynamic thresholding's quantile.")
 CLIP = flags.DEFINE_bool("clip", None, "Hold each x0 to [-1, 1], where the data are.")
-flags.mark_flags_as_required(["workdir"])
 
 
 @dataclass(frozen=True, eq=False)

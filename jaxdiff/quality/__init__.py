@@ -1,25 +1,35 @@
 """Sample quality: what extractors see of images, set against what they see of others.
 
-`observe` turns images into features, `score` two sets of those into metrics, each named for
-the extractor that it rests on; `summary` sets repeated blocks of samples side by side.
+observe    images -> features by extractor, or their moments alone; `save` and `load`
+score      metrics of one set against another, each named for its extractor
+copies     what those reward: images too near to the training images
+draw       images of a run, kept part by part; `images_in`, those of others
+judge_of   all of it, for a run's data; `blocks` and `summary` repeat it over seeds
 """
 
-from jaxdiff.quality.observed import (
-    Observed,
-    Seen,
-    load,
-    observe,
-    save,
-)
-from jaxdiff.quality.score import BETTER, score, summary
+from jaxdiff.quality.drawn import digest, draw, in_memory, labels_like
+from jaxdiff.quality.given import images_in
+from jaxdiff.quality.judge import Judge, blocks, everything, judge_of
+from jaxdiff.quality.observed import Observed, Seen, load, observe, save
+from jaxdiff.quality.score import BETTER, NEIGHBOURS, score, summary
 from jaxdiff.quality.unseen import Copies, copies
 
 __all__ = [
     "BETTER",
+    "NEIGHBOURS",
     "Copies",
+    "Judge",
     "Observed",
     "Seen",
+    "blocks",
     "copies",
+    "digest",
+    "draw",
+    "everything",
+    "images_in",
+    "in_memory",
+    "judge_of",
+    "labels_like",
     "load",
     "observe",
     "save",

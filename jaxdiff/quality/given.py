@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Shaped
 
 from jaxdiff.data.batches import Memory, Source
 from jaxdiff.data.folder import is_image
@@ -71,10 +71,10 @@ def images_in(path: Path, number: int | None = None) -> Source:
 
 def _require(images: Shaped[np.ndarray, "..."], path: Path) -> None:
     if images.dtype != np.uint8:
-        known = np.isfinite(images).all() if images.dtype.kind == "f" else True
+        lost = images.dtype.kind == "f" and not np.isfinite(images).all()
         raise ValueError(
-            f"{path} holds {images.dtype}{'' if known else ', some of them nan or infinite'}"
-            ": images are uint8, clip(round(127.5 (x + 1)), 0, 255) of x in [-1, 1]"
+            f"{path} holds {images.dtype}{', some of it nan or infinite' * lost}: images "
+            "are uint8, clip(round(127.5 (x + 1)), 0, 255) of x in [-1, 1]"
         )
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
@@ -120,11 +120,3 @@ def _count(held: int, asked: int | None, path: Path) -> int:
     if held < 2:
         raise ValueError(f"{path} holds {held} images: metrics compare sets, at least 2")
     return held if asked is None else asked
-
-
-def all_of(source: Source) -> UInt8[np.ndarray, "N H W C"]:
-    """Every image, in memory."""
-    numbers: Int[np.ndarray, " N"] = np.arange(len(source))
-    if hasattr(source, "take"):
-        return source.take(numbers)["image"]
-    return np.stack([source[int(i)]["image"] for i in numbers])

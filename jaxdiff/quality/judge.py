@@ -1,0 +1,144 @@
+"""What a run's images are held against: its data, seen by extractors, and their pixels."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int, UInt8
+
+from jaxdiff.data import Pixels, encoder_of, split_of
+from jaxdiff.data.batches import Dataset, Source, take
+from jaxdiff.features.extractor import Extractor
+from jaxdiff.quality.observed import ORIGIN, Observed, load, observe, save
+from jaxdiff.quality.score import score
+from jaxdiff.quality.unseen import Copies, copies
+
+MOST = 50_000
+"""Training images among which the nearest is looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A reference, and pixels of the training images and of held-out ones, if any."""
+
+    extractors: tuple[Extractor, ...]
+    reference: Observed
+    mesh: Mesh
+    train: UInt8[np.ndarray, "N H W C"] | None = None
+    holdout: UInt8[np.ndarray, "M H W C"] | None = None
+    batch: int = 256
+
+    def __call__(self, images: Source) -> tuple[dict[str, float], Copies | None]:
+        """The metrics of images, and which training images are near them.
+
+        Raises:
+            ValueError: images of another size than the reference's.
+        """
+        seen = observe(images, self.extractors, self.mesh, batch=self.batch)
+        if seen.shape != self.reference.shape:
+            raise ValueError(
+                f"the images are {seen.shape}, the reference's {self.reference.shape}: "
+                "make both of one size, as resizing changes every metric"
+            )
+        found = score(real=self.reference, fake=seen)
+        if self.train is None:
+            return found, None
+        near = copies(everything(images), self.train, self.holdout)
+        if self.holdout is not None:
+            found |= {"nearer": near.nearer, "ratio": near.ratio}
+        return found, near
+
+
+def judge_of(
+    data: Any,
+    extractors: Sequence[Extractor],
+    mesh: Mesh,
+    cache: Path,
+    *,
+    batch: int = 256,
+    progress: bool = False,
+) -> Judge:
+    """The judge of images of these data; what extractors see of them is kept in `cache`.
+
+    Held-out images are those of the data's own split "test", where they have splits.
+
+    Raises:
+        ValueError: the data are no pixels.
+    """
+    if encoder_of(data) != Pixels():
+        raise ValueError(
+            f"metrics are of pixels, and {data} has latents: decode them to a folder of "
+            "images, and score that with --images and --reference"
+        )
+    dataset, other = data.load(), split_of(data)
+    reference = _kept(data, dataset, extractors, mesh, cache, batch, progress)
+    train = everything(dataset.source, MOST)
+    holdout = None if other == data else everything(other.load().source, MOST)
+    return Judge(tuple(extractors), reference, mesh, train, holdout, batch)
+
+
+def _kept(
+    data: Any,
+    dataset: Dataset,
+    extractors: Sequence[Extractor],
+    mesh: Mesh,
+    cache: Path,
+    batch: int,
+    progress: bool,
+) -> Observed:
+    """What the extractors see of a data set, from a file if it was looked at before."""
+    said = [str(data), len(dataset), [[getattr(e, k) for k in ORIGIN] for e in extractors]]
+    name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+    path = cache / f"reference-{name}.npz"
+    try:
+        return load(path)
+    except (FileNotFoundError, ValueError):
+        given = {"source": str(data), "batch": batch, "progress": progress}
+        observed = observe(dataset.source, extractors, mesh, **given)
+        save(path, observed)
+        return observed
+
+
+@dataclass(frozen=True)
+class Block:
+    """`count` images of a source, from number `first` on."""
+
+    source: Source
+    first: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[self.first + index]
+
+    def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """The images [B, H, W, C] and labels [B] of these numbers."""
+        return take(self.source, self.first + indices)
+
+
+def blocks(source: Source, count: int) -> Iterator[Block]:
+    """Equal blocks of at least two images each, one after the other; what is over is left.
+
+    >>> from jaxdiff.quality.drawn import in_memory
+    >>> [b.first for b in blocks(in_memory(np.zeros((7, 8, 8, 1), np.uint8)), 3)]
+    [0, 2, 4]
+    """
+    size = len(source) // count
+    return (Block(source, i * size, size) for i in range(count))
+
+
+def everything(source: Source, most: int | None = None) -> UInt8[np.ndarray, "N H W C"]:
+    """All images of a source, or `most` of them, evenly spaced, in memory."""
+    count = len(source)
+    numbers = np.arange(count)
+    if most is not None and count > most:
+        numbers = np.linspace(0, count - 1, most).astype(int)
+    parts = np.array_split(numbers, -(-len(numbers) // 1024))
+    return np.concatenate([take(source, part)["image"] for part in parts])

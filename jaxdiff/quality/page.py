@@ -1,0 +1,101 @@
+"""One page on a set of images: metrics, samples, and the training images near them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdiff import pictures
+from jaxdiff.files import write_atomically
+from jaxdiff.quality.score import BETTER
+
+SHOWN, PAIRS = 64, 12
+"""Samples in the grid, and pairs of a sample and its nearest training image."""
+ARROWS = {-1: "↓", 1: "↑", 0: "·"}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The metrics in Markdown: ↓ less is better, ↑ more, · as real images have it."""
+    held = found.get("held_out")
+    head = "| metric | mean | spread | min | max |" + " held out |" * bool(held)
+    lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
+    for name, row in found["metrics"].items():
+        numbers = [row[key] for key in ("mean", "spread", "min", "max")]
+        if held:
+            numbers.append(held.get(name, float("nan")))
+        cells = " | ".join("" if np.isnan(v) else f"{v:.4g}" for v in numbers)
+        lines.append(f"| {name} {arrow(name)} | {cells} |")
+    return "\n".join(lines)
+
+
+def arrow(metric: str) -> str:
+    """Which way a metric is better.
+
+    >>> arrow("fd_lite0"), arrow("recall_lite0"), arrow("brightness")
+    ('↓', '↑', '·')
+    """
+    return ARROWS[BETTER[metric.split("_")[0]]]
+
+
+def save_page(
+    path: Path,
+    found: Mapping[str, Any],
+    images: UInt8[np.ndarray, "N H W C"],
+    near: UInt8[np.ndarray, "M H W C"] | None,
+    bins: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Draws the page as a PNG.
+
+    `near` are the training images nearest to the first images, and `bins` what
+    launch/likelihood.py measures by logSNR: both are left out where there are none.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8), dpi=100, layout="constrained")
+    figure.suptitle(found["title"], fontsize=10)
+    left, right = figure.subfigures(1, 2)
+    rows = 3 if near is not None else 1
+    panels = left.subplots(rows, 1, height_ratios=[5, 1, 1][:rows], squeeze=False)[:, 0]
+    _show(panels[0], images[:SHOWN], 8, f"{min(len(images), SHOWN)} of {found['images']}")
+    if near is not None:
+        _show(panels[1], images[: len(near)], len(near), "samples")
+        _show(panels[2], near, len(near), "nearest training images")
+    panels = right.subplots(2 if bins else 1, 1, squeeze=False)[:, 0]
+    panels[0].axis("off")
+    panels[0].text(0, 1, _plain(found), family="monospace", size=7.5, va="top")
+    if bins:
+        _losses(panels[1], bins)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _show(
+    axes: Any, images: UInt8[np.ndarray, "N H W C"], columns: int, title: str
+) -> None:
+    picture = pictures.grid(images, columns)
+    axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_title(title, fontsize=8, loc="left")
+    axes.axis("off")
+
+
+def _losses(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
+    middle = [np.mean(row["logsnr"]) for row in bins]
+    for name, label in (("x0_mse", "x0"), ("eps_mse", "eps")):
+        axes.plot(
+            middle, [row[name]["mean"] for row in bins], marker="o", ms=3, label=label
+        )
+    axes.set(yscale="log", xlabel="logSNR", title="mean squared error, held-out images")
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+def _plain(found: Mapping[str, Any]) -> str:
+    held = found.get("held_out", {})
+    lines = [f"{'':22}{'mean':>10}{'spread':>10}" + f"{'held out':>10}" * bool(held)]
+    for name, row in found["metrics"].items():
+        numbers = [row["mean"], row["spread"], *([held.get(name, np.nan)] if held else [])]
+        cells = "".join(f"{'' if np.isnan(v) else f'{v:.4g}':>10}" for v in numbers)
+        lines.append(f"{name + ' ' + arrow(name):22}{cells}")
+    return "\n".join([*lines, "", *found["notes"]])
