@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jaxdiff import checkpoint, evaluation, likelihood, sharding
+from jaxdiff import bits, checkpoint, likelihood, sharding
 from jaxdiff.likelihood import RK4, Adaptive, Bits, Divergence, Exact, Hutchinson, Rule
 from jaxdiff.posterior import LargeVariance
 from jaxdiff.state import labelled, run_denoiser
@@ -94,8 +94,8 @@ def main() -> None:
             flush=True,
         )
     start = time.perf_counter()
-    bound = evaluation.measure(
-        evaluation.coster(run.experiment, LargeVariance(), clip=False),
+    bound = bits.measure(
+        bits.coster(run.experiment, LargeVariance(), clip=False),
         run.variables,
         flow.data,
         likelihood.process(path, TIMESTEPS.value),

@@ -60,7 +60,7 @@ def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
     if encoder_of(experiment.data) != Pixels():
         raise ValueError(
             f"bits/dim are of pixels of 256 levels, but {experiment.data} has none: "
-            "evaluate a run on pixels"
+            "measure a run on pixels"
         )
 
     @jax.jit

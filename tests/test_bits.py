@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import checkpoint, evaluation, likelihood, sharding
+from jaxdiff import bits, checkpoint, likelihood, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Digits
 from jaxdiff.networks import UNet
@@ -30,14 +30,14 @@ def state() -> Any:
     return jax.jit(init_state, static_argnums=0)(EXPERIMENT)
 
 
-def measured(state: Any, devices: int, batch: int) -> evaluation.Measured:
-    cost = evaluation.coster(EXPERIMENT, SmallVariance(), clip=True)
+def measured(state: Any, devices: int, batch: int) -> bits.Measured:
+    cost = bits.coster(EXPERIMENT, SmallVariance(), clip=True)
     mesh = sharding.data_mesh(jax.devices()[:devices])
     steps = likelihood.process(EXPERIMENT.schedule, 6)
     variables = ema_variables(EXPERIMENT, state, 0.1)
     variables = jax.device_put(variables, sharding.replicated(mesh))
     data = Digits("test").load()
-    return evaluation.measure(cost, variables, data, steps, mesh, number=5, batch=batch)
+    return bits.measure(cost, variables, data, steps, mesh, number=5, batch=batch)
 
 
 def test_neither_the_batch_nor_the_devices_change_a_number(state: Any) -> None:
@@ -65,21 +65,21 @@ def test_an_untrained_network_costs_what_its_x0_does(state: Any) -> None:
 
 def test_the_report_adds_up_and_is_json(state: Any, tmp_path: Path) -> None:
     found = measured(state, 1, 5)
-    report = evaluation.report(found, bins=3)
+    report = bits.report(found, bins=3)
     assert json.loads(json.dumps(report)) == report
-    bits = {name: pair["mean"] for name, pair in report["bits_per_dim"].items()}
+    mean = {name: pair["mean"] for name, pair in report["bits_per_dim"].items()}
     total = found.vb.sum(1) + found.prior
-    assert bits["total"] == pytest.approx(total.mean(), rel=1e-12)
-    assert bits["total"] == pytest.approx(
-        bits["prior"] + bits["diffusion"] + bits["decoder"], rel=1e-12
+    assert mean["total"] == pytest.approx(total.mean(), rel=1e-12)
+    assert mean["total"] == pytest.approx(
+        mean["prior"] + mean["diffusion"] + mean["decoder"], rel=1e-12
     )
     error = total.std(ddof=1) / np.sqrt(5)
     assert report["bits_per_dim"]["total"]["error"] == pytest.approx(error, rel=1e-12)
     assert [row["levels"] for row in report["bins"]] == [2, 2, 2]
     assert sum(report["terms"]["vb_mean"]) == pytest.approx(found.vb.sum(1).mean())
-    lines = evaluation.table(report).splitlines()
-    assert f"{bits['total']:.5f}" in lines[1]
-    evaluation.save_plot(tmp_path / "bits.png", report)
+    lines = bits.table(report).splitlines()
+    assert f"{mean['total']:.5f}" in lines[1]
+    bits.save_plot(tmp_path / "bits.png", report)
     assert (tmp_path / "bits.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -87,13 +87,13 @@ def test_one_image_has_no_standard_error(state: Any) -> None:
     cost, mesh = (lambda *args: None), sharding.data_mesh(jax.devices()[:1])
     steps, data = likelihood.process(EXPERIMENT.schedule, 2), Digits("test").load()
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        evaluation.measure(cost, state, data, steps, mesh, number=1)
+        bits.measure(cost, state, data, steps, mesh, number=1)
 
 
 def test_clipping_holds_x0_where_the_data_are(state: Any) -> None:
     """White images, D nearly x: without clipping half of it lies above white."""
     clipped, free = (
-        evaluation.coster(EXPERIMENT, LargeVariance(), clip=clip) for clip in (True, False)
+        bits.coster(EXPERIMENT, LargeVariance(), clip=clip) for clip in (True, False)
     )
     image = np.full((2, 8, 8, 1), 255, np.uint8)
     keys, label = jax.random.split(jax.random.key(0), 2), np.zeros(2, np.int32)
@@ -115,7 +115,7 @@ def test_the_command(state: Any, tmp_path: Path) -> None:
         saved.wait()
 
     def run(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "launch/evaluate.py", f"--workdir={tmp_path}", *flags]
+        command = [sys.executable, "launch/likelihood.py", f"--workdir={tmp_path}", *flags]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 

@@ -1,6 +1,6 @@
 """Bits/dim of a run on its data, by the variational bound, and loss by logSNR.
 
-    python launch/evaluate.py --workdir=runs/digits --split=test
+    python launch/likelihood.py --workdir=runs/digits --split=test
 
 No config file is needed. The bound has --timesteps steps, at t = 1/T ... 1 of the run's
 schedule: a table's entries by default, 1000 steps of a closed form. Image i's noise
@@ -15,7 +15,7 @@ from pathlib import Path
 import command
 from absl import flags
 
-from jaxdiff import checkpoint, evaluation, likelihood, posterior, sharding
+from jaxdiff import bits, checkpoint, likelihood, posterior, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.files import write_atomically
 
@@ -51,8 +51,8 @@ def main() -> None:
     count = TIMESTEPS.value or getattr(experiment.schedule, "steps", 1000)
     head = experiment.network.learned_variance
     rule = VARIANCE.value or ("LearnedVariance" if head else "LargeVariance")
-    measured = evaluation.measure(
-        evaluation.coster(
+    measured = bits.measure(
+        bits.coster(
             experiment,
             getattr(posterior, rule)(),
             CLIP.value,
@@ -66,16 +66,16 @@ def main() -> None:
         seed=SEED.value,
         progress=True,
     )
-    found = evaluation.report(measured, BINS.value)
-    if head := evaluation.uncertainty(experiment, run.variables, measured):
+    found = bits.report(measured, BINS.value)
+    if head := bits.uncertainty(experiment, run.variables, measured):
         found["uncertainty"] = head
     asked = {"step": run.step, "data": str(data), "variance": rule, "clip": CLIP.value}
     out = Path(OUT.value) if OUT.value else workdir / "bits"
     text = json.dumps({**asked, **found}, indent=2).encode()
     written = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
     write_atomically(written[0], lambda file: file.write(text))
-    evaluation.save_plot(written[1], found)
-    print(evaluation.table(found))
+    bits.save_plot(written[1], found)
+    print(bits.table(found))
     print(f"\n{data}, {found['images']} images, {count} steps, {rule}, step {run.step}")
     print(f"{written[0]} and {written[1]}")
 
