@@ -136,9 +136,11 @@ def _flow(
     seconds = time.perf_counter() - start
     found, low = flow.report(measured), float(levels.sigma[0] / levels.alpha[0])
     how = {"rule": str(rule or f"{STEPS.value} RK4"), "divergence": str(divergence)}
-    said = {**asked, **how, "noise": low, "seconds": seconds, **found}
-    path = _write("bits_flow", said)
-    flow.save_plot(path.with_suffix(".png"), found, _bound_beside(said))
+    found = {**asked, **how, "noise": low, "seconds": seconds, **found}
+    if beside := _bound_beside(found):
+        found["bound"] = beside["bits_per_dim"]["total"]
+    path = _write("bits_flow", found)
+    flow.save_plot(path.with_suffix(".png"), found, beside.get("each"))
     print(flow.table(found))
     of = f"{asked['data']}, {found['images']} images, {', '.join(how.values())}"
     cost = f"{found['evaluations']:.0f} evaluations an image, {seconds:.1f} s"
@@ -201,12 +203,12 @@ def _write(name: str, found: dict[str, Any]) -> Path:
     return path
 
 
-def _bound_beside(said: dict[str, Any]) -> list[float] | None:
-    """The bound of each image, if WORKDIR/bits.json has it of the same images and run."""
+def _bound_beside(found: dict[str, Any]) -> dict[str, Any]:
+    """The bound of the same images and weights, if WORKDIR/bits.json has it; else {}."""
     path = _folder() / "bits.json"
     earlier = json.loads(path.read_text()) if path.is_file() else {}
-    same = all(earlier.get(k) == said[k] for k in ("step", "std", "data", "images"))
-    return earlier.get("each") if same else None
+    same = ("step", "std", "data", "images")
+    return earlier if all(earlier.get(k, "") == found[k] for k in same) else {}
 
 
 if __name__ == "__main__":

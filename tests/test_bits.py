@@ -209,7 +209,9 @@ def test_one_probe_cannot_say_and_json_can() -> None:
     report = flow.report(likelihood.Bits(ones, np.nan * ones, 8 * ones))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["bits_per_dim"] == {"mean": 1.0, "error": 0.0, "probes": None}
-    assert "unknown" in flow.table(report)
+    lines = flow.table({**report, "bound": {"mean": 2.0, "error": 0.5}}).splitlines()
+    assert lines[1].split() == ["flow", "1.00000", "0.00000", "unknown"]
+    assert lines[2].split() == ["bound", "2.00000", "0.50000"]
 
 
 def test_a_flow_that_ends_nowhere_is_told() -> None:
@@ -283,6 +285,8 @@ def test_the_command_by_the_bound_and_by_the_flow(workdir: Path) -> None:
     assert found["noise"] == pytest.approx(0.02, rel=1e-5)
     assert f"{found['bits_per_dim']['mean']:.5f}" in done.stdout
     assert "8 evaluations an image" in done.stdout
+    assert found["bound"]["mean"] == total
+    assert f"{total:.5f}" in done.stdout
     assert (workdir / "bits_flow.png").read_bytes().startswith(b"\x89PNG")
 
 

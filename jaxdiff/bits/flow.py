@@ -107,15 +107,16 @@ def report(found: Bits) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The report as lines for people."""
-    mean, error, probes = (found["bits_per_dim"][k] for k in ("mean", "error", "probes"))
-    said = "unknown" if probes is None else f"{probes:.5f}"
-    return "\n".join(
-        [
-            f"{'bits/dim':>12} {'mean':>12} {'std. error':>12} {'of probes':>12}",
-            f"{'flow':>12} {mean:12.5f} {error:12.5f} {said:>12}",
-        ]
-    )
+    """The report as lines for people, with a line for a `bound` on the same images."""
+    bits, bound = found["bits_per_dim"], found.get("bound")
+    probes = "unknown" if bits["probes"] is None else f"{bits['probes']:.5f}"
+    row = "{:>12} {mean:12.5f} {error:12.5f}".format
+    lines = [
+        f"{'bits/dim':>12} {'mean':>12} {'std. error':>12} {'of probes':>12}",
+        f"{row('flow', **bits)} {probes:>12}",
+        *([row("bound", **bound)] if bound else []),
+    ]
+    return "\n".join(lines)
 
 
 def save_plot(
