@@ -32,7 +32,8 @@ from digits_ddpm import WEIGHTINGS, get_config
 from jaxtyping import Float
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, config, evaluation, generate, likelihood, sharding
+from jaxdiff import checkpoint, config, generate, likelihood, sharding
+from jaxdiff.bits import bound
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.posterior import SmallVariance
 
@@ -98,12 +99,12 @@ def measure_errors(book: study.Book, runs: dict[str, Path]) -> None:
     """Errors of x0-hat, as the network says it and held to [-1, 1]."""
     held, mesh = Digits("test").load(), sharding.data_mesh()
     steps = likelihood.process(EXPERIMENT.schedule, len(T))
-    cost = {c: evaluation.coster(EXPERIMENT, SmallVariance(), c) for c in (False, True)}
+    cost = {c: bound.coster(EXPERIMENT, SmallVariance(), c) for c in (False, True)}
     every = itertools.product(runs, cost)
     missing = [item for item in every if not book.find(**error_key(*item))]
     for name, clip in tqdm(missing, desc="errors", disable=None):
         variables = restore(runs[name], STEPS[-1]).variables
-        found = evaluation.measure(cost[clip], variables, held, steps, mesh, batch=150)
+        found = bound.measure(cost[clip], variables, held, steps, mesh, batch=150)
         book.write(error_key(name, clip), {"t": T, "x0_mse": found.x0_mse.mean(0)})
 
 

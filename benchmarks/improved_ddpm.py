@@ -29,7 +29,8 @@ from absl import flags
 from digits_iddpm import SIMPLE, TABLES
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, evaluation, likelihood, sharding
+from jaxdiff import checkpoint, likelihood, sharding
+from jaxdiff.bits import bound
 from jaxdiff.config import Experiment
 from jaxdiff.data import Digits
 from jaxdiff.losses import Total, VariationalBound
@@ -99,8 +100,8 @@ def measure_bits(book: study.Book, name: str, folder: Path) -> None:
         if book.find(**(key := bits_key(name, variance))):
             continue
         run = checkpoint.restore(folder)
-        measured = evaluation.measure(
-            evaluation.coster(run.experiment, variance, clip=True),
+        measured = bound.measure(
+            bound.coster(run.experiment, variance, clip=True),
             run.variables,
             Digits("test").load(),
             likelihood.process(run.experiment.schedule, 1000),
@@ -109,7 +110,7 @@ def measure_bits(book: study.Book, name: str, folder: Path) -> None:
             batch=150,
             progress=True,
         )
-        found = evaluation.report(measured)
+        found = bound.report(measured)
         book.write(key, {**found["bits_per_dim"], "vb": found["terms"]["vb_mean"]})
 
 

@@ -13,16 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
-from jaxdiff import checkpoint, evaluation, likelihood, sharding
-from jaxdiff.likelihood import RK4, Adaptive, Bits, Divergence, Exact, Hutchinson, Rule
+from jaxdiff import checkpoint, likelihood, sharding
+from jaxdiff.bits import bound, flow
+from jaxdiff.likelihood import RK4, Adaptive, Exact, Hutchinson
 from jaxdiff.posterior import LargeVariance
-from jaxdiff.state import labelled, run_denoiser
-from jaxdiff.types import NoiseLevel
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
@@ -36,37 +32,12 @@ TIMESTEPS = flags.DEFINE_integer("timesteps", 250, "Steps of the bound.", lower_
 flags.mark_flags_as_required(["workdir"])
 
 
-class Flow:
-    """The flow of a run on the first held-out images."""
-
-    def __init__(self, run: checkpoint.Restored) -> None:
-        self.run = run
-        self.data = dataclasses.replace(run.experiment.data, split="test").load()
-
-    def __call__(
-        self, number: int, levels: NoiseLevel, rule: Rule, divergence: Divergence
-    ) -> Bits:
-        """Image i has its probes and its dequantisation from i alone."""
-        rows = [self.data.source[i] for i in range(number)]
-        image = np.stack([row["image"] for row in rows])
-        label = jnp.asarray([row["label"] for row in rows], jnp.int32)
-        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))
-        experiment, variables = self.run.experiment, self.run.variables
-        solve = jax.jit(
-            lambda variables, image, label, keys: likelihood.flow_bits_per_dim(
-                run_denoiser(experiment, variables),
-                labelled(experiment, label),
-                image, keys, levels, rule, divergence,
-            )
-        )  # fmt: skip
-        found = solve(variables, image, label, keys(np.arange(number)))
-        return jax.tree.map(np.asarray, found)
-
-
 def main() -> None:
     """Restores, measures, prints."""
     run = checkpoint.restore(command.folder(WORKDIR))
-    flow, path, count = Flow(run), run.experiment.schedule, STEPS.value
+    experiment, mesh = run.experiment, sharding.data_mesh()
+    data = dataclasses.replace(experiment.data, split="test").load()
+    path, count, number = experiment.schedule, STEPS.value, NUMBER.value
     few, probes = FEW.value, Hutchinson(PROBES.value)
     coarse, fine = (likelihood.rising(path, n) for n in (count, 2 * count))
     low = float(coarse.sigma[0])
@@ -75,37 +46,28 @@ def main() -> None:
         "| images | divergence | steps | bits/dim | ± images | ± probes | NFE | seconds |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for number, levels, rule, divergence, name in (
+    for images, levels, rule, divergence, name in (
         (few, coarse, RK4, Exact(), f"{count} RK4"),
         (few, coarse, RK4, probes, f"{count} RK4"),
         (few, fine, RK4, probes, f"{2 * count} RK4"),
         (few, coarse, Adaptive(1e-4, 1e-4), probes, "adaptive, 1e-4"),
-        (NUMBER.value, coarse, RK4, probes, f"{count} RK4"),
+        (number, coarse, RK4, probes, f"{count} RK4"),
     ):
         start = time.perf_counter()
-        found = flow(number, levels, rule, divergence)
+        solve = flow.solver(experiment, levels, rule, divergence)
+        found = flow.report(flow.measure(solve, run.variables, data, mesh, number=images))
         seconds = time.perf_counter() - start
-        mean, error = likelihood.mean_and_error(found.bits)
-        of_probes = np.sqrt((found.error**2).sum()) / number
-        nfe = f"{found.evaluations.mean():.0f}"
-        print(
-            f"| {number} | {divergence} | {name} | {mean:.4f} | {error:.4f} | "
-            f"{of_probes:.4f} | {nfe} | {seconds:.0f} |",
-            flush=True,
-        )
+        bits = "{mean:.4f} | {error:.4f} | {probes:.4f}".format(**found["bits_per_dim"])
+        cost = f"{found['evaluations']:.0f} | {seconds:.0f}"
+        print(f"| {images} | {divergence} | {name} | {bits} | {cost} |", flush=True)
     start = time.perf_counter()
-    bound = evaluation.measure(
-        evaluation.coster(run.experiment, LargeVariance(), clip=False),
-        run.variables,
-        flow.data,
-        likelihood.process(path, TIMESTEPS.value),
-        sharding.data_mesh(),
-        number=NUMBER.value,
-    )
-    mean, error = likelihood.mean_and_error(bound.total)
+    cost = bound.coster(experiment, LargeVariance(), clip=False)
+    steps = likelihood.process(path, TIMESTEPS.value)
+    found = bound.measure(cost, run.variables, data, steps, mesh, number=number)
+    mean, error = likelihood.mean_and_error(found.total)
     seconds = time.perf_counter() - start
     print(
-        f"| {NUMBER.value} | bound, LargeVariance | {TIMESTEPS.value} | {mean:.4f} | "
+        f"| {number} | bound, LargeVariance | {TIMESTEPS.value} | {mean:.4f} | "
         f"{error:.4f} |  | {TIMESTEPS.value} | {seconds:.0f} |"
     )
 

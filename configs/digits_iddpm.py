@@ -2,7 +2,7 @@
 
     python launch/train.py --config=configs/digits_iddpm.py:hybrid-cosine \\
         --workdir=runs/hybrid
-    python launch/evaluate.py --workdir=runs/hybrid
+    python launch/likelihood.py --workdir=runs/hybrid
 
 After the colon: simple, hybrid or vlb (which draws t by importance), and linear or cosine.
 Some 7 minutes a run on one CPU core. Bits/dim of the held-out digits, one seed, standard

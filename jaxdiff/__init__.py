@@ -109,10 +109,10 @@ from jaxdiff.weightings import (
 if TYPE_CHECKING:
     from jaxdiff import (
         analysis,
+        bits,
         checkpoint,
         config,
         data,
-        evaluation,
         generate,
         lengths,
         magnitudes,
@@ -145,7 +145,7 @@ LAZY = {
 """Names, and the modules of the training stack that hold them."""
 
 MODULES = (
-    *("analysis", "checkpoint", "config", "data", "evaluation", "generate", "lengths"),
+    *("analysis", "bits", "checkpoint", "config", "data", "generate", "lengths"),
     *(
         "magnitudes",
         "networks",
@@ -243,6 +243,7 @@ __all__ = [
     "WeightedError",
     "__version__",
     "analysis",
+    "bits",
     "checkpoint",
     "config",
     "corrupt",
@@ -251,7 +252,6 @@ __all__ = [
     "denoiser",
     "denoisers",
     "editing",
-    "evaluation",
     "from_config",
     "gaussian_denoiser",
     "generate",

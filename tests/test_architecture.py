@@ -19,7 +19,7 @@ ROWS = (
     {"plots", "toy2d", "editing"},
     {"config", "interop"},
     {"state", "snapshots", "presets", "expressions"},
-    {"checkpoint", "generate", "evaluation", "magnitudes"},
+    {"checkpoint", "generate", "bits", "magnitudes"},
     {"train", "lengths", "comparison", "shifts"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {

@@ -1,4 +1,4 @@
-"""Bits/dim of a run on a data set: the variational bound over images, batch by batch.
+"""Bits/dim of a run by the variational bound, step by step.
 
 The levels are the run's schedule at t = 1/T ... 1, so any model has a bound: a table's own
 entries where T is its length, a discretisation of a closed form otherwise.
@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
-from jaxdiff import analysis, likelihood, losses, sharding
+from jaxdiff import analysis, likelihood, losses
+from jaxdiff.bits import images
 from jaxdiff.config import Experiment, parts
-from jaxdiff.data import Dataset, Pixels, encoder_of
+from jaxdiff.data import Dataset, Pixels
 from jaxdiff.denoisers import Clipped
 from jaxdiff.files import write_atomically
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
@@ -55,13 +56,9 @@ def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
     """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM].
 
     Raises:
-        ValueError: the data are no pixels.
+        ValueError: the data are no pixels, or the network denoises nothing.
     """
-    if encoder_of(experiment.data) != Pixels():
-        raise ValueError(
-            f"bits/dim are of pixels of 256 levels, but {experiment.data} has none: "
-            "evaluate a run on pixels"
-        )
+    images.check(experiment)
 
     @jax.jit
     def cost(
@@ -100,32 +97,23 @@ def measure(
     Raises:
         ValueError: fewer than two images, which have no standard error.
     """
-    count = min(number or len(dataset), len(dataset))
-    if count < 2:
-        raise ValueError(f"a standard error needs at least 2 images, got {count}")
-    size = min(batch, count)
-    size += -size % mesh.size
-    parts, root = [], jax.random.key(seed)
+    count, found = images.count_of(dataset, number), []
     with tqdm(
         total=count * len(steps.entry), unit="term", disable=None if progress else True
     ) as bar:
-        for start in range(0, count, size):
-            numbers = np.arange(start, min(start + size, count))
-            filled = np.resize(numbers, size)
-            rows = [dataset.source[int(i)] for i in filled]
-            image = np.stack([row["image"] for row in rows])
-            label = np.array([row["label"] for row in rows], np.int32)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(root, filled)
-            asked = jax.device_put((keys, image, label), sharding.split(mesh))
-            found = []
+        for part in images.parts(dataset, mesh, number, batch, seed):
+            costs = []
             for some in _chunks(steps):
-                found.append(jax.device_get(cost(variables, *asked, some)))
-                bar.update(len(numbers) * len(some.entry))
-            whole = jax.tree.map(lambda *a: np.concatenate(a).T, *found)
-            prior = likelihood.prior(Pixels().moments(image)[0], steps.at[-1])
+                asked = part.keys, part.image, part.label, some
+                costs.append(jax.device_get(cost(variables, *asked)))
+                bar.update(part.count * len(some.entry))
+            whole = jax.tree.map(lambda *a: np.concatenate(a).T, *costs)
+            prior = likelihood.prior(
+                Pixels().moments(np.asarray(part.image))[0], steps.at[-1]
+            )
             columns = (whole.vb, whole.x0_mse, np.asarray(prior))
-            parts.append([np.float64(a[: len(numbers)]) for a in columns])
-    return Measured(steps, *(np.concatenate(a) for a in zip(*parts, strict=True)))
+            found.append([np.float64(a[: part.count]) for a in columns])
+    return Measured(steps, *(np.concatenate(a) for a in zip(*found, strict=True)))
 
 
 def _chunks(steps: Process) -> Iterator[Process]:
@@ -139,9 +127,9 @@ def _chunks(steps: Process) -> Iterator[Process]:
 def report(measured: Measured, bins: int = 20) -> dict[str, Any]:
     """Means and standard errors over images, as plain numbers.
 
-    total, prior, decoder (entry 0) and diffusion (the rest) in bits/dim; `terms`, one row
-    an entry; `bins`, losses by logSNR (nats). eps_mse is SNR x0_mse, the error of the
-    noise that D leaves.
+    total, prior, decoder (entry 0) and diffusion (the rest) in bits/dim; `each`, the total
+    of each image; `terms`, one row an entry; `bins`, losses by logSNR (nats). eps_mse is
+    SNR x0_mse, the error of the noise that D leaves.
     """
     vb, snr = measured.vb, np.asarray(measured.steps.at.snr)
     logsnr = np.clip(np.log(np.maximum(snr, 1e-30)), -LIMIT, LIMIT)
@@ -158,6 +146,7 @@ def report(measured: Measured, bins: int = 20) -> dict[str, Any]:
         "images": len(vb),
         "steps": vb.shape[1],
         "bits_per_dim": {name: _pair(*mean_and_error(a)) for name, a in parts.items()},
+        "each": measured.total.tolist(),
         "bins": [_row(dict(zip(losses, rows, strict=True))) for rows in binned],
         "terms": {
             "logsnr": logsnr.tolist(),
