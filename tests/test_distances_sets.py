@@ -54,6 +54,18 @@ class TestByHand:
         for value, expected in given.items():
             assert value == pytest.approx(expected, rel=1e-10)
 
+    def test_the_jackknife_is_of_estimates_that_lack_a_point(self) -> None:
+        """Tukey's definition, one deletion at a time, the two sets apart."""
+        variance = 0.0
+        for name, points in PAIR.items():
+            n = len(points)
+            less = [
+                d.kid(**{**PAIR, name: np.delete(points, i, 0)}).value for i in range(n)
+            ]
+            variance += (n - 1) * np.var(less)
+        assert d.kid(**PAIR).error == pytest.approx(variance**0.5, rel=1e-9)
+        assert np.isnan(d.kid(real=REAL, fake=FAKE[:2]).error)
+
     @pytest.mark.parametrize("k", [1, 4])
     def test_manifolds(self, k: int) -> None:
         own = [np.sort(cdist(a, a), 1)[:, k] for a in (REAL, FAKE)]
@@ -79,17 +91,6 @@ class TestByHand:
         each = [wasserstein_distance(REAL @ t, FAKE @ t) for t in lines]
         found = d.sliced_wasserstein(**PAIR, lines=12, seed=3, power=1)
         assert found == pytest.approx(np.mean(each), rel=1e-12)
-
-
-def test_the_jackknife_is_of_estimates_that_lack_a_point() -> None:
-    """Tukey's definition, one deletion at a time; sets of their own, one after another."""
-    variance = 0.0
-    for name, points in PAIR.items():
-        n = len(points)
-        less = [d.kid(**{**PAIR, name: np.delete(points, i, 0)}).value for i in range(n)]
-        variance += (n - 1) * np.var(less)
-    assert d.kid(**PAIR).error == pytest.approx(variance**0.5, rel=1e-9)
-    assert np.isnan(d.kid(real=REAL, fake=FAKE[:2]).error)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
@@ -146,6 +147,7 @@ def test_ties_are_told_from_near_ties(far: float, many: int) -> None:
     assert closed.density == pytest.approx(6 / 5, rel=1e-14)
     assert within.density == pytest.approx(1.0 if many == 1 else 0.0, rel=1e-14)
     assert within.coverage == (many == 1)
+    assert d.precision_recall(real=points, fake=mixed) == (1, 1)
     assert d.nearest(mixed, points).distance.max() == 0
 
 
