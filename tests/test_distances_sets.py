@@ -1,5 +1,6 @@
 """Kernels, manifolds, shadows, scores and memory, against what they are by hand."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,18 @@ class TestByHand:
         for value, expected in given.items():
             assert value == pytest.approx(expected, rel=1e-10)
 
+    def test_the_jackknife_is_of_estimates_that_lack_a_point(self) -> None:
+        """Tukey's definition, one deletion at a time, the two sets apart."""
+        variance = 0.0
+        for name, points in PAIR.items():
+            n = len(points)
+            less = [
+                d.kid(**{**PAIR, name: np.delete(points, i, 0)}).value for i in range(n)
+            ]
+            variance += (n - 1) * np.var(less)
+        assert d.kid(**PAIR).error == pytest.approx(variance**0.5, rel=1e-9)
+        assert np.isnan(d.kid(real=REAL, fake=FAKE[:2]).error)
+
     @pytest.mark.parametrize("k", [1, 4])
     def test_manifolds(self, k: int) -> None:
         own = [np.sort(cdist(a, a), 1)[:, k] for a in (REAL, FAKE)]
@@ -78,16 +91,6 @@ class TestByHand:
         each = [wasserstein_distance(REAL @ t, FAKE @ t) for t in lines]
         found = d.sliced_wasserstein(**PAIR, lines=12, seed=3, power=1)
         assert found == pytest.approx(np.mean(each), rel=1e-12)
-
-
-def test_the_jackknife_is_of_estimates_that_lack_a_point() -> None:
-    """Tukey's definition, one deletion at a time; sets of their own, one after another."""
-    variance = 0.0
-    for name, points in PAIR.items():
-        n = len(points)
-        less = [d.kid(**{**PAIR, name: np.delete(points, i, 0)}).value for i in range(n)]
-        variance += (n - 1) * np.var(less)
-    assert d.kid(**PAIR).error == pytest.approx(variance**0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
@@ -144,6 +147,7 @@ def test_ties_are_told_from_near_ties(far: float, many: int) -> None:
     assert closed.density == pytest.approx(6 / 5, rel=1e-14)
     assert within.density == pytest.approx(1.0 if many == 1 else 0.0, rel=1e-14)
     assert within.coverage == (many == 1)
+    assert d.precision_recall(real=points, fake=mixed) == (1, 1)
     assert d.nearest(mixed, points).distance.max() == 0
 
 
@@ -256,6 +260,34 @@ def test_pixels_are_area_averages() -> None:
     parts = images[:3, :2, :2].astype(float) * [[[1], [0.5]], [[0.5], [0.25]]]
     np.testing.assert_allclose(odd, parts.sum((1, 2)) / 2.25 / 127.5 - 1, atol=1e-6)
     assert (d.pixels8(np.full((2, 5, 7, 1), 255, np.uint8)) > 1 - 1e-6).all()
+
+
+@pytest.mark.parametrize("f", [d.kid, d.rbf_mmd, d.cmmd, d.prdc, d.nearest])
+def test_no_matrix_of_all_pairs(
+    f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pairs are 32 MB; a block is 0.5 MB, beside a few copies of the points."""
+    monkeypatch.setattr(p, "BLOCK", 1 << 16)
+    real, fake = DRAW.standard_normal((2, 2000, 4))
+    width = {"bandwidth": 1.0} if f is d.rbf_mmd else {}
+    given = (real, fake) if f is d.nearest else ()
+    sets = {} if f is d.nearest else {"real": real, "fake": fake, **width}
+    assert peak(lambda: f(*given, **sets)) < 4e6
+
+
+def test_nearest_among_few_makes_no_tensor_of_differences() -> None:
+    """Of 8 among 8 in 3000 dimensions, 400 points differ by 77 MB, themselves 10 MB."""
+    x = DRAW.standard_normal((400, 3000))
+    assert peak(lambda: d.nearest(x, x[:8], 4)) < 77e6
+
+
+def peak(call: Callable[[], Any]) -> float:
+    """Bytes that a call takes at most."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
 
 
 @pytest.mark.parametrize("f", EVERY)

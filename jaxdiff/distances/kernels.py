@@ -95,12 +95,13 @@ def mmd(kernel: Kernel, *, real: Points, fake: Points) -> Estimate:
     n, m, cross = len(x), len(y), xy.sum()
     among = lambda sums: sums.sum() / (len(sums) * (len(sums) - 1))
     value = among(xx) + among(yy) - 2 * cross / (n * m)
+    if min(n, m) < 3:
+        return Estimate(float(value), np.nan)
     variance = 0.0
     for own, across, many, others in ((xx, xy, n, m), (yy, yx, m, n)):
-        if many > 2:
-            left = (own.sum() - 2 * own) / ((many - 1) * (many - 2))
-            left -= 2 * (cross - across) / ((many - 1) * others)
-            variance += (many - 1) * left.var()
+        left = (own.sum() - 2 * own) / ((many - 1) * (many - 2))
+        left -= 2 * (cross - across) / ((many - 1) * others)
+        variance += (many - 1) * left.var()
     return Estimate(float(value), float(np.sqrt(variance)))
 
 

@@ -44,6 +44,10 @@ def sums(
     """The sums of the rows where the mask is True, about the shift.
 
     The others may hold anything.
+
+    >>> s = sums(jnp.ones((3, 2)), jnp.array([True, True, False]), jnp.zeros(2))
+    >>> int(s.count), s.total.tolist()
+    (2, [2.0, 2.0])
     """
     y = jnp.where(mask[:, None], features - shift, 0)
     outer = jnp.matmul(y.T, y, precision=jax.lax.Precision.HIGHEST)

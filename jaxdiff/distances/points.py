@@ -24,7 +24,7 @@ BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number that was estimated from samples, and its standard error."""
+    """A number that was estimated from samples, and its standard error, nan if unknown."""
 
     value: float
     error: float
@@ -77,7 +77,7 @@ def checked_pair(
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of the rows, each of at most `BLOCK` pairs, or of one row."""
+    """Slices of the rows, each of at most `BLOCK` numbers, or of one row."""
     step = max(1, BLOCK // columns)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
@@ -89,13 +89,13 @@ def squared_distances(
     x, y = _centred(x, y)
     out = x @ y.T
     out *= -2
-    out += np.sum(x * x, 1)[:, None]
-    out += np.sum(y * y, 1)
+    out += _squares(x)[:, None]
+    out += _squares(y)
     return np.maximum(out, 0, out=out)
 
 
 def nearest(points: Points, among: Points, k: int = 1, apart: bool = False) -> Neighbours:
-    """The k nearest of `among` to each point; of equally near ones those of lower index.
+    """The k nearest of `among` to each point, the nearest first.
 
     `apart` is for `points` that are `among`, row by row: none is its own neighbour.
 
@@ -110,7 +110,7 @@ def nearest(points: Points, among: Points, k: int = 1, apart: bool = False) -> N
         raise ValueError(f"k = {k} of {others} others: give k from 1 to {others}")
     index, distance = np.empty((len(x), k), np.int64), np.empty((len(x), k))
     spare = min(k + 4, others)
-    for rows in row_blocks(len(x), len(y)):
+    for rows in row_blocks(len(x), max(len(y), spare * y.shape[1])):
         about = squared_distances(x[rows], y)
         if apart:
             np.fill_diagonal(about[:, rows], np.inf)
@@ -134,8 +134,9 @@ def within(
     `squared` is `squared_distances(x, y)`; the radius broadcasts against it.
     """
     inside = squared < radius**2
-    x_size, y_size = (np.sum(a * a, 1) for a in _centred(x, y))
-    rounding = 8 * x.shape[1] * np.finfo(np.float64).eps * (x_size[:, None] + y_size)
+    about_0 = _centred(x, y)
+    size = _squares(about_0[0])[:, None] + _squares(about_0[1])
+    rounding = 8 * x.shape[1] * np.finfo(np.float64).eps * size
     i, j = np.nonzero(np.abs(squared - radius**2) <= rounding)
     radii = np.broadcast_to(radius, inside.shape)
     step = max(1, BLOCK // x.shape[1])
@@ -144,6 +145,11 @@ def within(
         limit = radii[i[some], j[some]]
         inside[i[some], j[some]] = distance <= limit if closed else distance < limit
     return inside
+
+
+def _squares(x: Float64[np.ndarray, "n D"]) -> Float64[np.ndarray, " n"]:
+    """|x_i|^2."""
+    return np.einsum("nd,nd->n", x, x)
 
 
 def _centred(
