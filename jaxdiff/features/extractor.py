@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from jaxdiff.features import inception, lite0
+from jaxdiff.features import dinov2, inception, lite0
 from jaxdiff.features import weights as files
 from jaxdiff.features.resizing import AREA, Images, resize
 from jaxdiff.interop import torchfiles
@@ -162,6 +162,14 @@ def _inception(prepare: Callable[[Images], Array], preprocessing: str) -> Networ
     return Network(preprocessing, inception.WIDTH, prepare, compute, read)
 
 
+def _dinov2(name: str) -> Network:
+    network = dinov2.NETWORKS[name]
+    read = partial(_converted, name, partial(dinov2.shapes, network), dinov2.tree)
+    compute = lambda variables, x: (network.apply(variables, x), None)
+    said = "antialiased bicubic to 224 x 224 in floats, ImageNet's mean and std"
+    return Network(said, network.width, dinov2.prepare, compute, read)
+
+
 NETWORKS: Mapping[str, Network] = {
     "pixels8": Network(
         "the mean of each of 8 x 8 parts of equal area, x / 127.5 - 1",
@@ -191,5 +199,8 @@ NETWORKS: Mapping[str, Network] = {
         inception.clean,
         "antialiased cubic to 299 x 299 in floats, clipped to 0..255, (x - 128) / 128",
     ),
+    "dinov2": _dinov2("dinov2_vitl14"),
+    "dinov2_vitb14": _dinov2("dinov2_vitb14"),
+    "dinov2_vits14": _dinov2("dinov2_vits14"),
 }
 """Every extractor, by name."""

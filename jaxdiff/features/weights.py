@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +110,7 @@ SAID = {"schema": int, "network": str, "source": str, "sha256": str}
 """What the array `json` says, and as what."""
 
 
-def _said(stored: Stored | None) -> dict[str, str]:
+def _said(stored: Stored | None) -> dict[str, Any]:
     """The network, source and SHA-256 that a file says.
 
     Raises:

@@ -10,6 +10,7 @@ them: EDM's, EDM2's and ADM's are made as TensorFlow 1 does, pytorch-fid's are n
 """
 
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,10 @@ def read(path: str | Path) -> dict[str, Statistics]:
     path = Path(path)
     try:
         data = archives.mapped(path)
-        zipped = bytes(data[:4]) == archives.HEADER
-        count, found = _from_npz(data) if zipped else _from_pickle(data)
+        layout = LAYOUTS.get(bytes(data[:1]))
+        if layout is None:
+            raise ValueError("no statistics: give an .npz, or the .pkl of EDM2")
+        count, found = layout(data)
         return {name: _checked(name, *pair, count) for name, pair in found.items()}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -87,6 +90,8 @@ def _from_pickle(data: memoryview) -> Found:
     return count, found
 
 
+LAYOUTS = {archives.HEADER[:1]: _from_npz, pickle.PROTO: _from_pickle}
+"""What reads a file that begins with this byte."""
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 NAMES: Mapping[str, Callable[..., Any] | None] = {
     "numpy.ndarray": None,

@@ -1,5 +1,6 @@
 """Tensors by name, from any file that torch wrote."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     try:
         data = archives.mapped(path)
-        layout = torchzip if bytes(data[:4]) == archives.HEADER else torchfiles
+        layout = LAYOUTS.get(bytes(data[:1]))
+        if layout is None:
+            raise ValueError("no file that torch wrote: give a .pth or .pt")
         return torchzip.arrays(layout.load(data))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+LAYOUTS = {archives.HEADER[:1]: torchzip, pickle.PROTO: torchfiles}
+"""What reads a file that begins with this byte."""

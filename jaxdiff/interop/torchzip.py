@@ -98,7 +98,7 @@ def arrays(root: Any) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     todo: list[tuple[str, Any]] = [("", root)]
-    for _ in range(VALUES):
+    for _ in range(VALUES + 1):
         if not todo:
             return found
         name, value = todo.pop()
