@@ -55,7 +55,7 @@ def guided(
         w = PlusPlus(weights["label"]) if s.plus_plus else weights["label"]
         if guide:
             weaker += [(run_denoiser(guide, rest.pop(0)), within(s.interval, w))]
-        elif s.guidance:
+        elif s.guidance or s.plus_plus:
             weaker += [(without(denoise, "label"), within(s.interval, w))]
         aware = within(s.noise_interval, weights["noise"])
         if s.noise_guidance and not estimator:
@@ -88,6 +88,13 @@ def _require_fit(
                 f"images of {experiment.data.shape} cannot be guided by a network of "
                 f"{e.data.shape}: both must be of one size"
             )
+    s = experiment.sampling
+    if s.plus_plus and not (guide or experiment.label_dropout):
+        raise ValueError(
+            "sampling.plus_plus takes each step's noise from the network without labels, "
+            "which needs one trained with and without them, but this run has label_dropout "
+            "0: use another run's guide, or plus_plus = False"
+        )
     if estimator and not isinstance(estimator.network, LevelEstimator):
         raise ValueError(
             "the estimator is a denoiser: train one with configs/digits_nag.py:level"

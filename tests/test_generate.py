@@ -83,9 +83,10 @@ def test_labels_and_noise_levels_are_withheld_as_the_experiment_says() -> None:
         assert np.abs(drawn - exact(KEYS, *other)).max() > 1e-3
 
 
-def test_cfg_plus_plus_is_its_step() -> None:
-    """x' = alpha' D_scale + sigma' eps_unlabelled, by hand over four steps."""
-    main, scale = variables(0), 0.6
+@pytest.mark.parametrize("scale", [0.6, 0.0])
+def test_cfg_plus_plus_is_its_step(scale: float) -> None:
+    """x' = alpha' D_scale + sigma' eps_unlabelled, by hand; scale 0 reads no label."""
+    main = variables(0)
     found = drawn(main, guidance=scale, plus_plus=True, solver=jd.Euler())
     d, levels = run_denoiser(SAMPLED, main), SAMPLED.sampling.grid(SAMPLED.schedule, 4)
     cond = jd.Condition(label=jnp.asarray(LABEL))
@@ -95,6 +96,14 @@ def test_cfg_plus_plus_is_its_step() -> None:
         c, u = d(x, at, cond).x0, jd.without(d, "label")(x, at, cond).x0
         x = to.alpha * (u + scale * (c - u)) + to.sigma * (x - at.alpha * u) / at.sigma
     np.testing.assert_allclose(found, x, atol=TOLERANCE)
+
+
+def test_cfg_plus_plus_needs_a_network_that_was_not_always_told() -> None:
+    sampling = dataclasses.replace(SAMPLED.sampling, plus_plus=True, solver=jd.Euler())
+    told = dataclasses.replace(SAMPLED, sampling=sampling, label_dropout=0.0)
+    with pytest.raises(ValueError, match=r"plus_plus .* label_dropout 0"):
+        generate.guided(told)
+    generate.guided(told, guide=SAMPLED)
 
 
 ESTIMATES = dataclasses.replace(
