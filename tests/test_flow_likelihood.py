@@ -349,6 +349,9 @@ def test_nonsense_is_refused() -> None:
         Adaptive(rtol=0.0)
     with pytest.raises(ValueError, match="use 'Tsit5'"):
         Adaptive(method="Tsit6")
+    for method in ("AbstractERK", "KenCarp4", "ShARK"):
+        with pytest.raises(ValueError, match=f"{method}.*use 'Tsit5'"):
+            Adaptive(method=method)
     with pytest.raises(ValueError, match="got steps = 0"):
         rising(jd.Cosine(), 0)
     with pytest.raises(ValueError, match="low = 100"):
