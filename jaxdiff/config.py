@@ -492,6 +492,9 @@ def from_dict(tree: Any, where: str = "config") -> Any:
             )
         path = f"{where}.{name}"
         values[name] = _checked(from_dict(value, path), fields[name], path)
+    if missing := [name for name in _required(cls) if name not in values]:
+        many = "values" if len(missing) > 1 else "a value"
+        raise ValueError(f"{where} needs {many} for {' and '.join(missing)}")
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
@@ -544,6 +547,13 @@ def _fields(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name not in hidden}
 
 
+def _required(cls: type) -> list[str]:
+    """Names of fields that have no default."""
+    none = dataclasses.MISSING
+    asked = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is none]
+    return [f.name for f in asked if f.name in _fields(cls)]
+
+
 def _checked(value: Any, hint: Any, path: str) -> Any:
     """The value, as its field's type says; integers pass as floats."""
     origin = typing.get_origin(hint) or hint
@@ -560,17 +570,23 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         if isinstance(value, tuple) and len(value) == 1 + len(rest):
             hints = zip(value, (element, *rest), strict=True)
             return tuple(_checked(v, h, f"{path}[{i}]") for i, (v, h) in enumerate(hints))
-    group = KINDS.get(hint)
-    ours = NAMES.get(type(value), "").split(".")[0] == group
-    if group and not (ours and isinstance(value, hint)):
-        known = ", ".join(n for n in TYPES if n.startswith(f"{group}."))
-        raise ValueError(f"{path} must be one of {known}; got {value!r}")
-    if not group and not _is_a(value, hint if origin is types.UnionType else origin):
-        kind = getattr(origin, "__name__", str(hint))
-        raise ValueError(f"{path} must be a {kind}, got {value!r}")
+    kinds = typing.get_args(hint) if origin is types.UnionType else (origin,)
+    if not any(_is_a(value, kind) for kind in kinds):
+        names = [name for kind in kinds for name in _names(kind)]
+        known = f"one of {', '.join(names)};" if len(names) > 1 else f"a {names[0]},"
+        raise ValueError(f"{path} must be {known} got {value!r}")
     return value
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """isinstance, but a truth value is no number."""
+    """isinstance, but a truth value is no number, and a protocol asks for our types."""
+    if kind in KINDS and NAMES.get(type(value), "").split(".")[0] != KINDS[kind]:
+        return False
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _names(kind: Any) -> list[str]:
+    """What may stand where a field's type is this."""
+    if kind in KINDS:
+        return [n for n in TYPES if n.startswith(f"{KINDS[kind]}.")]
+    return ["None" if kind is types.NoneType else NAMES.get(kind, kind.__name__)]
