@@ -262,7 +262,7 @@ def main() -> None:
     results = {}
     for problem, runs in ((flow, flow_runs(flow)), (edm, edm_runs(edm))):
         print("\n| sampler | w | shift on the way | at the end | rho | TV |")
-        print("|---|---:|---|---:|---:|---:|---|")
+        print("|---|---:|---|---:|---:|---:|")
         for run in runs:
             for w, (sigma, shift, rho, tv) in measured(problem, run).items():
                 results[run.name, w] = sigma, np.asarray(shift.shift)
