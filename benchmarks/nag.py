@@ -150,8 +150,7 @@ def measure(
         shift = noise_shift.measure(noise_shift.Estimates(found, said))
         numbers = {f.name: getattr(shift, f.name) for f in dataclasses.fields(shift)}
         verdict = judge(Pixels().decode(x0), label)
-        row = {**dataclasses.asdict(verdict), "verdict": shift.verdict()}
-        row["seconds"] = time.perf_counter() - start
+        row = {**dataclasses.asdict(verdict), "seconds": time.perf_counter() - start}
         book.write(key(cell, w, block), {**row, **jax.tree.map(np.asarray, numbers)})
 
 
@@ -210,7 +209,10 @@ def print_tables(book: study.Book) -> None:
             continue
         u, shift = mean_shift(book, cell, w)
         at = [np.interp(np.log(sigma), u[::-1], shift[::-1]) for sigma in SIGMAS]
-        said = found(book, cell, w, "verdict")[0].split()[0]
+        columns = (f.name for f in dataclasses.fields(noise_shift.Shift))
+        first = (np.array(found(book, cell, w, name)[0]) for name in columns)
+        levels = NoiseLevel(np.ones(len(u)), np.exp(u))
+        said = noise_shift.Shift(*first).verdict(levels).split()[0]
         values = (f"{value:+.3f}" for value in (*at, shift[-1]))
         rows.append([f"{cell}, w = {w:g}", *values, said])
     head = ("shift at σ =", *map(str, SIGMAS), "last level", "verdict")
@@ -240,7 +242,8 @@ def draw(book: study.Book) -> "Figure":
     quality.set(xlabel="w", ylabel="Fréchet distance in pixels", yscale="log")
     quality.set(title="Quality of 1,000 images over w", ylim=(0.1, 5))
     quality.yaxis.set_major_formatter("{x:g}")
-    quality.yaxis.set_minor_formatter("{x:g}")
+    quality.yaxis.set_minor_formatter("")
+    quality.set_yticks([0.1, 0.2, 0.5, 1, 2, 5])
     plain.set(title="Shift without NAG", ylim=(-0.1, 0.7))
     guided.set(title=f"Shift with NAG: {SHOWN}")
     for panel in (plain, guided):
@@ -248,7 +251,7 @@ def draw(book: study.Book) -> "Figure":
         panel.set(xlabel="ln σ", ylabel="shift of the estimated ln σ")
         panel.invert_xaxis()
     for panel in (quality, plain, guided):
-        panel.legend(frameon=False, labelcolor=study.INK, fontsize=7.5)
+        panel.legend(frameon=False, labelcolor=study.INK, fontsize=7.5, handlelength=3.5)
     return figure
 
 

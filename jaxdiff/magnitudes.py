@@ -109,7 +109,8 @@ def drift(rows: Rows, kind: str) -> Drift:
     """How far "activations", "weights" or "updates" moved from the first row to the last.
 
     Raises:
-        ValueError: they are all 0, as the updates of a run's first step are.
+        ValueError: they are all 0, as the updates of a run's first step are, or the rows
+            are of different layers.
 
     >>> rows = [{"weights": {"a": 1.0, "b": 4.0}}, {"weights": {"a": 3.0, "b": 3.0}}]
     >>> round(drift(rows, "weights").ratio, 9), drift(rows, "weights").layer
@@ -129,7 +130,13 @@ def _moving(rows: Rows, kind: str) -> tuple[Rows, dict[str, np.ndarray]]:
     The first step's updates are 0, by its learning rate, and some layers start at 0.
     """
     rows = [row for row in rows if any(row[kind].values())]
-    names = rows[0][kind] if rows else ()
+    names = rows[0][kind] if rows else {}
+    for row in rows:
+        if others := row[kind].keys() ^ names.keys():
+            raise ValueError(
+                f"{kind} are of other layers in some rows ({', '.join(sorted(others))} are "
+                "not in all): give the rows of one run"
+            )
     values = {name: np.array([row[kind][name] for row in rows]) for name in names}
     layers = {k: v for k, v in values.items() if v.min() > 0}
     if not layers:
@@ -151,7 +158,7 @@ def plot(runs: Mapping[str, Rows]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.1 * len(runs)), dpi=130, layout="constrained")
+    figure = Figure(figsize=(12, 3.1 * len(runs)), dpi=66, layout="constrained")
     panels = figure.subplots(len(runs), len(KINDS), squeeze=False, sharey="col")
     for (name, rows), line in zip(runs.items(), panels, strict=True):
         for axes, (kind, title) in zip(line, KINDS.items(), strict=True):

@@ -102,9 +102,18 @@ def evaluations(solver: Solver, levels: NoiseLevel) -> int:
 
 
 def normal(
-    keys: Key[Array, " B"], shape: tuple[int, ...], *folds: Array | int
+    keys: Key[Array, " B"] | None, shape: tuple[int, ...], *folds: Array | int
 ) -> Float[Array, "B ..."]:
-    """N(0, I) of each image [B, *shape]; without folds it is the noise that starts it."""
+    """N(0, I) of each image [B, *shape]; without folds it is the noise that starts it.
+
+    Raises:
+        ValueError: there are no keys.
+    """
+    if keys is None:
+        raise ValueError(
+            "keys is None, but the start of sample() is noise, and so is part of each step "
+            "of this solver: give one key an image, jax.random.split(key, B)"
+        )
 
     def draw(key: Key[Array, ""]) -> Float[Array, "..."]:
         for number in folds or (0,):

@@ -21,6 +21,7 @@ from jaxdiff import (
     generate,
     losses,
     magnitudes,
+    networks,
     pictures,
     sharding,
     snapshots,
@@ -221,12 +222,39 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
 
 
 def begun(experiment: Experiment, place: Sharding) -> TrainState:
-    """The state before the first step, from `init_from`'s averages if one is named."""
+    """The state before the first step, from `init_from`'s averages if one is named.
+
+    Raises:
+        ValueError: that run's network means something else, or is of another size.
+    """
     given = None
     if experiment.init_from:
-        given = checkpoint.restore(experiment.init_from).variables
+        run = checkpoint.restore(experiment.init_from)
+        require_same_meaning(run.experiment, experiment)
+        given = jax.device_put(run.variables, place)
     init = jax.jit(init_state, static_argnums=0, out_shardings=place)
     return init(experiment, given)
+
+
+def require_same_meaning(there: Experiment, here: Experiment) -> None:
+    """Refuses to start from a network whose inputs or outputs mean something else.
+
+    The schedule may be another: a denoiser is a function on rays. An estimator of the
+    level takes features alone, so what they were trained to predict is free as well.
+
+    Raises:
+        ValueError: what differs, there and here.
+    """
+    estimates = isinstance(here.network, networks.LevelEstimator)
+    found = [("data.shape", there.data.shape, here.data.shape)]
+    if not estimates:
+        found += [("parameterization", there.parameterization, here.parameterization)]
+    for name, theirs, ours in found:
+        if theirs != ours:
+            raise ValueError(
+                f"init_from: {here.init_from} holds a network whose numbers mean something "
+                f"else, its {name} is {theirs}, here {ours}: set it to the same"
+            )
 
 
 def data_statistics(

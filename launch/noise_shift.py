@@ -78,7 +78,7 @@ def main() -> None:
     figure = draw(levels, said, found)
     write_atomically(written[1], lambda file: figure.savefig(file, format="png"))
     for kind, shift in found.items():
-        print(f"\n{kind}\n{table(levels, shift)}\n{kind}: {shift.verdict()}")
+        print(f"\n{kind}\n{table(levels, shift)}\n{kind}: {shift.verdict(levels)}")
     print(f"\n{NUMBER.value} states of step {run.step}: {written[0]} and {written[1]}")
 
 
@@ -163,7 +163,9 @@ def as_numbers(
         "noise_interval": interval(),
         "states": NUMBER.value,
         "ln_sigma": (-np.asarray(levels.logsnr) / 2).tolist(),
-        "shifts": {k: {**listed(v), "verdict": v.verdict()} for k, v in found.items()},
+        "shifts": {
+            k: {**listed(v), "verdict": v.verdict(levels)} for k, v in found.items()
+        },
     }
 
 

@@ -125,8 +125,14 @@ def test_every_type_of_the_table_round_trips() -> None:
         ),
         ({"optimizer": {"type": "optim.EDM2Optimizer", "stds": [0.2]}}, r"std is 0.1"),
         ({"optimizer": {"type": "optim.EDM2Optimizer", "b1": 7.0}}, r"b1 .* got 7.0"),
-        ({"optimizer": {"type": "times.Uniform"}}, r"optimizer must be a EDM2Optimizer"),
-        ({"data": {"type": "times.Uniform"}}, r"config.data must be a"),
+        (
+            {"optimizer": {"type": "times.Uniform"}},
+            r"optimizer must be a optim.EDM2Optimizer",
+        ),
+        (
+            {"data": {"type": "times.Uniform"}},
+            r"config.data must be one of data.Digits, data.OpenMoji, .*; got Uniform",
+        ),
         ({"loss": {"type": "weightings.Debias"}}, r"config.loss must be one of losses."),
         ({"seed": -1}, r"seed must lie in 0 .* got -1"),
         ({"sampling": {"type": "config.Sampling", "steps": 0}}, r"steps must be at least"),

@@ -50,6 +50,10 @@ def test_lists_and_nested_values() -> None:
         ("Heun(churn=__import__('os').getpid())", "no type that jaxdiff saves"),
         ("Heun(churn=[].__class__)", "neither a value nor a type"),
         ("__import__('os')", "none of"),
+        ("DPMSolverPP(order=9)", "^DPMSolverPP: order must be 1, 2 or 3, got 9$"),
+        ("RungeKutta(3)", "^RungeKutta.clock must be one of schedules.*; got 3$"),
+        ("EulerMaruyama(clock=3)", "clock must be one of schedules.*, None; got 3$"),
+        ("EulerMaruyama(clock=Heun())", "clock must be one of schedules.*, None; got Heun"),
         ("Heun, Euler", "names 2 values"),
         ("", "names 0 values"),
         ("Heun(**{})", "by its name"),
@@ -61,6 +65,13 @@ def test_lists_and_nested_values() -> None:
 def test_what_is_wrong_is_said(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says.replace("(", r"\(")):
         expressions.read(text, Solver)
+
+
+def test_what_has_no_default_is_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"^Rescaled needs values for of and phi$"):
+        expressions.read("Rescaled", Rule)
+    with pytest.raises(ValueError, match=r"^Rescaled.of needs a value for limit$"):
+        expressions.read("Rescaled(Projected(), 0.7)", Rule)
 
 
 def test_every_solver_and_grid_can_be_named() -> None:

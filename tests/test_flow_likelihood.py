@@ -328,6 +328,18 @@ def test_dequantised_pixels_stay_in_their_bins() -> None:
 # ------------------------------------------------------------------ what is refused
 
 
+@pytest.mark.parametrize(
+    "levels",
+    [edm([80.0, 1.0, 0.002]), edm([0.0, 1.0, 80.0]), edm([0.1, 2.0, 1.0]), edm([1.0])],
+    ids=["down", "from the data", "up and down", "no step"],
+)
+def test_a_grid_that_does_not_lead_from_data_to_noise_is_refused(levels: Any) -> None:
+    solve = lambda x: log_density(law("gmm2"), NOTHING, x, keys(1), levels)
+    for call in (solve, jax.jit(solve)):
+        with pytest.raises(ValueError, match=r"rising\(schedule, steps\)"):
+            call(jnp.zeros((1, 2)))
+
+
 def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 probe, got 0"):
         Hutchinson(0)
@@ -337,6 +349,9 @@ def test_nonsense_is_refused() -> None:
         Adaptive(rtol=0.0)
     with pytest.raises(ValueError, match="use 'Tsit5'"):
         Adaptive(method="Tsit6")
+    for method in ("AbstractERK", "KenCarp4", "ShARK"):
+        with pytest.raises(ValueError, match=f"{method}.*use 'Tsit5'"):
+            Adaptive(method=method)
     with pytest.raises(ValueError, match="got steps = 0"):
         rising(jd.Cosine(), 0)
     with pytest.raises(ValueError, match="low = 100"):

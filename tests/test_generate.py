@@ -14,7 +14,7 @@ from jaxdiff import checkpoint, editing, generate, sharding, snapshots
 from jaxdiff.data import Latents, Pixels
 from jaxdiff.generate import image_keys
 from jaxdiff.guidance import Interval, Projected, Rescaled
-from jaxdiff.levels import Karras
+from jaxdiff.levels import Karras, Uniform
 from jaxdiff.losses import LevelLikelihood
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.parameterizations import Unscaled
@@ -83,9 +83,10 @@ def test_labels_and_noise_levels_are_withheld_as_the_experiment_says() -> None:
         assert np.abs(drawn - exact(KEYS, *other)).max() > 1e-3
 
 
-def test_cfg_plus_plus_is_its_step() -> None:
-    """x' = alpha' D_scale + sigma' eps_unlabelled, by hand over four steps."""
-    main, scale = variables(0), 0.6
+@pytest.mark.parametrize("scale", [0.6, 0.0])
+def test_cfg_plus_plus_is_its_step(scale: float) -> None:
+    """x' = alpha' D_scale + sigma' eps_unlabelled, by hand; scale 0 reads no label."""
+    main = variables(0)
     found = drawn(main, guidance=scale, plus_plus=True, solver=jd.Euler())
     d, levels = run_denoiser(SAMPLED, main), SAMPLED.sampling.grid(SAMPLED.schedule, 4)
     cond = jd.Condition(label=jnp.asarray(LABEL))
@@ -97,14 +98,24 @@ def test_cfg_plus_plus_is_its_step() -> None:
     np.testing.assert_allclose(found, x, atol=TOLERANCE)
 
 
+def test_cfg_plus_plus_needs_a_network_that_was_not_always_told() -> None:
+    sampling = dataclasses.replace(SAMPLED.sampling, plus_plus=True, solver=jd.Euler())
+    told = dataclasses.replace(SAMPLED, sampling=sampling, label_dropout=0.0)
+    with pytest.raises(ValueError, match=r"plus_plus .* label_dropout 0"):
+        generate.guided(told)
+    generate.guided(told, guide=SAMPLED)
+
+
+ESTIMATES = dataclasses.replace(
+    SAMPLED,
+    network=LevelEstimator(SAMPLED.network),
+    parameterization=Unscaled(),
+    loss=LevelLikelihood(),
+)
+
+
 def test_an_estimator_guides_instead_of_the_blind_network() -> None:
-    main = variables(0)
-    e = dataclasses.replace(
-        SAMPLED,
-        network=LevelEstimator(SAMPLED.network),
-        parameterization=Unscaled(),
-        loss=LevelLikelihood(),
-    )
+    main, e = variables(0), ESTIMATES
     estimator = init_state(e, main)
     estimator = {"params": estimator.params, "constants": estimator.constants}
     estimator["params"]["level_gain"] = jnp.ones(2)
@@ -115,6 +126,34 @@ def test_an_estimator_guides_instead_of_the_blind_network() -> None:
     assert np.abs(draw(0.5) - drawn(main)).max() > 1e-3
     with pytest.raises(ValueError, match="the estimator is a denoiser"):
         generate.sampler(SAMPLED, estimator=SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("grid", "path", "guided_by", "accepted"),
+    [
+        (Karras(), jd.LogSigma(), jd.Cosine(), False),
+        (Karras(), jd.Cosine(), jd.Cosine(), False),
+        (Uniform(), jd.Cosine(), jd.LogSigma(), False),
+        (Uniform(), jd.RectifiedFlow(), jd.Cosine(), False),
+        (Karras(), jd.Cosine(), jd.LogSigma(0.01, 50.0), True),
+        (Uniform(), jd.Cosine(), jd.Cosine(), True),
+        (Uniform(), jd.RectifiedFlow(), jd.RectifiedFlow(), True),
+    ],
+)
+def test_an_estimator_guides_on_its_own_path(
+    grid: Any, path: Any, guided_by: Any, accepted: bool
+) -> None:
+    """A network samples on any path, but an estimator knows the states of its own."""
+    sampling = dataclasses.replace(SAMPLED.sampling, grid=grid)
+    e = dataclasses.replace(SAMPLED, sampling=sampling, schedule=path)
+    estimator = dataclasses.replace(ESTIMATES, schedule=guided_by)
+    if accepted:
+        generate.guided(e, estimator=estimator)
+        return
+    with pytest.raises(ValueError, match=r"estimator was trained on .* sampling.grid"):
+        generate.guided(e, estimator=estimator)
+    none = dataclasses.replace(sampling, noise_interval=(1e3, 1e4))
+    generate.guided(dataclasses.replace(e, sampling=none), estimator=estimator)
 
 
 def test_noise_awareness_needs_a_network_that_was_not_always_told() -> None:

@@ -1,5 +1,6 @@
 """Magnitudes of a training step, against the numbers themselves and EDM2's promise."""
 
+import io
 import json
 import os
 import subprocess
@@ -72,6 +73,33 @@ def test_drift_is_of_the_layers_that_move() -> None:
     assert (found.growth, found.layer) == (3, "enc/a")
     with pytest.raises(ValueError, match="all updates are 0: log more steps"):
         magnitudes.drift(ROWS[:1], "updates")
+
+
+@pytest.mark.parametrize("other", [{"enc/a": 1.0, "dec/d": 2.0}, {"enc/a": 1.0}])
+def test_rows_of_different_layers_are_no_run(other: dict[str, float]) -> None:
+    rows = [*ROWS[1:2], {"step": 3, "updates": other}]
+    for order in (rows, rows[::-1]):
+        with pytest.raises(ValueError, match=r"updates are of other layers .*dec/c"):
+            magnitudes.drift(order, "updates")
+
+
+def test_a_page_of_three_runs_is_a_small_file() -> None:
+    """As many lines as fill 619 KB where an inch has 130 dots."""
+    rng, steps, page = np.random.default_rng(0), 41, io.BytesIO()
+    names = [f"{part}/{i}" for part in ("enc", "dec") for i in range(5)]
+
+    def walk() -> dict[str, np.ndarray]:
+        way = rng.normal(0, 0.03, (len(names), steps)).cumsum(axis=1)
+        return dict(zip(names, np.exp(way), strict=True))
+
+    def run() -> list[dict[str, Any]]:
+        every = {kind: walk() for kind in magnitudes.KINDS}
+        at = lambda n: {k: {name: v[n] for name, v in w.items()} for k, w in every.items()}
+        return [{"step": n, **at(n)} for n in range(steps)]
+
+    figure = magnitudes.plot({name: run() for name in "abc"})
+    figure.savefig(page, format="png")
+    assert len(page.getvalue()) < 250_000
 
 
 def test_the_command_tells_and_draws(tmp_path: Path) -> None:

@@ -312,16 +312,16 @@ def _sliced(samples: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DPMSolverPP(4), "order 1, 2 or 3, got 4"),
-        (lambda: DPMSolverPP(eta=-1.0), "eta must not be negative, got -1.0"),
+        (lambda: DPMSolverPP(4), "order must be 1, 2 or 3, got 4"),
+        (lambda: DPMSolverPP(eta=-1.0), "eta must not be negative or infinite, got -1.0"),
         (lambda: DPMSolverPP(variant="bh2"), "published, midpoint, exact, got 'bh2'"),
-        (lambda: UniPC(0), "order 1, 2 or 3, got 0"),
+        (lambda: UniPC(0), "order must be 1, 2 or 3, got 0"),
         (lambda: UniPC(variant="published"), "bh2, bh1, exact, got 'published'"),
-        (lambda: DEIS(5), "order 1, 2, 3 or 4, got 5"),
-        (lambda: LMS(0), "order 1, 2, 3 or 4, got 0"),
+        (lambda: DEIS(5), "order must be 1, 2, 3 or 4, got 5"),
+        (lambda: LMS(0), "order must be 1, 2, 3 or 4, got 0"),
         (lambda: DPMSolverPP2S(1.5), r"eta must lie in \[0, 1\], got 1.5"),
         (lambda: RungeKutta(method="rk5"), "euler, heun, midpoint, rk4, got 'rk5'"),
-        (lambda: Euler(churn=-1.0), "churn must not be negative, got -1.0"),
+        (lambda: DPMSolverPP(eta=math.inf), "eta must not be negative or infinite"),
     ],
 )
 def test_solvers_that_are_none_are_refused(build: Any, message: str) -> None:

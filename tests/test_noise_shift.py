@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -383,12 +384,41 @@ def test_the_report_says_which_way_and_how_surely() -> None:
     np.testing.assert_allclose(some.error, error, rtol=0.05)
     np.testing.assert_allclose(some.shift, [0.5, 0.2, 0.0], atol=4 * error)
     np.testing.assert_array_equal(some.signs(), [1, 1, 0])
-    assert some.verdict().startswith("positive (+0.")
-    assert "at level 1 of 3" in some.verdict()
-    worse = noise_shift.measure(told(rng, [0.5, 0.2, -0.3]))
-    assert worse.verdict().startswith("negative (-0.")
+    assert some.verdict().startswith("positive (+0.2")
+    assert "over 3 levels" in some.verdict()
     none = noise_shift.measure(told(rng, [0.0, 0.0]))
     assert none.verdict().startswith("no shift beyond 3 standard errors")
+
+
+def test_the_levels_where_guidance_has_its_sign_decide() -> None:
+    """Their mean; a level at 0.2 is outside and one at 1 inside."""
+    shift = [9.0, -0.5, -0.1, 0.2, 9.0]
+    n = jnp.full(5, 0.01)
+    found = noise_shift.Shift(jnp.asarray(shift), n, n, n)
+    levels = NoiseLevel(jnp.full(5, 0.5), jnp.asarray([1.2, 1.0, 0.6, 0.22, 0.2]) * 0.5)
+    mean = r"negative \(-0.1333 ± 0.0100 over 3 levels, 0.2 < sigma / alpha <= 1\)"
+    assert re.match(mean, found.verdict(levels))
+    assert found.verdict().startswith("positive")
+    assert found.verdict(levels, (0.05, 0.21)).startswith(
+        "positive (+9.0000 ± 0.0100 over 1"
+    )
+    assert found.verdict(levels, (5.0, 9.0)).startswith("not judged: no level")
+    nan = noise_shift.Shift(n * jnp.nan, n, n, n)
+    assert nan.verdict(levels).startswith("not finite")
+
+
+def test_errors_of_one_trajectory_do_not_average_out() -> None:
+    """Images are too noisy or too clean all the way: their mean's error is no smaller."""
+    rng, levels, n = np.random.default_rng(5), 6, 1000
+    bound, seen = [], []
+    for _ in range(200):
+        each = np.tile(rng.normal(size=n), (levels, 1))
+        told = Estimates(jnp.asarray(each), jnp.zeros((levels, n)))
+        mean, error = noise_shift.measure(told).mean()
+        seen.append(mean)
+        bound.append(error)
+    # 200 draws know a standard deviation to 5 percent, four of which are 20
+    assert np.std(seen) == pytest.approx(np.mean(bound), rel=0.2)
 
 
 @pytest.mark.parametrize(("sigma", "share"), [(1.0, 0.2), (1.0, 0.5)])

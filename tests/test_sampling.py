@@ -309,3 +309,14 @@ def test_an_adaptive_solver_compiles_once_and_splits_within_its_tolerance() -> N
     run(_keys(4, seed=1), Uniform()(jd.RectifiedFlow(), 2))
     assert len(traced) == 1
     np.testing.assert_allclose(run(_keys(4)[:1], levels), whole[:1], atol=2e-3)
+
+
+@pytest.mark.parametrize("solver", [Heun(churn=4.0), jd.EulerMaruyama()], ids=str)
+def test_noise_without_keys_is_refused(solver: Solver) -> None:
+    toy, levels = jd.gaussian_denoiser(0.0, 0.5), Karras()(None, 4)
+    follow = lambda solver: sampling.follow(
+        toy, Condition(), None, jnp.ones((2, 1)), levels, solver
+    )
+    with pytest.raises(ValueError, match=r"keys is None, .* one key an image"):
+        follow(solver)
+    assert follow(Heun()).shape == (2, 1)

@@ -343,7 +343,12 @@ def test_one_network_for_odes_and_sdes_on_any_path(
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Proportional(-1.0), "eta must not be negative, got -1.0"),
+        (lambda: Proportional(-1.0), "eta must not be negative or infinite, got -1.0"),
+        (lambda: Proportional(math.inf), "eta must not be negative or infinite, got inf"),
+        *[
+            (lambda w=w: w(-0.5), "norm must not be negative or infinite, got -0.5")
+            for w in (ConstantW, SigmaW, LinearW, DecreasingW, SineW)
+        ],
         (lambda: EulerMaruyama(last="none"), "tweedie, mean, euler, got 'none'"),
         (lambda: StochasticHeun(limit=0.0), "limit must be above 0, got 0.0"),
         (lambda: EulerMaruyama(SigmaW()), "SigmaW reads t: give it one"),

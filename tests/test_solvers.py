@@ -1,6 +1,7 @@
 """Solvers: measured order, golden numbers, identities, and how often they ask."""
 
 import json
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -233,7 +234,12 @@ def test_churn_is_capped(x64: None) -> None:
     [
         (lambda: DDIM(1.5), "eta must lie in"),
         (lambda: DDIM(-0.1), "got -0.1"),
-        (lambda: Heun(churn=-1.0), "churn must not be negative, got -1.0"),
+        (lambda: Heun(churn=-1.0), "churn must not be negative or infinite, got -1.0"),
+        (lambda: Euler(churn=math.inf), "churn must not be negative or infinite, got inf"),
+        (lambda: Heun(churn=math.nan), "churn must not be negative or infinite, got nan"),
+        (lambda: Heun(churn_noise=-1.0), "churn_noise must not be .*, got -1.0"),
+        (lambda: Heun(churn_min=2.0, churn_max=1.0), "churn_min = 2.0 and churn_max = 1.0"),
+        (lambda: Euler(churn_min=-1.0), "churn_min = -1.0 and churn_max = inf"),
     ],
 )
 def test_solvers_that_are_none_are_refused(build: Any, message: str) -> None:

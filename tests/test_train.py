@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import sharding
+from jaxdiff import sharding, snapshots
 from jaxdiff.config import Experiment, Sampling
+from jaxdiff.data import Latents, VAELatents
 from jaxdiff.interop.edm2 import from_state_dict
-from jaxdiff.networks import UNet
+from jaxdiff.losses import LevelLikelihood
+from jaxdiff.networks import LevelEstimator, UNet
 from jaxdiff.optim import EDM2Optimizer, normalized
+from jaxdiff.parameterizations import AngleLabel, Unscaled
 from jaxdiff.schedules import corrupt
 from jaxdiff.state import TrainState, init_state
 from jaxdiff.times import NormalLogSigma
-from jaxdiff.train import make_step, require_finite, withhold
+from jaxdiff.train import begun, make_step, require_finite, withhold
 from jaxdiff.types import Noised
 
 GOLDEN = Path(__file__).parent / "golden" / "edm2"
@@ -203,3 +207,40 @@ def test_a_tiny_network_learns() -> None:
     untrained = jd.state.run_denoiser(TINY, jd.state.ema_variables(TINY, begin(mesh), 0.1))
     before = jnp.mean((untrained(noised.x, noised.at, cond).x0 - x0) ** 2)
     assert error < before / 4
+
+
+def begun_from(folder: Path, **changed: Any) -> None:
+    """A run that starts from TINY's averages."""
+    state = init_state(TINY)
+    variables = {"params": state.params, "constants": state.constants}
+    snapshot = snapshots.Snapshot(TINY, variables, 0.1, 1, 16)
+    path = snapshots.write(folder, snapshot, "float32")
+    here = dataclasses.replace(TINY, init_from=str(path), **changed)
+    begun(here, sharding.replicated(sharding.data_mesh(jax.devices()[:1])))
+
+
+GREY = VAELatents(mean=(0.0,), std=(1.0,))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"parameterization": jd.V()}, r"parameterization is EDM\(.*, here V\("),
+        ({"parameterization": jd.EDM(label=AngleLabel())}, "here EDM.*AngleLabel"),
+        ({"parameterization": jd.Flow()}, r"here Flow\("),
+        ({"data": Latents("a.npz", 16, GREY)}, r"data.shape is \(8, 8, 1\), here \(16"),
+    ],
+)
+def test_a_network_that_means_something_else_starts_no_run(
+    changed: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    """Arrays of one shape, which the new run would read otherwise."""
+    with pytest.raises(ValueError, match=f"init_from.*{says}"):
+        begun_from(tmp_path, **changed)
+
+
+def test_another_path_or_an_estimator_may_start_from_a_network(tmp_path: Path) -> None:
+    begun_from(tmp_path, schedule=jd.Cosine())
+    network, term = LevelEstimator(TINY.network), LevelLikelihood()
+    level = {"network": network, "parameterization": Unscaled(), "loss": term}
+    begun_from(tmp_path, **level)

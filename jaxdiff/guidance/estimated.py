@@ -38,8 +38,8 @@ class NoiseAware:
     def __call__(
         self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
     ) -> Denoised:
-        out, w = self.denoise(x, at, cond), jnp.asarray(value(self.w, at))
-        level = jax.tree.map(jnp.asarray, at)
+        out, level = self.denoise(x, at, cond), jax.tree.map(jnp.asarray, at)
+        w = jnp.where(level.alpha == 0, 0, value(self.w, at))
         level = NoiseLevel(jnp.where(w == 0, 1, level.alpha), level.sigma)
         ascend = lambda: out.x0 + w * _ascent(self.estimator, x, level)
         if isinstance(self.w, Switch) and not self.w.on.ndim:
@@ -57,7 +57,8 @@ class NoiseAware:
 def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> NoiseAware:
     """Guidance towards states whose estimated noise level is the level they have [NAG].
 
-    At alpha = 0, where the rule has a pole, w must be 0, as an `Interval` with an end is.
+    w is 0 at alpha = 0. The rule has a pole there, and x is pure noise, which no step
+    before it can have made too noisy or too clean.
     """
     return NoiseAware(denoise, estimator, w)
 

@@ -97,6 +97,7 @@ class PlusPlus:
 
     x' = alpha' (D_1 + scale (D - D_1)) + sigma' eps_1, 0 <= scale <= 1 [CFG++ alg. 2],
     is a step of `Euler` with w = scale / (1 - q) - 1, q = alpha sigma' / (alpha' sigma).
+    So scale 0 is D_1 alone, and no scale is D alone: eps is always the weaker one's.
 
     >>> halfway = NoiseLevel(1.0, 2.0), NoiseLevel(1.0, 1.0)
     >>> PlusPlus(0.75).during(*halfway)

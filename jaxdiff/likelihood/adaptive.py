@@ -35,7 +35,8 @@ class Adaptive:
             raise ImportError("Adaptive needs diffrax: pip install 'jaxdiff[adaptive]'")
         import diffrax
 
-        if not hasattr(getattr(diffrax, self.method, None), "tableau"):
+        tableau = getattr(getattr(diffrax, self.method, None), "tableau", None)
+        if not isinstance(tableau, diffrax.ButcherTableau):
             raise ValueError(
                 f"{self.method!r} is no Runge-Kutta method of diffrax; use 'Tsit5', "
                 "'Dopri5' or 'Dopri8'"

@@ -135,6 +135,9 @@ def log_density(
     Image b's probes come from keys[b] and all else from x[b]: the batch changes nothing.
     A fixed rule makes its steps from level to level in the clock's u. Levels may be traced.
 
+    Raises:
+        ValueError: the grid does not rise from some noise to more.
+
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> from jaxdiff.schedules import Cosine
     >>> x, keys = jnp.zeros((1, 2)), jax.random.split(jax.random.key(0), 1)
@@ -142,6 +145,7 @@ def log_density(
     >>> round(float(log_density(toy, Condition(), x, keys, levels).log_density[0]), 3)
     -0.452
     """
+    _require_rising(levels)
     nodes = clock.time(levels.logsnr)
     to_path, from_path = (_scale(clock(nodes[i]), levels[i]) for i in (0, -1))
 
@@ -169,6 +173,20 @@ def log_density(
         return Density(each.mean(), error, latent, jnp.asarray(evaluations))
 
     return jax.vmap(one)(x, cond, keys)
+
+
+def _require_rising(levels: NoiseLevel) -> None:
+    """Refuses a grid of a sampler, on which the integral is another; traced ones pass."""
+    if any(isinstance(a, jax.core.Tracer) for a in (levels.alpha, levels.sigma)):
+        return
+    with np.errstate(divide="ignore"):
+        ratio = np.asarray(levels.sigma) / np.asarray(levels.alpha)
+    if len(ratio) < 2 or ratio[0] <= 0 or not (np.diff(ratio) > 0).all():
+        seen = np.array2string(ratio, precision=3, threshold=5)
+        raise ValueError(
+            "a likelihood follows the flow from nearly clean data up to noise, but sigma / "
+            f"alpha of this grid is {seen}: use likelihood.rising(schedule, steps)"
+        )
 
 
 def _scale(path: NoiseLevel, level: NoiseLevel) -> Float[Array, ""]:

@@ -24,6 +24,12 @@ CERTAIN = 3.0
 """Standard errors beyond which a shift is one."""
 
 
+USEFUL = (0.2, 1.0)
+"""Where the guidance takes noise away from states that have too much and from no others,
+as sigma / alpha of digits in [-1, 1]. Above it says nothing of the level, and below, where
+the data's own detail hides the noise, it takes noise from all states alike."""
+
+
 @pytree
 class Estimates:
     """What an estimator says of n states at each of N levels: [N, n]."""
@@ -50,21 +56,41 @@ class Shift:
         shift, error = np.asarray(self.shift), np.asarray(self.error)
         return np.where(np.abs(shift) > CERTAIN * error, np.sign(shift), 0.0)
 
-    def verdict(self) -> str:
-        """Whether noise awareness guidance can help this sampler at these steps.
+    def mean(self) -> tuple[float, float]:
+        """The mean over levels, and at most how large its standard error is.
 
-        The last level with a shift decides: guidance takes noise away, which harms states
-        that arrive too clean, whatever they were before.
+        Each level counts once, as guidance acts once a step. The same images pass all of
+        them, so errors do not average out: std(mean) <= mean(std), alike if they are one.
+        """
+        return float(np.mean(np.asarray(self.shift))), float(
+            np.mean(np.asarray(self.error))
+        )
+
+    def verdict(
+        self, levels: NoiseLevel | None = None, within: tuple[float, float] = USEFUL
+    ) -> str:
+        """Whether guidance without the noise level can lower this sampler's shift.
+
+        By the mean shift over those of the N levels where low < sigma / alpha <= high;
+        over all if `levels` are not given. It is about the shift alone: in the one study
+        of images, on digits, it was positive for most samplers, and no image was better
+        for the guidance but those of a sampler whose shift is negative there.
         """
         if not np.isfinite(np.asarray(self.shift)).all():
             return "not finite: states or estimates blew up, look at them first"
-        seen = np.flatnonzero(self.signs())
-        if not len(seen):
+        judged, where = self, ""
+        if levels is not None:
+            ratio = np.asarray(levels.sigma) / np.asarray(levels.alpha)
+            inside = (within[0] < ratio) & (ratio <= within[1])
+            where = f"{within[0]:g} < sigma / alpha <= {within[1]:g}"
+            if not inside.any():
+                return f"not judged: no level has {where}, take more steps"
+            judged, where = jax.tree.map(lambda a: a[inside], self), f", {where}"
+        mean, error = judged.mean()
+        if abs(mean) <= CERTAIN * error:
             return f"no shift beyond {CERTAIN:g} standard errors: there is nothing to guide"
-        last = seen[-1]
-        size = f"{float(self.shift[last]):+.4f} ± {float(self.error[last]):.4f}"
-        size = f"{size} at level {last} of {len(self.signs())}"
-        if self.signs()[last] > 0:
+        size = f"{mean:+.4f} ± {error:.4f} over {len(judged.shift)} levels{where}"
+        if mean > 0:
             return f"positive ({size}): states are too noisy, guidance can help"
         return f"negative ({size}): states are too clean, guidance may hurt"
 

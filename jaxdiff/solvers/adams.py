@@ -42,7 +42,7 @@ class DEIS:
     order: int = 3
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "DEIS")
+        _check_order(self.order)
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -76,7 +76,7 @@ class LMS:
     order: int = 4
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "LMS")
+        _check_order(self.order)
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -122,6 +122,6 @@ def _step(
     return rule(x, first.x0, eps, memory), (eps, *memory)[: len(memory)], first
 
 
-def _check_order(order: int, name: str) -> None:
+def _check_order(order: int) -> None:
     if order not in (1, 2, 3, 4):
-        raise ValueError(f"{name} has order 1, 2, 3 or 4, got {order}")
+        raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")

@@ -52,11 +52,7 @@ class Adaptive:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not self.max_steps > 0:
             raise ValueError(f"max_steps must be above 0, got {self.max_steps}")
-        if not isinstance(_solver(self.method), _diffrax().AbstractSolver):
-            raise ValueError(
-                f"diffrax has no solver {self.method!r}; Tsit5, Dopri5, Dopri8, Bosh3 and "
-                "Kvaerno5 are among its own"
-            )
+        _check_method(self.method, self.controller)
 
     def evaluations(self, lands: bool) -> int:
         if lands:
@@ -134,7 +130,33 @@ def _solver(method: Any) -> Any:
     if not isinstance(method, str):
         return method
     made = getattr(_diffrax(), method, None)
-    return made() if isinstance(made, type) and hasattr(made, "step") else None
+    if not (isinstance(made, type) and hasattr(made, "step")):
+        return None
+    try:
+        return made()
+    except TypeError:  # abstract, or of another solver
+        return None
+
+
+def _check_method(method: Any, controller: Any) -> None:
+    """Refuses what diffrax could not integrate an ordinary equation with.
+
+    Raises:
+        ValueError: no solver, one of other equations, or a controller that is none.
+    """
+    dfx, solver = _diffrax(), _solver(method)
+    own = "Tsit5, Dopri5, Dopri8, Bosh3 and Kvaerno5 are among its own"
+    if not isinstance(solver, dfx.AbstractSolver):
+        raise ValueError(f"diffrax has no solver {method!r}; {own}")
+    if solver.term_structure is not dfx.AbstractTerm:
+        raise ValueError(f"method {method!r} of diffrax is none of an ODE; {own}")
+    if controller is None and not isinstance(solver, dfx.AbstractAdaptiveSolver):
+        raise ValueError(f"method {method!r} does not estimate its error; {own}")
+    if not isinstance(controller, dfx.AbstractStepSizeController | None):
+        raise ValueError(
+            "controller must be one of diffrax, such as diffrax.PIDController(rtol=1e-5, "
+            f"atol=1e-5), or None for it, got {controller!r}"
+        )
 
 
 def _diffrax() -> ModuleType:

@@ -34,7 +34,7 @@ from jaxdiff.solvers.multistep import (
     on_host,
     weights,
 )
-from jaxdiff.solvers.onestep import Denoise, Noise
+from jaxdiff.solvers.onestep import Denoise, Noise, check_amount
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
 
 CONSTANTS = ("published", "midpoint", "exact")
@@ -62,9 +62,8 @@ class DPMSolverPP:
     tail: bool = False
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "DPMSolverPP")
-        if not self.eta >= 0:
-            raise ValueError(f"eta must not be negative, got {self.eta}; 0 is the ODE")
+        _check_order(self.order)
+        check_amount("eta", self.eta)
         _check_variant(self.variant, CONSTANTS)
 
     def evaluations(self, lands: bool) -> int:
@@ -135,7 +134,7 @@ class UniPC:
     tail: bool = True
 
     def __post_init__(self) -> None:
-        _check_order(self.order, "UniPC")
+        _check_order(self.order)
         _check_variant(self.variant, SHORTCUTS)
 
     def evaluations(self, lands: bool) -> int:
@@ -184,9 +183,9 @@ class UniPC:
         return end, (x, (first.x0, *seen[:-1])), first
 
 
-def _check_order(order: int, name: str) -> None:
+def _check_order(order: int) -> None:
     if order not in (1, 2, 3):
-        raise ValueError(f"{name} has order 1, 2 or 3, got {order}")
+        raise ValueError(f"order must be 1, 2 or 3, got {order}")
 
 
 def _check_variant(variant: str, valid: tuple[str, ...]) -> None:

@@ -209,8 +209,23 @@ def _churned(
 
 
 def _check_churn(solver: Euler | Heun) -> None:
-    if solver.churn < 0:
-        raise ValueError(f"churn must not be negative, got {solver.churn}")
+    check_amount("churn", solver.churn)
+    check_amount("churn_noise", solver.churn_noise)
+    if not 0 <= solver.churn_min <= solver.churn_max:
+        raise ValueError(
+            f"churn needs 0 <= churn_min <= churn_max, got churn_min = {solver.churn_min} "
+            f"and churn_max = {solver.churn_max}"
+        )
+
+
+def check_amount(name: str, value: float) -> None:
+    """Refuses an amount of noise that is none.
+
+    Raises:
+        ValueError: it is negative, infinite or nan.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must not be negative or infinite, got {value}")
 
 
 def _trapezoid(row: Interval) -> Float[Array, " N"]:

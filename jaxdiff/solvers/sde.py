@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.solvers.onestep import Denoise, Interval, Noise
+from jaxdiff.solvers.onestep import Denoise, Interval, Noise, check_amount
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
 LAST = ("tweedie", "mean", "euler")
@@ -68,8 +68,7 @@ class Proportional:
     needs_clock = False
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise ValueError(f"eta must not be negative, got {self.eta}")
+        check_amount("eta", self.eta)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         if self.eta == 0:
@@ -85,6 +84,9 @@ class ConstantW:
     norm: float = 1.0
     needs_clock = True
 
+    def __post_init__(self) -> None:
+        check_amount("norm", self.norm)
+
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * end.h
 
@@ -95,6 +97,9 @@ class SigmaW:
 
     norm: float = 1.0
     needs_clock = True
+
+    def __post_init__(self) -> None:
+        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * end.at.sigma * end.h
@@ -107,6 +112,9 @@ class LinearW:
     norm: float = 1.0
     needs_clock = True
 
+    def __post_init__(self) -> None:
+        check_amount("norm", self.norm)
+
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * end.t * end.h
 
@@ -118,6 +126,9 @@ class DecreasingW:
     norm: float = 1.0
     needs_clock = True
 
+    def __post_init__(self) -> None:
+        check_amount("norm", self.norm)
+
     def __call__(self, end: End) -> Float[Array, " N"]:
         return (1 - self.norm * jnp.cos(jnp.pi * end.t)) ** 2 / 2 * end.h
 
@@ -128,6 +139,9 @@ class SineW:
 
     norm: float = 1.0
     needs_clock = True
+
+    def __post_init__(self) -> None:
+        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * jnp.sin(jnp.pi * end.t) ** 2 * end.h

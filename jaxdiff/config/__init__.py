@@ -1,0 +1,47 @@
+"""The experiment as one value, and its two other forms: ConfigDict and JSON.
+
+An `Experiment` says everything that a run needs. A config file builds one and returns
+`to_config(experiment)`, so that flags like --config.times.std=1.4 can change any field;
+`from_config` builds and checks it again. Every value is written as a dictionary
+{"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. The types that may be named
+are those of the closed table in `table`: reading a config imports and runs nothing.
+`experiment` has the values and what they refuse, `forms` the way there and back.
+"""
+
+from jaxdiff.config.experiment import (
+    DTYPES,
+    SNAPSHOT_DTYPES,
+    Experiment,
+    Images,
+    Sampling,
+    resolve,
+)
+from jaxdiff.config.fields import parts
+from jaxdiff.config.forms import (
+    FREE,
+    differences,
+    from_config,
+    from_dict,
+    to_config,
+    to_dict,
+)
+from jaxdiff.config.table import KINDS, NAMES, TYPES
+
+__all__ = [
+    "DTYPES",
+    "FREE",
+    "KINDS",
+    "NAMES",
+    "SNAPSHOT_DTYPES",
+    "TYPES",
+    "Experiment",
+    "Images",
+    "Sampling",
+    "differences",
+    "from_config",
+    "from_dict",
+    "parts",
+    "resolve",
+    "to_config",
+    "to_dict",
+]

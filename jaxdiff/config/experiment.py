@@ -1,0 +1,251 @@
+"""The experiment as one value, and what it refuses."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from flax import linen as nn
+
+from jaxdiff import (
+    data,
+    levels,
+    losses,
+    networks,
+    optim,
+    parameterizations,
+    posterior,
+    schedules,
+    solvers,
+    times,
+    weightings,
+)
+from jaxdiff.config.fields import parts
+from jaxdiff.guidance import Rule, Sum
+from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
+
+Images = data.Digits | data.OpenMoji | data.Folder | data.Latents
+"""Where images come from."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn, during training and by default after it.
+
+    `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w, on the
+    steps that start within `interval`, low < sigma / alpha <= high; with `plus_plus` it is
+    CFG++'s scale instead, from 0 to 1. `noise_guidance` is likewise that of noise
+    awareness, within `noise_interval`, and `rule` says how such differences are added.
+    `clip` holds each x0 to [-1, 1], where the data are, which long tables trained for eps
+    need, and `threshold` divides it by that quantile of its pixels, where above 1. `std`
+    is the EMA that samples, `images` is how many a picture shows.
+    """
+
+    grid: Grid = levels.Karras()
+    steps: int = 32
+    solver: Solver = solvers.Heun()
+    guidance: float = 0.0
+    interval: tuple[float, float] = (0.0, math.inf)
+    plus_plus: bool = False
+    noise_guidance: float = 0.0
+    noise_interval: tuple[float, float] = (0.0, math.inf)
+    rule: Rule = Sum()
+    threshold: float = 0.0
+    std: float = 0.10
+    clip: bool = False
+    images: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("interval", "noise_interval"):
+            low, high = getattr(self, name)
+            if not 0 <= low < high:
+                raise ValueError(f"{name} needs 0 <= low < high, got {low}, {high}")
+        for name in ("guidance", "noise_guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if self.plus_plus and not isinstance(self.solver, solvers.Euler | solvers.DDIM):
+            raise ValueError(
+                f"plus_plus is a step of Euler or DDIM, not of {self.solver}: use one of "
+                "them, or guidance alone"
+            )
+        if self.plus_plus and not 0 <= self.guidance <= 1:
+            raise ValueError(
+                f"with plus_plus, guidance must lie in [0, 1], got {self.guidance}"
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is a quantile, got {self.threshold}; 0 = none")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run. Everything is frozen, prints, compares and can be saved.
+
+    The objective is `loss_scale` times the loss summed over an image's elements, as in
+    [EDM2]. Labels and noise levels are withheld from random images with probability
+    `label_dropout` and `noise_dropout`, which guidance without them needs. `accumulation`
+    splits each batch into so many parts, whose gradients are added up, to save memory.
+    `init_from` names another run, whose averaged weights this one starts from, as far as
+    the networks agree. The `_every` fields count steps, and 0 stands for never; `keep` is
+    the number of checkpoints kept. At `snapshot_every` the averages are written too, each a
+    file of `snapshot_dtype`, from which averages of other widths are made after training;
+    at `magnitudes_every` the magnitudes of activations, weights and updates are logged,
+    layer by layer.
+    """
+
+    data: Images = data.Digits()
+    network: nn.Module = networks.UNet()
+    schedule: Schedule = schedules.LogSigma()
+    times: Times = times.NormalLogSigma()
+    parameterization: Parameterization = parameterizations.EDM()
+    loss: LossTerm = losses.WeightedError(
+        weightings.UniformOnNetwork(parameterizations.EDM())
+    )
+    optimizer: optim.EDM2Optimizer = optim.EDM2Optimizer()
+    sampling: Sampling = Sampling()
+    batch_size: int = 128
+    accumulation: int = 1
+    steps: int = 1000
+    seed: int = 0
+    init_from: str = ""
+    loss_scale: float = 1.0
+    label_dropout: float = 0.0
+    noise_dropout: float = 0.0
+    log_every: int = 50
+    sample_every: int = 1000
+    checkpoint_every: int = 500
+    keep: int = 2
+    snapshot_every: int = 0
+    snapshot_dtype: str = "float16"
+    magnitudes_every: int = 0
+
+    def __post_init__(self) -> None:
+        prediction, path = self.parameterization, self.schedule
+        if prediction.has_pole_at_pure_noise and path.reaches_pure_noise:
+            raise ValueError(
+                f"{type(prediction).__name__} cannot be trained on {path}, which reaches "
+                "alpha = 0, where the noise says nothing about the data: use V, X0, Flow "
+                "or EDM there, or a schedule that keeps some signal"
+            )
+        if self.network.dtype not in DTYPES:
+            raise ValueError(f"network.dtype is {self.network.dtype!r}, not in {DTYPES}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0 ... 2^32 - 1, got {self.seed}")
+        _require_one_table(self)
+        kinds = parameterizations.EDM, data.VAELatents
+        stds = {part.sigma_data for kind in kinds for part in parts(self, kind)}
+        if len(stds) > 1:
+            raise ValueError(
+                f"sigma_data is {sorted(stds)} in different places of the experiment: "
+                "change parameterization.sigma_data and the loss's together"
+            )
+        every = ("log_every", "checkpoint_every")
+        for field in ("batch_size", "accumulation", "steps", *every, "keep"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"a batch of {self.batch_size} does not split into accumulation = "
+                f"{self.accumulation} equal parts"
+            )
+        for field in ("sample_every", "snapshot_every", "magnitudes_every"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} is negative: {getattr(self, field)}; 0 = never")
+        if self.snapshot_dtype not in SNAPSHOT_DTYPES:
+            raise ValueError(
+                f"snapshot_dtype is {self.snapshot_dtype!r}, not in {SNAPSHOT_DTYPES}"
+            )
+        for field in ("label_dropout", "noise_dropout"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
+        if self.sampling.guidance and not (self.label_dropout and self.network.label_dim):
+            raise ValueError(
+                f"sampling.guidance is {self.sampling.guidance}, which needs a network "
+                f"trained with and without labels, but network.label_dim is "
+                f"{self.network.label_dim} and label_dropout {self.label_dropout}"
+            )
+        if self.sampling.noise_guidance and not self.noise_dropout:
+            raise ValueError(
+                f"sampling.noise_guidance is {self.sampling.noise_guidance}, which needs a "
+                "network trained with and without noise levels, but noise_dropout is 0: "
+                "train on with configs/digits_nag.py:finetune as the model, or use an "
+                "estimator of the level"
+            )
+        if self.sampling.noise_guidance and isinstance(prediction, parameterizations.X0):
+            raise ValueError(
+                "noise guidance of an X0 network has the wrong sign: what it expects of x0 "
+                "without the level is no noisier. Train EDM, Eps, V or Flow instead"
+            )
+        if not 0 < self.loss_scale < math.inf:
+            raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
+        if self.sampling.std not in self.optimizer.lengths:
+            raise ValueError(
+                f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
+                f"optimizer.stds and halflives = {self.optimizer.lengths}"
+            )
+
+
+def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
+    """The experiment with network.label_dim = -1 replaced by the data's class count.
+
+    Raises:
+        ValueError: the network has classes, but not as many as the data.
+    """
+    network, classes = experiment.network, len(dataset.classes)
+    if network.label_dim == -1:
+        if isinstance(network, networks.LevelEstimator):
+            network = network.clone(backbone=network.backbone.clone(label_dim=classes))
+        else:
+            network = network.clone(label_dim=classes)
+        return dataclasses.replace(experiment, network=network)
+    if network.label_dim not in (0, classes):
+        raise ValueError(
+            f"network.label_dim is {network.label_dim}, but the data have {classes} "
+            "classes: use their number, -1 for the same, or 0 for no labels"
+        )
+    return experiment
+
+
+def _require_one_table(experiment: Experiment) -> None:
+    """Refuses laws, weightings and bounds made for another schedule than the run's.
+
+    Raises:
+        ValueError: the field, what it is made for, and what to use.
+    """
+    path, law = experiment.schedule, experiment.times
+    entries = path.steps if isinstance(path, schedules.Table) else 0
+    if isinstance(law, times.UniformEntries) and not entries:
+        raise ValueError(
+            f"times.UniformEntries draws a table's entries, but {path} is none: use "
+            "times.Uniform, or a schedules.Table"
+        )
+    if isinstance(law, times.LossSecondMoment) and entries and law.steps != entries:
+        raise ValueError(
+            f"times.LossSecondMoment has {law.steps} steps, but the table has {entries}"
+        )
+    kinds = weightings.ELBO, weightings.DiscreteELBO, weightings.Sigmoid
+    for weighting in (w for kind in kinds for w in parts(experiment.loss, kind)):
+        if weighting.schedule != path:
+            raise ValueError(f"{weighting} is made for another schedule than {path}")
+    for bound in parts(experiment.loss, losses.VariationalBound):
+        if bound.table != path:
+            raise ValueError(f"the bound is of {bound.table}, but the schedule is {path}")
+        if not isinstance(law, times.UniformEntries | times.LossSecondMoment):
+            raise ValueError(
+                f"losses.VariationalBound needs t on a table's entries, but {law} draws "
+                "between them: use times.UniformEntries or times.LossSecondMoment"
+            )
+    learned = [*parts((experiment.loss, experiment.sampling), posterior.LearnedVariance)]
+    if learned and not experiment.network.learned_variance:
+        raise ValueError(
+            "posterior.LearnedVariance needs network.learned_variance = True; without it "
+            "use posterior.SmallVariance"
+        )
+
+
+SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
+"""What snapshots may be saved in."""
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Compute dtypes of networks."""

@@ -1,0 +1,26 @@
+"""What a frozen value is made of, field by field."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from flax import linen as nn
+
+
+def parts(value: Any, kind: type) -> Iterator[Any]:
+    """All values of a type that a value is made of."""
+    if isinstance(value, kind):
+        yield value
+    inside = value if isinstance(value, tuple) else ()
+    if dataclasses.is_dataclass(value):
+        inside = [getattr(value, name) for name in fields_of(type(value))]
+    for part in inside:
+        yield from parts(part, kind)
+
+
+def fields_of(cls: type) -> dict[str, Any]:
+    """Names and types of what a value is made of; flax's own bookkeeping left out."""
+    hints = typing.get_type_hints(cls)
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name not in hidden}

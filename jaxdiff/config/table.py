@@ -1,0 +1,186 @@
+"""The closed table from names to the types that a saved experiment may name."""
+
+import types
+from collections.abc import Mapping
+
+from flax import linen as nn
+
+from jaxdiff import (
+    data,
+    levels,
+    losses,
+    networks,
+    optim,
+    parameterizations,
+    posterior,
+    schedules,
+    solvers,
+    times,
+    weightings,
+)
+from jaxdiff.config.experiment import Experiment, Sampling
+from jaxdiff.guidance import Projected, Rescaled, Rule, Sum, ZeroStar
+from jaxdiff.solvers import sde
+from jaxdiff.types import (
+    Grid,
+    LossTerm,
+    Parameterization,
+    Schedule,
+    Solver,
+    Times,
+    Weighting,
+)
+
+TYPES: Mapping[str, type] = types.MappingProxyType(
+    {
+        f"{module}.{cls.__name__}": cls
+        for module, classes in {
+            "config": (Experiment, Sampling),
+            "data": (
+                data.Digits,
+                data.Folder,
+                data.Latents,
+                data.OpenMoji,
+                data.VAELatents,
+            ),
+            "guidance": (
+                Projected,
+                Rescaled,
+                Sum,
+                ZeroStar,
+            ),
+            "levels": (
+                levels.Beta,
+                levels.Karras,
+                levels.Leading,
+                levels.Linspace,
+                levels.Listed,
+                levels.LogLinear,
+                levels.Polyexponential,
+                levels.Trailing,
+                levels.Uniform,
+                levels.UniformLogSNR,
+            ),
+            "losses": (
+                losses.DensityDecoder,
+                losses.LevelLikelihood,
+                losses.PixelDecoder,
+                losses.Total,
+                losses.Uncertain,
+                losses.VariationalBound,
+                losses.WeightedError,
+            ),
+            "networks": (networks.ADM, networks.LevelEstimator, networks.UNet),
+            "optim": (optim.EDM2Optimizer,),
+            "parameterizations": (
+                parameterizations.AngleLabel,
+                parameterizations.EDM,
+                parameterizations.Eps,
+                parameterizations.Flow,
+                parameterizations.LogSigmaLabel,
+                parameterizations.Score,
+                parameterizations.Unscaled,
+                parameterizations.V,
+                parameterizations.X0,
+            ),
+            "posterior": (
+                posterior.LargeVariance,
+                posterior.LearnedVariance,
+                posterior.SmallVariance,
+            ),
+            "schedules": (
+                schedules.BoundedCosine,
+                schedules.ChenCosine,
+                schedules.ChenSigmoid,
+                schedules.Cosine,
+                schedules.CosineBetas,
+                schedules.DiffusionLMBetas,
+                schedules.ExpBetas,
+                schedules.LDMSqrtBetas,
+                schedules.LaplaceBetas,
+                schedules.LinearBetas,
+                schedules.ListedBetas,
+                schedules.LogSigma,
+                schedules.OffsetCosine,
+                schedules.RectifiedFlow,
+                schedules.RespacedBetas,
+                schedules.ScaledLinearBetas,
+                schedules.Shifted,
+                schedules.SigmoidBetas,
+                schedules.Table,
+                schedules.TrigFlow,
+                schedules.VPLinear,
+                schedules.ZeroTerminalBetas,
+            ),
+            "solvers": (
+                solvers.Adaptive,
+                solvers.Ancestral,
+                solvers.DDIM,
+                solvers.DEIS,
+                solvers.DPMSolverPP,
+                solvers.DPMSolverPP2S,
+                solvers.Euler,
+                solvers.EulerMaruyama,
+                solvers.Heun,
+                solvers.LMS,
+                solvers.Midpoint,
+                solvers.RungeKutta,
+                solvers.StochasticHeun,
+                solvers.UniPC,
+                sde.ConstantW,
+                sde.DecreasingW,
+                sde.LinearW,
+                sde.Proportional,
+                sde.SigmaW,
+                sde.SineW,
+            ),
+            "times": (
+                times.Antithetic,
+                times.CosMap,
+                times.LogUniformSigma,
+                times.LogitNormal,
+                times.LossSecondMoment,
+                times.Mode,
+                times.NormalLogSigma,
+                times.Stratified,
+                times.Uniform,
+                times.UniformEntries,
+            ),
+            "weightings": (
+                weightings.Debias,
+                weightings.DiscreteELBO,
+                weightings.ELBO,
+                weightings.MinSNR,
+                weightings.P2,
+                weightings.Sigmoid,
+                weightings.SoftMinSNR,
+                weightings.TruncatedSNR,
+                weightings.UniformOnNetwork,
+                weightings.UniformOnX0,
+            ),
+        }.items()
+        for cls in classes
+    }
+)
+"""Every type that a saved experiment may name."""
+
+KINDS: Mapping[type, str] = types.MappingProxyType(
+    {
+        Grid: "levels",
+        Rule: "guidance",
+        LossTerm: "losses",
+        Parameterization: "parameterizations",
+        Schedule: "schedules",
+        Solver: "solvers",
+        Times: "times",
+        posterior.Variance: "posterior",
+        schedules.Betas: "schedules",
+        losses.Decoder: "losses",
+        sde.Diffusion: "solvers",
+        Weighting: "weightings",
+        nn.Module: "networks",
+    }
+)
+"""The part of the table that a field's protocol stands for."""
+
+NAMES: Mapping[type, str] = types.MappingProxyType({c: n for n, c in TYPES.items()})
