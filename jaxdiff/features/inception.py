@@ -1,16 +1,18 @@
-"""InceptionV3 as the Fréchet inception distance has it: the graph of 2015, 299 x 299.
+"""InceptionV3 as the Fréchet inception distance has it, the graph of 2015 [FID].
 
 It differs from torchvision's: averages leave the padding out of the count, the last block
 pools by maximum, there are 1008 classes. Features are the mean over the last 8 x 8
 positions, 2048 numbers; the inception score is of logits without their bias, as its
-inventors computed it. Names are torch's.
+inventors computed it [IS]. Images have 299 x 299 pixels. Names are torch's.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
@@ -206,7 +208,7 @@ def pytorch(images: Images) -> Float[Array, "B 299 299 C"]:
 
 
 def clean(images: Images) -> Float[Array, "B 299 299 C"]:
-    """(x - 128) / 128 after an antialiased cubic resize in floats, clipped: clean-fid."""
+    """(x - 128) / 128 after an antialiased cubic resize in floats, clipped [CleanFID]."""
     return (jnp.clip(resize(images, SIDE, BICUBIC_ANTIALIASED), 0, 255) - 128) / 128
 
 
@@ -222,7 +224,8 @@ def variables(flat: Flat) -> dict[str, Any]:
         for path in _kernels()
     }
     fc = {("fc_kernel",): flat["fc.weight"].T, ("fc_bias",): flat["fc.bias"]}
-    return {"params": unflatten_dict(tree | fc)}
+    real = lambda a: np.asarray(a, np.float32)
+    return {"params": unflatten_dict(tree | jax.tree.map(real, fc))}
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -239,6 +242,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
+@cache
 def _kernels() -> dict[str, tuple[int, ...]]:
     """The shape of every convolution's kernel, by path."""
     init = lambda: InceptionV3().init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))

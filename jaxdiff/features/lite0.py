@@ -1,8 +1,9 @@
 """EfficientNet-Lite0: features of an ImageNet network whose weights come with a package.
 
 Sixteen inverted bottlenecks, x -> project(relu6(depthwise(relu6(expand(x))))) + x, with the
-sum where the shapes agree. The mean over positions after block 10 (112 numbers) is what
-metrics compare by default; after the head it is 1280 numbers, and these give logits.
+sum where the shapes agree [EfficientNet]. The mean over positions after block 10, 112
+numbers, is what metrics compare by default; after the head it is 1280 numbers, of which
+the logits are made.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -101,7 +103,8 @@ def variables(flat: Flat, blocks: int | None = 11) -> dict[str, Any]:
         leaf = folded(flat, convolution, norm, depthwise=path[-1] == "depthwise")
         params.setdefault(path[0], {}).update({path[1]: leaf} if path[1:] else leaf)
     if blocks is None:
-        params["classes"] = {"kernel": flat["_fc.weight"].T, "bias": flat["_fc.bias"]}
+        leaf = {"kernel": flat["_fc.weight"].T, "bias": flat["_fc.bias"]}
+        params["classes"] = {name: np.asarray(a, np.float32) for name, a in leaf.items()}
         return {"params": params}
     kept = ("stem", *(f"block{i}" for i in range(blocks)))
     return {"params": {name: params[name] for name in kept}}

@@ -33,7 +33,7 @@ class Triangle:
 
 @dataclass(frozen=True)
 class Cubic:
-    """Cubic convolution with slope a at |d| = s; -0.5 is Catmull and Rom's."""
+    """Cubic convolution whose slope at |d| = s is a; a = -1/2 is of third order [Keys]."""
 
     a: float
     support: float = 2.0
