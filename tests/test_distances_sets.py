@@ -238,6 +238,7 @@ def test_memorisation_of_copies() -> None:
     assert none.error == pytest.approx((0.25 / 400) ** 0.5, rel=0.02)
     some = of(np.concatenate([train[:200], fresh[:200]]))
     assert abs(some.nearer - 0.75) < 4 * none.error
+    assert of(np.concatenate([train[:201], fresh[:199]])).ratio == 0
     every = of(train[::-1])
     assert (every.nearer, every.ratio) == (1, 0)
     np.testing.assert_array_equal(every.nearest, np.arange(400)[::-1])
