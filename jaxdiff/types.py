@@ -61,6 +61,17 @@ References (the keys that docstrings use)
     [AG]       Karras et al.: Guiding ... with a Bad Version of Itself. 2406.02507
     [GI]       Kynkäänniemi et al.: Applying Guidance in a Limited Interval. 2404.07724
     [NAG]      Zhong et al.: Mitigating the Noise Shift ... (NAG). 2510.12497
+    [FID]      Heusel et al.: GANs Trained by a Two Time-Scale Update Rule. 1706.08500
+    [IS]       Salimans et al.: Improved Techniques for Training GANs. 1606.03498
+    [KID]      Binkowski et al.: Demystifying MMD GANs. 1801.01401
+    [CMMD]     Jayasumana et al.: Rethinking FID. 2401.09603
+    [IPR]      Kynkäänniemi et al.: Improved Precision and Recall Metric. 1904.06991
+    [PRDC]     Naeem et al.: Reliable Fidelity and Diversity Metrics. 2002.09797
+    [CleanFID] Parmar, Zhang, Zhu: On Aliased Resizing. 2104.11222
+    [DINOv2]   Oquab et al.: Learning Robust Visual Features. 2304.07193
+    [EfficientNet]  Tan, Le: EfficientNet. 1905.11946
+    [Keys]     Keys: Cubic Convolution Interpolation. IEEE TASSP 29, 1981
+    [Chan et al.]   Chan, Golub, LeVeque: Updating Formulae for Variances. 1979
 """
 
 import dataclasses

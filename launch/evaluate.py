@@ -27,12 +27,13 @@ import numpy as np
 import sampling_flags as asking
 from absl import flags
 
-from jaxdiff import generate, quality, sharding
+from jaxdiff import bits, generate, likelihood, quality, sharding
 from jaxdiff.config import to_dict
-from jaxdiff.data import encoder_of
+from jaxdiff.data import encoder_of, split_of
 from jaxdiff.data.batches import Source, take
 from jaxdiff.features.extractor import Extractor, extractor
 from jaxdiff.files import write_atomically
+from jaxdiff.posterior import LargeVariance
 from jaxdiff.quality import Judge, page
 
 IMAGES = flags.DEFINE_string(
@@ -48,6 +49,8 @@ BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 1000)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.json, .md and .png; default WORKDIR/quality.")
+LEVELS = 20
+"""Levels of noise at which the run's errors are measured."""
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(asking)
 
@@ -73,6 +76,18 @@ def main() -> None:
         own = ("nearer", "ratio")  # held-out images are their own nearest
         found["held_out"] = {k: v for k, v in held.items() if k not in own}
     _write(found, images, judge, scored[0][1])
+
+
+def _losses(model: asking.Model) -> list[dict[str, Any]]:
+    """Errors of the run's denoiser by logSNR, on its held-out images."""
+    experiment, mesh = model.experiment, sharding.data_mesh()
+    cost = bits.bound.coster(experiment, LargeVariance(), clip=False)
+    process = likelihood.process(experiment.schedule, LEVELS)
+    data = split_of(experiment.data).load()
+    found = bits.bound.measure(
+        cost, model.run.variables, data, process, mesh, number=BATCH.value
+    )
+    return bits.bound.report(found, LEVELS)["bins"]
 
 
 def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
@@ -114,7 +129,7 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     seeds = SEED.value + np.arange(count)
     images = quality.draw(kept / "images", said, make, seeds, label, progress=True)
     title = f"{asking.WORKDIR.value}, step {model.run.step}"
-    return images, judge, {"title": title, **said}
+    return images, judge, {"title": title, **said, "bins": _losses(model)}
 
 
 def _reference() -> quality.Observed:
@@ -152,7 +167,7 @@ def _write(found: dict[str, Any], images: Source, judge: Judge, near: Any) -> No
     copied = None
     if near is not None:
         copied = judge.train[near.nearest[: page.PAIRS]]
-    page.save_page(named["png"], found, some, copied)
+    page.save_page(named["png"], found, some, copied, found.get("bins", ()))
     print(f"{text}\n\n" + "\n".join(found["notes"]))
     print(f"\n{named['png']}, {named['md']} and {named['json']}")
 

@@ -18,8 +18,8 @@ ROWS = (
     | {"pictures", "writers"},
     {"plots", "toy2d", "editing"},
     {"config", "interop"},
-    {"state", "snapshots", "presets", "expressions"},
-    {"checkpoint", "generate", "bits", "magnitudes"},
+    {"state", "snapshots", "presets", "expressions", "features"},
+    {"checkpoint", "generate", "bits", "magnitudes", "quality"},
     {"train", "lengths", "comparison", "shifts"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {

@@ -10,7 +10,7 @@ judge_of   all of it, for a run's data; `blocks` and `summary` repeat it over se
 from jaxdiff.quality.drawn import digest, draw, in_memory, labels_like
 from jaxdiff.quality.given import images_in
 from jaxdiff.quality.judge import Judge, blocks, everything, judge_of
-from jaxdiff.quality.observed import Observed, Seen, load, observe, save
+from jaxdiff.quality.observed import Observed, Seen, load, observe, published, save
 from jaxdiff.quality.score import BETTER, NEIGHBOURS, score, summary
 from jaxdiff.quality.unseen import Copies, copies
 
@@ -32,6 +32,7 @@ __all__ = [
     "labels_like",
     "load",
     "observe",
+    "published",
     "save",
     "score",
     "summary",

@@ -40,7 +40,7 @@ class Judge:
             ValueError: images of another size than the reference's.
         """
         seen = observe(images, self.extractors, self.mesh, batch=self.batch)
-        if seen.shape != self.reference.shape:
+        if self.reference.shape not in (None, seen.shape):
             raise ValueError(
                 f"the images are {seen.shape}, the reference's {self.reference.shape}: "
                 "make both of one size, as resizing changes every metric"

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from jaxdiff import sharding
 from jaxdiff.data.batches import Source, take
 from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
-from jaxdiff.features.extractor import Extractor
+from jaxdiff.features.extractor import NETWORKS, Extractor
 from jaxdiff.files import write_atomically
+from jaxdiff.interop import statistics
 
 VERSION = 1
 """Of the file's layout."""
@@ -54,7 +55,8 @@ class Observed:
     """What extractors, by name, see of `count` images, which `source` describes."""
 
     source: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int] | None
+    """Height, width and channels; None where a published file does not say."""
     seen: Mapping[str, Seen]
 
     @property
@@ -178,9 +180,9 @@ def load(path: Path) -> Observed:
         seen = {
             name: _seen(name, origin, arrays) for name, origin in meta["extractors"].items()
         }
-        height, width, channels = map(int, meta["shape"])
-        if not seen:
-            raise ValueError("names no extractor")
+        shape = meta["shape"] and tuple(map(int, meta["shape"]))
+        if not seen or (shape and len(shape) != 3):
+            raise ValueError("names no extractor, or no shape of images")
     except (
         ValueError,
         KeyError,
@@ -193,7 +195,32 @@ def load(path: Path) -> Observed:
             f"{path} is no reference of ours, or is damaged ({error}): launch/reference.py "
             "makes one, also of other tools' files with --import"
         ) from error
-    return Observed(str(meta["source"]), (height, width, channels), seen)
+    return Observed(str(meta["source"]), shape, seen)
+
+
+def published(path: Path, protocol: str = "tf", count: int | None = None) -> Observed:
+    """The reference statistics of another tool, as `interop.statistics` reads them.
+
+    `protocol` says how images were resized before an InceptionV3 saw them, which such
+    files do not: "tf", "pytorch" or "clean". Nor do most say how many there were.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no file of statistics, or nobody says of how many images.
+    """
+    seen = {}
+    for family, found in statistics.read(path).items():
+        name = f"inception_{protocol}" if family == "fid" else "dinov2"
+        number = found.count or count
+        if number is None:
+            raise ValueError(
+                f"{path} does not say of how many images it is: give --count, such as 50000"
+            )
+        moments = Moments(number, found.mu, found.sigma * (number - 1))
+        network = NETWORKS[name]
+        origin = {"preprocessing": network.preprocessing, "dims": network.dims}
+        seen[name] = Seen(Extractor(name, **origin, sha256="", variables={}), moments)
+    return Observed(path.name, None, seen)
 
 
 def _seen(name: str, origin: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Seen:

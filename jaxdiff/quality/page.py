@@ -93,9 +93,9 @@ def _losses(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
 
 def _plain(found: Mapping[str, Any]) -> str:
     held = found.get("held_out", {})
-    lines = [f"{'':22}{'mean':>10}{'spread':>10}" + f"{'held out':>10}" * bool(held)]
+    lines = [f"{'':22}{'mean':>11}{'spread':>11}" + f"{'held out':>11}" * bool(held)]
     for name, row in found["metrics"].items():
         numbers = [row["mean"], row["spread"], *([held.get(name, np.nan)] if held else [])]
-        cells = "".join(f"{'' if np.isnan(v) else f'{v:.4g}':>10}" for v in numbers)
+        cells = "".join(f"{'' if np.isnan(v) else f'{v:.3g}':>11}" for v in numbers)
         lines.append(f"{name + ' ' + arrow(name):22}{cells}")
     return "\n".join([*lines, "", *found["notes"]])

@@ -1,0 +1,89 @@
+"""Makes a reference: what extractors see of real images, to score others against.
+
+    python launch/reference.py --config=configs/openmoji.py --out=openmoji.npz
+
+    python launch/reference.py --images=photos --extractors=inception_tf --out=photos.npz
+
+    python launch/reference.py --published=cifar10-32x32.npz --protocol=tf --count=50000 \\
+        --out=cifar10.npz
+
+The data of a config (any field can be changed, --config.data.size=64), or all images of a
+folder or NPZ as they are, or statistics that another tool wrote: TTUR's, pytorch-fid's,
+EDM's and ADM's NPZ, EDM2's pickle, which are read as data. The file says which extractor,
+weights and preparation it is of, and launch/evaluate.py refuses any other. Metrics beside
+the Frechet distance need the features of all images, which --moments leaves out.
+"""
+
+from pathlib import Path
+
+import command
+from absl import flags
+from ml_collections import config_flags
+
+from jaxdiff import quality, sharding
+from jaxdiff.config import from_config
+from jaxdiff.data import Pixels, encoder_of
+from jaxdiff.features.extractor import extractor
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+IMAGES = flags.DEFINE_string("images", None, "A folder of pictures, or an NPZ.")
+PUBLISHED = flags.DEFINE_string("published", None, "Statistics of another tool.")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol", "tf", ["tf", "pytorch", "clean"], "How images were resized for those: tf "
+    "for TTUR's, EDM's, EDM2's and ADM's, pytorch for pytorch-fid's, clean for clean-fid's."
+)  # fmt: skip
+COUNT = flags.DEFINE_integer("count", None, "Of how many images those are.", 2)
+EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
+WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
+MOMENTS = flags.DEFINE_bool("moments", False, "Keep means and covariances alone.")
+BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
+OUT = flags.DEFINE_string("out", None, "The file to write, such as reference.npz.")
+flags.declare_key_flag("cpu_devices")
+
+
+def main() -> None:
+    """Looks at all images, writes."""
+    ways = {"config": CONFIG, "images": IMAGES, "published": PUBLISHED}
+    given = [name for name, flag in ways.items() if flag.value]
+    if len(given) != 1 or not OUT.value:
+        raise ValueError("give --out, and one of --config, --images and --published")
+    for flag in (PROTOCOL, COUNT):
+        if flag.present and not PUBLISHED.value:
+            raise ValueError(f"--{flag.name} says what --published does not: give that")
+    out = Path(OUT.value)
+    out = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
+    observed = _published() if PUBLISHED.value else _observed()
+    quality.save(out, observed)
+    for name, seen in observed.seen.items():
+        kept = "moments" if seen.features is None else "features"
+        print(f"{name}: {kept} of {seen.moments.count} images, {seen.extractor.dims} wide")
+    print(f"{out}: {observed.source}")
+
+
+def _published() -> quality.Observed:
+    return quality.published(Path(PUBLISHED.value), PROTOCOL.value, COUNT.value)
+
+
+def _observed() -> quality.Observed:
+    """What the extractors see of the images."""
+    extractors = [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
+    if IMAGES.value:
+        source, images = IMAGES.value, quality.images_in(Path(IMAGES.value))
+    else:
+        data = from_config(CONFIG.value).data
+        if encoder_of(data) != Pixels():
+            raise ValueError(f"metrics are of pixels, and {data} has latents")
+        source, images = str(data), data.load().source
+    return quality.observe(
+        images,
+        extractors,
+        sharding.data_mesh(),
+        source=source,
+        batch=BATCH.value,
+        keep=not MOMENTS.value,
+        progress=True,
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
