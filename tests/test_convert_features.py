@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut short": (cut, "truncated"),
     "a bit flipped": (flipped, "w.npy is damaged: its checksum is another"),
     "a state dict": (
-        lambda path: path.write_bytes(torch_writer.state_dict(SHAPES)), "'net/data.pkl'"
+        lambda path: path.write_bytes(torch_writer.state_dict(SHAPES)), "but a zip with"
     ),
     "text": (lambda path: path.write_text("hello"), "no NPZ"),
     "nothing": (lambda path: path.write_bytes(b""), "the file is empty"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxdiff.interop import npz as npz_files
 from jaxdiff.interop import statistics
 
 WIDE, NARROW = 2048, 1024
@@ -74,7 +75,12 @@ def test_arrays_are_pickled_in_either_order_of_axes_and_bytes(tmp_path: Path) ->
     skew = {"mu": DINO["mu"].astype(">f4"), "sigma": np.asfortranarray(DINO["sigma"])}
     found = read(tmp_path / "a.pkl", pickle.dumps({"fd_dinov2": skew}, 4))
     check(found["fd_dinov2"], DINO)
+
+
+def test_either_order_of_axes_is_kept() -> None:
     table = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    stored = npz_files.arrays(memoryview(npz(table=table)))["table"]
+    np.testing.assert_array_equal(stored.read(), table, strict=True)
     value = statistics.pickles.load(memoryview(pickle.dumps(table, 4)), statistics.NAMES)[0]
     np.testing.assert_array_equal(statistics._array(value), table)
 

@@ -107,9 +107,8 @@ def test_wide_zips_are_read(tmp_path: Path) -> None:
         place = struct.unpack_from("<42xL", data, at)[0]
         head = bytearray(data[at : at + 46])
         struct.pack_into("<2L", head, 20, 2**32 - 1, 2**32 - 1)
-        struct.pack_into("<H", head, 30, 32)
         struct.pack_into("<L", head, 42, 2**32 - 1)
-        extra = struct.pack("<2H4x", 0x5A46, 4)  # padding of another kind stands before
+        extra = struct.pack("<2H8x", 0x5A46, 8)  # padding of another kind stands before
         extra += struct.pack("<2H3Q", 1, 24, full, packed, place)
         struct.pack_into("<H", head, 30, len(extra))
         entries += head + data[at + 46 : at + 46 + named] + extra
@@ -322,9 +321,17 @@ def test_a_member_is_read_within_its_limit() -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("a", bytes(1000))
         out.writestr("b", b"")
+        out.writestr("c", random.Random(0).randbytes(2**22))
     members = archives.members(memoryview(file.getvalue()))
     assert bytes(archives.read(members["a"], 1000)) == bytes(1000)
     assert bytes(archives.start(members["a"], 10)) == bytes(10)
     assert bytes(archives.read(members["b"], 0)) == b""
+    tracemalloc.start()
+    try:
+        assert len(archives.start(members["c"], 10)) == 10
+        assert tracemalloc.get_traced_memory()[1] < 2**20  # the rest is not copied
+    finally:
+        tracemalloc.stop()
+    assert archives.read(members["c"], 2**22) == random.Random(0).randbytes(2**22)
     with pytest.raises(ValueError, match="a has 1,000 bytes, more than 999"):
         archives.read(members["a"], 999)

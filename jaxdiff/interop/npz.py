@@ -49,8 +49,10 @@ def arrays(data: memoryview) -> dict[str, Stored]:
     """
     if bytes(data[:4]) != archives.HEADER:
         raise ValueError("no NPZ: it does not begin as a zip")
-    found = archives.members(data).values()
-    return {m.name.removesuffix(".npy"): _stored(m) for m in found}
+    found = archives.members(data)
+    for name in (name for name in found if not name.endswith(".npy")):
+        raise ValueError(f"no NPZ, but a zip with {name[:80]!r} in it")
+    return {name.removesuffix(".npy"): _stored(found[name]) for name in found}
 
 
 def _stored(member: Member) -> Stored:

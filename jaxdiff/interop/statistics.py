@@ -1,6 +1,6 @@
 """Reference statistics that others published: mean and covariance of features.
 
-    FID, and ADM, EDM, TTUR (pytorch-fid): an NPZ with mu [2048] and sigma [2048, 2048];
+    TTUR, pytorch-fid, ADM, EDM: an NPZ with FID's mu [2048] and sigma [2048, 2048];
     EDM2: a pickle {"num_images", "fid": {"mu", "sigma"}, "fd_dinov2": {"mu", "sigma"}},
     the latter of width 1024.
 
