@@ -20,7 +20,7 @@ from jaxdiff.distances.kernels import (
     rbf_mmd,
 )
 from jaxdiff.distances.manifolds import Manifold, prdc, precision_recall
-from jaxdiff.distances.memorisation import Memorisation, memorisation, pixels8
+from jaxdiff.distances.memorisation import Memorisation, memorisation
 from jaxdiff.distances.moments import Moments, Sums, moments, sums
 from jaxdiff.distances.points import Estimate, Neighbours, nearest
 from jaxdiff.distances.sliced import sliced_wasserstein
@@ -47,7 +47,6 @@ __all__ = [
     "mmd",
     "moments",
     "nearest",
-    "pixels8",
     "prdc",
     "precision_recall",
     "rbf_mmd",

@@ -1,14 +1,18 @@
 """Memorisation: do samples lie nearer to what was trained on than to what was not?
 
-Of two halves of a data set, one trained on and one held out, a model that learnt their
-law is as often nearest to one as to the other; one that copies is nearer to the first.
+With M points of a law to train on and K held out, the nearest of all M + K to a fresh draw
+of the law is a training point with probability M / (M + K), as all are alike. A copy's is
+one with certainty. So if a share c of the samples are copies,
+
+    P(nearer to train) = c + (1 - c) M / (M + K).
+
 Distances of features or pixels, Frechet's, KID and coverage all reward copies.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Int
 
 from jaxdiff.distances.points import Points, checked_pair, nearest
 
@@ -18,70 +22,28 @@ class Memorisation:
     """How samples lie between train and holdout."""
 
     nearer: float
-    """Share of the samples nearer to train, ties by half: 1/2 without memory."""
+    """Share of the samples nearer to train, ties by half."""
+    copied: float
+    """The share of copies that it stands for: 0 without memory, below it by chance."""
     error: float
-    """Standard error of that share, of independent samples."""
-    ratio: float
-    """Median over samples of distance to train / to holdout: 1 without memory."""
+    """Standard error of `copied` without memory, of independent samples."""
     nearest: Int[np.ndarray, " N"]
     """Index of the nearest in train, of each sample."""
 
 
 def memorisation(*, samples: Points, train: Points, holdout: Points) -> Memorisation:
-    """How much nearer the samples are to train than to as large a holdout.
-
-    Raises: ValueError unless the two have one size, since the larger set is the nearer.
+    """How much nearer the samples are to train than to the holdout, of any sizes.
 
     >>> train, holdout = np.array([[0.0], [4.0]]), np.array([[1.0], [5.0]])
     >>> m = memorisation(samples=np.array([[0.0], [5.0]]), train=train, holdout=holdout)
-    >>> m.nearer, m.nearest.tolist()
-    (0.5, [0, 1])
+    >>> m.nearer, m.copied, m.nearest.tolist()
+    (0.5, 0.0, [0, 1])
     """
-    if len(train) != len(holdout):
-        less = min(len(train), len(holdout))
-        raise ValueError(
-            f"{len(train)} points in train, {len(holdout)} in holdout: give as many of "
-            f"both, such as {less} random ones of each"
-        )
     checked_pair(train, holdout, ("train", "holdout"), least=1)
     to_train, to_holdout = nearest(samples, train), nearest(samples, holdout)
     a, b = to_train.distance[:, 0], to_holdout.distance[:, 0]
-    wins = (a < b) + 0.5 * (a == b)
-    share = wins.mean()
-    return Memorisation(
-        nearer=float(share),
-        error=float(np.sqrt(share * (1 - share) / len(wins))),
-        ratio=float(np.median(_ratio(a, b))),
-        nearest=to_train.index[:, 0],
-    )
-
-
-def _ratio(
-    a: Float64[np.ndarray, " N"], b: Float64[np.ndarray, " N"]
-) -> Float64[np.ndarray, " N"]:
-    """a / b, 1 where both are 0 and inf where b alone is."""
-    ratio = np.divide(a, b, out=np.full_like(a, np.inf), where=b > 0)
-    return np.where((a == 0) & (b == 0), 1.0, ratio)
-
-
-def pixels8(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
-    """Images as 8 x 8 area averages in [-1, 1], D = 64 C: colour and layout, no detail.
-
-    >>> pixels8(np.full((1, 12, 20, 1), 255, np.uint8)).shape
-    (1, 64)
-    """
-    _, high, wide, _ = images.shape
-    down, across = _areas(high).astype(np.float32), _areas(wide).astype(np.float32)
-    parts = [
-        np.einsum("ih,nhwc,jw->nijc", down, part, across, optimize=True)
-        for part in np.array_split(images, max(1, len(images) // 512))
-    ]
-    return np.concatenate(parts).reshape(len(images), -1) / 127.5 - 1
-
-
-def _areas(size: int) -> Float64[np.ndarray, "8 size"]:
-    """What share of each eighth of a side each of its pixels covers; rows sum to 1."""
-    edge, pixel = np.arange(9) * size / 8, np.arange(size)
-    low = np.maximum(edge[:-1, None], pixel)
-    high = np.minimum(edge[1:, None], pixel + 1)
-    return np.maximum(high - low, 0) * 8 / size
+    share = float(np.mean((a < b) + 0.5 * (a == b)))
+    fair = len(train) / (len(train) + len(holdout))
+    error = np.sqrt(fair * (1 - fair) / len(a)) / (1 - fair)
+    copied = (share - fair) / (1 - fair)
+    return Memorisation(share, copied, float(error), to_train.index[:, 0])

@@ -50,7 +50,7 @@ class Judge:
             return found, None
         near = copies(everything(images), self.train, self.holdout)
         if self.holdout is not None:
-            found |= {"nearer": near.nearer, "ratio": near.ratio}
+            found["copied"] = near.copied
         return found, near
 
 

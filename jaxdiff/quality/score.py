@@ -5,6 +5,7 @@
     precision_*, recall_*, density_*, coverage_*      neighbourhoods of features, k = 5
     is_*             inception score, of networks that name classes
     brightness       mean of the images less that of the real ones, in grey levels
+    copied           share of copies of training images, where others are held out
 
 * is the extractor, so `fd_lite0`, `fid_tf`, `kid_dinov2`. No one of them is honest alone: a
 Gaussian has a good Frechet distance of pixels, white images have a good precision, and
@@ -21,7 +22,7 @@ from jaxdiff.quality.observed import ORIGIN, Observed, Seen
 
 BETTER: Mapping[str, int] = {
     "fd": -1, "fid": -1, "kid": -1, "rbf": -1, "precision": 1, "recall": 1, "density": 1,
-    "coverage": 1, "is": 1, "brightness": 0, "nearer": 0, "ratio": 0,
+    "coverage": 1, "is": 1, "brightness": 0, "copied": 0,
 }  # fmt: skip
 """By the first part of a metric's name: is less better (-1), more (1), or nearer to what
 real images have (0)?"""

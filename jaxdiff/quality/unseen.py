@@ -18,12 +18,10 @@ SIDE = 32
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Of N images: how much nearer they lie to the training images than to others."""
+    """Of N images: how they lie among the training images and others."""
 
-    nearer: float
-    """The share nearer to a training image than to any held-out one; 0.5 = no memory."""
-    ratio: float
-    """Median distance to training images over that to held-out ones; 1 = no memory."""
+    copied: float
+    """The share of copies, as `distances.memorisation` estimates it; nan without others."""
     nearest: Int[np.ndarray, " N"]
     """Of each image, the number of the training image nearest to it."""
     distance: Float[np.ndarray, " N"]
@@ -34,21 +32,14 @@ def copies(
     train: UInt8[np.ndarray, "M H W C"],
     holdout: UInt8[np.ndarray, "K H W C"] | None = None,
 ) -> Copies:
-    """The nearest of all training images, and by as many of them as are held out, memory.
-
-    `nearer` and `ratio` are nan without a holdout of two images or more.
-    """
+    """The nearest of the training images, and what share are copies of them."""
     points, trained = flat(images), flat(train)
     near = distances.nearest(points, trained, 1)
-    nearer = ratio = float("nan")
-    if holdout is not None and len(holdout) > 1:
-        size = min(len(train), len(holdout))
-        some = np.linspace(0, len(train) - 1, size).astype(int)
-        found = distances.memorisation(
-            samples=points, train=trained[some], holdout=flat(holdout[:size])
-        )
-        nearer, ratio = found.nearer, found.ratio
-    return Copies(nearer, ratio, near.index[:, 0], near.distance[:, 0])
+    copied = float("nan")
+    if holdout is not None:
+        given = {"samples": points, "train": trained, "holdout": flat(holdout)}
+        copied = distances.memorisation(**given).copied
+    return Copies(copied, near.index[:, 0], near.distance[:, 0])
 
 
 def flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:

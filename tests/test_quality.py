@@ -1,0 +1,298 @@
+"""Sample quality: what is seen of images, the metrics' names and values, and the files."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff import distances, quality, sharding
+from jaxdiff.data import Digits, Latents
+from jaxdiff.features.extractor import NETWORKS, Extractor, extractor
+from jaxdiff.quality import in_memory
+
+PIXELS = extractor("pixels8")
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (41, 16, 16, 3), np.uint8)
+OTHERS = RNG.integers(0, 200, (33, 16, 16, 3), np.uint8)
+
+
+def seen(images: np.ndarray, mesh: Any = None, **how: Any) -> quality.Observed:
+    mesh = mesh or sharding.data_mesh(jax.devices()[:1])
+    return quality.observe(in_memory(images), [PIXELS], mesh, **how)
+
+
+def eighths(images: np.ndarray) -> np.ndarray:
+    """The mean of each 2 x 2 pixels of 16 x 16 images, in [-1, 1]."""
+    means = images.reshape(-1, 8, 2, 8, 2, 3).mean((2, 4))
+    return (means / 127.5 - 1).reshape(len(images), -1)
+
+
+def test_every_image_is_seen_once_whatever_the_batch_and_the_devices() -> None:
+    exact = eighths(IMAGES)
+    for mesh, batch in ((1, 41), (1, 16), (8, 16), (4, 1000)):
+        found = seen(IMAGES, sharding.data_mesh(jax.devices()[:mesh]), batch=batch)
+        np.testing.assert_allclose(found.seen["pixels8"].features, exact, atol=3e-7)
+        assert (found.count, found.shape) == (41, (16, 16, 3))
+
+
+def test_moments_alone_are_those_of_all_features() -> None:
+    exact = distances.Moments.of(eighths(IMAGES))
+    for batch in (41, 16, 7):
+        found = seen(IMAGES, sharding.data_mesh(jax.devices()[:2]), batch=batch, keep=False)
+        moments = found.seen["pixels8"].moments
+        assert found.seen["pixels8"].features is None
+        assert moments.count == 41
+        np.testing.assert_allclose(moments.mean, exact.mean, atol=1e-6)
+        np.testing.assert_allclose(moments.scatter, exact.scatter, atol=2e-5)
+
+
+def test_metrics_are_those_of_the_features_and_named_for_them() -> None:
+    found = quality.score(real=seen(IMAGES), fake=seen(OTHERS))
+    real, fake = eighths(IMAGES), eighths(OTHERS)
+    manifold = distances.prdc(real=real, fake=fake, k=5)
+    exact = {
+        "fd_pixels8": distances.frechet_of_points(real, fake),
+        "kid_pixels8": distances.kid(real=real, fake=fake).value,
+        "rbf_pixels8": distances.rbf_mmd(real=real, fake=fake).value,
+        **{f"{name}_pixels8": v for name, v in dataclasses.asdict(manifold).items()},
+        "brightness": OTHERS.mean() - IMAGES.mean(),
+    }
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+    alone = quality.score(real=seen(IMAGES, keep=False), fake=seen(OTHERS))
+    np.testing.assert_allclose(alone["fd_pixels8"], exact["fd_pixels8"], rtol=1e-4)
+    assert alone.keys() == {"fd_pixels8", "brightness"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("preprocessing", "nearest"), ("sha256", "0" * 64), ("dims", 7)]
+)
+def test_other_protocols_are_refused(field: str, value: Any) -> None:
+    real = seen(IMAGES)
+    own = real.seen["pixels8"]
+    stated = dataclasses.replace(
+        own, extractor=dataclasses.replace(PIXELS, **{field: value})
+    )
+    other = dataclasses.replace(real, seen={"pixels8": stated})
+    with pytest.raises(ValueError, match=f"{field} .*protocols do not compare"):
+        quality.score(real=other, fake=seen(OTHERS))
+    renamed = dataclasses.replace(real, seen={"lite0": own})
+    with pytest.raises(
+        ValueError, match="the reference knows lite0 and the images pixels8"
+    ):
+        quality.score(real=renamed, fake=seen(OTHERS))
+
+
+def test_inception_metrics_are_called_fid_and_have_a_score_of_classes() -> None:
+    logits = RNG.normal(size=(30, 4))
+    points = RNG.normal(size=(30, 5))
+    who = Extractor("inception_tf", "as TensorFlow does", 5, "0" * 64, {})
+    one = quality.Seen(who, distances.Moments.of(points), points, distances.softmax(logits))
+    both = quality.Observed("", (8, 8, 3), {"inception_tf": one})
+    found = quality.score(real=both, fake=both)
+    assert {"fid_tf", "kid_tf", "is_tf", "recall_tf"} <= found.keys()
+    assert not any(name.startswith("fd") for name in found)
+    exact = distances.inception_score(distances.softmax(logits)).value
+    np.testing.assert_allclose(found["is_tf"], exact)
+    np.testing.assert_allclose(found["fid_tf"], 0, atol=1e-9)
+
+
+def test_a_reference_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "reference.npz"
+    real = seen(IMAGES, source="forty-one")
+    quality.save(path, real)
+    back = quality.load(path)
+    assert (back.source, back.count, back.shape) == ("forty-one", 41, (16, 16, 3))
+    fake = seen(OTHERS)
+    assert quality.score(real=back, fake=fake) == quality.score(real=real, fake=fake)
+
+
+def test_damaged_references_are_refused_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "reference.npz"
+    quality.save(path, seen(IMAGES))
+    data = path.read_bytes()
+    with np.load(path) as file:
+        arrays = dict(file.items())
+    wrong = [
+        data[: len(data) // 2],
+        b"not a zip",
+        {**arrays, "pixels8/mean": np.zeros(3)},
+        {**arrays, "pixels8/scatter": np.full((192, 192), np.nan)},
+        {**arrays, "pixels8/features": arrays["pixels8/features"][:5]},
+        {**arrays, "meta": np.array(json.dumps({"jaxdiff_observed": 99}))},
+        {k: v for k, v in arrays.items() if k != "meta"},
+        {**arrays, "meta": np.array(object())},
+    ]
+    for case in wrong:
+        if isinstance(case, bytes):
+            path.write_bytes(case)
+        else:
+            np.savez(path, **case)
+        with pytest.raises(ValueError, match="no reference of ours, or is damaged"):
+            quality.load(path)
+    with pytest.raises(FileNotFoundError, match=r"launch/reference\.py makes one"):
+        quality.load(tmp_path / "none.npz")
+
+
+def test_published_statistics_stand_for_the_moments_that_they_are(tmp_path: Path) -> None:
+    points = RNG.normal(size=(50, 2048))
+    mean, covariance = distances.moments(points)
+    path = tmp_path / "published.npz"
+    np.savez(path, mu=mean, sigma=covariance)
+    with pytest.raises(ValueError, match="give --count"):
+        quality.published(path)
+    found = quality.published(path, "pytorch", 50)
+    one = found.seen["inception_pytorch"]
+    np.testing.assert_allclose(one.moments.mean, mean)
+    np.testing.assert_allclose(one.moments.covariance, covariance)
+    assert one.extractor.preprocessing == NETWORKS["inception_pytorch"].preprocessing
+    assert (found.shape, one.features) == (None, None)
+
+
+def test_statistics_that_name_no_weights_compare_with_any() -> None:
+    real, fake = seen(IMAGES), seen(OTHERS)
+    known = dataclasses.replace(PIXELS, sha256="0" * 64)
+    own = dataclasses.replace(fake.seen["pixels8"], extractor=known)
+    found = quality.score(real=real, fake=dataclasses.replace(fake, seen={"pixels8": own}))
+    assert found == quality.score(real=real, fake=fake)
+
+
+# ------------------------------------------------------------------ images
+
+
+def test_images_are_drawn_once_and_survive_a_kill(tmp_path: Path) -> None:
+    asked = []
+
+    def make(seeds: np.ndarray, label: np.ndarray) -> np.ndarray:
+        asked.append(seeds.tolist())
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return np.broadcast_to(seeds[:, None, None, None] + label[0], (len(seeds), 2, 2, 1))
+
+    make_bytes = lambda s, label: make(s, label).astype(np.uint8)
+    seeds, label = np.arange(10) + 5, np.zeros(10, np.int32)
+    draw = lambda said, **how: quality.draw(
+        tmp_path, said, make_bytes, how.get("seeds", seeds), label, part=4
+    )
+    with pytest.raises(KeyboardInterrupt):
+        draw({"step": 1})
+    found = draw({"step": 1})
+    assert asked == [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14], [13, 14]]
+    order = np.array([9, 0, 4, 3, 8, 0])
+    np.testing.assert_array_equal(found.take(order)["image"][:, 0, 0, 0], order + 5)
+    np.testing.assert_array_equal(found[9]["image"], np.full((2, 2, 1), 14))
+    draw({"step": 1})
+    assert len(asked) == 4  # nothing is drawn twice,
+    found.paths[1].write_bytes(found.paths[1].read_bytes()[:300])
+    draw({"step": 1})
+    assert asked[4:] == [[9, 10, 11, 12]]  # but for what is damaged,
+    draw({"step": 2})
+    assert len(asked) == 8  # and what another network draws lies elsewhere
+    label = label + 1
+    draw({"step": 2})
+    assert len(asked) == 11
+
+
+def test_labels_come_in_the_proportions_of_the_data() -> None:
+    dataset = Digits("test").load()
+    label = quality.labels_like(dataset, 450)
+    assert np.bincount(label[:300]).tolist() == [30] * 10
+    assert len(label) == 450
+    assert np.bincount(label).min() >= 30
+    assert (label[:300] != dataset.source.label).any()
+
+
+def test_images_of_others_are_read_as_they_are(tmp_path: Path) -> None:
+    for i, image in enumerate(IMAGES[:3]):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    found = quality.images_in(tmp_path)
+    np.testing.assert_array_equal(quality.everything(found), IMAGES[:3])
+    np.savez(tmp_path / "x.npz", arr_0=IMAGES)
+    found = quality.images_in(tmp_path / "x.npz", 5)
+    np.testing.assert_array_equal(quality.everything(found), IMAGES[:5])
+
+
+@pytest.mark.parametrize(
+    ("images", "number", "said"),
+    [
+        ([(8, 8, "RGB"), (8, 9, "RGB")], None, "9 x 8 RGB, 0.png 8 x 8 RGB: all images"),
+        ([(8, 8, "RGBA")] * 2, None, "8 x 8 RGBA: metrics are of RGB"),
+        ([(8, 8, "RGB"), (8, 8, "L")], None, "8 x 8 L, 0.png 8 x 8 RGB"),
+        ([(8, 8, "RGB")] * 2, 3, "holds 2 images, fewer than the 3 asked for"),
+        ([], None, "holds 0 images"),
+    ],
+)
+def test_folders_of_unlike_images_are_refused(
+    images: list, number: int | None, said: str, tmp_path: Path
+) -> None:
+    for i, (height, width, mode) in enumerate(images):
+        Image.new(mode, (width, height)).save(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match=said):
+        quality.images_in(tmp_path, number)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"images": np.full((3, 8, 8, 3), np.nan, np.float32)}, "float32, some of it nan"),
+        ({"images": IMAGES / 255}, "holds float64: images are uint8"),
+        ({"images": IMAGES[..., :2]}, r"an array \(41, 16, 16, 2\)"),
+        ({"pictures": IMAGES}, "it holds pictures, no 'images'"),
+        ({"images": IMAGES[:1]}, "holds 1 images"),
+        ({"images": np.array([{}], object)}, "is no NPZ of images"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(
+    arrays: dict, said: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(ValueError, match=said):
+        quality.images_in(tmp_path / "x.npz")
+
+
+# ------------------------------------------------------------------ judging
+
+
+def test_copies_are_seen_and_others_are_not() -> None:
+    train, holdout = Digits("train").load(), Digits("test").load()
+    train, holdout = (quality.everything(d.source) for d in (train, holdout))
+    copied = quality.copies(train[:100], train, holdout)
+    np.testing.assert_array_equal(copied.nearest, np.arange(100))
+    np.testing.assert_array_equal(copied.distance, 0)
+    assert copied.copied == 1
+    half, other = holdout[:150], holdout[150:]
+    fair = quality.copies(other, train, half)
+    assert abs(fair.copied) < 1  # 4 standard errors, as few are held out
+    alone = quality.copies(other, train)
+    assert np.isnan(alone.copied)
+
+
+def test_a_judge_keeps_what_it_sees_of_the_data(tmp_path: Path) -> None:
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    make = lambda: quality.judge_of(Digits(), [PIXELS], mesh, tmp_path)
+    judge = make()
+    (kept,) = tmp_path.glob("reference-*.npz")
+    written = kept.stat().st_mtime_ns
+    assert make().reference.count == 1497
+    assert kept.stat().st_mtime_ns == written
+    assert len(judge.holdout) == 300
+    found, near = judge(in_memory(judge.train[:40]))
+    assert found["copied"] == 1
+    np.testing.assert_array_equal(near.nearest, np.arange(40))
+    with pytest.raises(ValueError, match=r"the images are \(16, 16, 3\), the reference's"):
+        judge(in_memory(IMAGES))
+    with pytest.raises(ValueError, match="metrics are of pixels"):
+        quality.judge_of(Latents("nowhere.npz"), [PIXELS], mesh, tmp_path)
+
+
+def test_blocks_are_set_side_by_side() -> None:
+    parts = list(quality.blocks(in_memory(IMAGES), 3))
+    np.testing.assert_array_equal(quality.everything(parts[2]), IMAGES[26:39])
+    found = quality.summary([{"a": 1.0}, {"a": 2.0}, {"a": 6.0}])["a"]
+    assert found == {"mean": 3.0, "min": 1.0, "max": 6.0, "spread": np.sqrt(7.0)}
