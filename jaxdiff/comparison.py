@@ -2,12 +2,12 @@
 
 Of each: NFE, the calls of the denoiser; seconds, after compiling; how far its images are
 from those of the first row, the root mean square over pixels in [-1, 1]; and, where there
-are real images, the Frechet distance of pixels to them.
+is a judge, its metrics against real images.
 """
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from jaxtyping import Float, Int, PyTree, UInt8
 from jaxdiff import generate, pictures, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
-from jaxdiff.distances import frechet, moments
 from jaxdiff.files import write_atomically
+from jaxdiff.quality import Judge, in_memory
 from jaxdiff.sampling import evaluations, normal, trajectory
 from jaxdiff.solvers import Adaptive
 from jaxdiff.state import labelled
@@ -38,8 +38,8 @@ class Row:
     seconds: float
     away: float
     """Root mean square difference to the first row's images."""
-    frechet: float | None
-    """To the real images, of pixels in [-1, 1]; None without them."""
+    quality: Mapping[str, float]
+    """What a judge says of the images, by metric; empty without one."""
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ def compare(
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
     batch: int = 256,
-    real: UInt8[np.ndarray, "M H W C"] | None = None,
+    judge: Judge | None = None,
 ) -> Iterator[Row]:
     """A row for each solver and number of steps, as it is measured.
 
@@ -68,7 +68,7 @@ def compare(
             s = dataclasses.replace(experiment.sampling, solver=solver, steps=count)
             s.grid(experiment.schedule, count)
             asked.append(dataclasses.replace(experiment, sampling=s))
-    return _rows(asked, variables, seeds, label, batch, real)
+    return _rows(asked, variables, seeds, label, batch, judge)
 
 
 def _rows(
@@ -77,15 +77,14 @@ def _rows(
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
     batch: int,
-    real: UInt8[np.ndarray, "M H W C"] | None,
+    judge: Judge | None,
 ) -> Iterator[Row]:
-    target = moments(_flat(real)) if real is not None else None
     first = None
     for e in asked:
         images, seconds = _timed(e, variables, seeds, label, batch)
         first = images if first is None else first
         away = np.sqrt(np.mean((_flat(images) - _flat(first)) ** 2))
-        quality = frechet(*moments(_flat(images)), *target) if target else None
+        quality = judge(in_memory(images))[0] if judge else {}
         nfe = calls(e, variables, seeds[:batch], label[:batch])
         s = e.sampling
         yield Row(s.solver, s.steps, images, nfe, seconds, float(away), quality)
@@ -133,15 +132,14 @@ def calls(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
-    lines = ["| solver | steps | NFE | seconds | away | Frechet |"]
-    lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+    """The rows as a table in Markdown, with the Frechet distances of their quality."""
+    metrics = [name for name in rows[0].quality if name.startswith(("fd_", "fid_"))]
+    heads = ("solver", "steps", "NFE", "seconds", "away", *metrics)
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for row in rows:
-        quality = "" if row.frechet is None else f"{row.frechet:.3f}"
-        numbers = (
-            f"{row.steps} | {row.nfe} | {row.seconds:.2f} | {row.away:.4f} | {quality}"
-        )
-        lines.append(f"| {short(row.solver)} | {numbers} |")
+        numbers = [f"{row.steps}", f"{row.nfe}", f"{row.seconds:.2f}", f"{row.away:.4f}"]
+        numbers += [f"{row.quality[name]:.4g}" for name in metrics]
+        lines.append(f"| {short(row.solver)} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
 

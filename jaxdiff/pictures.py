@@ -50,18 +50,20 @@ def save_grid(
 
 
 def save_curves(path: Path, metrics: Path) -> None:
-    """Draws loss and learning rate over steps, from a run's metrics.jsonl."""
+    """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl."""
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    rows = [row for row in rows if "loss" in row]
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    loss, rate = figure.subplots(1, 2)
-    steps = [row["step"] for row in rows]
-    loss.plot(steps, [row["loss"] for row in rows], color="tab:blue")
-    loss.set(xlabel="step", title="loss")
-    rate.plot(steps, [row["learning_rate"] for row in rows], color="tab:orange")
-    rate.set(xlabel="step", title="learning rate")
-    for axes in (loss, rate):
+    every = [json.loads(line) for line in metrics.read_text().splitlines()]
+    panels = [("loss", "loss"), ("learning_rate", "learning rate")]
+    first = next((row for row in every if "loss" not in row), {})
+    panels += [(name, name) for name in first if name.startswith(("fd_", "fid_"))][:1]
+    figure = Figure(figsize=(3.5 * len(panels), 3.2), layout="constrained")
+    colours = ("tab:blue", "tab:orange", "tab:green")
+    for axes, (name, title), colour in zip(
+        figure.subplots(1, len(panels)), panels, colours, strict=False
+    ):
+        rows = [row for row in every if name in row]
+        axes.plot([r["step"] for r in rows], [r[name] for r in rows], color=colour)
+        axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.3)
     write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))

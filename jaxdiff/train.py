@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from jaxdiff import (
     magnitudes,
     networks,
     pictures,
+    quality,
     sharding,
     snapshots,
     writers,
@@ -30,6 +31,7 @@ from jaxdiff import (
 from jaxdiff.config import Experiment, differences, parts, resolve
 from jaxdiff.data import statistics
 from jaxdiff.denoisers import denoiser
+from jaxdiff.features.extractor import extractor
 from jaxdiff.files import write_atomically
 from jaxdiff.schedules import corrupt
 from jaxdiff.state import TrainState, ema_variables, init_state, labelled
@@ -176,7 +178,8 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     everywhere = sharding.replicated(mesh)
     step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
     looks, pictured = experiment.magnitudes_every, experiment.sample_every
-    draw = generate.sampler(experiment) if pictured else None
+    evaluates = experiment.eval_every
+    draw = generate.sampler(experiment) if pictured or evaluates else None
     probe = magnitudes.probe(experiment)
 
     with (
@@ -191,6 +194,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
             state = begun(experiment, everywhere)
         checkpoint.describe(workdir, experiment)
         known = data_statistics(experiment, workdir, len(dataset))
+        examine = examiner(experiment, workdir, dataset, draw, mesh) if evaluates else None
         first, every = int(state.step), experiment.snapshot_every
         batches = data.batches(dataset, experiment.batch_size, experiment.seed, first)
         with reporting(experiment, workdir, first, progress) as report:
@@ -214,7 +218,11 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                     require_finite(state)
                     save_averages(workdir, experiment, state)
                 if pictured and (n == experiment.steps or n % pictured == 0):
-                    report.picture(n, show(experiment, draw, state, mesh))
+                    with report.aside():
+                        report.picture(n, show(experiment, draw, state, mesh))
+                if evaluates and (n == experiment.steps or n % evaluates == 0):
+                    with report.aside():
+                        report.quality(n, examine(state))
                 if stopping:
                     break
         saved.wait()
@@ -337,6 +345,34 @@ def show(
     return encoder.preview(decoded)
 
 
+def examiner(
+    experiment: Experiment,
+    workdir: Path,
+    dataset: data.Dataset,
+    draw: generate.Draw,
+    mesh: Mesh,
+) -> Callable[[TrainState], Mapping[str, float]]:
+    """What scores a run's images: always of the same seeds, and of labels like the data's.
+
+    Raises:
+        ValueError: the data are no pixels, or an extractor's weights are not there.
+    """
+    e, encoder = experiment, data.encoder_of(experiment.data)
+    extractors = [extractor(name) for name in e.eval_extractors]
+    judge = quality.judge_of(e.data, extractors, mesh, workdir / "quality")
+    seeds, label = np.arange(e.eval_images), np.full(e.eval_images, -1)
+    if e.network.label_dim:
+        label = quality.labels_like(dataset, e.eval_images)
+
+    def examine(state: TrainState) -> Mapping[str, float]:
+        variables = ema_variables(e, state, e.sampling.std)
+        batch = e.sampling.images  # that of pictures, whose program is compiled
+        images = generate.images(draw, variables, encoder, seeds, label, mesh, batch)
+        return judge(quality.in_memory(images))[0]
+
+    return examine
+
+
 class Reporter:
     """What a run tells the world: progress bar, metrics, pictures; made by `reporting`."""
 
@@ -376,14 +412,24 @@ class Reporter:
 
     def picture(self, step: int, images: UInt8[np.ndarray, "N H W C"]) -> None:
         """Saves a picture; the latest is samples.png. One class a column, if few."""
-        began, classes = time.perf_counter(), self._experiment.network.label_dim
+        classes = self._experiment.network.label_dim
         columns = classes if 1 < classes <= 20 else 0
         path = self._workdir / f"samples/{step:07d}.png"
         self._log.image(step, "samples", pictures.save_grid(path, images, columns))
         png = path.read_bytes()
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside is no training, and not counted as its time."""
+        began = time.perf_counter()
+        yield
         if self._since is not None:
             self._since += time.perf_counter() - began
+
+    def quality(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes what images of this step score."""
+        self._log.scalars(step, metrics)
 
 
 @contextmanager

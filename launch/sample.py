@@ -29,8 +29,9 @@ import sampling_flags as asking
 from absl import flags
 from tqdm import tqdm
 
-from jaxdiff import comparison, expressions, generate, pictures, sharding
+from jaxdiff import comparison, expressions, generate, pictures, quality, sharding
 from jaxdiff.data import encoder_of
+from jaxdiff.features.extractor import extractor
 from jaxdiff.files import write_atomically
 from jaxdiff.types import Solver
 
@@ -39,8 +40,9 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 COMPARE = flags.DEFINE_string("compare", None, "Solvers to compare, Heun, UniPC, ….")
 COMPARE_STEPS = flags.DEFINE_list("compare_steps", ["6", "12", "24"], "Steps of each.")
 REFERENCE = flags.DEFINE_bool(
-    "reference", False, "With --compare: also the distance to the run's own data."
+    "reference", False, "With --compare: also distances to the run's own data."
 )
+EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What they are of.")
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/generated.")
 flags.mark_flags_as_required(["workdir"])
@@ -50,7 +52,7 @@ flags.adopt_module_key_flags(asking)
 
 def main() -> None:
     """Restores, samples, writes."""
-    command.need((COMPARE_STEPS, COMPARE), (REFERENCE, COMPARE))
+    command.need((COMPARE_STEPS, COMPARE), (REFERENCE, COMPARE), (EXTRACTORS, REFERENCE))
     model = asking.asked()
     experiment = model.experiment
     seeds = SEED.value + np.arange(NUMBER.value)
@@ -85,11 +87,20 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
         raise ValueError("--compare is empty: name solvers, such as Heun, UniPC")
     if model.guide or model.estimator:
         raise ValueError("--compare takes one network: no --guide, --estimator or --preset")
-    real, data = None, model.experiment.data
+    judge = None
     if REFERENCE.value:
-        if len(seeds) < 2:
-            raise ValueError("--reference needs a covariance: --number of 2 or more")
-        real = encoder_of(data).preview(data.load().source.image[:])
+        if len(seeds) <= quality.NEIGHBOURS:
+            raise ValueError(
+                f"--reference needs --number of more than {quality.NEIGHBOURS}: metrics "
+                "compare sets of images"
+            )
+        judge = quality.judge_of(
+            model.experiment.data,
+            [extractor(name) for name in EXTRACTORS.value],
+            sharding.data_mesh(),
+            asking.beside() / "quality",
+            progress=True,
+        )
     steps, rows = [int(text) for text in texts], []
     with tqdm(total=len(chosen) * len(steps), unit="row", disable=None) as bar:
         for row in comparison.compare(
@@ -100,7 +111,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
             seeds,
             label,
             BATCH.value,
-            real,
+            judge,
         ):
             rows.append(row)
             bar.update()

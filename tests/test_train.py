@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import sharding, snapshots
+from jaxdiff import generate, quality, sharding, snapshots
 from jaxdiff.config import Experiment, Sampling
-from jaxdiff.data import Latents, VAELatents
+from jaxdiff.data import Latents, Pixels, VAELatents
+from jaxdiff.features.extractor import extractor
 from jaxdiff.interop.edm2 import from_state_dict
 from jaxdiff.losses import LevelLikelihood
 from jaxdiff.networks import LevelEstimator, UNet
 from jaxdiff.optim import EDM2Optimizer, normalized
 from jaxdiff.parameterizations import AngleLabel, Unscaled
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState, init_state
+from jaxdiff.state import TrainState, ema_variables, init_state
 from jaxdiff.times import NormalLogSigma
-from jaxdiff.train import begun, make_step, require_finite, withhold
+from jaxdiff.train import begun, examiner, make_step, require_finite, withhold
 from jaxdiff.types import Noised
 
 GOLDEN = Path(__file__).parent / "golden" / "edm2"
@@ -244,3 +245,27 @@ def test_another_path_or_an_estimator_may_start_from_a_network(tmp_path: Path) -
     network, term = LevelEstimator(TINY.network), LevelLikelihood()
     level = {"network": network, "parameterization": Unscaled(), "loss": term}
     begun_from(tmp_path, **level)
+
+
+def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) -> None:
+    """Of the data's labels, by the judge of the data, and the same for the same state."""
+    sampling = dataclasses.replace(TINY.sampling, steps=2, images=8)
+    told = {"eval_images": 20, "eval_extractors": ("pixels8",), "sampling": sampling}
+    e = dataclasses.replace(TINY, **told)
+    mesh, dataset = sharding.data_mesh(jax.devices()[:2]), e.data.load()
+    draw = generate.sampler(e)
+    examine = examiner(e, tmp_path, dataset, draw, mesh)
+    state = init_state(e)
+    variables = ema_variables(e, state, e.sampling.std)
+    seeds, label = np.arange(20), quality.labels_like(dataset, 20)
+    images = generate.images(draw, variables, Pixels(), seeds, label, mesh, 20)
+    judge = quality.judge_of(e.data, [extractor("pixels8")], mesh, tmp_path / "other")
+    exact, _ = judge(quality.in_memory(images))
+    found = examine(state)
+    assert found.keys() == exact.keys()
+    for name, value in exact.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-3, err_msg=name)
+    assert examine(state) == found
+    wrong = dataclasses.replace(e, eval_extractors=("none",))
+    with pytest.raises(ValueError, match="no extractor 'none'"):
+        examiner(wrong, tmp_path, dataset, draw, mesh)

@@ -91,7 +91,8 @@ class Experiment:
     the number of checkpoints kept. At `snapshot_every` the averages are written too, each a
     file of `snapshot_dtype`, from which averages of other widths are made after training;
     at `magnitudes_every` the magnitudes of activations, weights and updates are logged,
-    layer by layer.
+    layer by layer; at `eval_every` as many as `eval_images` images are scored against the
+    data by what `eval_extractors` see of both, as launch/evaluate.py does.
     """
 
     data: Images = data.Digits()
@@ -119,6 +120,9 @@ class Experiment:
     snapshot_every: int = 0
     snapshot_dtype: str = "float16"
     magnitudes_every: int = 0
+    eval_every: int = 0
+    eval_images: int = 500
+    eval_extractors: tuple[str, ...] = ("lite0", "pixels8")
 
     def __post_init__(self) -> None:
         prediction, path = self.parameterization, self.schedule
@@ -149,9 +153,11 @@ class Experiment:
                 f"a batch of {self.batch_size} does not split into accumulation = "
                 f"{self.accumulation} equal parts"
             )
-        for field in ("sample_every", "snapshot_every", "magnitudes_every"):
+        for field in ("sample_every", "snapshot_every", "magnitudes_every", "eval_every"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is negative: {getattr(self, field)}; 0 = never")
+        if self.eval_images < 10:
+            raise ValueError(f"eval_images must be at least 10, got {self.eval_images}")
         if self.snapshot_dtype not in SNAPSHOT_DTYPES:
             raise ValueError(
                 f"snapshot_dtype is {self.snapshot_dtype!r}, not in {SNAPSHOT_DTYPES}"

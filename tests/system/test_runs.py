@@ -121,8 +121,10 @@ def finished(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
 
 def test_a_run_leaves_what_it_says(finished: Path, environment: dict[str, str]) -> None:
     rows = [json.loads(r) for r in (finished / "metrics.jsonl").read_text().splitlines()]
+    *rows, scored = rows
     assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
     assert rows[-1]["loss"] < rows[0]["loss"]
+    assert (scored["step"], scored["fd_pixels8"] > 0) == (STEPS, True)
     assert saved_steps(finished) == [STEPS - 4, STEPS]
     for name in ("samples.png", "curves.png", "config.json", f"samples/{STEPS:07d}.png"):
         assert (finished / name).stat().st_size > 100

@@ -41,6 +41,9 @@ def get_config() -> ConfigDict:
             label_dropout=0.1,
             log_every=2,
             sample_every=40,
+            eval_every=40,
+            eval_images=20,
+            eval_extractors=("pixels8",),
             checkpoint_every=4,
         )
     )
