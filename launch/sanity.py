@@ -18,7 +18,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,14 @@ def main() -> None:
     mesh = sharding.data_mesh()
     look = lambda source: observe(source, made, mesh, batch=BATCH.value, progress=True)
     results = study(found, family, look)
-    said = verdicts(results)
+    results |= {"grows": grows(results), "caught": caught(results)}
+    said = sentences(results)
     print("\n".join(said))
-    out, command_line = (
-        Path(OUT.value),
-        f"python launch/sanity.py {shlex.join(sys.argv[1:])}",
-    )
+    out = Path(OUT.value)
+    command_line = shlex.join(["python", "launch/sanity.py", *sys.argv[1:]])
     files = {
         ".json": json.dumps(results, indent=1).encode(),
-        ".md": "\n".join(page(results, said, command_line.strip(), out.name)).encode(),
+        ".md": page(results, command_line, out.name).encode(),
         ".png": picture(results),
     }
     for suffix, content in files.items():
@@ -210,7 +209,7 @@ def of_faults(
     size = min(len(numbers) for numbers in left[-1])
     if len(levels) > 1 and size >= LEAST:
         scores = [against(clean, [n[:size] for n in numbers]) for numbers in left]
-        unit = f"the smallest of {len(classes)}, {size} images"
+        unit = f"of {len(classes)}, {size} images"
         found["missing classes"] = {"unit": unit, "levels": levels, "scores": scores}
     return found
 
@@ -262,29 +261,38 @@ def of_traps(
     return found
 
 
-def verdicts(results: Mapping[str, Any]) -> list[str]:
-    """Whether the judged metrics grow with each fault, and what catches each trap."""
-    faults, said, failed = results["faults"], [], []
-    names = [m for m in _metrics(results) if _judged(m, results["extractors"][0])]
-    for fault, found in faults.items():
-        wrong = [m for m in names if not _grows(_means(found, m))]
-        said.append(f"{fault}: " + (f"{', '.join(wrong)} not monotone" if wrong else "ok"))
-        failed += [f"{m} under {fault} ({_said(_means(found, m))})" for m in wrong]
-    whole = f"{', '.join(names)} grow with every fault, level by level."
-    said.append("Not monotone: " + "; ".join(failed) + "." if failed else whole)
-    for trap, found in results["traps"].items():
-        if trap != FRESH:
-            by = [m for m in found if _caught(results, trap, m)]
-            said.append(f"{trap}: caught by {', '.join(by) or 'NOTHING'}")
-    return said
+def grows(results: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """Of the metrics judged and each fault: whether the mean grows level by level."""
+    judged = [m for m in _metrics(results) if _judged(m, results["extractors"][0])]
+    faults = results["faults"].items()
+    return {m: {name: _grows(_means(f, m)) for name, f in faults} for m in judged}
 
 
-def page(
-    results: Mapping[str, Any], said: Sequence[str], command_line: str, name: str
-) -> list[str]:
+def caught(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Of each trap, the metrics that catch it."""
+    traps = (trap for trap in results["traps"] if trap != FRESH)
+    return {t: [m for m in results["traps"][t] if _caught(results, t, m)] for t in traps}
+
+
+def sentences(results: Mapping[str, Any]) -> list[str]:
+    """What `grows` and `caught` have found."""
+    failed = [
+        f"{metric} does not grow with {fault}: {_said(results, fault, metric)}"
+        for metric, found in results["grows"].items()
+        for fault, well in found.items()
+        if not well
+    ]
+    whole = f"{', '.join(results['grows'])} grow with every fault, level by level."
+    traps = results["caught"].items()
+    return (failed or [whole]) + [
+        f"{trap}: caught by {', '.join(by) or 'NO METRIC'}" for trap, by in traps
+    ]
+
+
+def page(results: Mapping[str, Any], command_line: str, name: str) -> str:
     """What is found, as Markdown."""
-    r, count = results, len(said)
-    traps = [line for line in said if ": caught by" in line]
+    r, said = results, sentences(results)
+    count = len(said) - len(r["caught"])
     lines = [
         f"# What metrics say of degraded images: {r['data']}", "",
         f"    {command_line}", "",
@@ -292,35 +300,52 @@ def page(
         f"of {r['half']:,} images each.", "",
         f"![Metrics under faults]({name}.png)", "",
         "## Faults", "",
-        "Mean over splits, and in brackets z = (metric − mean of clean) / sd of clean.", "",
-        f"**{said[count - len(traps) - 1]}**",
+        *(f"**{line}**\n" for line in said[:count]),
+        "Means over splits; in brackets z = (metric − mean of clean) / sd of clean. "
+        "Missing classes are the smallest ones, and have a clean row of their own, of as "
+        "many images.",
+        *_fault_table(r), "",
+        "Grows (▲), falls (▼) or neither (–), level by level:", "",
+        *_table(["metric", *r["faults"]], (
+            [m, *(_trend(_means(f, m)) for f in r["faults"].values())]
+            for m in _metrics(r)
+        )), "",
+        "## Half against half: the bias over N", "",
+        *_size_table(r), "",
+        "## Traps", "",
+        f"Thirds of {r['third']:,} images. Bold: more than {CAUGHT:g} standard deviations "
+        "worse than fresh images, in every split.", "",
+        *_table(["metric", *r["traps"]], (
+            [m, *(_trapped(r, trap, m) for trap in r["traps"])] for m in r["traps"][FRESH]
+        )), "",
+        *(f"* {line}" for line in said[count:]), "",
     ]  # fmt: skip
-    for names in _columns(r):
-        lines += ["", _row(["fault", "level", *names]), _rule(2, len(names))]
-        for fault, found in r["faults"].items():
+    return "\n".join(lines)
+
+
+def _fault_table(results: Mapping[str, Any]) -> list[str]:
+    """A table for each extractor; clean rows wherever they differ from those above."""
+    lines: list[str] = []
+    for names in _columns(results):
+        cells, clean = [], None
+        for fault, found in results["faults"].items():
             for level, scores in zip(found["levels"], found["scores"], strict=True):
-                cells = [_cell(scores[m], found["scores"][0][m], level) for m in names]
-                lines.append(_row([f"{fault} ({found['unit']})", f"{level:g}", *cells]))
-    kinds = list(r["faults"])
-    lines += ["", "Grows (▲), falls (▼) or neither (–), level by level:", ""]
-    lines += [_row(["metric", *kinds]), _rule(1, len(kinds))]
-    for m in _metrics(r):
-        lines.append(_row([m, *(_trend(_means(f, m)) for f in r["faults"].values())]))
-    lines += ["", "## Half against half: the bias over N", ""]
-    names = [m for m in _metrics(r) if m.split("_")[0] in JUDGED]
-    lines += [_row(["N", *names]), _rule(1, len(names))]
-    for size in r["sizes"]:
-        cells = [_spread(size["scores"][m]) for m in names]
-        lines.append(_row([f"{size['images']:,}", *cells]))
-    lines += ["", "## Traps", ""]
-    lines += [f"Thirds of {r['third']:,} images. Bold: more than {CAUGHT:g} standard "
-              "deviations worse than fresh images, in every split.", ""]  # fmt: skip
-    kinds = list(r["traps"])
-    lines += [_row(["metric", *kinds]), _rule(1, len(kinds))]
-    for m in r["traps"][FRESH]:
-        cells = [_trapped(r, trap, m) for trap in kinds]
-        lines.append(_row([m, *cells]))
-    return [*lines, "", *(f"* {line}" for line in traps), ""]
+                if level:
+                    texts = [_cell(scores[m], clean[m]) for m in names]
+                    cells.append([fault, f"{level:g}", found["unit"], *texts])
+                elif scores != clean:
+                    clean = scores
+                    which = f"clean, for {fault}" if cells else "clean"
+                    cells.append([which, "", "", *(_spread(scores[m]) for m in names)])
+        lines += ["", *_table(["fault", "level", "unit", *names], cells, left=3)]
+    return lines
+
+
+def _size_table(results: Mapping[str, Any]) -> list[str]:
+    names = [m for m in _metrics(results) if m.split("_")[0] in JUDGED]
+    sizes = results["sizes"]
+    cells = [[f"{s['images']:,}", *(_spread(s["scores"][m]) for m in names)] for s in sizes]
+    return _table(["N", *names], cells)
 
 
 def picture(results: Mapping[str, Any]) -> bytes:
@@ -349,6 +374,8 @@ def picture(results: Mapping[str, Any]) -> bytes:
         fall = means[0] * sizes[0] / np.array(sizes)
         axes.loglog(sizes, fall, color="#999999", lw=0.7)
     axes.set(title="half against half", xlabel="N   (thin: 1 / N)", ylabel="FD")
+    axes.set_xticks(sizes[::2], [str(n) for n in sizes[::2]])
+    axes.minorticks_off()
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#E6E6E6", lw=0.6)
@@ -444,20 +471,17 @@ def _columns(results: Mapping[str, Any]) -> list[list[str]]:
     return tables
 
 
-def _cell(values: Sequence[float], clean: Sequence[float], level: float) -> str:
-    if level == 0:
-        return _spread(values)
+def _cell(values: Sequence[float], clean: Sequence[float]) -> str:
     z = sanity.deviation(np.array([np.mean(values)]), np.array(clean))[0]
-    return f"{np.mean(values):.3g} ({z:.1f})" if abs(z) < 9.95 else (
-        f"{np.mean(values):.3g} ({z:.0f})")  # fmt: skip
+    return f"{np.mean(values):.3g} ({z:.{int(abs(z) < 9.95)}f})"
 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}"
 
 
-def _said(means: Sequence[float]) -> str:
-    return ", ".join(f"{m:.4g}" for m in means)
+def _said(results: Mapping[str, Any], fault: str, metric: str) -> str:
+    return ", ".join(f"{m:.4g}" for m in _means(results["faults"][fault], metric))
 
 
 def _trapped(results: Mapping[str, Any], trap: str, metric: str) -> str:
@@ -468,12 +492,9 @@ def _trapped(results: Mapping[str, Any], trap: str, metric: str) -> str:
     return f"**{mean}**" if _caught(results, trap, metric) else mean
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(left: int, right: int) -> str:
-    return _row(["---"] * left + ["---:"] * right)
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
 
 if __name__ == "__main__":
