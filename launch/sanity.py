@@ -121,11 +121,11 @@ def main() -> None:
 
 
 def study(
-    found: Dataset, family: Sequence[str | int], look: Callable[[Any], Observed]
+    found: Dataset, family: np.ndarray, look: Callable[[Any], Observed]
 ) -> dict[str, Any]:
     """All numbers, split by split: of faults by level, of sizes and of traps."""
     used = np.sort(sanity.dealt(family, 1, SEED.value)[0][: 2 * NUMBER.value])
-    family, every = np.asarray(family)[used], found.take(used)
+    family, every = family[used], found.take(used)
     image, label = every["image"], every["label"]
     deal = lambda parts: [
         _even(sanity.dealt(family, parts, (SEED.value, s))) for s in range(SPLITS.value)
@@ -414,16 +414,16 @@ def _data(text: str) -> Any:
     return data
 
 
-def _families(data: Any, count: int) -> list[Any]:
-    """What each image is a variant of; OpenMoji's base, else itself."""
+def _families(data: Any, count: int) -> np.ndarray:
+    """What each image is a variant of: OpenMoji's base; of others, itself."""
     if not isinstance(data, OpenMoji) or not data.skin_tones:
-        return list(range(count))
+        return np.arange(count)
     codes = [path.stem for path in openmoji.drawings()]
     image = openmoji.rendered(data.size, data.cache)
     chosen = (codes[i] for i in openmoji.chosen(image, codes, data.skin_tones))
     wanted = data.split == "test"
-    return [openmoji.base(c) for c in chosen
-            if data.split == "all" or openmoji.is_test(c) == wanted]  # fmt: skip
+    kept = (c for c in chosen if data.split == "all" or openmoji.is_test(c) == wanted)
+    return np.array([openmoji.base(code) for code in kept])
 
 
 def _even(parts: Sequence[Numbers]) -> list[Numbers]:

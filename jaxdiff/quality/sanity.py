@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt8
+from jaxtyping import Float, Float64, Int, Shaped, UInt8
 
 from jaxdiff.distances import Moments
 from jaxdiff.quality.observed import Observed, Seen
@@ -134,12 +134,12 @@ def _between(
 
 
 CORRUPTIONS: Mapping[str, Corruption] = {
-    "noise": Corruption(noise, (1, 2, 5, 20), "σ, grey levels"),
-    "blur": Corruption(blur, (0.4, 0.7, 1, 2), "σ, pixels"),
-    "darkening": Corruption(darken, (1, 4, 16, 32), "grey levels"),
-    "desaturation": Corruption(desaturate, (0.1, 0.25, 0.5, 1), "share"),
-    "JPEG": Corruption(jpeg, (5, 25, 50, 75), "100 − quality"),
-    "warp": Corruption(warp, (0.25, 0.5, 1, 2), "rms, pixels"),
+    "noise": Corruption(noise, (1.0, 2.0, 5.0, 20.0), "σ, grey levels"),
+    "blur": Corruption(blur, (0.4, 0.7, 1.0, 2.0), "σ, pixels"),
+    "darkening": Corruption(darken, (1.0, 4.0, 16.0, 32.0), "grey levels"),
+    "desaturation": Corruption(desaturate, (0.1, 0.25, 0.5, 1.0), "share"),
+    "JPEG": Corruption(jpeg, (5.0, 25.0, 50.0, 75.0), "100 − quality"),
+    "warp": Corruption(warp, (0.25, 0.5, 1.0, 2.0), "rms, pixels"),
 }
 """Of single images; `kept` drops classes of a set."""
 
@@ -157,7 +157,7 @@ def kept(label: Int[np.ndarray, " N"], dropped: Sequence[int]) -> Int[np.ndarray
     return np.flatnonzero(~np.isin(label, dropped))
 
 
-def gaussian(images: Images, number: int, seed: Seed = 0) -> Images:
+def gaussian(images: Images, number: int, seed: Seed = 0) -> UInt8[np.ndarray, "M H W C"]:
     """Draws from the Gaussian with the pixels' mean and covariance.
 
     With Z of independent normals, mean + Z (x - mean) / (N - 1)^(1/2) has that law.
@@ -188,11 +188,11 @@ TRAPS: Mapping[str, Callable[[Images, Images, Seed], Images]] = {
 
 
 def dealt(
-    family: Sequence[str | int], parts: int, seed: Seed = 0
-) -> list[Int[np.ndarray, " N"]]:
+    family: Shaped[np.ndarray, " N"], parts: int, seed: Seed = 0
+) -> list[Int[np.ndarray, "..."]]:
     """Random parts of nearly one size, no family in two of them, in random order.
 
-    >>> sorted(len(part) for part in dealt("aabcd", 2))
+    >>> sorted(len(part) for part in dealt(np.array([7, 7, 1, 2, 3]), 2))
     [2, 3]
     """
     rng = np.random.default_rng(seed)
