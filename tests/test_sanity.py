@@ -224,14 +224,14 @@ def test_white_is_caught_by_recall_and_coverage_and_not_by_precision(
 
 def test_the_command_on_digits(tmp_path: Path) -> None:
     out = tmp_path / "metrics"
-    flags = ["--extractors=pixels8", "--number=48", "--splits=2", f"--out={out}"]
+    flags = ["--extractors=pixels8", "--number=64", "--splits=2", f"--out={out}"]
     done = run("--data=Digits()", *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.with_suffix(".json").read_text())
     missing = {"missing rare classes", "missing common classes"}
     kinds = {*sanity.CORRUPTIONS, *missing} - {"desaturation"}  # they are grey
     assert set(found["faults"]) == kinds
-    assert (found["images"], found["half"], found["third"]) == (96, 48, 32)
+    assert (found["images"], found["half"], found["third"]) == (128, 64, 42)
     for fault in found["faults"].values():
         assert len(fault["scores"]) == len(fault["levels"])
         assert all(len(v) == 2 for scores in fault["scores"] for v in scores.values())
