@@ -235,7 +235,11 @@ def test_the_command_on_digits(tmp_path: Path) -> None:
     for fault in found["faults"].values():
         assert len(fault["scores"]) == len(fault["levels"])
         assert all(len(v) == 2 for scores in fault["scores"] for v in scores.values())
-    assert found["grows"]["kid_pixels8"]["blur"]
+    for metric in ("fd_pixels8", "kid_pixels8", "rbf_pixels8"):
+        for name, fault in found["faults"].items():
+            means = [np.mean(scores[metric]) for scores in fault["scores"]]
+            assert found["grows"][metric][name] == (means == sorted({*means}))
+            assert means[-1] > means[0]
     text = out.with_suffix(".md").read_text()
     assert "| darkening | 16 | grey levels |" in text
     assert "* copies: caught by nearer" in text
