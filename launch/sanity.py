@@ -141,13 +141,14 @@ def study(
     source = versions(image, faults, thirds)
     clean, *seen = source.parts(look(source))
     bad, tricks = seen[: len(faults)], seen[len(faults) :]
+    made = lambda k: source.make(1 + len(faults) + k)
     return {
         "data": DATA.value, "images": len(image), "shape": image.shape[1:],
         "extractors": EXTRACTORS.value, "splits": SPLITS.value, "seed": SEED.value,
         "half": len(halves[0][0]), "third": len(thirds[0][0]),
         "faults": of_faults(clean, faults, bad, label, halves),
         "sizes": of_sizes(clean, halves),
-        "traps": of_traps(clean, tricks, image, thirds),
+        "traps": of_traps(clean, tricks, image, thirds, made),
     }  # fmt: skip
 
 
@@ -231,12 +232,13 @@ def of_traps(
     tricks: Sequence[Observed],
     image: sanity.Images,
     thirds: Sequence[Sequence[Numbers]],
+    made: Callable[[int], sanity.Images],
 ) -> dict[str, Values]:
     """Traps against the third they may know, with as many held out; fresh images first.
 
-    Fresh images are scored in all three turns of each split.
+    `made` gives the images that `tricks` are of. Fresh images are scored in all three
+    turns of each split.
     """
-    make = versions(image, (), thirds).make
 
     def judged(seen: Observed, x: sanity.Images, real: Numbers, out: Numbers) -> Any:
         near = copies(x, image[real], image[out])
@@ -254,7 +256,7 @@ def of_traps(
         scores = []
         for s, (real, _, out) in enumerate(thirds):
             k = t * len(thirds) + s
-            scores.append(judged(tricks[k], make(k + 1), real, out))
+            scores.append(judged(tricks[k], made(k), real, out))
             bar.update()
         found[trap] = _together(scores)
     bar.close()
