@@ -367,6 +367,7 @@ def picture(results: Mapping[str, Any]) -> bytes:
             axes.plot(found["levels"], z, color=colour, ls=dash, marker="o", ms=3)
         axes.axhline(CAUGHT, color="#999999", lw=0.7)
         axes.set_yscale("symlog", linthresh=CAUGHT)
+        axes.set_ylim(bottom=-CAUGHT)
         axes.set(title=fault, xlabel=found["unit"], ylabel="z   [sd of clean]")
     *_, axes = figure.axes
     sizes = [size["images"] for size in results["sizes"]]
