@@ -191,7 +191,7 @@ def test_worse_knows_which_way_is_good() -> None:
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "launch/sanity.py", *flags]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
