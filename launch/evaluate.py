@@ -142,7 +142,10 @@ def _notes(judge: Judge, count: int) -> list[str]:
     notes = [
         f"{count} images in {BLOCKS.value} blocks",
         f"against {real.count} of {real.source or 'a reference'}",
-        *(f"{e.name}: {e.dims} features" for e in judge.extractors),
+        *(
+            f"{e.name}: {e.dims} features" + f", weights {e.sha256[:12]}" * bool(e.sha256)
+            for e in judge.extractors
+        ),
     ]
     size = count // BLOCKS.value
     wide = [e.name for e in judge.extractors if size < 2 * e.dims]
