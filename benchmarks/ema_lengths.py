@@ -114,8 +114,7 @@ def last_weights(run: Path, step: int) -> Restored | None:
     with checkpoint.checkpoints(run) as saved:
         if step not in saved.steps():
             return None
-        everywhere = sharding.replicated(sharding.data_mesh())
-        state, experiment = saved.restore(everywhere, [step])
+        state, experiment = saved.restore(sharding.data_mesh(), [step])
     variables = {"params": state.params, "constants": state.constants}
     return Restored(run_denoiser(experiment, variables), experiment, variables, step)
 

@@ -136,9 +136,9 @@ def measure_gradients(book: study.Book, name: str, folder: Path) -> None:
 
 def trained(folder: Path) -> tuple[Experiment, TrainState]:
     """A run's experiment and newest state."""
-    place = sharding.replicated(sharding.data_mesh(jax.devices()[:1]))
+    mesh = sharding.data_mesh(jax.devices()[:1])
     with checkpoint.checkpoints(folder) as saved:
-        state, experiment = saved.restore(place)
+        state, experiment = saved.restore(mesh)
     return experiment, state
 
 

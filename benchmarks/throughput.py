@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from jaxdiff import generate, sharding, train
 from jaxdiff.config import Experiment, from_config, resolve
-from jaxdiff.state import TrainState, ema_variables, init_state
+from jaxdiff.state import TrainState, ema_variables
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
@@ -42,13 +42,11 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", None)  # compile time is measured
     experiment = from_config(CONFIG.value)
     experiment = resolve(experiment, experiment.data.load())
-    mesh = sharding.mesh_for(experiment.batch_size)
+    mesh = sharding.mesh_for(experiment.batch_size, experiment.fsdp)
     print(f"jax {jax.__version__}, {mesh.size} x {jax.devices()[0].device_kind}")
     print(f"{'':10} {'compile s':>10} {'images/s':>10} {'s a call':>10} {'of peak':>8}")
     peak = _peak(mesh)
-    everywhere = sharding.replicated(mesh)
-    begin = jax.jit(init_state, static_argnums=0, out_shardings=everywhere)
-    state = begin(experiment)
+    state = train.begun(experiment, mesh)
     for name, build in (("sampling", _sampling), ("training", _training)):
         call, images, lowered = build(experiment, state, mesh)
         began = time.perf_counter()
@@ -67,9 +65,7 @@ def _training(experiment: Experiment, state: TrainState, mesh: Mesh) -> Measured
     label = np.arange(size, dtype=np.int32) % max(experiment.network.label_dim, 1)
     batch = {"image": pixels.astype(np.uint8), "label": label}
     batch = sharding.put_batch(batch, mesh)
-    everywhere = sharding.replicated(mesh)
-    step = train.make_step(experiment)
-    step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+    step = train.compiled_step(experiment, mesh)
     held = [state]
 
     def call(compiled: jax.stages.Compiled) -> jax.Array:

@@ -6,8 +6,8 @@
 Behind the colon stands the size: xxs, xs, s (the default), m, l, xl or xxl; s-uncond and
 the like know no classes. `jaxdiff.data.write_latents` writes the file. The published S
 network took 5.3 days on 32 A100 and reached FID 2.56 without guidance, XXL 9.1 days and
-1.91 [EDM2 tab. 2]; nobody has trained these with jaxdiff yet. benchmarks/memory.py says
-what a device has to hold.
+1.91 [EDM2 tab. 2]; nobody has trained these with jaxdiff yet. launch/train.py
+--dry_run says what a device has to hold.
 """
 
 from ml_collections import ConfigDict

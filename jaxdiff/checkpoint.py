@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jaxdiff import sharding, snapshots
@@ -107,8 +107,8 @@ def restore(
                 f"{folder} has no checkpoint yet: the first is written after "
                 "checkpoint_every steps"
             )
-        everywhere = sharding.replicated(sharding.data_mesh())
-        state, experiment = saved.restore(everywhere, None if step is None else [step])
+        steps = None if step is None else [step]
+        state, experiment = saved.restore(sharding.data_mesh(), steps)
     std = experiment.sampling.std if std is None else std
     found = snapshots.find(folder, std, step)
     if found and std not in experiment.optimizer.lengths:
@@ -193,9 +193,11 @@ class Checkpoints:
             ) from error
 
     def restore(
-        self, place: Sharding, steps: list[int] | None = None
+        self, mesh: Mesh, steps: list[int] | None = None
     ) -> tuple[TrainState, Experiment]:
         """The newest state that can be read (of `steps`), and its experiment.
+
+        It lies on the mesh as `sharding.shared` says, whatever mesh it was saved from.
 
         A damaged checkpoint is passed over with a warning that names it and the next.
 
@@ -207,7 +209,7 @@ class Checkpoints:
             saved = self._metadata(step)
             if saved is not None:
                 experiment = from_dict(saved["experiment"])
-                state = self._state(step, _abstract(experiment, place))
+                state = self._state(step, _abstract(experiment, mesh))
                 if state is not None and _checksum(state).tolist() == saved["checksum"]:
                     return state, experiment
             self._damaged.add(step)
@@ -287,9 +289,11 @@ def describe(workdir: Path, experiment: Experiment) -> None:
 _checksum = jax.jit(checksum)
 
 
-def _abstract(experiment: Experiment, place: Sharding) -> PyTree:
+def _abstract(experiment: Experiment, mesh: Mesh) -> PyTree:
     """Shapes, types and places of the state's arrays, nothing computed."""
     state = jax.eval_shape(lambda: init_state(experiment))
     return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state
+        lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+        state,
+        sharding.shared(state, mesh),
     )

@@ -1,7 +1,9 @@
-"""Where arrays live: a mesh of all devices, the batch split over it, the rest on each.
+"""Where arrays live: a mesh of all devices, and one rule for each kind of array.
 
-Computations are written for the global batch; jit splits them by the shardings of their
-arguments. Axes are Auto, so that XLA places intermediates.
+The mesh has two axes. A batch is split over both; the state is split over `fsdp` and has a
+copy for each position along `data`. So fsdp = 1 is a copy on every device, and fsdp = all
+devices one copy in all. Computations are written for the global batch; jit splits them by
+the shardings of their arguments. Axes are Auto, so that XLA places intermediates.
 """
 
 from collections.abc import Sequence
@@ -11,12 +13,26 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+AXES = ("data", "fsdp")
 
-def data_mesh(devices: Sequence[jax.Device] = ()) -> Mesh:
-    """Devices along one axis, `data`; by default all of all processes."""
+SMALL = 1024
+"""Elements of an array up to which every device keeps a copy."""
+
+
+def data_mesh(devices: Sequence[jax.Device] = (), fsdp: int = 1) -> Mesh:
+    """Devices, by default all of all processes; each `fsdp` of them share one state.
+
+    Raises:
+        ValueError: the devices do not split into groups of `fsdp`.
+    """
     devices = devices or jax.devices()
-    auto = (AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
+    if len(devices) % fsdp:
+        raise ValueError(
+            f"fsdp is {fsdp}, which does not divide the {len(devices)} devices: use 1, "
+            f"{len(devices)}, or another divisor"
+        )
+    shape, auto = (len(devices) // fsdp, fsdp), (AxisType.Auto,) * 2
+    return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -26,7 +42,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split(mesh: Mesh) -> NamedSharding:
     """The leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def shared(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
+    """How a state lies on the mesh: each array of it, given as shapes or arrays.
+
+    An array of more than SMALL elements is split over `fsdp` along the longest of its axes
+    that divides evenly; others are on every device. Arrays of one shape lie alike, so an
+    average or a moment lies as its parameter does.
+    """
+    size = mesh.shape["fsdp"]
+
+    def one(a: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+        fitting = [i for i, n in enumerate(a.shape) if n % size == 0]
+        if size == 1 or a.size <= SMALL or not fitting:
+            return replicated(mesh)
+        axis = max(fitting, key=lambda i: a.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "fsdp"))
+
+    return jax.tree.map(one, tree)
 
 
 def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
@@ -38,22 +73,28 @@ def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
     return jax.tree.map(place, batch)
 
 
-def mesh_for(batch_size: int) -> Mesh:
+def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
     """A mesh over which a batch splits evenly.
 
     Of a CPU's virtual devices, which are one for each core, it takes as many as divide
     the batch. Accelerators are not left idle.
 
     Raises:
-        ValueError: the batch does not split over the accelerators.
+        ValueError: the batch does not split over the accelerators, or these not into
+            groups of `fsdp`.
     """
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        most = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-        return data_mesh(devices[:most])
+        fits = [n for n in range(1, len(devices) + 1) if not (batch_size % n or n % fsdp)]
+        if not fits:
+            raise ValueError(
+                f"fsdp is {fsdp}, but no multiple of it divides the batch of {batch_size} "
+                f"over {len(devices)} devices: set --cpu_devices, or fsdp to 1"
+            )
+        return data_mesh(devices[: max(fits)], fsdp)
     if batch_size % len(devices):
         raise ValueError(
             f"batch_size is {batch_size}, which does not split over {len(devices)} "
             f"devices: use a multiple of {len(devices)}"
         )
-    return data_mesh(devices)
+    return data_mesh(devices, fsdp)

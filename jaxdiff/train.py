@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 from tqdm import tqdm
 
@@ -169,14 +169,14 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     """
     if jax.process_count() > 1:
         raise ValueError("training runs in one process yet, with all of its devices")
-    mesh = sharding.mesh_for(experiment.batch_size // experiment.accumulation)
+    part = experiment.batch_size // experiment.accumulation
+    mesh = sharding.mesh_for(part, experiment.fsdp)
     dataset = experiment.data.load()
     experiment = resolve(experiment, dataset)
     for term in parts(experiment.loss, losses.WeightedError):
         e = experiment
         require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
-    everywhere = sharding.replicated(mesh)
-    step = jax.jit(make_step(experiment), donate_argnums=0, out_shardings=everywhere)
+    step = compiled_step(experiment, mesh)
     looks, pictured = experiment.magnitudes_every, experiment.sample_every
     evaluates = experiment.eval_every
     draw = generate.sampler(experiment) if pictured or evaluates else None
@@ -188,10 +188,10 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
         stoppable() as stop,
     ):
         if saved.steps():
-            state, before = saved.restore(everywhere)
+            state, before = saved.restore(mesh)
             require_same(workdir, before, experiment)
         else:
-            state = begun(experiment, everywhere)
+            state = begun(experiment, mesh)
         checkpoint.describe(workdir, experiment)
         known = data_statistics(experiment, workdir, len(dataset))
         examine = examiner(experiment, workdir, dataset, draw, mesh) if evaluates else None
@@ -229,7 +229,16 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
     return state
 
 
-def begun(experiment: Experiment, place: Sharding) -> TrainState:
+def compiled_step(
+    experiment: Experiment, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step, its state donated and left where it was, its metrics on every device."""
+    state = jax.eval_shape(lambda: init_state(experiment))
+    places = sharding.shared(state, mesh), sharding.replicated(mesh)
+    return jax.jit(make_step(experiment), donate_argnums=0, out_shardings=places)
+
+
+def begun(experiment: Experiment, mesh: Mesh) -> TrainState:
     """The state before the first step, from `init_from`'s averages if one is named.
 
     Raises:
@@ -239,9 +248,10 @@ def begun(experiment: Experiment, place: Sharding) -> TrainState:
     if experiment.init_from:
         run = checkpoint.restore(experiment.init_from)
         require_same_meaning(run.experiment, experiment)
-        given = jax.device_put(run.variables, place)
-    init = jax.jit(init_state, static_argnums=0, out_shardings=place)
-    return init(experiment, given)
+        given = jax.device_put(run.variables, sharding.replicated(mesh))
+    state = jax.eval_shape(lambda: init_state(experiment))
+    place = sharding.shared(state, mesh)
+    return jax.jit(init_state, static_argnums=0, out_shardings=place)(experiment, given)
 
 
 def require_same_meaning(there: Experiment, here: Experiment) -> None:

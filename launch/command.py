@@ -57,7 +57,7 @@ def folder(flag: flags.FlagHolder[str]) -> Path:
         ValueError: it names nothing.
     """
     if not flag.value:
-        raise ValueError(f"--{flag.name} is empty: name a folder, such as runs/mine")
+        raise ValueError(f"--{flag.name} is missing or empty: name a folder, as runs/mine")
     return Path(flag.value)
 
 

@@ -21,6 +21,7 @@ ROWS = (
     {"state", "snapshots", "presets", "expressions", "features"},
     {"checkpoint", "generate", "bits", "magnitudes", "quality"},
     {"train", "lengths", "comparison", "shifts"},
+    {"footprint"},
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",

@@ -217,7 +217,7 @@ def begun_from(folder: Path, **changed: Any) -> None:
     snapshot = snapshots.Snapshot(TINY, variables, 0.1, 1, 16)
     path = snapshots.write(folder, snapshot, "float32")
     here = dataclasses.replace(TINY, init_from=str(path), **changed)
-    begun(here, sharding.replicated(sharding.data_mesh(jax.devices()[:1])))
+    begun(here, sharding.data_mesh(jax.devices()[:1]))
 
 
 GREY = VAELatents(mean=(0.0,), std=(1.0,))

@@ -85,7 +85,9 @@ class Experiment:
     The objective is `loss_scale` times the loss summed over an image's elements, as in
     [EDM2]. Labels and noise levels are withheld from random images with probability
     `label_dropout` and `noise_dropout`, which guidance without them needs. `accumulation`
-    splits each batch into so many parts, whose gradients are added up, to save memory.
+    splits each batch into so many parts, whose gradients are added up, to save memory;
+    `fsdp` devices share one copy of the state, each a part of every large array, to save
+    more.
     `init_from` names another run, whose averaged weights this one starts from, as far as
     the networks agree. The `_every` fields count steps, and 0 stands for never; `keep` is
     the number of checkpoints kept. At `snapshot_every` the averages are written too, each a
@@ -120,6 +122,7 @@ class Experiment:
     snapshot_every: int = 0
     snapshot_dtype: str = "float16"
     magnitudes_every: int = 0
+    fsdp: int = 1
     eval_every: int = 0
     eval_images: int = 500
     eval_extractors: tuple[str, ...] = ("lite0", "pixels8")
@@ -145,7 +148,7 @@ class Experiment:
                 "change parameterization.sigma_data and the loss's together"
             )
         every = ("log_every", "checkpoint_every")
-        for field in ("batch_size", "accumulation", "steps", *every, "keep"):
+        for field in ("batch_size", "accumulation", "steps", *every, "keep", "fsdp"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.batch_size % self.accumulation:

@@ -101,9 +101,9 @@ def is_key(leaf: jax.Array) -> bool:
 
 def leaves(workdir: Path) -> dict[str, np.ndarray]:
     """Everything in the newest state, by name."""
-    place = sharding.replicated(sharding.data_mesh())
+    mesh = sharding.data_mesh()
     with checkpoint.checkpoints(workdir) as saved:
-        state, _ = saved.restore(place)
+        state, _ = saved.restore(mesh)
     flat = jax.tree_util.tree_leaves_with_path(state)
     raw = [(k, jax.random.key_data(v) if is_key(v) else v) for k, v in flat]
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in raw}

@@ -1,0 +1,132 @@
+"""Meshes: where the state lies, that it trains as one copy does, and what is said of it."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxdiff import checkpoint, footprint, optim, sharding
+from jaxdiff.state import TrainState, init_state
+from jaxdiff.train import begun, compiled_step
+from tests.test_train import TINY, batch
+
+WIDE = dataclasses.replace(TINY, network=TINY.network.clone(model_channels=64))
+
+
+def mesh_of(data: int, fsdp: int) -> jax.sharding.Mesh:
+    return sharding.data_mesh(jax.devices()[: data * fsdp], fsdp)
+
+
+def held(state: TrainState) -> int:
+    """Bytes on the first device."""
+    one = jax.devices()[0]
+    shards = (a.addressable_shards for a in jax.tree.leaves(state))
+    return sum(s.data.nbytes for parts in shards for s in parts if s.device == one)
+
+
+def test_an_array_is_split_along_its_longest_axis_that_divides() -> None:
+    shapes = {
+        "longest": (3, 3, 64, 128),
+        "next": (130, 64),
+        "first of equals": (64, 64),
+        "none": (63, 65),
+        "small": (32, 32),
+    }
+    given = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}
+    found = {k: s.spec for k, s in sharding.shared(given, mesh_of(1, 8)).items()}
+    assert found == {
+        "longest": PartitionSpec(None, None, None, "fsdp"),
+        "next": PartitionSpec(None, "fsdp"),
+        "first of equals": PartitionSpec("fsdp"),
+        "none": PartitionSpec(),
+        "small": PartitionSpec(),
+    }
+    alone = sharding.shared(given, mesh_of(8, 1))
+    assert {s.spec for s in alone.values()} == {PartitionSpec()}
+
+
+def test_moments_and_averages_lie_as_their_parameters() -> None:
+    state = jax.eval_shape(lambda: init_state(WIDE))
+    place = sharding.shared(state, mesh_of(2, 4))
+    for average in optim.averages(place.opt_state):
+        assert average == place.params
+    assert any(p.spec != PartitionSpec() for p in jax.tree.leaves(place.params))
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int]]:
+    """Three steps on two meshes: losses, the state, and the program's arguments."""
+    found = {}
+    for shape in ((1, 1), (1, 8)):
+        mesh = mesh_of(*shape)
+        state, losses = begun(WIDE, mesh), []
+        placed = [sharding.put_batch(batch(n), mesh) for n in range(3)]
+        step = compiled_step(WIDE, mesh).lower(state, placed[0]).compile()
+        arguments = step.memory_analysis().argument_size_in_bytes
+        arguments -= sum(a.nbytes for a in placed[0].values()) // mesh.size
+        for one in placed:
+            state, metrics = step(state, one)
+            losses.append(float(metrics["loss"]))
+        found[shape] = losses, state, arguments
+    return found
+
+
+def test_a_split_state_trains_as_one_copy(runs: dict) -> None:
+    exact, whole, _ = runs[1, 1]
+    losses, state, _ = runs[1, 8]
+    np.testing.assert_allclose(losses, exact, rtol=1e-5)
+    for ours, theirs in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_eight_devices_hold_an_eighth_each(runs: dict) -> None:
+    whole, (_, state, arguments) = runs[1, 1], runs[1, 8]
+    total = held(whole[1])
+    assert whole[2] == pytest.approx(total, rel=1e-3)  # what the program says is what it is
+    assert held(state) <= total / 8 * 1.05
+    assert arguments <= total / 8 * 1.05
+
+
+def test_a_checkpoint_moves_to_another_mesh(runs: dict, tmp_path: Path) -> None:
+    state = runs[1, 8][1]
+    with checkpoint.checkpoints(tmp_path, 1) as saved:
+        saved.save(3, state, WIDE)
+    for shape in ((1, 1), (4, 2)):
+        mesh = mesh_of(*shape)
+        with checkpoint.checkpoints(tmp_path) as saved:
+            back, _ = saved.restore(mesh)
+        for leaf, place in zip(
+            jax.tree.leaves(back), jax.tree.leaves(sharding.shared(back, mesh)), strict=True
+        ):
+            assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+        for ours, theirs in zip(
+            jax.tree.leaves(back.params), jax.tree.leaves(state.params), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_said_of_a_step_is_what_it_holds() -> None:
+    mesh = mesh_of(1, 2)
+    lines = {name: size for name, size, _ in footprint.footprint(TINY, mesh)}
+    said = lines["parameters"] + lines["averages"] + lines["Adam"]
+    state = begun(TINY, mesh)
+    assert said == pytest.approx(held(state), rel=1e-3)  # less the key and two counters
+    assert lines["arguments"] == pytest.approx(said + lines["batch"], rel=1e-2)
+    split = [a for a in jax.tree.leaves(state.params) if a.size > sharding.SMALL]
+    # what is split is gathered for use, and gradients' sums come on top
+    assert lines["collectives"] > sum(a.nbytes for a in split)
+    assert lines["FLOPs"] > 0
+
+
+def test_meshes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="fsdp is 3, which does not divide the 8 devices"):
+        sharding.data_mesh(fsdp=3)
+    with pytest.raises(ValueError, match="no multiple of it divides the batch of 6"):
+        sharding.mesh_for(6, 4)
+    assert dict(sharding.mesh_for(12, 2).shape) == {"data": 3, "fsdp": 2}
