@@ -99,7 +99,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:
-        missing = [n for n in REQUIRED if n in flags.FLAGS and f"--{n}=None" in str(error)]
+        missing = [n for n in REQUIRED if n in flags.FLAGS and f"{n}=None" in str(error)]
         if missing:
             _fail(f"--{missing[0]} is missing; see --help", 2)
         cause = str(error).rstrip().splitlines()[-1]
