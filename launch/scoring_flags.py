@@ -66,12 +66,12 @@ def label(experiment: Experiment) -> Int[np.ndarray, " N"]:
     return np.full(count, -1, np.int32)
 
 
-def said(model: asking.Model) -> dict[str, Any]:
+def said(model: asking.Model, weights: str | None = None) -> dict[str, Any]:
     """All that an image depends on beside its seed and label, as JSON has it."""
     return {
         "step": model.run.step,
         "sampling": to_dict(model.experiment.sampling),
-        "weights": quality.digest(model.variables),
+        "weights": weights or quality.digest(model.variables),
         "guides": {"w": model.weight, "noise_w": model.noise_weight},
     }
 
