@@ -151,11 +151,9 @@ def _averages(
     """
     base = asked[0].model.run
     folder, step = command.folder(asking.WORKDIR), base.step
-    held = lambda std: (
-        std is None
-        or std in base.experiment.optimizer.lengths
-        or snapshots.find(folder, std, step)
-    )
+    whole = (folder / "checkpoints" / str(step)).is_dir()
+    tracked = base.experiment.optimizer.lengths if whole else ()
+    held = lambda std: std is None or std in tracked or snapshots.find(folder, std, step)
     widths = list(dict.fromkeys(a.std for a in asked))
     if others := [std for std in widths if not held(std)]:
         snapshots.profile_errors(folder / snapshots.TRACKED, others, step)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Real
 
 from jaxdiff import expressions, posthoc
 from jaxdiff.guidance import Rule
@@ -180,20 +181,20 @@ class Verdict:
 
 
 def verdict(
-    numbers: Sequence[float], values: Sequence[Sequence[float]], better: int
+    numbers: Real[np.ndarray, " N"], values: Real[np.ndarray, "N blocks"], better: int
 ) -> Verdict:
-    """Judges a metric's values by block, [number, block]; `better` is as `BETTER` has it.
+    """Judges a metric's values at numbers, of each block; `better` is as `BETTER` has it.
 
-    >>> verdict([1, 2, 3], [[5, 6], [1, 2], [4, 5]], -1).at
+    >>> verdict(np.array([1, 2, 4]), np.array([[5, 6], [1, 2], [4, 5]]), -1).at
     'inside'
     """
     order = np.argsort(numbers)
-    gain = better * np.asarray(values, float)[order]
+    gain = better * values[order]
     best = int(gain.mean(1).argmax())
     ends = [_worse(gain[best] - gain[end]) for end in (0, -1)]
     told = tuple(mean > SURE * spread for mean, spread in ends)
     at = PLACES[told] if gain.shape[1] > 1 else "unknown"
-    return Verdict(float(np.asarray(numbers)[order][best]), *ends, at)
+    return Verdict(float(numbers[order][best]), *ends, at)
 
 
 PLACES = {
@@ -205,7 +206,7 @@ PLACES = {
 """By which ends are told from the best: where the best is, as far as blocks say."""
 
 
-def _worse(difference: np.ndarray) -> tuple[float, float]:
+def _worse(difference: Real[np.ndarray, " blocks"]) -> tuple[float, float]:
     spread = difference.std(ddof=1) if len(difference) > 1 else math.nan
     return float(difference.mean()), float(spread)
 

@@ -81,11 +81,11 @@ def verdicts(axes: Sequence[Axis], rows: Sequence[Row]) -> Iterator[dict[str, An
         there = rows[best(rows, metric)]["point"]
         for axis in (one for one in axes if one.numbers):
             line = _line(rows, axis.name, there)
-            values = [[block[metric] for block in row["blocks"]] for row in line]
-            numbers = [float(row["point"][axis.name]) for row in line]
+            values = np.array([[block[metric] for block in row["blocks"]] for row in line])
+            numbers = np.array([float(row["point"][axis.name]) for row in line])
             found = verdict(numbers, values, better(metric))
             others = {name: v for name, v in there.items() if name != axis.name}
-            ends = {"ends": [min(numbers), max(numbers)], "others": others}
+            ends = {"ends": [numbers.min().item(), numbers.max().item()], "others": others}
             yield {"metric": metric, "axis": axis.name, **ends, **dataclasses.asdict(found)}
 
 
