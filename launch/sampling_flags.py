@@ -136,8 +136,8 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     sampling = dataclasses.replace(run.experiment.sampling, **given)
-    labelled = guide or sampling.guidance
-    noisy = estimator or sampling.noise_guidance
+    labelled = guide or sampling.guidance or GUIDANCE.value is not None
+    noisy = estimator or sampling.noise_guidance or NOISE_GUIDANCE.value is not None
     for flag, guided, need in (
         (INTERVAL, labelled, "--guidance"),
         (PLUS_PLUS, labelled, "--guidance"),

@@ -135,10 +135,8 @@ def _set(point: sweeps.Point) -> None:
     """Gives each flag the point's value; that of std is no flag's, see `_averages`."""
     for name, text in point.items():
         if name != "std":
-            try:
-                flags.FLAGS[name].parse(text.replace(":", ",") if ":" in text else text)
-            except flags.Error as error:
-                raise ValueError(f"--over: {error}") from None
+            text = text.replace(":", ",") if name in sweeps.INTERVALS else text
+            flags.FLAGS[name].parse(text)
 
 
 def _averages(

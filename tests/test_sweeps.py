@@ -238,8 +238,22 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SWEEP = ROOT / "launch" / "sweep.py"
+COUNTED = f"""
+import atexit, runpy, sys, jax
+seen = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **said: "backend_compile" in event and seen.append(said["fun_name"])
+)
+atexit.register(lambda: print("PROGRAMS", seen.count("jit(compiled)")))
+sys.path.insert(0, {str(SWEEP.parent)!r})
+runpy.run_path({str(SWEEP)!r}, run_name="__main__")
+"""
+"""The command, which then prints how many samplers were compiled."""
+
+
 def run(workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, ROOT / "launch" / "sweep.py", f"--workdir={workdir}"]
+    line = [sys.executable, "-c", COUNTED, f"--workdir={workdir}"]
     how = "--number=8", "--blocks=2", "--extractors=pixels8", "--cpu_devices=1"
     return subprocess.run(
         [*line, *how, *arguments], capture_output=True, text=True, env=environment()
@@ -248,29 +262,32 @@ def run(workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path) -> None:
     out = f"--out={tmp_path / 'found'}"
-    done = run(workdir, "--steps=2", "--over=noise_guidance=1,2", out)
+    steps = "--steps=2", "--noise_interval=0.3,inf"
+    done = run(workdir, *steps, "--over=noise_guidance=0,1,2", out)
     assert done.returncode == 0, done.stderr
     book = workdir / "quality" / "sweep.jsonl"
     first = book.read_text()
-    assert first.count("\n") == 2
+    assert first.count("\n") == 3
+    assert "PROGRAMS 2\n" in done.stdout  # without guidance and with it, of any weight
     assert not list((workdir / "quality").glob("*/*.npz"))  # images are not kept
     wider = "--over=noise_guidance=2,4", "--over=std=0.1,0.05", "--keep"
-    done = run(workdir, "--steps=2", *wider, out)
+    done = run(workdir, *steps, *wider, out)
     assert done.returncode == 0, done.stderr
     assert book.read_text().startswith(first)
-    assert book.read_text().count("\n") == 2 + 3
+    assert book.read_text().count("\n") == 3 + 3
+    assert "PROGRAMS 1\n" in done.stdout  # for all averages
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["point"] for row in found["rows"]] == [
         {"noise_guidance": w, "std": s} for w in "24" for s in ("0.1", "0.05")
     ]
     values = [[b["fd_pixels8"] for b in row["blocks"]] for row in found["rows"]]
     assert values[0] == [
-        b["fd_pixels8"] for b in json.loads(first.splitlines()[1])["blocks"]
+        b["fd_pixels8"] for b in json.loads(first.splitlines()[2])["blocks"]
     ]
     # one snapshot has a share of 1, so that of all widths the same is made
     assert values[0] == values[1]
     assert values[2] == values[3]
-    assert abs(values[0][0] / values[2][0] - 1) > 0.05
+    assert abs(values[0][0] / values[2][0] - 1) > 0.01
     assert len(list((workdir / "quality" / "images").glob("*/*.npz"))) == 2
     assert "| 2 | 0.1 |" in (tmp_path / "found.md").read_text()
     assert (tmp_path / "found.png").stat().st_size > 1000

@@ -1,6 +1,7 @@
 """What a sweep found: tables, verdicts along its axes, and a picture."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,26 +99,30 @@ def _line(rows: Sequence[Row], axis: str, there: Point) -> list[Row]:
 def sentence(found: Mapping[str, Any]) -> str:
     """A verdict as a line of text."""
     at = "".join(f", {name} {value}" for name, value in found["others"].items())
-    ends = " and ".join(
-        f"{end:g} is worse by {mean:.2g}" + (f" ± {spread:.1g}" if spread == spread else "")
-        for end, (mean, spread) in zip(
-            found["ends"], (found["low"], found["high"]), strict=True
-        )
+    least = "least" if better(found["metric"]) < 0 else "most"
+    ends = zip(found["ends"], (found["low"], found["high"]), strict=True)
+    worse = [
+        f"{end:g} is worse by {mean:.2g}" + f" ± {spread:.1g}" * bool(np.isfinite(spread))
+        for end, (mean, spread) in ends
         if end != found["best"]
-    )
-    where = {
-        "inside": "the best is inside",
-        "low end": "not told from the low end",
-        "high end": "not told from the high end",
-        "flat": "neither end is told from it",
-        "unknown": "one block does not say how sure that is",
-    }[found["at"]]
-    start = f"{found['metric']}: least" if better(found["metric"]) < 0 else (
-        f"{found['metric']}: most"
+    ]
+    where = SAID[found["at"]] if len(worse) == 2 or found["at"] == "unknown" else (
+        "the best is an end, and the other is " + "not " * (found["at"] == "flat") + "told"
     )  # fmt: skip
     return (
-        f"{start} at {found['axis']} {found['best']:g}{at}; {ends or 'no other'}: {where}"
+        f"{found['metric']}: {least} at {found['axis']} {found['best']:g}{at}; "
+        f"{', '.join(worse) or 'there is no other'}: {where}"
     )
+
+
+SAID = {
+    "inside": "the best is inside",
+    "low end": "the low end is as good, as far as blocks say",
+    "high end": "the high end is as good, as far as blocks say",
+    "flat": "both ends are as good, as far as blocks say",
+    "unknown": "one block does not say how sure that is",
+}
+"""Each place, in words."""
 
 
 NOTE = (
@@ -140,7 +145,7 @@ def save_picture(path: Path, axes: Sequence[Axis], rows: Sequence[Row], title: s
         raise ValueError(f"a picture has one axis or two, not {len(axes)}")
     metrics = main_metrics(rows)
     groups = [[m for m in metrics if m in g] for g in by_extractor(rows).values()]
-    groups = [group for group in groups if group]
+    groups = list(filter(None, groups))
     width, height = 3.1 * max(map(len, groups)), 2.6 * len(groups) + 0.6
     figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
     figure.suptitle(title, x=0.012, ha="left", size=11, weight="bold", color=INK)
@@ -159,9 +164,8 @@ def save_picture(path: Path, axes: Sequence[Axis], rows: Sequence[Row], title: s
 def _draw(panel: "Axes", axes: Sequence[Axis], rows: Sequence[Row], metric: str) -> None:
     """One metric: a line for each value of the second axis."""
     first, *second = axes
-    for value, colour in zip(
-        second[0].values if second else ("",), _colours(), strict=False
-    ):
+    values = second[0].values if second else ("",)
+    for value, colour in zip(values, itertools.cycle(COLOURS), strict=False):
         line = [row for row in rows if not second or row["point"][second[0].name] == value]
         if first.numbers:
             line = sorted(line, key=lambda row: float(row["point"][first.name]))
@@ -183,8 +187,3 @@ def _draw(panel: "Axes", axes: Sequence[Axis], rows: Sequence[Row], metric: str)
     panel.tick_params(labelsize=7.5)
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(color="#E6E6E6", lw=0.7)
-
-
-def _colours() -> Iterator[str]:
-    while True:
-        yield from COLOURS
