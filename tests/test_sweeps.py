@@ -147,14 +147,13 @@ def test_one_block_does_not_judge() -> None:
 
 
 def test_how_often_noise_makes_a_minimum() -> None:
-    """Where there is no difference: P(t_2 > 2 sqrt(3)) = (1 - sqrt(6/7)) / 2."""
-    rng = np.random.default_rng(1)
-    d = rng.normal(size=(100_000, 3))
-    told = d.mean(1) > sweeps.SURE * d.std(1, ddof=1)
-    expected = (1 - math.sqrt(6 / 7)) / 2
-    assert expected == pytest.approx(1 / 27, rel=0.01)  # as `SURE` says
-    error = math.sqrt(expected / len(d))
-    assert abs(told.mean() - expected) < 4 * error
+    """Two points without difference: 2 P(t_2 > 2 sqrt(3)) = 1 - sqrt(6/7)."""
+    draws = np.random.default_rng(1).normal(size=(5000, 2, 3))
+    places = [verdict(NUMBERS[:2], values, -1).at for values in draws]
+    expected = 1 - math.sqrt(6 / 7)
+    assert expected / 2 == pytest.approx(1 / 27, rel=0.01)  # as `SURE` says
+    told = np.mean([at != "flat" for at in places])
+    assert abs(told - expected) < 4 * math.sqrt(expected / len(draws))
 
 
 def rows(axes: list[Axis], metric: Any) -> list[dict[str, Any]]:
