@@ -136,7 +136,10 @@ def _set(point: sweeps.Point) -> None:
     for name, text in point.items():
         if name != "std":
             text = text.replace(":", ",") if name in sweeps.INTERVALS else text
-            flags.FLAGS[name].parse(text)
+            try:
+                flags.FLAGS[name].parse(text)
+            except flags.Error as error:
+                raise ValueError(f"--over={name}=…: {error}") from None
 
 
 def _averages(

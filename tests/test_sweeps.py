@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import snapshots
-from jaxdiff.quality import sweeps, swept
+from jaxdiff.quality import swept
 from jaxdiff.quality.sweeps import Axis, Book, axis, points, verdict
 from tests.test_nag_commands import DRAWS, environment, untrained
 
@@ -298,6 +298,7 @@ def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path)
         (("--steps=2", "--over=steps=2,3"), "--steps and --over=steps=… say two things"),
         (("--over=guidance=0,1",), "sampling.guidance is 1.0, which needs a network"),
         (("--over=threshold=0.5,2",), "threshold is a quantile, got 2.0"),
+        (("--over=steps=4,20000",), "--over=steps=…: flag --steps=20000: "),
         (("--over=std=0.1,0.2", "--checkpoint=1"), "and no such snapshot"),
     ],
 )
