@@ -25,13 +25,14 @@ from typing import Any
 import command
 import numpy as np
 import sampling_flags as asking
+import scoring_flags as scoring
 from absl import flags
+from scoring_flags import BATCH, BLOCKS, NUMBER
 
-from jaxdiff import bits, generate, likelihood, quality, sharding
-from jaxdiff.config import to_dict
-from jaxdiff.data import encoder_of, split_of
+from jaxdiff import bits, likelihood, quality, sharding
+from jaxdiff.data import split_of
 from jaxdiff.data.batches import Source, take
-from jaxdiff.features.extractor import Extractor, extractor
+from jaxdiff.features.extractor import Extractor
 from jaxdiff.files import write_atomically
 from jaxdiff.posterior import LargeVariance
 from jaxdiff.quality import Judge, page
@@ -39,29 +40,19 @@ from jaxdiff.quality import Judge, page
 IMAGES = flags.DEFINE_string(
     "images", None, "A folder or NPZ of images, in place of a run."
 )
-REFERENCE = flags.DEFINE_string(
-    "reference", None, "A file of launch/reference.py; by default the run's own data."
-)
-EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
-WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
-NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 2, 2**31)
-BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 1000)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
-BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.json, .md and .png; default WORKDIR/quality.")
 LEVELS = 20
 """Levels of noise at which the run's errors are measured."""
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(asking)
+flags.adopt_module_key_flags(scoring)
 
 
 def main() -> None:
     """Draws what is missing, scores, prints, writes."""
     if (IMAGES.value is None) == (asking.WORKDIR.value is None):
         raise ValueError("give --workdir, a run to draw from, or --images, a folder or NPZ")
-    extractors = [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
-    if not extractors:
-        raise ValueError("--extractors is empty: name some, such as lite0,pixels8")
+    extractors = scoring.extractors()
     images, judge, said = _given(extractors) if IMAGES.value else _drawn(extractors)
     scored = [judge(block) for block in quality.blocks(images, BLOCKS.value)]
     found = {
@@ -93,47 +84,23 @@ def _losses(model: asking.Model) -> list[dict[str, Any]]:
 def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     """Images of others, and the reference that they are held against."""
     path = Path(IMAGES.value)
-    if REFERENCE.value is None:
+    if scoring.REFERENCE.value is None:
         raise ValueError("--images needs --reference, which launch/reference.py makes")
     count = NUMBER.value * BLOCKS.value if NUMBER.present else None
     images = quality.images_in(path, count)
-    judge = Judge(tuple(extractors), _reference(), sharding.data_mesh(), batch=BATCH.value)
+    given, mesh = scoring.reference(), sharding.data_mesh()
+    judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value)
     return images, judge, {"title": str(path), "source": str(path)}
 
 
 def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     """Images of a run, and the judge of its data."""
     model = asking.asked()
-    experiment, mesh = model.experiment, sharding.data_mesh()
-    kept, count = asking.beside() / "quality", NUMBER.value * BLOCKS.value
-    judge = quality.judge_of(
-        experiment.data, extractors, mesh, kept, batch=BATCH.value, progress=True
-    )
-    if REFERENCE.value:
-        judge = Judge(tuple(extractors), _reference(), mesh, judge.train, judge.holdout)
-    label = np.full(count, -1, np.int32)
-    if asking.LABELS.value:
-        label = np.resize(asking.labels(experiment.network.label_dim), count)
-    elif experiment.network.label_dim:
-        label = quality.labels_like(experiment.data.load(), count, SEED.value)
-    said = {
-        "step": model.run.step,
-        "sampling": to_dict(experiment.sampling),
-        "weights": quality.digest(model.variables),
-        "guides": {"w": model.weight, "noise_w": model.noise_weight},
-    }
-    draw, encoder = model.sampler, encoder_of(experiment.data)
-    make = lambda seeds, label: generate.images(
-        draw, model.variables, encoder, seeds, label, mesh, BATCH.value
-    )
-    seeds = SEED.value + np.arange(count)
-    images = quality.draw(kept / "images", said, make, seeds, label, progress=True)
+    kept = asking.beside() / "quality"
+    judge = scoring.judge(model.experiment.data, extractors, kept)
+    images = scoring.drawn(model, model.sampler, kept / "images", progress=True)
     title = f"{asking.WORKDIR.value}, step {model.run.step}"
-    return images, judge, {"title": title, **said, "bins": _losses(model)}
-
-
-def _reference() -> quality.Observed:
-    return quality.load(Path(REFERENCE.value))
+    return images, judge, {"title": title, **scoring.said(model), "bins": _losses(model)}
 
 
 def _notes(judge: Judge, count: int) -> list[str]:

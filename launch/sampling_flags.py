@@ -103,13 +103,24 @@ def asked() -> Model:
         FileNotFoundError: there is no such run.
     """
     _refuse_unread()
-    run, guide, weight = _models()
-    estimator, noise_weight = None, 0.0
-    if ESTIMATOR.value is not None:
-        estimator, noise_weight = _restored(ESTIMATOR), NOISE_GUIDANCE.value
+    return described(*_models(), None if ESTIMATOR.value is None else _restored(ESTIMATOR))
+
+
+def described(run: Restored, guide: Restored | None, estimator: Restored | None) -> Model:
+    """The model that the flags make of these networks, which `asked` restores.
+
+    Raises:
+        ValueError: a flag that needs another, or that these networks do not fit.
+    """
+    preset, weight, noise_weight = presets.SAMPLING.get(PRESET.value), 0.0, 0.0
+    if guide:
+        weight = preset.weight if preset else GUIDANCE.value
+        if not math.isfinite(math.nan if weight is None else weight):
+            raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
+    if estimator:
+        noise_weight = NOISE_GUIDANCE.value
         if not math.isfinite(math.nan if noise_weight is None else noise_weight):
             raise ValueError("--estimator needs --noise_guidance, such as 1.0")
-    preset = presets.SAMPLING.get(PRESET.value)
     chosen = {
         "steps": STEPS.value,
         "solver": _read(SOLVER, Solver),
@@ -125,8 +136,8 @@ def asked() -> Model:
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     sampling = dataclasses.replace(run.experiment.sampling, **given)
-    labelled = guide or sampling.guidance
-    noisy = estimator or sampling.noise_guidance
+    labelled = guide or sampling.guidance or GUIDANCE.value is not None
+    noisy = estimator or sampling.noise_guidance or NOISE_GUIDANCE.value is not None
     for flag, guided, need in (
         (INTERVAL, labelled, "--guidance"),
         (PLUS_PLUS, labelled, "--guidance"),
@@ -177,8 +188,8 @@ def _read(flag: flags.FlagHolder, kind: type) -> Any:
     return None if flag.value is None else expressions.read(flag.value, kind)
 
 
-def _models() -> tuple[Restored, Restored | None, float]:
-    """What to sample, another run to guide it, if any, and the weight."""
+def _models() -> tuple[Restored, Restored | None]:
+    """What to sample, and another run to guide it, if any."""
     folder = command.folder(WORKDIR)
     if PRESET.value:
         preset = presets.SAMPLING[PRESET.value]
@@ -186,14 +197,12 @@ def _models() -> tuple[Restored, Restored | None, float]:
             model and _published(folder / model.network, model)
             for model in (preset.main, preset.guide)
         )
-        return main, guide and _fitting(main, guide), preset.weight
+        return main, guide and _fitting(main, guide)
     run = checkpoint.restore(folder, STD.value, STEP.value)
     if GUIDE.value is None:
-        return run, None, 0.0
-    if GUIDANCE.value is None or not math.isfinite(GUIDANCE.value):
-        raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
+        return run, None
     guide = _restored(GUIDE, GUIDE_STD.value, GUIDE_STEP.value)
-    return run, _fitting(run, guide), GUIDANCE.value
+    return run, _fitting(run, guide)
 
 
 def _restored(flag: flags.FlagHolder, *which: Any) -> Restored:

@@ -1,0 +1,89 @@
+"""The flags that say how many images of a run are scored and by what, for each command.
+
+`said` and `drawn` are the run's side, `judge` that of the real images. Beside these flags,
+those of sampling_flags say how the images are drawn.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sampling_flags as asking
+from absl import flags
+from jaxtyping import Int
+
+from jaxdiff import generate, quality, sharding
+from jaxdiff.config import Experiment, to_dict
+from jaxdiff.data import encoder_of
+from jaxdiff.features.extractor import Extractor, extractor
+from jaxdiff.quality import Judge
+from jaxdiff.quality.drawn import Parts
+
+REFERENCE = flags.DEFINE_string(
+    "reference", None, "A file of launch/reference.py; by default the run's own data."
+)
+EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
+WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
+NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 2, 2**31)
+BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 1000)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
+BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
+
+
+def extractors() -> list[Extractor]:
+    """Those that --extractors names, with their weights.
+
+    Raises:
+        ValueError: none is named, or one that there is not.
+    """
+    if not EXTRACTORS.value:
+        raise ValueError("--extractors is empty: name some, such as lite0,pixels8")
+    return [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
+
+
+def reference() -> quality.Observed:
+    """What --reference holds."""
+    return quality.load(Path(REFERENCE.value))
+
+
+def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
+    """The judge of a run's data, or of those and --reference."""
+    mesh = sharding.data_mesh()
+    own = quality.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
+    if not REFERENCE.value:
+        return own
+    return Judge(tuple(by), reference(), mesh, own.train, own.holdout, BATCH.value)
+
+
+def label(experiment: Experiment) -> Int[np.ndarray, " N"]:
+    """Of each image of all blocks: --labels in turn, or as the data have them."""
+    count = NUMBER.value * BLOCKS.value
+    if asking.LABELS.value:
+        return np.resize(asking.labels(experiment.network.label_dim), count)
+    if experiment.network.label_dim:
+        return quality.labels_like(experiment.data.load(), count, SEED.value)
+    return np.full(count, -1, np.int32)
+
+
+def said(model: asking.Model, weights: str | None = None) -> dict[str, Any]:
+    """All that an image depends on beside its seed and label, as JSON has it."""
+    return {
+        "step": model.run.step,
+        "sampling": to_dict(model.experiment.sampling),
+        "weights": weights or quality.digest(model.variables),
+        "guides": {"w": model.weight, "noise_w": model.noise_weight},
+    }
+
+
+def drawn(
+    model: asking.Model, draw: generate.Draw, folder: Path, *, progress: bool = False
+) -> Parts:
+    """The images of all blocks, those drawn that the folder does not hold."""
+    encoder, mesh = encoder_of(model.experiment.data), sharding.data_mesh()
+    make = lambda seeds, label: generate.images(
+        draw, model.variables, encoder, seeds, label, mesh, BATCH.value
+    )
+    labels = label(model.experiment)
+    seeds = SEED.value + np.arange(len(labels))
+    return quality.draw(folder, said(model), make, seeds, labels, progress=progress)

@@ -1,0 +1,248 @@
+"""Metrics of a run over EMA lengths, guidance, intervals, steps, solvers or grids.
+
+    python launch/sweep.py --workdir=runs/digits --over=std=0.02,0.05,0.1,0.2
+
+    python launch/sweep.py --workdir=runs/mine --over="guidance=0,0.5,1,2" \\
+        --over="interval=0:inf,0.3:5" --number=2000 --std=0.05
+
+    python launch/sweep.py --workdir=runs/mine --steps=12 \\
+        --over="solver=Heun, DPMSolverPP(order=3), UniPC"
+
+An axis is a flag that says how images are drawn, NAME=VALUE,VALUE,…: std, guidance,
+noise_guidance, interval and noise_interval (LOW:HIGH), steps, solver, grid, rule or
+threshold; two axes make their product, and every other flag holds at all points. Averages
+that the run did not track are made of its snapshots, in memory. Each point is --number
+images in each of --blocks blocks, of the same seeds and labels, scored as
+launch/evaluate.py does. Rows go to WORKDIR/quality/sweep.jsonl as they are measured: a
+stopped sweep goes on, within a point too, and a wider one measures what is new. A point's
+images are deleted once they are scored; with --keep they stay where evaluate.py finds them.
+Other weights of guidance and other averages compile nothing. Writes OUT.md with tables, the
+best points and whether they lie inside, OUT.json, and OUT.png with curves.
+"""
+
+import dataclasses
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import command
+import jax
+import sampling_flags as asking
+import scoring_flags as scoring
+from absl import flags
+from jaxtyping import Array, PyTree
+from tqdm import tqdm
+
+from jaxdiff import checkpoint, generate, quality, snapshots
+from jaxdiff.checkpoint import Restored
+from jaxdiff.config import Experiment
+from jaxdiff.files import write_atomically
+from jaxdiff.quality import sweeps, swept
+from jaxdiff.sampling import sample
+from jaxdiff.state import labelled
+
+OVER = flags.DEFINE_multi_string(
+    "over", None, "An axis, NAME=VALUE,VALUE,…; once or twice."
+)
+KEEP = flags.DEFINE_bool("keep", False, "Keep the images of every point.")
+OUT = flags.DEFINE_string("out", None, "OUT.md, .json and .png; default: WORKDIR/quality.")
+TOGETHER = 4
+"""Averages made of one reading of the snapshots, and held in memory."""
+flags.mark_flags_as_required(["workdir", "over"])
+flags.declare_key_flag("cpu_devices")
+flags.adopt_module_key_flags(asking)
+flags.adopt_module_key_flags(scoring)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """A point, what draws its images but for the average, and what its row is found by."""
+
+    point: sweeps.Point
+    model: asking.Model
+    made_by: dict[str, Any]
+
+    @property
+    def std(self) -> float | None:
+        """The width of the average, where that is an axis."""
+        return float(self.point["std"]) if "std" in self.point else None
+
+
+def main() -> None:
+    """Measures the points that are missing, and writes what all say."""
+    axes = [sweeps.axis(text) for text in OVER.value]
+    points = sweeps.points(axes)
+    _refuse(axes)
+    extractors = scoring.extractors()
+    asked = _asked(points, [e.name for e in extractors])
+    made = _averages(asked)
+    kept = asking.beside() / "quality"
+    book = sweeps.Book(kept / "sweep.jsonl")
+    missing = [a for a in asked if not book.find(a.made_by)]
+    if missing:
+        judge = scoring.judge(asked[0].model.experiment.data, extractors, kept)
+        with tqdm(total=len(asked), unit="point", desc="Sweep", disable=None) as bar:
+            bar.update(len(asked) - len(missing))
+            for one, run in made(missing):
+                model = dataclasses.replace(one.model, run=run)
+                book.write(one.made_by, _measured(model, judge, kept))
+                bar.update()
+    rows = [{"point": dict(a.point), **book.find(a.made_by)} for a in asked]
+    _write(axes, rows, asked[0].model)
+
+
+def _refuse(axes: Sequence[sweeps.Axis]) -> None:
+    """Axes that no picture has room for, or whose flag is given too."""
+    if len(axes) > 2:
+        raise ValueError(f"--over is given once or twice, got {len(axes)} axes")
+    for axis in axes:
+        if flags.FLAGS[axis.name].value is not None:
+            raise ValueError(
+                f"--{axis.name} and --over={axis.name}=… say two things: leave out one"
+            )
+        if axis.name == "std" and asking.PRESET.value:
+            raise ValueError(f"--preset={asking.PRESET.value} says it: leave out std")
+
+
+def _asked(points: Sequence[sweeps.Point], names: Sequence[str]) -> list[Asked]:
+    """What the flags and each point describe together; networks are restored once."""
+    _set(points[0])
+    base = asking.asked()
+    own = asking.STD.value or base.experiment.sampling.std
+    weights, asked = quality.digest(base.variables), []
+    for point in points:
+        _set(point)
+        model = asking.described(base.run, base.guide, base.estimator)
+        program(model)  # refuses what does not go together
+        made_by = scoring.said(model, weights) | {
+            "std": float(point.get("std", own)),
+            "number": scoring.NUMBER.value,
+            "blocks": scoring.BLOCKS.value,
+            "seed": scoring.SEED.value,
+            "labels": asking.LABELS.value,
+            "extractors": names,
+            "reference": scoring.REFERENCE.value,
+        }
+        asked.append(Asked(point, model, made_by))
+    return asked
+
+
+def _set(point: sweeps.Point) -> None:
+    """Gives each flag the point's value; that of std is no flag's, see `_averages`."""
+    for name, text in point.items():
+        if name != "std":
+            text = text.replace(":", ",") if name in sweeps.INTERVALS else text
+            try:
+                flags.FLAGS[name].parse(text)
+            except flags.Error as error:
+                raise ValueError(f"--over={name}=…: {error}") from None
+
+
+def _averages(
+    asked: Sequence[Asked],
+) -> Callable[[Sequence[Asked]], Iterator[tuple[Asked, Restored]]]:
+    """What yields points with their networks, an average at a time.
+
+    Raises:
+        ValueError: the run has no snapshots to make an average of.
+    """
+    base = asked[0].model.run
+    folder, step = command.folder(asking.WORKDIR), base.step
+    whole = (folder / "checkpoints" / str(step)).is_dir()
+    tracked = base.experiment.optimizer.lengths if whole else ()
+    held = lambda std: std is None or std in tracked or snapshots.find(folder, std, step)
+    widths = list(dict.fromkeys(a.std for a in asked))
+    if others := [std for std in widths if not held(std)]:
+        snapshots.profile_errors(folder / snapshots.TRACKED, others, step)
+
+    def made(missing: Sequence[Asked]) -> Iterator[tuple[Asked, Restored]]:
+        wanted = list(dict.fromkeys(a.std for a in missing))
+        others = [std for std in wanted if not held(std)]
+        for std in (std for std in wanted if held(std)):
+            run = base if std is None else checkpoint.restore(folder, std, step)
+            yield from ((a, run) for a in missing if a.std == std)
+        for i in range(0, len(others), TOGETHER):
+            some = others[i : i + TOGETHER]
+            for one in snapshots.reconstruct(folder / snapshots.TRACKED, some, step):
+                run = checkpoint.of_snapshot(one)
+                yield from ((a, run) for a in missing if a.std == one.std)
+
+    return made
+
+
+def program(model: asking.Model) -> generate.Draw:
+    """The compiled sampler; one for all weights of guidance, but that 0 calls no guide."""
+    s = model.experiment.sampling
+    plain = dataclasses.replace(
+        s,
+        guidance=float(bool(s.guidance or s.plus_plus)),
+        noise_guidance=float(bool(s.noise_guidance)),
+    )
+    own = lambda restored: restored and restored.experiment
+    compiled = _program(
+        dataclasses.replace(model.experiment, sampling=plain),
+        own(model.guide),
+        own(model.estimator),
+    )
+    weights = {
+        "label": model.weight if model.guide else s.guidance,
+        "noise": model.noise_weight if model.estimator else s.noise_guidance,
+    }
+    return lambda variables, keys, label: compiled(variables, keys, label, weights)
+
+
+@functools.cache
+def _program(
+    experiment: Experiment, guide: Experiment | None, estimator: Experiment | None
+) -> Callable[..., Array]:
+    s, denoiser = experiment.sampling, generate.guided(experiment, guide, estimator)
+    levels = s.grid(experiment.schedule, s.steps)
+
+    @jax.jit
+    def compiled(
+        variables: PyTree, keys: Array, label: Array, weights: generate.Weights
+    ) -> Array:
+        denoise, cond = denoiser(variables, weights), labelled(experiment, label)
+        return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
+
+    return compiled
+
+
+def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str, Any]:
+    """The metrics of each block."""
+    began = time.perf_counter()
+    images = scoring.drawn(
+        model, program(model), kept / ("images" if KEEP.value else "sweep")
+    )
+    blocks = [judge(b)[0] for b in quality.blocks(images, scoring.BLOCKS.value)]
+    if not KEEP.value:
+        shutil.rmtree(images.paths[0].parent)
+    return {"blocks": blocks, "seconds": time.perf_counter() - began}
+
+
+def _write(axes: Sequence[sweeps.Axis], rows: list[dict], model: asking.Model) -> None:
+    """Tables, verdicts and curves."""
+    out = Path(OUT.value) if OUT.value else asking.beside() / "quality" / "sweep"
+    named = {s: out.with_name(f"{out.name}.{s}") for s in ("md", "json", "png")}
+    title = f"{asking.WORKDIR.value}, step {model.run.step}"
+    judged = list(swept.verdicts(axes, rows))
+    notes = [
+        f"{scoring.NUMBER.value} images x {scoring.BLOCKS.value} blocks at each point; "
+        "mean ± spread over blocks, the best in bold.",
+        swept.NOTE,
+    ]
+    lines = [*(f"* {swept.sentence(one)}" for one in judged)]
+    text = "\n\n".join([swept.tables(axes, rows), "\n".join(lines), *notes])
+    found = {"title": title, "verdicts": judged, "rows": rows}
+    write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=1).encode()))
+    write_atomically(named["md"], lambda f: f.write(f"# {title}\n\n{text}\n".encode()))
+    swept.save_picture(named["png"], axes, rows, title)
+    print(f"{text}\n\n{named['png']}, {named['md']} and {named['json']}")
+
+
+if __name__ == "__main__":
+    command.run(main)
