@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class _Watcher:
     def __init__(self, extractor: Extractor, keep: bool, mesh: Mesh) -> None:
         self.extractor, self.keep = extractor, keep
         self.variables = jax.device_put(extractor.variables, sharding.replicated(mesh))
-        self.look = jax.jit(extractor.apply)
+        self.look = partial(_look, extractor)
         self.shift: np.ndarray | None = None
         self.moments: Moments | None = None
         self.features: list[np.ndarray] = []
@@ -137,7 +138,7 @@ class _Watcher:
         return Seen(self.extractor, moments, features, words)
 
 
-_sums = jax.jit(sums)
+_sums, _look = jax.jit(sums), jax.jit(Extractor.apply, static_argnums=0)
 
 
 def save(path: Path, observed: Observed) -> None:
