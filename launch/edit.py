@@ -47,6 +47,7 @@ flags.adopt_module_key_flags(asking)
 
 def main() -> None:
     """Restores, edits, writes."""
+    out = command.output(OUT, asking.beside() / "edited", "npz", "png")
     model = asking.asked()
     experiment = model.experiment
     image, label = _images(experiment)
@@ -67,9 +68,7 @@ def main() -> None:
         given=(image / np.float32(127.5) - 1, many),
         progress=True,
     )
-    out = Path(OUT.value) if OUT.value else asking.beside() / "edited"
-    out = out.with_suffix("") if out.suffix in (".png", ".npz") else out
-    npz, png = out.with_name(f"{out.name}.npz"), out.with_name(f"{out.name}.png")
+    npz, png = out.values()
     arrays = {"images": edited, "originals": image, "labels": label}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     left = image if known is None else np.where(known, image, np.uint8(127))

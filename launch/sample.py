@@ -21,8 +21,6 @@ its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C
 (latents of a VAE: float32), labels [N] and seeds [N].
 """
 
-from pathlib import Path
-
 import command
 import numpy as np
 import sampling_flags as asking
@@ -60,6 +58,8 @@ def main() -> None:
     if COMPARE.value is not None:
         return _compare(model, seeds, label)
     encoder = encoder_of(experiment.data)
+    name = asking.PRESET.value or "generated"
+    npz, png = command.output(OUT, asking.beside() / name, "npz", "png").values()
     images = generate.images(
         model.sampler,
         model.variables,
@@ -70,7 +70,6 @@ def main() -> None:
         BATCH.value,
         progress=True,
     )
-    npz, png = _outputs(asking.PRESET.value or "generated", ".npz", ".png")
     arrays = {"images": images, "labels": label, "seeds": seeds}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     pictures.save_grid(png, encoder.preview(images))
@@ -115,18 +114,12 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
         ):
             rows.append(row)
             bar.update()
-    png, md = _outputs("compared", ".png", ".md")
+    png, md = command.output(OUT, asking.beside() / "compared", "png", "md").values()
     comparison.save_sheet(png, rows)
     text = comparison.table(rows)
     write_atomically(md, lambda file: file.write(f"{text}\n".encode()))
-    print(f"{text}\n\n{len(seeds)} images each; {png}")
-
-
-def _outputs(name: str, *suffixes: str) -> list[Path]:
-    """OUT with each suffix; OUT may be given with one of them."""
-    out = Path(OUT.value) if OUT.value else asking.beside() / name
-    out = out.with_suffix("") if out.suffix in suffixes else out
-    return [out.with_name(f"{out.name}{suffix}") for suffix in suffixes]
+    away = "away: root mean square difference to the first row's images, pixels in [-1, 1]"
+    print(f"{text}\n\n{away}\n{len(seeds)} images each; {png}")
 
 
 if __name__ == "__main__":

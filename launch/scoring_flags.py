@@ -4,6 +4,7 @@
 those of sampling_flags say how the images are drawn.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ REFERENCE = flags.DEFINE_string(
 )
 EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
-NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 2, 2**31)
-BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 1000)
+NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 6, 10_000_000)
+BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 100)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 
@@ -48,17 +49,23 @@ def reference() -> quality.Observed:
 
 
 def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
-    """The judge of a run's data, or of those and --reference."""
-    mesh = sharding.data_mesh()
+    """The judge of a run's data, or of those and --reference.
+
+    Raises:
+        ValueError: a reference that the run's images cannot be held against.
+    """
+    mesh, given = sharding.data_mesh(), reference() if REFERENCE.value else None
+    if given:
+        Judge(tuple(by), given, mesh).check(data.shape, NUMBER.value)
     own = quality.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
-    if not REFERENCE.value:
-        return own
-    return Judge(tuple(by), reference(), mesh, own.train, own.holdout, BATCH.value)
+    return dataclasses.replace(own, reference=given) if given else own
 
 
 def label(experiment: Experiment) -> Int[np.ndarray, " N"]:
     """Of each image of all blocks: --labels in turn, or as the data have them."""
     count = NUMBER.value * BLOCKS.value
+    if SEED.value + count > 2**32:
+        raise ValueError(f"{count} seeds from --seed={SEED.value} on go beyond 2^32 - 1")
     if asking.LABELS.value:
         return np.resize(asking.labels(experiment.network.label_dim), count)
     if experiment.network.label_dim:

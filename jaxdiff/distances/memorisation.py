@@ -12,7 +12,7 @@ Distances of features or pixels, Frechet's, KID and coverage all reward copies.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 
 from jaxdiff.distances.points import Points, checked_pair, nearest
 
@@ -29,6 +29,8 @@ class Memorisation:
     """Standard error of `copied` without memory, of independent samples."""
     nearest: Int[np.ndarray, " N"]
     """Index of the nearest in train, of each sample."""
+    distance: Float64[np.ndarray, " N"]
+    """How near that is."""
 
 
 def memorisation(*, samples: Points, train: Points, holdout: Points) -> Memorisation:
@@ -46,4 +48,4 @@ def memorisation(*, samples: Points, train: Points, holdout: Points) -> Memorisa
     fair = len(train) / (len(train) + len(holdout))
     error = np.sqrt(fair * (1 - fair) / len(a)) / (1 - fair)
     copied = (share - fair) / (1 - fair)
-    return Memorisation(share, copied, float(error), to_train.index[:, 0])
+    return Memorisation(share, copied, float(error), to_train.index[:, 0], a)

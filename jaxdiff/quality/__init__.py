@@ -9,7 +9,7 @@ judge_of   all of it, for a run's data; `blocks` and `summary` repeat it over se
 
 from jaxdiff.quality.drawn import digest, draw, in_memory, labels_like
 from jaxdiff.quality.given import images_in
-from jaxdiff.quality.judge import Judge, blocks, everything, judge_of
+from jaxdiff.quality.judge import Block, Judge, blocks, everything, judge_of
 from jaxdiff.quality.observed import Observed, Seen, load, observe, published, save
 from jaxdiff.quality.score import BETTER, NEIGHBOURS, score, summary
 from jaxdiff.quality.unseen import Copies, copies
@@ -17,6 +17,7 @@ from jaxdiff.quality.unseen import Copies, copies
 __all__ = [
     "BETTER",
     "NEIGHBOURS",
+    "Block",
     "Copies",
     "Judge",
     "Observed",

@@ -55,6 +55,8 @@ def images_in(path: Path, number: int | None = None) -> Source:
     if not path.is_file():
         raise FileNotFoundError(f"there is no folder and no file {path}")
     try:
+        with zipfile.ZipFile(path):
+            pass  # an NPY is none, and np.load would hand it out as an array
         with np.load(path, allow_pickle=False) as file:
             name = next((n for n in ("images", "arr_0") if n in file), None)
             if name is None:

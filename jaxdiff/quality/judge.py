@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
 from jaxdiff.data import Pixels, encoder_of, split_of
-from jaxdiff.data.batches import Dataset, Source, take
+from jaxdiff.data.batches import Dataset, Memory, Source, take
 from jaxdiff.features.extractor import Extractor
 from jaxdiff.quality.observed import ORIGIN, Observed, load, observe, save
-from jaxdiff.quality.score import score
+from jaxdiff.quality.score import NEIGHBOURS, require_alike, score
 from jaxdiff.quality.unseen import Copies, copies
 
-MOST = 50_000
+MOST = 20_000
 """Training images among which the nearest is looked for."""
 
 
@@ -37,14 +37,10 @@ class Judge:
         """The metrics of images, and which training images are near them.
 
         Raises:
-            ValueError: images of another size than the reference's.
+            ValueError: images of another size than the reference's, or too few.
         """
+        self.check(take(images, np.arange(1))["image"].shape[1:], len(images))
         seen = observe(images, self.extractors, self.mesh, batch=self.batch)
-        if self.reference.shape not in (None, seen.shape):
-            raise ValueError(
-                f"the images are {seen.shape}, the reference's {self.reference.shape}: "
-                "make both of one size, as resizing changes every metric"
-            )
         found = score(real=self.reference, fake=seen)
         if self.train is None:
             return found, None
@@ -52,6 +48,25 @@ class Judge:
         if self.holdout is not None:
             found["copied"] = near.copied
         return found, near
+
+    def check(self, shape: tuple[int, ...], count: int) -> None:
+        """Refuses images that cannot be scored, before any is drawn or looked at.
+
+        Raises:
+            ValueError: images of another size than the reference's, too few, or a
+                reference that was made another way.
+        """
+        if count <= NEIGHBOURS:
+            raise ValueError(
+                f"a block of {count} images is too small for metrics that look at "
+                f"{NEIGHBOURS} neighbours of each: take {NEIGHBOURS + 1} or more"
+            )
+        if self.reference.shape not in (None, tuple(shape)):
+            raise ValueError(
+                f"the images are {tuple(shape)}, the reference's {self.reference.shape}: "
+                "make both of one size, as resizing changes every metric"
+            )
+        require_alike(self.reference, self.extractors)
 
 
 def judge_of(
@@ -92,7 +107,8 @@ def _kept(
     progress: bool,
 ) -> Observed:
     """What the extractors see of a data set, from a file if it was looked at before."""
-    said = [str(data), len(dataset), [[getattr(e, k) for k in ORIGIN] for e in extractors]]
+    said = [str(data), fingerprint(dataset.source)]
+    said += [[getattr(e, key) for key in ORIGIN] for e in extractors]
     name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
     path = cache / f"reference-{name}.npz"
     try:
@@ -102,6 +118,24 @@ def _kept(
         observed = observe(dataset.source, extractors, mesh, **given)
         save(path, observed)
         return observed
+
+
+def fingerprint(source: Source) -> str:
+    """A hash by which changed images are told: of their bytes, or of dates and sizes.
+
+    A source that has neither is known by 64 of its images.
+    """
+    found = hashlib.sha256(str(len(source)).encode())
+    if hasattr(source, "paths"):
+        for path in source.paths:
+            at = path.stat()
+            found.update(f"{path}{at.st_size}{at.st_mtime_ns}".encode())
+    elif isinstance(source, Memory):
+        found.update(source.image.tobytes())
+    else:
+        some = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
+        found.update(take(source, some)["image"].tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)

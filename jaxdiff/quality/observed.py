@@ -134,7 +134,9 @@ class _Watcher:
     def seen(self) -> Seen:
         features = np.concatenate(self.features) if self.keep else None
         moments = Moments.of(features) if self.keep else self.moments
-        words = softmax(np.concatenate(self.logits)) if self.logits else None
+        words = None
+        if self.logits:
+            words = softmax(np.concatenate(self.logits)).astype(np.float32)
         return Seen(self.extractor, moments, features, words)
 
 
@@ -157,9 +159,8 @@ def save(path: Path, observed: Observed) -> None:
         arrays[f"{name}/count"] = np.array(seen.moments.count)
         arrays[f"{name}/mean"] = seen.moments.mean
         arrays[f"{name}/scatter"] = seen.moments.scatter
-        for key in ("features", "probabilities"):
-            if getattr(seen, key) is not None:
-                arrays[f"{name}/{key}"] = getattr(seen, key)
+        if seen.features is not None:
+            arrays[f"{name}/features"] = seen.features
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
@@ -194,7 +195,7 @@ def load(path: Path) -> Observed:
     ) as error:
         raise ValueError(
             f"{path} is no reference of ours, or is damaged ({error}): launch/reference.py "
-            "makes one, also of other tools' files with --import"
+            "makes one, also of other tools' files with --published"
         ) from error
     return Observed(str(meta["source"]), shape, seen)
 
@@ -236,4 +237,4 @@ def _seen(name: str, origin: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     moments = Moments(int(arrays[f"{name}/count"]), mean, scatter)
     if features is not None and features.shape != (moments.count, *dims):
         raise ValueError(f"{name} has features {features.shape}, of {moments.count} images")
-    return Seen(extractor, moments, features, arrays.get(f"{name}/probabilities"))
+    return Seen(extractor, moments, features)

@@ -18,16 +18,23 @@ ARROWS = {-1: "↓", 1: "↑", 0: "·"}
 
 def table(found: Mapping[str, Any]) -> str:
     """The metrics in Markdown: ↓ less is better, ↑ more, · as real images have it."""
-    held = found.get("held_out")
-    head = "| metric | mean | spread | min | max |" + " held out |" * bool(held)
+    beside = _beside(found)
+    head = "| metric | mean | spread | min | max |" + "".join(f" {n} |" for n in beside)
     lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
     for name, row in found["metrics"].items():
         numbers = [row[key] for key in ("mean", "spread", "min", "max")]
-        if held:
-            numbers.append(held.get(name, float("nan")))
+        numbers += [values.get(name, float("nan")) for values in beside.values()]
         cells = " | ".join("" if np.isnan(v) else f"{v:.4g}" for v in numbers)
         lines.append(f"| {name} {arrow(name)} | {cells} |")
     return "\n".join(lines)
+
+
+def _beside(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Held-out images and as many of the drawn ones, named with their number."""
+    if "held_out" not in found:
+        return {}
+    size = found["as_many"]
+    return {f"{size} drawn": found["drawn"], f"{size} held out": found["held_out"]}
 
 
 def arrow(metric: str) -> str:
@@ -85,17 +92,21 @@ def _losses(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(
             middle, [row[name]["mean"] for row in bins], marker="o", ms=3, label=label
         )
-    axes.set(yscale="log", xlabel="logSNR", title="mean squared error, held-out images")
+    axes.set(yscale="log", xlabel="logSNR", title="mean squared error by level")
     axes.invert_xaxis()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
 
 def _plain(found: Mapping[str, Any]) -> str:
-    held = found.get("held_out", {})
-    lines = [f"{'':22}{'mean':>11}{'spread':>11}" + f"{'held out':>11}" * bool(held)]
+    beside = _beside(found)
+    lines = [f"{'':22}{'mean':>11}{'spread':>11}" + "".join(f"{n:>15}" for n in beside)]
     for name, row in found["metrics"].items():
-        numbers = [row["mean"], row["spread"], *([held.get(name, np.nan)] if held else [])]
-        cells = "".join(f"{'' if np.isnan(v) else f'{v:.3g}':>11}" for v in numbers)
+        others = "".join(f"{_short(v.get(name, np.nan)):>15}" for v in beside.values())
+        cells = f"{_short(row['mean']):>11}{_short(row['spread']):>11}{others}"
         lines.append(f"{name + ' ' + arrow(name):22}{cells}")
     return "\n".join([*lines, "", *found["notes"]])
+
+
+def _short(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3g}"

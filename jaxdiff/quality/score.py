@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxdiff import distances
+from jaxdiff.features.extractor import Extractor
 from jaxdiff.quality.observed import ORIGIN, Observed, Seen
 
 BETTER: Mapping[str, int] = {
@@ -28,6 +29,8 @@ BETTER: Mapping[str, int] = {
 real images have (0)?"""
 
 NEIGHBOURS = 5
+MANY = 10_000
+"""Images from which the inception score is the mean of ten parts, as published."""
 
 
 def score(*, real: Observed, fake: Observed) -> dict[str, float]:
@@ -37,16 +40,11 @@ def score(*, real: Observed, fake: Observed) -> dict[str, float]:
         ValueError: no extractor has seen both, one of them is not the same in both, or a
             set has fewer images than neighbours are asked for.
     """
+    require_alike(real, [seen.extractor for seen in fake.seen.values()])
     shared = [name for name in fake.seen if name in real.seen]
-    if not shared:
-        raise ValueError(
-            f"the reference knows {', '.join(real.seen)} and the images "
-            f"{', '.join(fake.seen)}: make one of the same extractor"
-        )
     found: dict[str, float] = {}
     for name in shared:
         ours, theirs = fake.seen[name], real.seen[name]
-        _refuse_others(theirs, ours)
         short = name.removeprefix("inception_")
         found |= {f"{kind}_{short}": v for kind, v in _of_one(theirs, ours, name).items()}
     if "pixels8" in shared:
@@ -60,7 +58,8 @@ def _of_one(real: Seen, fake: Seen, name: str) -> dict[str, float]:
     frechet = "fid" if name.startswith("inception_") else "fd"
     found = {frechet: fake.gaussian.frechet(_reference(real))}
     if fake.probabilities is not None:
-        found["is"] = distances.inception_score(fake.probabilities).value
+        splits = 10 if len(fake.probabilities) >= MANY else 1
+        found["is"] = distances.inception_score(fake.probabilities, splits).value
     if real.features is None or fake.features is None:
         return found
     both = {"real": real.features, "fake": fake.features}
@@ -77,17 +76,30 @@ def _reference(real: Seen) -> distances.Gaussian:
     return real.gaussian
 
 
-def _refuse_others(real: Seen, fake: Seen) -> None:
-    """Refuses features that were made in two ways."""
-    for key in ORIGIN:
-        theirs, ours = (getattr(seen.extractor, key) for seen in (real, fake))
-        unsaid = key == "sha256" and not theirs  # published statistics name no weights
-        if theirs != ours and not unsaid:
-            raise ValueError(
-                f"the reference's {fake.extractor.name} has {key} {theirs!r}, the images' "
-                f"{ours!r}: numbers of different protocols do not compare; make the "
-                "reference again with launch/reference.py"
-            )
+def require_alike(real: Observed, extractors: Sequence[Extractor]) -> None:
+    """Refuses a reference whose features were made another way than the extractors'.
+
+    Raises:
+        ValueError: none of them has seen it, or one does so in another way.
+    """
+    if not any(extractor.name in real.seen for extractor in extractors):
+        raise ValueError(
+            f"the reference knows {', '.join(real.seen)} and the images "
+            f"{', '.join(e.name for e in extractors)}: make one of the same extractor"
+        )
+    for ours in extractors:
+        if ours.name not in real.seen:
+            continue
+        theirs = real.seen[ours.name].extractor
+        for key in ORIGIN:
+            there, here = getattr(theirs, key), getattr(ours, key)
+            unsaid = key == "sha256" and not there  # published statistics name no weights
+            if there != here and not unsaid:
+                raise ValueError(
+                    f"the reference's {ours.name} has {key} {there!r}, the images' "
+                    f"{here!r}: numbers of different protocols do not compare; make the "
+                    "reference again with launch/reference.py"
+                )
 
 
 def summary(blocks: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

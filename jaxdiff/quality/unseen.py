@@ -1,7 +1,7 @@
 """What metrics of features reward: copies of the training images.
 
 Generated images should be as near to the training images as to as many that training has
-not seen. Distances are of pixels, of images brought to at most 32 pixels a side.
+not seen. Distances are of pixels, of images brought to at most 16 pixels a side.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from jaxdiff import distances
 from jaxdiff.features.resizing import AREA, resize
 
-SIDE = 32
+SIDE = 16
 """Pixels a side above which images are averaged down."""
 
 
@@ -22,6 +22,8 @@ class Copies:
 
     copied: float
     """The share of copies, as `distances.memorisation` estimates it; nan without others."""
+    error: float
+    """Its standard error if there are none; more if few are held out."""
     nearest: Int[np.ndarray, " N"]
     """Of each image, the number of the training image nearest to it."""
     distance: Float[np.ndarray, " N"]
@@ -34,12 +36,12 @@ def copies(
 ) -> Copies:
     """The nearest of the training images, and what share are copies of them."""
     points, trained = flat(images), flat(train)
-    near = distances.nearest(points, trained, 1)
-    copied = float("nan")
-    if holdout is not None:
-        given = {"samples": points, "train": trained, "holdout": flat(holdout)}
-        copied = distances.memorisation(**given).copied
-    return Copies(copied, near.index[:, 0], near.distance[:, 0])
+    if holdout is None:
+        near, unknown = distances.nearest(points, trained, 1), float("nan")
+        return Copies(unknown, unknown, near.index[:, 0], near.distance[:, 0])
+    given = {"samples": points, "train": trained, "holdout": flat(holdout)}
+    found = distances.memorisation(**given)
+    return Copies(found.copied, found.error, found.nearest, found.distance)
 
 
 def flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
