@@ -23,7 +23,9 @@ from jaxdiff.config.fields import parts
 from jaxdiff.guidance import Rule, Sum
 from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
 
-Images = data.Digits | data.OpenMoji | data.Folder | data.Latents
+Images = (
+    data.Digits | data.OpenMoji | data.CIFAR10 | data.Folder | data.Latents | data.Synthetic
+)
 """Where images come from."""
 
 

@@ -37,10 +37,12 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
         for module, classes in {
             "config": (Experiment, Sampling),
             "data": (
+                data.CIFAR10,
                 data.Digits,
                 data.Folder,
                 data.Latents,
                 data.OpenMoji,
+                data.Synthetic,
                 data.VAELatents,
             ),
             "guidance": (

@@ -1,14 +1,17 @@
 """Images to train on: sources that are plain values, and the batches read from them."""
 
 from jaxdiff.data.batches import Dataset, batches, split_of
+from jaxdiff.data.cifar10 import CIFAR10
 from jaxdiff.data.digits import Digits
 from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.folder import Folder
 from jaxdiff.data.latents import Latents, write_latents
 from jaxdiff.data.openmoji import OpenMoji
 from jaxdiff.data.statistics import Statistics
+from jaxdiff.data.synthetic import Synthetic
 
 __all__ = [
+    "CIFAR10",
     "Dataset",
     "Digits",
     "Encoder",
@@ -17,6 +20,7 @@ __all__ = [
     "OpenMoji",
     "Pixels",
     "Statistics",
+    "Synthetic",
     "VAELatents",
     "batches",
     "encoder_of",
