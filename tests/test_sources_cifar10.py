@@ -182,5 +182,5 @@ def test_what_is_not_there() -> None:
         CIFAR10("nowhere.tar.gz").load()
     with pytest.raises(ValueError, match="path is empty"):
         CIFAR10("")
-    with pytest.raises(ValueError, match="split must be one of .* got 'valid'"):
+    with pytest.raises(ValueError, match=r"split must be one of .* got 'valid'"):
         CIFAR10("x", split="valid")

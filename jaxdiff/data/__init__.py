@@ -7,6 +7,7 @@ from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.folder import Folder
 from jaxdiff.data.latents import Latents, write_latents
 from jaxdiff.data.openmoji import OpenMoji
+from jaxdiff.data.skipping import skipped
 from jaxdiff.data.statistics import Statistics
 from jaxdiff.data.synthetic import Synthetic
 
@@ -24,6 +25,7 @@ __all__ = [
     "VAELatents",
     "batches",
     "encoder_of",
+    "skipped",
     "split_of",
     "write_latents",
 ]
