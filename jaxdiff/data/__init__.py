@@ -7,6 +7,7 @@ from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.folder import Folder
 from jaxdiff.data.latents import Latents, write_latents
 from jaxdiff.data.openmoji import OpenMoji
+from jaxdiff.data.records import LatentRecords, Records
 from jaxdiff.data.skipping import skipped
 from jaxdiff.data.statistics import Statistics
 from jaxdiff.data.synthetic import Synthetic
@@ -17,9 +18,11 @@ __all__ = [
     "Digits",
     "Encoder",
     "Folder",
+    "LatentRecords",
     "Latents",
     "OpenMoji",
     "Pixels",
+    "Records",
     "Statistics",
     "Synthetic",
     "VAELatents",

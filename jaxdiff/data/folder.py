@@ -141,7 +141,7 @@ def decoded(
         raise ValueError(text) from error
 
 
-def square(image: Any, size: int) -> UInt8[np.ndarray, "size size C"]:
+def square(image: Any, size: int) -> UInt8[np.ndarray, "size size *C"]:
     """The centre of a Pillow image, resized so that its shorter side has `size` pixels."""
     from PIL import Image
 
