@@ -45,6 +45,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 data.OpenMoji,
                 data.Records,
                 data.Synthetic,
+                data.TFDS,
                 data.VAELatents,
             ),
             "guidance": (

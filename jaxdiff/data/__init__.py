@@ -11,9 +11,11 @@ from jaxdiff.data.records import LatentRecords, Records
 from jaxdiff.data.skipping import skipped
 from jaxdiff.data.statistics import Statistics
 from jaxdiff.data.synthetic import Synthetic
+from jaxdiff.data.tfds import TFDS
 
 __all__ = [
     "CIFAR10",
+    "TFDS",
     "Dataset",
     "Digits",
     "Encoder",
