@@ -128,14 +128,14 @@ def decoded(
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            image = ImageOps.exif_transpose(file)
+        with Image.open(io.BytesIO(data)) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             if image.has_transparency_data:
-                image = image.convert("RGBA")
                 paper = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(paper, image)
-            pixels = square(image.convert("RGB" if channels == 3 else "L"), size)
-            return pixels.reshape(size, size, channels)
+                image = Image.alpha_composite(paper, image.convert("RGBA"))
+            mode = "RGB" if channels == 3 else "L"
+            image = image if image.mode == mode else image.convert(mode)
+            return square(image, size).reshape(size, size, channels)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         text = str(error).partition(" <_io.BytesIO")[0]  # an address says nothing
         raise ValueError(text) from error
@@ -150,6 +150,7 @@ def square(image: Any, size: int) -> UInt8[np.ndarray, "size size *C"]:
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = (round(side * scale) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     top, left = (height - size) // 2, (width - size) // 2
-    return pixels[top : top + size, left : left + size]
+    return np.asarray(image)[top : top + size, left : left + size]

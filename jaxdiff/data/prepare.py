@@ -162,7 +162,7 @@ def write(path: Path, rows: Iterator[bytes]) -> shards.Shard:
     counted = itertools.count()
 
     def fill(file: BinaryIO) -> None:
-        writer = shards.module().ArrayRecordWriter(file.name, "group_size:1")
+        writer = shards.module().ArrayRecordWriter(file.name, shards.WRITTEN)
         try:
             for record in rows:
                 writer.write(record)

@@ -25,6 +25,8 @@ HEADER = "records.json"
 FORMAT, VERSION = "jaxdiff.records", 1
 ENCODINGS = ("raw", "file")
 DTYPES = ("uint8", "float32", "float16")
+WRITTEN = "group_size:1,uncompressed"
+"""How array_record writes, to be read at random; images compress themselves."""
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 """How array_record reads one record here and one there."""
 
