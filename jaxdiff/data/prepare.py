@@ -59,23 +59,11 @@ def prepare(
     from tqdm import tqdm
 
     shards.module()
-    if encoding not in ENCODINGS or shard_size < 1:
-        raise ValueError(
-            f"encoding must be one of {ENCODINGS} and shard_size at least 1, got "
-            f"{encoding!r} and {shard_size}"
-        )
     dataset = data.load()
     skips = isinstance(dataset.source, Skipping)
     source = dataset.source.of if skips else dataset.source
-    pack = packer(source, encoding, skips)
-    count, total = len(source), math.ceil(len(source) / shard_size)
-    of = {"data": repr(data), "images": count, "shard_size": shard_size, "as": encoding}
-    kind = "raw" if encoding == "raw" else "file"
-    stored = encoder_of(data).stored(data.shape)
-    dtype = "uint8" if stored.dtype == np.uint8 else str(source[0]["image"].dtype)
-    new = shards.Header(kind, dtype, stored.shape, dataset.classes, total, (), of)
-    header = begun(out, new)
-    kept = len(header.shards)
+    header = begun(out, planned(data, source, dataset.classes, encoding, shard_size))
+    pack, count, kept = packer(source, encoding, skips), len(source), len(header.shards)
     with (
         tqdm(
             total=count,
@@ -86,13 +74,46 @@ def prepare(
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for k in range(kept, total):
+        for k in range(kept, header.total):
             images = range(k * shard_size, min((k + 1) * shard_size, count))
-            path = out / f"{k:05d}-of-{total:05d}.array_record"
+            path = out / f"{k:05d}-of-{header.total:05d}.array_record"
             shard = write(path, records(images, pack, pool, bar.update))
             header = dataclasses.replace(header, shards=(*header.shards, shard))
             _keep(out, header)
     return Prepared(header, count - header.count, kept)
+
+
+def planned(
+    data: Any, source: Source, classes: tuple[str, ...], encoding: str, shard_size: int
+) -> shards.Header:
+    """The header before the first shard.
+
+    Raises:
+        ValueError: another encoding or size, or data that do not suit it.
+    """
+    if encoding not in ENCODINGS or shard_size < 1:
+        raise ValueError(
+            f"encoding must be one of {ENCODINGS} and shard_size at least 1, got "
+            f"{encoding!r} and {shard_size}"
+        )
+    if encoding == "file" and not isinstance(source, Files):
+        raise ValueError("these data are no image files: use --encoding=png or raw")
+    stored = encoder_of(data).stored(data.shape)
+    pixels = stored.dtype == np.uint8
+    if encoding == "png" and not (pixels and stored.shape[-1] in (1, 3)):
+        raise ValueError(
+            f"no PNG is made of {stored.dtype} {stored.shape}: use --encoding=raw"
+        )
+    return shards.Header(
+        "raw" if encoding == "raw" else "file",
+        "uint8" if pixels else str(source[0]["image"].dtype),
+        stored.shape,
+        classes,
+        math.ceil(len(source) / shard_size),
+        (),
+        {"data": repr(data), "shard_size": shard_size, "encoding": encoding}
+        | {"images": len(source)},
+    )
 
 
 def begun(out: Path, new: shards.Header) -> shards.Header:
@@ -119,13 +140,7 @@ def begun(out: Path, new: shards.Header) -> shards.Header:
 
 
 def packer(source: Source, encoding: str, skips: bool) -> Pack:
-    """What makes an image's record; each is decoded once, so damage is found now.
-
-    Raises:
-        ValueError: the data do not suit the encoding.
-    """
-    if encoding == "file" and not isinstance(source, Files):
-        raise ValueError("these data are no image files: use --encoding=png or raw")
+    """What makes an image's record; each is decoded once, so damage is found now."""
 
     def payload(index: int, image: np.ndarray) -> bytes:
         if encoding == "file":
@@ -176,17 +191,9 @@ def write(path: Path, rows: Iterator[bytes]) -> shards.Shard:
 
 
 def png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
-    """A PNG file of an image of one or three channels.
-
-    Raises:
-        ValueError: another number or type.
-    """
+    """A PNG file of an image of one or three channels."""
     from PIL import Image
 
-    if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"no PNG is made of {image.dtype} {image.shape}: use --encoding=raw"
-        )
     file = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
     return file.getvalue()
