@@ -24,7 +24,15 @@ from jaxdiff.guidance import Rule, Sum
 from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
 
 Images = (
-    data.Digits | data.OpenMoji | data.CIFAR10 | data.Folder | data.Latents | data.Synthetic
+    data.Digits
+    | data.OpenMoji
+    | data.CIFAR10
+    | data.Folder
+    | data.Records
+    | data.TFDS
+    | data.Latents
+    | data.LatentRecords
+    | data.Synthetic
 )
 """Where images come from."""
 

@@ -10,7 +10,7 @@ or else the sub-folders: these are classes, in the order of their names.
 import json
 import pathlib
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxdiff.data import zips
@@ -49,9 +49,9 @@ def listing(root: Path) -> Listing:
     """
     require(root)
     found = zips.members(root) if root.is_file() else _on_disk(root)
-    rows = {PurePosixPath(k): v for k, v in found.items() if looks_like_image(k)}
-    paths = sorted(p for p in rows if not p.parts[0].startswith("."))
-    files = tuple(rows[p] for p in paths)
+    named = (path for path in found if looks_like_image(path) and path[0] != ".")
+    paths = sorted(named, key=lambda path: path.split("/"))
+    files = tuple(found[path] for path in paths)
     if LABELS in found:
         where = f"{root}/{LABELS}"
         try:
@@ -61,21 +61,22 @@ def listing(root: Path) -> Listing:
         labels = json_labels(text, paths, where)
         check(root, files)
         return Listing(files, labels, tuple(map(str, range(max(labels) + 1))))
-    inside = {p.parts[0] for p in paths if len(p.parts) > 1}
+    tops = [path.partition("/")[0] for path in paths]
+    loose = [path for path in paths if "/" not in path]
+    inside = {*tops} - {*loose}
     classes = sorted(inside) if root.is_file() else subfolders(root)
-    loose = [p for p in paths if len(p.parts) == 1]
     if not classes:
         check(root, files)
         return Listing(files, (-1,) * len(files), ())
     if loose:
         raise ValueError(
             f"{str(root)!r} has sub-folders, which are classes, and beside them "
-            f"{len(loose)} images, such as {loose[0].name!r}: move these into a class"
+            f"{len(loose)} images, such as {loose[0]!r}: move these into a class"
         )
     for name in classes:
         check(root / name, [name] if name in inside else [])
     number = {name: k for k, name in enumerate(classes)}
-    return Listing(files, tuple(number[p.parts[0]] for p in paths), tuple(classes))
+    return Listing(files, tuple(number[top] for top in tops), tuple(classes))
 
 
 def classes_of(root: Path) -> tuple[str, ...]:
@@ -112,19 +113,17 @@ def looks_like_image(path: str) -> bool:
     >>> looks_like_image("cats/1.JPG"), looks_like_image("cats/.1.jpg")
     (True, False)
     """
-    name = PurePosixPath(path)
-    return name.suffix[1:].lower() in EXTENSIONS and not name.name.startswith(".")
+    name = path.rpartition("/")[2]
+    return name[:1] != "." and name.rpartition(".")[2].lower() in EXTENSIONS
 
 
-def json_labels(
-    text: bytes, paths: Collection[PurePosixPath], where: str
-) -> tuple[int, ...]:
+def json_labels(text: bytes, paths: Collection[str], where: str) -> tuple[int, ...]:
     """The label of each path; all -1 where dataset.json has none.
 
     Raises:
         ValueError: another kind of file, a label that is no class, a path without one.
 
-    >>> json_labels(b'{"labels": [["a/1.png", 3]]}', [PurePosixPath("a/1.png")], "")
+    >>> json_labels(b'{"labels": [["a/1.png", 3]]}', ["a/1.png"], "")
     (3,)
     """
     try:
@@ -141,10 +140,10 @@ def json_labels(
             f"{where} must have labels [path, class], the class in 0 ... {MOST - 1}, got "
             f"{str(wrong)[:60]}"
         )
-    known = {PurePosixPath(path.replace("\\", "/")): label for path, label in rows}
+    known = {path.replace("\\", "/"): label for path, label in rows}
     if missing := [path for path in paths if path not in known]:
         raise ValueError(
-            f"{where} has no label for {len(missing)} images, such as {str(missing[0])!r}"
+            f"{where} has no label for {len(missing)} images, such as {missing[0]!r}"
         )
     return tuple(known[path] for path in paths)
 
