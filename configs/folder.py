@@ -1,28 +1,41 @@
-"""A folder of images of your own, one sub-folder a class, cropped and resized.
+"""Images of your own, in a folder or a ZIP file, one sub-folder a class; or records.
 
     python launch/train.py --config=configs/folder.py --workdir=runs/mine \\
         --config.data.path=my/images --config.data.size=64
 
-Without sub-folders the model is unconditional. The network suits 64x64 on a GPU; for a
-first try on a CPU take --config.data.size=16 --config.network.model_channels=32.
+Labels may also stand in a dataset.json, as EDM2 writes it; without either, the model is
+unconditional. --config.data.flip=True mirrors images at random. With :records behind the
+config's name the path is that of shards that launch/prepare_data.py wrote. The network
+suits 64x64 on a GPU; for a first try on a CPU take --config.data.size=16
+--config.network.model_channels=32.
 """
 
 from ml_collections import ConfigDict
 
 from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
 from jaxdiff.config import Experiment, Sampling, to_config
-from jaxdiff.data import Folder
+from jaxdiff.data import Folder, Records
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.times import NormalLogSigma
 
 
-def get_config() -> ConfigDict:
-    """The experiment, as flags can change it."""
+def get_config(of: str = "images") -> ConfigDict:
+    """The experiment, as flags can change it.
+
+    Raises:
+        ValueError: another word than images and records.
+    """
+    if of not in ("images", "records"):
+        raise ValueError(f"{of!r} is none of images and records")
     edm = EDM(sigma_data=0.5)
     return to_config(
         Experiment(
-            data=Folder(path="my/images", size=64),
+            data=(
+                Folder(path="my/images", size=64)
+                if of == "images"
+                else Records(path="my/records", size=64)
+            ),
             network=UNet(
                 label_dim=-1,
                 model_channels=64,

@@ -23,7 +23,17 @@ from jaxdiff.config.fields import parts
 from jaxdiff.guidance import Rule, Sum
 from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
 
-Images = data.Digits | data.OpenMoji | data.Folder | data.Latents
+Images = (
+    data.Digits
+    | data.OpenMoji
+    | data.CIFAR10
+    | data.Folder
+    | data.Records
+    | data.TFDS
+    | data.Latents
+    | data.LatentRecords
+    | data.Synthetic
+)
 """Where images come from."""
 
 

@@ -37,10 +37,15 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
         for module, classes in {
             "config": (Experiment, Sampling),
             "data": (
+                data.CIFAR10,
                 data.Digits,
                 data.Folder,
+                data.LatentRecords,
                 data.Latents,
                 data.OpenMoji,
+                data.Records,
+                data.Synthetic,
+                data.TFDS,
                 data.VAELatents,
             ),
             "guidance": (

@@ -8,7 +8,7 @@ Batches hold what is stored, so that they are small and reading them needs no ra
 back in another epoch comes back with another eps [EDM2].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -51,15 +51,24 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Bytes: x0 = u / 127.5 - 1, in [-1, 1]. Nothing is drawn, the key is not used.
+    """Bytes: x0 = u / 127.5 - 1, in [-1, 1].
+
+    With `flip` each image is mirrored, left to right, with probability 1/2: one draw an
+    image, in the compiled step. Without, nothing is drawn, and the key is not used. Two
+    that store the same bytes are equal, flipped or not.
 
     >>> Pixels().decode(np.array([[[[-1.0, 0.25, 1.5]]]])).tolist()
     [[[[0, 159, 255]]]]
     """
 
+    flip: bool = field(default=False, compare=False)
+
     def encode(
         self, key: Key[Array, ""], stored: UInt8[Array, "*B H W C"]
     ) -> Float[Array, "*B H W C"]:
+        if self.flip:
+            mirrored = jax.random.bernoulli(key, shape=(*stored.shape[:-3], 1, 1, 1))
+            stored = jnp.where(mirrored, stored[..., ::-1, :], stored)
         return stored.astype(jnp.float32) / 127.5 - 1
 
     def moments(self, stored: UInt8[np.ndarray, "B H W C"]) -> Moments:
@@ -158,6 +167,6 @@ def encoder_of(source: Any) -> Encoder:
 
     >>> from jaxdiff.data import Digits
     >>> encoder_of(Digits())
-    Pixels()
+    Pixels(flip=False)
     """
     return getattr(source, "encoder", Pixels())

@@ -1,4 +1,4 @@
-"""Images of one's own: a folder of image files, one sub-folder for each class.
+"""Images of one's own: a folder or a ZIP file of images, one sub-folder for each class.
 
 An image is made square as [EDM2] and its forerunners do for ImageNet: halved with a box
 filter while its shorter side is at least twice as long as wanted, resized with a bicubic
@@ -7,6 +7,7 @@ they are asked for, so a folder may be larger than memory.
 """
 
 import dataclasses
+import io
 import pathlib
 from typing import Any
 
@@ -14,34 +15,41 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdiff.data.batches import Dataset
-
-EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "png", "webp")
+from jaxdiff.data.encoders import Pixels
+from jaxdiff.data.listing import File, classes_of, listing, looks_like_image
+from jaxdiff.data.listing import check as check
+from jaxdiff.data.skipping import require_on_error, skipping
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """The images of a folder, [size, size, 3], in the order of their names.
+    """The images of a folder or a ZIP file, [size, size, 3], in the order of their names.
 
-    Sub-folders are classes, in the order of their names, and may be nested inside. A
-    folder without sub-folders has no classes. Names that begin with a dot are left out,
-    an animation gives its first frame, transparent parts are shown on white, and a photo
-    is turned upright as its EXIF data say.
+    Sub-folders are classes, in the order of their names, and may be nested inside; where
+    there is a `dataset.json`, as [EDM2] writes it, labels are its own. A folder without
+    either has no classes. Names that begin with a dot are left out, an animation gives its
+    first frame, transparent parts are shown on white, and a photo is turned upright as its
+    EXIF data say. `flip` mirrors images at random as they are trained on; `on_error` is
+    "stop", or "skip" to go on with the next image where one cannot be read.
 
     Raises:
-        ValueError: an empty path, or a size that is not positive.
+        ValueError: an empty path, a size that is not positive, or another on_error.
 
-    >>> Folder("photos", size=32).shape
+    >>> Folder("photos.zip", size=32).shape
     (32, 32, 3)
     """
 
     path: str = ""
     size: int = 64
+    flip: bool = False
+    on_error: str = "stop"
 
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("path is empty: name the folder of your images")
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        require_on_error(self.on_error)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -50,49 +58,35 @@ class Folder:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the sub-folders; () if there are none.
+        """The names of the sub-folders, or the numbers in dataset.json; () without.
 
         Raises:
-            FileNotFoundError: there is no such folder.
+            FileNotFoundError: there is no such folder or file.
         """
-        root = pathlib.Path(self.path).expanduser()
-        if not root.is_dir():
-            raise FileNotFoundError(f"there is no folder {str(root)!r}")
-        names = (child.name for child in root.iterdir() if child.is_dir())
-        return tuple(sorted(name for name in names if not name.startswith(".")))
+        return classes_of(pathlib.Path(self.path).expanduser())
+
+    @property
+    def encoder(self) -> Pixels:
+        """How bytes become x0: mirrored at random, if so asked."""
+        return Pixels(flip=self.flip)
 
     def load(self) -> Dataset:
         """Lists the files; each is read when its image is asked for.
 
         Raises:
-            FileNotFoundError: there is no such folder.
-            ValueError: a folder or a class without images, or images beside sub-folders.
+            FileNotFoundError: there is no such folder or file.
+            ValueError: a folder or a class without images, images beside sub-folders, or
+                a damaged archive or dataset.json.
         """
-        classes = self.classes
-        root = pathlib.Path(self.path).expanduser()
-        loose = [file for file in sorted(root.iterdir()) if is_image(file)]
-        if not classes:
-            check(root, loose)
-            return Dataset(Files(tuple(loose), (-1,) * len(loose), self.size))
-        if loose:
-            raise ValueError(
-                f"{str(root)!r} has sub-folders, which are classes, and beside them "
-                f"{len(loose)} images, such as {loose[0].name!r}: move these into a class"
-            )
-        files, labels = [], []
-        for label, name in enumerate(classes):
-            inside = [file for file in sorted((root / name).rglob("*")) if is_image(file)]
-            check(root / name, inside)
-            files += inside
-            labels += [label] * len(inside)
-        return Dataset(Files(tuple(files), tuple(labels), self.size), classes)
+        files, labels, classes = listing(pathlib.Path(self.path).expanduser())
+        return Dataset(skipping(Files(files, labels, self.size), self.on_error), classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
     """A source that decodes a file whenever its image is asked for."""
 
-    paths: tuple[pathlib.Path, ...]
+    paths: tuple[File, ...]
     labels: tuple[int, ...]
     size: int
 
@@ -106,41 +100,48 @@ class Files:
 
 def is_image(path: pathlib.Path) -> bool:
     """Whether this is a file with one of the extensions that are read, and not hidden."""
-    hidden = path.name.startswith(".")
-    return path.suffix[1:].lower() in EXTENSIONS and not hidden and path.is_file()
-
-
-def check(folder: pathlib.Path, images: list[pathlib.Path]) -> None:
-    """Refuses a folder without images."""
-    if not images:
-        known = ", ".join(EXTENSIONS)
-        raise ValueError(f"no images in {str(folder)!r}: files named {known} are read")
+    return looks_like_image(path.name) and path.is_file()
 
 
 def read(
-    path: pathlib.Path, size: int, channels: int = 3
+    path: File, size: int, channels: int = 3
 ) -> UInt8[np.ndarray, "size size channels"]:
     """One image file as a square of RGB, or of grey with one channel.
 
     Raises:
         ValueError: the file is not an image that Pillow can read, whose name it gives.
     """
-    from PIL import Image, ImageOps
-
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                paper = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(paper, image)
-            pixels = square(image.convert("RGB" if channels == 3 else "L"), size)
-            return pixels.reshape(size, size, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return decoded(path.read_bytes(), size, channels)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as an image: {error}") from error
 
 
-def square(image: Any, size: int) -> UInt8[np.ndarray, "size size C"]:
+def decoded(
+    data: bytes, size: int, channels: int = 3
+) -> UInt8[np.ndarray, "size size channels"]:
+    """The bytes of an image file as a square of RGB, or of grey with one channel.
+
+    Raises:
+        ValueError: they are none of an image that Pillow can read.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.has_transparency_data:
+                paper = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(paper, image.convert("RGBA"))
+            mode = "RGB" if channels == 3 else "L"
+            image = image if image.mode == mode else image.convert(mode)
+            return square(image, size).reshape(size, size, channels)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        text = str(error).partition(" <_io.BytesIO")[0]  # an address says nothing
+        raise ValueError(text) from error
+
+
+def square(image: Any, size: int) -> UInt8[np.ndarray, "size size *C"]:
     """The centre of a Pillow image, resized so that its shorter side has `size` pixels."""
     from PIL import Image
 
@@ -149,6 +150,7 @@ def square(image: Any, size: int) -> UInt8[np.ndarray, "size size C"]:
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = (round(side * scale) for side in image.size)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     top, left = (height - size) // 2, (width - size) // 2
-    return pixels[top : top + size, left : left + size]
+    return np.asarray(image)[top : top + size, left : left + size]

@@ -169,8 +169,8 @@ def _rows(path: Path) -> dict[str, Any]:
 
 
 def _name(source: Any) -> str:
-    """The data set with all its settings but where it lies, so that it may be moved."""
-    hidden = ("path", "cache")
+    """The data set with the settings that change its statistics: not where it lies."""
+    hidden = ("path", "cache", "data_dir", "flip", "on_error")
     settings = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
     named = ", ".join(f"{k}={v!r}" for k, v in settings.items() if k not in hidden)
     return f"{type(source).__name__}({named})"

@@ -2,7 +2,8 @@
 
 What stands on the stack is None, a truth value, a number, a string, bytes (a slice of the
 input), a list, tuple, dict or set, whose keys are strings, a `Global`, a `Record`, or what
-a function of the table of names has built.
+a function of the table of names has built. Python 2's strings, which are either, are text
+of a character a byte where they are short, and bytes from 256 on.
 """
 
 import itertools
@@ -206,6 +207,8 @@ PUSHES: Mapping[int, Callable[[Machine], Any]] = {
     pickle.SHORT_BINBYTES[0]: lambda m: m.take(m.number(1)),
     pickle.BINBYTES[0]: lambda m: m.take(m.number(4)),
     pickle.BINBYTES8[0]: lambda m: m.take(m.number(8)),
+    pickle.SHORT_BINSTRING[0]: lambda m: str(m.take(m.number(1)), "latin-1"),
+    pickle.BINSTRING[0]: lambda m: m.take(m.number(4)),
     pickle.SHORT_BINUNICODE[0]: lambda m: m.text(m.number(1)),
     pickle.BINUNICODE[0]: lambda m: m.text(m.number(4)),
     pickle.BINUNICODE8[0]: lambda m: m.text(m.number(8)),

@@ -9,16 +9,15 @@ sigma_s, are not read. None of the files says how images were resized before Inc
 them: EDM's, EDM2's and ADM's are made as TensorFlow 1 does, pytorch-fid's are not.
 """
 
-import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from jaxdiff.interop import archives, npz, pickles
+from jaxdiff.interop import archives, arrays, npz, pickles
 from jaxdiff.interop.machine import Record
 
 
@@ -74,7 +73,7 @@ def _from_npz(data: memoryview) -> Found:
 
 def _from_pickle(data: memoryview) -> Found:
     """The moments of EDM2's pickle."""
-    root, _ = pickles.load(data, NAMES)
+    root, _ = pickles.load(data, arrays.NAMES)
     if type(root) is not dict or not DIMS.keys() & root.keys():
         raise ValueError(f"no dict with {' or '.join(DIMS)}, as EDM2's statistics are")
     found = {}
@@ -82,9 +81,9 @@ def _from_pickle(data: memoryview) -> Found:
         moments = root[name]
         if type(moments) is not dict or not {"mu", "sigma"} <= moments.keys():
             raise ValueError(f"{name} is no dict with mu and sigma")
-        found[name] = tuple(_array(moments[part]) for part in ("mu", "sigma"))
+        found[name] = tuple(arrays.array(moments[part], CODES) for part in ("mu", "sigma"))
     count = root.get("num_images")
-    count = _array(count).item() if type(count) is Record else count
+    count = arrays.array(count, CODES).item() if type(count) is Record else count
     if count is not None and (type(count) is not int or not 1 < count < 2**48):
         raise ValueError("num_images must be a whole number above 1")
     return count, found
@@ -92,38 +91,8 @@ def _from_pickle(data: memoryview) -> Found:
 
 LAYOUTS = {archives.HEADER[:1]: _from_npz, pickle.PROTO: _from_pickle}
 """What reads a file that begins with this byte."""
-_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
-NAMES: Mapping[str, Callable[..., Any] | None] = {
-    "numpy.ndarray": None,
-    "numpy.dtype": lambda code, *_: Record("dtype", {"code": code}),
-    **{f"{c}._reconstruct": lambda *_: Record("array", {}) for c in _CORES},
-    **{
-        f"{c}.scalar": lambda dtype, raw: Record("array", {"": (1, (), dtype, False, raw)})
-        for c in _CORES
-    },
-}
-"""All names that such a pickle may have: those by which NumPy's arrays are saved."""
-
-
-def _array(record: Any) -> np.ndarray:
-    """The array that a record of NumPy's pickling stands for.
-
-    Raises:
-        ValueError: no array, one of anything but numbers, or of other sizes than its bytes.
-    """
-    state = record.state.get("") if type(record) is Record else None
-    kinds = (int, tuple, Record, bool, memoryview)
-    if type(state) is not tuple or tuple(map(type, state)) != kinds:
-        raise ValueError("mu, sigma and num_images must be arrays of numbers")
-    _, shape, dtype, fortran, raw = state
-    code, rest = dtype.state.get("code"), dtype.state.get("")
-    order = rest[1] if type(rest) is tuple and len(rest) > 1 else "<"
-    if code not in ("f4", "f8", "i4", "i8") or order not in ("<", ">"):
-        raise ValueError(f"an array of {str(code)[:20]!r} in the statistics")
-    plain = len(shape) <= 2 and all(type(n) is int and 0 <= n < 2**20 for n in shape)
-    if not plain or math.prod(shape) * int(code[1]) != len(raw):
-        raise ValueError(f"an array of {len(raw):,} bytes has not the shape it says")
-    return np.ndarray(shape, np.dtype(order + code), raw, order="F" if fortran else "C")
+CODES = ("f4", "f8", "i4", "i8")
+"""The types of the arrays in EDM2's pickle."""
 
 
 def _shapes(metric: str) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,204 @@
+"""Any data set as array_record shards: written once, in order, to go on where it stopped.
+
+Shard k has the images k S ... (k + 1) S - 1, less those that cannot be read where these
+are to be skipped. A shard takes its name once it is whole, and then the header, which is
+replaced, counts it among the finished ones. So whenever the process is killed, the same
+call makes what is missing, and no more.
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdiff.data import shards
+from jaxdiff.data.batches import Source
+from jaxdiff.data.encoders import encoder_of
+from jaxdiff.data.folder import Files
+from jaxdiff.data.skipping import Skipping
+from jaxdiff.files import write_atomically
+
+ENCODINGS = ("raw", "png", "file")
+CHUNK = 64
+"""Images in memory at a time."""
+
+Pack = Callable[[int], bytes | None]
+"""The record of an image; None where it is to be skipped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What there is now: the header, images that were skipped, shards there were before."""
+
+    header: shards.Header
+    skipped: int
+    kept: int
+
+
+def prepare(
+    data: Any, out: Path, encoding: str, shard_size: int, *, progress: bool = True
+) -> Prepared:
+    """Writes the images or latents of a data set's value, `shard_size` to a shard.
+
+    They are stored as arrays, raw; as PNG files of what the data set gives, png; or, of a
+    `Folder`, as the files that it reads, file.
+
+    Raises:
+        ImportError: array_record is not installed.
+        ValueError: another encoding or size, data that do not suit it, an image that
+            cannot be read, or a folder of other records.
+    """
+    from tqdm import tqdm
+
+    shards.module()
+    dataset = data.load()
+    skips = isinstance(dataset.source, Skipping)
+    source = dataset.source.of if skips else dataset.source
+    header = begun(out, planned(data, source, dataset.classes, encoding, shard_size))
+    pack, count, kept = packer(source, encoding, skips), len(source), len(header.shards)
+    with (
+        tqdm(
+            total=count,
+            initial=min(kept * shard_size, count),
+            unit="img",
+            desc="Writing records",
+            disable=None if progress else True,
+        ) as bar,
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for k in range(kept, header.total):
+            images = range(k * shard_size, min((k + 1) * shard_size, count))
+            path = out / f"{k:05d}-of-{header.total:05d}.array_record"
+            shard = write(path, records(images, pack, pool, bar.update))
+            header = dataclasses.replace(header, shards=(*header.shards, shard))
+            _keep(out, header)
+    return Prepared(header, count - header.count, kept)
+
+
+def planned(
+    data: Any, source: Source, classes: tuple[str, ...], encoding: str, shard_size: int
+) -> shards.Header:
+    """The header before the first shard.
+
+    Raises:
+        ValueError: another encoding or size, or data that do not suit it.
+    """
+    if encoding not in ENCODINGS or shard_size < 1:
+        raise ValueError(
+            f"encoding must be one of {ENCODINGS} and shard_size at least 1, got "
+            f"{encoding!r} and {shard_size}"
+        )
+    if encoding == "file" and not isinstance(source, Files):
+        raise ValueError("these data are no image files: use --encoding=png or raw")
+    stored = encoder_of(data).stored(data.shape)
+    pixels = stored.dtype == np.uint8
+    if encoding == "png" and not (pixels and stored.shape[-1] in (1, 3)):
+        raise ValueError(
+            f"no PNG is made of {stored.dtype} {stored.shape}: use --encoding=raw"
+        )
+    return shards.Header(
+        "raw" if encoding == "raw" else "file",
+        "uint8" if pixels else str(source[0]["image"].dtype),
+        stored.shape,
+        classes,
+        math.ceil(len(source) / shard_size),
+        (),
+        {"data": repr(data), "shard_size": shard_size, "encoding": encoding}
+        | {"images": len(source)},
+    )
+
+
+def begun(out: Path, new: shards.Header) -> shards.Header:
+    """The header of a folder in which these records were begun; it is made if need be.
+
+    Raises:
+        ValueError: the folder has other records, or anything else, or a shard is missing.
+    """
+    if not (out / shards.HEADER).exists():
+        strange = next(out.iterdir(), None) if out.exists() else None
+        if strange is not None:
+            raise ValueError(f"{out} has {strange.name!r} in it: name an empty folder")
+        _keep(out, new)
+    header = shards.read_header(out)
+    if dataclasses.replace(header, shards=()) != new:
+        raise ValueError(
+            f"{out} has records of {header.of}, not of {new.of}: name another folder"
+        )
+    for shard in header.shards:
+        shards.opened(out / shard.name, shard)
+    for path in out.glob("tmp*"):  # of a process that was killed
+        path.unlink()
+    return header
+
+
+def packer(source: Source, encoding: str, skips: bool) -> Pack:
+    """What makes an image's record; each is decoded once, so damage is found now."""
+
+    def payload(index: int, image: np.ndarray) -> bytes:
+        if encoding == "file":
+            return source.paths[index].read_bytes()
+        return png(image) if encoding == "png" else np.ascontiguousarray(image).tobytes()
+
+    def pack(index: int) -> bytes | None:
+        try:
+            row = source[index]
+        except ValueError:
+            if skips:
+                return None
+            raise
+        return shards.pack(int(row["label"]), payload(index, row["image"]))
+
+    return pack
+
+
+def records(
+    images: range,
+    pack: Pack,
+    pool: concurrent.futures.Executor,
+    made: Callable[[int], object],
+) -> Iterator[bytes]:
+    """The records of these images in order, a few at a time by threads."""
+    numbers = iter(images)
+    while chunk := list(itertools.islice(numbers, CHUNK)):
+        yield from (record for record in pool.map(pack, chunk) if record is not None)
+        made(len(chunk))
+
+
+def write(path: Path, rows: Iterator[bytes]) -> shards.Shard:
+    """A shard of these records, on disk whole or not at all."""
+    counted = itertools.count()
+
+    def fill(file: BinaryIO) -> None:
+        writer = shards.module().ArrayRecordWriter(file.name, shards.WRITTEN)
+        try:
+            for record in rows:
+                writer.write(record)
+                next(counted)
+        finally:
+            writer.close()
+
+    write_atomically(path, fill)
+    size, digest = path.stat().st_size, shards.sha256(path)
+    return shards.Shard(path.name, next(counted), size, digest)
+
+
+def png(image: UInt8[np.ndarray, "H W C"]) -> bytes:
+    """A PNG file of an image of one or three channels."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+    return file.getvalue()
+
+
+def _keep(out: Path, header: shards.Header) -> None:
+    text = shards.dumps(header)
+    write_atomically(out / shards.HEADER, lambda file: file.write(text))

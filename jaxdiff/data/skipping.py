@@ -1,0 +1,62 @@
+"""What happens to images that cannot be read: the run stops, or goes on without them.
+
+    stop   the error, which names the file
+    skip   image i is the first one that can be read of i, i + 1, ..., counted round
+
+So what a step sees is still a function of the data, the seed and the step alone.
+"""
+
+import dataclasses
+import warnings
+from typing import Any
+
+from jaxdiff.data.batches import Dataset, Source
+
+ON_ERROR = ("stop", "skip")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Skipping:
+    """A source without the images that another one cannot read; it remembers which."""
+
+    of: Source
+    unreadable: set[int] = dataclasses.field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for number in (*range(index, len(self)), *range(index)):
+            if number in self.unreadable:
+                continue
+            try:
+                return self.of[number]
+            except ValueError as error:
+                self.unreadable.add(number)
+                warnings.warn(f"skipped: {error}", stacklevel=2)
+        raise ValueError(f"none of the {len(self)} images can be read")
+
+
+def skipping(source: Source, on_error: str) -> Source:
+    """The source, or one that skips what it cannot read."""
+    return Skipping(source) if on_error == "skip" else source
+
+
+def skipped(dataset: Dataset) -> int:
+    """How many images were found unreadable and skipped so far.
+
+    >>> from jaxdiff.data import Digits
+    >>> skipped(Digits().load())
+    0
+    """
+    return len(getattr(dataset.source, "unreadable", ()))
+
+
+def require_on_error(on_error: str) -> None:
+    """Refuses any other word.
+
+    Raises:
+        ValueError: which there are.
+    """
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error must be one of {ON_ERROR}, got {on_error!r}")

@@ -1,0 +1,73 @@
+"""launch/prepare_data.py as people run it: killed, run again, given nonsense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdiff.data import Digits, Records
+
+pytest.importorskip("array_record", reason='needs pip install "jaxdiff[records]"')
+ROOT = Path(__file__).parents[1]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "launch/prepare_data.py", *flags]
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*flags), cwd=ROOT, env=ENV, capture_output=True, text=True
+    )
+
+
+def test_a_killed_command_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "records"
+    flags = ("--config=configs/digits.py", f"--out={out}", "--shard_size=16")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(*flags), cwd=ROOT, env=ENV, **quiet)
+    until = time.monotonic() + 300
+    while not list(out.glob("*.array_record")) and time.monotonic() < until:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = json.loads((out / "records.json").read_text())
+    assert before["count"] < 1497
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+    kept = len(before["shards"])
+    said = f"1,497 records of 10 classes in 94 shards ({kept} were there)"
+    assert said in done.stdout
+    assert f"--config.data.path={out} --config.data.size=8" in done.stdout
+    assert "--config=configs/folder.py:records" in done.stdout
+    numbers = np.arange(1497)
+    found = Records(str(out), size=8, channels=1).load().take(numbers)
+    expected = Digits().load().take(numbers)
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out=x"], "name the data: either --images=FOLDER or --config=FILE"),
+        (["--images=nowhere", "--out=x"], "there is no folder or ZIP file 'nowhere'"),
+        (
+            ["--config=configs/digits.py", "--encoding=file", "--out=x"],
+            "these data are no image files: use --encoding=png or raw",
+        ),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(flags: list[str], message: str) -> None:
+    done = run(*flags)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {message}\n"
+    assert not (ROOT / "x").exists()
