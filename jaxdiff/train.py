@@ -210,7 +210,7 @@ def fit(experiment: Experiment, workdir: Path, *, progress: bool = True) -> Trai
                 last = n == experiment.steps or stopping
                 if last or n % experiment.log_every == 0:
                     require_finite(state)
-                    report.numbers(n)
+                    report.numbers(n, data.skipped(dataset))
                 if last or n % experiment.checkpoint_every == 0:
                     require_finite(state)
                     saved.save(n, state, experiment, known)
@@ -404,10 +404,14 @@ class Reporter:
         self._recent.append(metrics)
         self._bar.update(self._experiment.batch_size)
 
-    def numbers(self, step: int) -> None:
-        """Writes the means since the last time, fetched in one transfer."""
+    def numbers(self, step: int, skipped: int = 0) -> None:
+        """Writes the means since the last time, fetched in one transfer.
+
+        And how many images were skipped as unreadable so far, where some were.
+        """
         rows, self._recent = jax.device_get(self._recent), []
         values = {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
+        values |= {"skipped_images": float(skipped)} if skipped else {}
         now = time.perf_counter()
         if self._since is not None:  # the first steps wait for the compiler
             made = len(rows) * self._experiment.batch_size

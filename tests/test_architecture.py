@@ -13,11 +13,11 @@ ROWS = (
     {"types", "version", "files"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"},
     {"times", "weightings", "denoisers", "optim"},
-    {"guidance", "losses", "levels", "solvers"},
+    {"guidance", "losses", "levels", "solvers", "interop"},
     {"sampling", "likelihood", "noise_shift", "analysis", "data", "sharding"}
     | {"pictures", "writers"},
     {"plots", "toy2d", "editing"},
-    {"config", "interop"},
+    {"config"},
     {"state", "snapshots", "presets", "expressions", "features"},
     {"checkpoint", "generate", "bits", "magnitudes", "quality"},
     {"train", "lengths", "comparison", "shifts"},

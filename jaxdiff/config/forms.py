@@ -106,7 +106,7 @@ def differences(there: Experiment, here: Experiment) -> list[str]:
 FREE = (
     *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
     *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", "fsdp"),
-    *("data.path", "data.cache"),
+    *("data.path", "data.cache", "data.data_dir", "data.on_error"),
 )
 """Fields, or what they begin with, that a resumed run may change."""
 
