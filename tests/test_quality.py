@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff import distances, quality, sharding
-from jaxdiff.data import Digits, Latents
+from jaxdiff.data import Digits, Folder, Latents
 from jaxdiff.features.extractor import NETWORKS, Extractor, extractor
 from jaxdiff.quality import in_memory
 
@@ -98,7 +98,7 @@ def test_inception_metrics_are_called_fid_and_have_a_score_of_classes() -> None:
     found = quality.score(real=both, fake=both)
     assert {"fid_tf", "kid_tf", "is_tf", "recall_tf"} <= found.keys()
     assert not any(name.startswith("fd") for name in found)
-    exact = distances.inception_score(distances.softmax(logits)).value
+    exact = distances.inception_score(distances.softmax(logits), splits=1).value
     np.testing.assert_allclose(found["is_tf"], exact)
     np.testing.assert_allclose(found["fid_tf"], 0, atol=1e-9)
 
@@ -296,3 +296,32 @@ def test_blocks_are_set_side_by_side() -> None:
     np.testing.assert_array_equal(quality.everything(parts[2]), IMAGES[26:39])
     found = quality.summary([{"a": 1.0}, {"a": 2.0}, {"a": 6.0}])["a"]
     assert found == {"mean": 3.0, "min": 1.0, "max": 6.0, "spread": np.sqrt(7.0)}
+
+
+def test_changed_images_are_another_reference(tmp_path: Path) -> None:
+    """Files of the same names and number, and images in memory of the same data."""
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    means = []
+    for shade in (10, 240):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        for i in range(7):
+            image = Image.new("RGB", (8, 8), (shade, shade, 10 * i))
+            image.save(tmp_path / "photos" / f"{i}.png")
+        photos = Folder(str(tmp_path / "photos"), size=8)
+        judge = quality.judge_of(photos, [PIXELS], mesh, tmp_path / "kept")
+        means.append(judge.reference.seen["pixels8"].moments.mean.mean())
+    assert means[1] - means[0] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (IMAGES[:5], "a block of 5 images is too small"),
+        (IMAGES[:, :8], r"are \(8, 16, 3\)"),
+    ],
+)
+def test_a_judge_refuses_before_it_looks(images: np.ndarray, said: str) -> None:
+    blind = dataclasses.replace(PIXELS, dims=192)
+    judge = quality.Judge((blind,), seen(IMAGES), sharding.data_mesh(jax.devices()[:1]))
+    with pytest.raises(ValueError, match=said):
+        judge(in_memory(images))

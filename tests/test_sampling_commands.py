@@ -1,5 +1,6 @@
 """Sampling and editing as a user does both: what is drawn, what is refused in a line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,25 @@ def test_a_mistake_is_one_line(
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> None:
+    asked = "--number=7", "--blocks=2", "--extractors=pixels8", f"--out={tmp_path}/scored"
+    done = run("evaluate.py", workdir, *asked)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "scored.json").read_text())
+    assert (found["images"], found["as_many"], len(found["blocks"])) == (14, 7, 2)
+    assert found["drawn"]["fd_pixels8"] == found["blocks"][0]["fd_pixels8"]
+    mean = np.mean([block["fd_pixels8"] for block in found["blocks"]])
+    assert found["metrics"]["fd_pixels8"]["mean"] == pytest.approx(mean)
+    assert "held out" in (tmp_path / "scored.md").read_text()
+    assert Image.open(tmp_path / "scored.png").width > 500
+    (kept,) = (workdir.parent if workdir.suffix else workdir).glob(
+        "quality/images/*/0*.npz"
+    )
+    with np.load(kept) as file:
+        assert file["image"].shape == (14, 8, 8, 1)
+    again = run("evaluate.py", workdir, "--images=x.npz", "--reference=y.npz")
+    assert again.stderr == (
+        "error: give --workdir, a run to draw from, or --images, a folder or NPZ\n"
+    )
