@@ -30,9 +30,13 @@ GOOD = Weights("tiny", TENSORS, "tiny.pth", "ab" * 32)
 
 @pytest.fixture(scope="module")
 def command() -> Any:
-    """What the command's file defines, its flags forgotten again."""
+    """What the command's file defines; flags are what they were before, others' too."""
     from absl import flags
 
+    loaded = "command" in sys.modules
+    others = {n: flags.FLAGS[n] for n in ("network", "out", "source") if n in flags.FLAGS}
+    for name in others:
+        delattr(flags.FLAGS, name)
     known = set(flags.FLAGS)
     sys.path.insert(0, str(ROOT / "launch"))
     try:
@@ -41,7 +45,10 @@ def command() -> Any:
         sys.path.remove(str(ROOT / "launch"))
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)
-        sys.modules.pop("command", None)
+        for name, flag in others.items():
+            flags.FLAGS[name] = flag
+        if not loaded:
+            sys.modules.pop("command", None)
 
 
 def test_weights_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
