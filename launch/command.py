@@ -65,18 +65,17 @@ def output(flag: flags.FlagHolder[str], default: Path, *suffixes: str) -> dict[s
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
     Raises:
-        ValueError: the folder cannot be made, or not be written to.
+        ValueError: the folder cannot be written to, or be made where it would lie.
     """
     out = Path(flag.value) if flag.value else default
     if flag.value and (flag.value.endswith(os.sep) or out.is_dir()):
         out = out / default.name
     out = out.with_suffix("") if out.suffix[1:] in suffixes else out
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--{flag.name}: cannot make {out.parent}: {error}") from error
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"--{flag.name}: cannot write to {out.parent}")
+    there = next(p for p in out.absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(
+            f"--{flag.name}: cannot write to {out.parent}: choose another place"
+        )
     return {suffix: out.with_name(f"{out.name}.{suffix}") for suffix in suffixes}
 
 

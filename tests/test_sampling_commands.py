@@ -78,3 +78,9 @@ def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> N
     assert again.stderr == (
         "error: give --workdir, a run to draw from, or --images, a folder or NPZ\n"
     )
+
+
+def test_a_wrong_path_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = run("evaluate.py", tmp_path / "none")
+    assert "holds no run" in done.stderr
+    assert not list(tmp_path.iterdir())
