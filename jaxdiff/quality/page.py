@@ -1,5 +1,6 @@
 """One page on a set of images: metrics, samples, and the training images near them."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from jaxdiff.quality.score import BETTER
 
 SHOWN, PAIRS = 64, 12
 """Samples in the grid, and pairs of a sample and its nearest training image."""
+WIDE = 78
+"""Letters in a line of notes."""
 ARROWS = {-1: "↓", 1: "↑", 0: "·"}
 
 
@@ -105,7 +108,8 @@ def _plain(found: Mapping[str, Any]) -> str:
         others = "".join(f"{_short(v.get(name, np.nan)):>15}" for v in beside.values())
         cells = f"{_short(row['mean']):>11}{_short(row['spread']):>11}{others}"
         lines.append(f"{name + ' ' + arrow(name):22}{cells}")
-    return "\n".join([*lines, "", *found["notes"]])
+    notes = (textwrap.fill(note, WIDE, subsequent_indent="  ") for note in found["notes"])
+    return "\n".join([*lines, "", *notes])
 
 
 def _short(value: float) -> str:
