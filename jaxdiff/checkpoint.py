@@ -8,15 +8,18 @@ A run's folder holds
     metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
 
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
+Several processes write one together, each the arrays that its devices hold, and it is read
+on as many processes and devices as there are then. What one finds damaged, all pass over.
 """
 
 import dataclasses
 import fcntl
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxdiff import sharding, snapshots
+from jaxdiff import processes, sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.data.statistics import Statistics
 from jaxdiff.files import write_atomically
@@ -134,7 +137,10 @@ class Checkpoints:
         self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
-        """The steps that have one, newest first."""
+        """The steps that have one, newest first, as process 0 finds them."""
+        return processes.told(self._listed())
+
+    def _listed(self) -> list[int]:
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
 
     def save(
@@ -186,9 +192,10 @@ class Checkpoints:
             text = str(error)
             full = "No space left on device"
             cause = full if full in text else text.split("\n")[0][:200]
+            there = ", ".join(map(str, self._listed())) or "none"
             raise OSError(
                 f"cannot save a checkpoint in {self._orbax.directory}: {cause}. Those "
-                f"already there ({', '.join(map(str, self.steps())) or 'none'}) are whole: "
+                f"already there ({there}) are whole: "
                 "mend it, and the same command goes on from the newest"
             ) from error
 
@@ -206,11 +213,12 @@ class Checkpoints:
         """
         steps = self.steps() if steps is None else steps
         for step, after in itertools.zip_longest(steps, steps[1:]):
-            saved = self._metadata(step)
+            saved = processes.told(self._metadata(step))
             if saved is not None:
                 experiment = from_dict(saved["experiment"])
                 state = self._state(step, _abstract(experiment, mesh))
-                if state is not None and _checksum(state).tolist() == saved["checksum"]:
+                read = processes.all_agree(state is not None)
+                if read and _checksum(state).tolist() == saved["checksum"]:
                     return state, experiment
             self._damaged.add(step)
             if after is not None:
@@ -244,14 +252,19 @@ class Checkpoints:
 
 
 @contextmanager
-def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
-    """The checkpoints of a run: to read with keep = 0, else to write, keeping so many."""
+def checkpoints(workdir: Path, keep: int = 0, every: int = 0) -> Iterator[Checkpoints]:
+    """The checkpoints of a run: to read with keep = 0, else to write.
+
+    The latest `keep` stay, and those of every step that `every` divides, if it is not 0.
+    """
     from orbax.checkpoint import v1 as ocp
 
-    keeping = ocp.training.preservation_policies
+    policies = ocp.training.preservation_policies
+    kept = [policies.LatestN(keep) if keep else policies.PreserveAll()]
+    kept += [policies.EveryNSteps(every)] if every else []
     orbax = ocp.training.Checkpointer(
         (workdir / "checkpoints").absolute(),
-        preservation_policy=keeping.LatestN(keep) if keep else keeping.PreserveAll(),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=keep > 0,
     )
     saved = Checkpoints(orbax)
@@ -263,12 +276,39 @@ def checkpoints(workdir: Path, keep: int = 0) -> Iterator[Checkpoints]:
 
 @contextmanager
 def alone(workdir: Path) -> Iterator[None]:
-    """Holds a run's folder for this process, until it ends in whatever way.
+    """Holds a run's folder for the processes of this run, until they end in whatever way.
 
     Raises:
-        ValueError: another process trains in it.
+        ValueError: another run trains in it, or not all processes see the same folder.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    with _held(workdir) if processes.first() else nullcontext():
+        if processes.several():
+            _require_shared(workdir)
+        yield
+
+
+def _require_shared(workdir: Path) -> None:
+    """Refuses a folder that is another one on each host.
+
+    Raises:
+        ValueError: a file that process 0 made in it is not seen by all.
+    """
+    mark = workdir / f".shared-{os.getpid()}"
+    if processes.first():
+        mark.touch()
+    seen = processes.all_agree((workdir / processes.told(mark.name)).exists())
+    if processes.first():
+        mark.unlink()
+    if not seen:
+        raise ValueError(
+            f"not all processes see the same folder {workdir}: --workdir must lie on a "
+            "file system that all hosts share"
+        )
+
+
+@contextmanager
+def _held(workdir: Path) -> Iterator[None]:
     with (workdir / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 from tqdm import tqdm
 
-from jaxdiff import data, editing, sharding
+from jaxdiff import data, editing, processes, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
 from jaxdiff.guidance import Interval, PlusPlus, noise_aware, thresholded, without
@@ -269,6 +269,7 @@ def images(
     """
     size = min(batch, len(seeds))
     size += -size % mesh.size
+    rows = sharding.rows(mesh, size)
     parts = []
     with tqdm(total=len(seeds), unit="img", disable=None if progress else True) as bar:
         for start in range(0, len(seeds), size):
@@ -278,8 +279,11 @@ def images(
                 a if a is None else np.take(a[part], np.arange(size) % count, axis=0)
                 for a in (seeds, label, *given)
             ]
-            asked = image_keys(filled[0]), jnp.asarray(filled[1], jnp.int32), *filled[2:]
-            drawn = draw(variables, *jax.device_put(asked, sharding.split(mesh)))
-            parts.append(encoder.decode(np.asarray(drawn))[:count])
+            keys = np.asarray(jax.random.key_data(image_keys(filled[0])))
+            asked = keys, filled[1].astype(np.int32), *filled[2:]
+            ours = jax.tree.map(lambda a: a[rows], asked)
+            keys, *rest = sharding.put_batch(ours, mesh)
+            drawn = draw(variables, jax.random.wrap_key_data(keys), *rest)
+            parts.append(encoder.decode(processes.on_host(drawn))[:count])
             bar.update(count)
     return np.concatenate(parts)

@@ -6,12 +6,14 @@ devices one copy in all. Computations are written for the global batch; jit spli
 the shardings of their arguments. Axes are Auto, so that XLA places intermediates.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 AXES = ("data", "fsdp")
 
@@ -64,8 +66,14 @@ def shared(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
     return jax.tree.map(one, tree)
 
 
+def rows(mesh: Mesh, size: int) -> Int[np.ndarray, " b"]:
+    """Which images of a batch are this process', for its devices to hold, in order."""
+    held = split(mesh).addressable_devices_indices_map((size,))
+    return np.unique(np.concatenate([np.arange(size)[index] for index in held.values()]))
+
+
 def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
-    """This process' part of a batch, as part of the global arrays on the devices.
+    """This process' `rows` of a batch, as part of the global arrays on the devices.
 
     Copies: the host's buffers may be written to again.
     """
@@ -73,11 +81,20 @@ def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
     return jax.tree.map(place, batch)
 
 
+def ahead(batches: Iterator[PyTree], mesh: Mesh, depth: int = 2) -> Iterator[PyTree]:
+    """The batches, on the devices, each put there while others before it are in use."""
+    waiting: deque[PyTree] = deque()
+    while True:
+        while len(waiting) < depth:
+            waiting.append(put_batch(next(batches), mesh))
+        yield waiting.popleft()
+
+
 def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
     """A mesh over which a batch splits evenly.
 
     Of a CPU's virtual devices, which are one for each core, it takes as many as divide
-    the batch. Accelerators are not left idle.
+    the batch, the same number in each process. Accelerators are not left idle.
 
     Raises:
         ValueError: the batch does not split over the accelerators, or these not into
@@ -85,13 +102,18 @@ def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
     """
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        fits = [n for n in range(1, len(devices) + 1) if not (batch_size % n or n % fsdp)]
+        groups = itertools.groupby(devices, lambda device: device.process_index)
+        here = [list(ours) for _, ours in groups]
+        counts = [n * len(here) for n in range(1, min(map(len, here)) + 1)]
+        fits = [n for n in counts if not (batch_size % n or n % fsdp)]
         if not fits:
             raise ValueError(
                 f"fsdp is {fsdp}, but no multiple of it divides the batch of {batch_size} "
-                f"over {len(devices)} devices: set --cpu_devices, or fsdp to 1"
+                f"over {len(devices)} devices of {len(here)} processes: set --cpu_devices, "
+                "or fsdp to 1"
             )
-        return data_mesh(devices[: max(fits)], fsdp)
+        used = [d for ours in here for d in ours[: max(fits) // len(here)]]
+        return data_mesh(used, fsdp)
     if batch_size % len(devices):
         raise ValueError(
             f"batch_size is {batch_size}, which does not split over {len(devices)} "

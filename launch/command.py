@@ -15,6 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from jaxdiff import processes
 from jaxdiff.files import cache_folder
 
 CPU_DEVICES = flags.DEFINE_integer(
@@ -23,29 +24,58 @@ CPU_DEVICES = flags.DEFINE_integer(
 )  # fmt: skip
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a command: 0 when done, 1 on a mistake, 2 on a wrong flag, 130 when stopped.
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, where jax does not find the other "
+    "processes by itself; default $JAX_COORDINATOR_ADDRESS. See docs/clusters.md."
+)  # fmt: skip
+PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "Their number; default $JAX_NUM_PROCESSES; 1 = alone in any case."
+)
+PROCESS = flags.DEFINE_integer(
+    "process", -1, "Which one this is, from 0; default $JAX_PROCESS_ID."
+)
 
-    A mistake is printed as one line; JAXDIFF_TRACEBACK=1 shows where it was found.
+
+def run(main: Callable[[], None], together: bool = False) -> None:
+    """Runs a command; `together` with other processes, if the environment has some.
+
+    Its exit status is 0 when done, 1 on a mistake, 2 on a wrong flag, 130 when stopped by
+    Ctrl-C, and 75 when the same command is to be started again: it was told to end, or
+    lost another process. A mistake is printed as one line; JAXDIFF_TRACEBACK=1 shows where
+    it was found.
     Compiled code is kept in JAX_COMPILATION_CACHE_DIR, by default in `xla` of the cache
     folder, $JAXDIFF_CACHE or ~/.cache/jaxdiff; an empty value turns that off.
     """
 
     def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _fail(ValueError(f"{argv[1]!r} is not a flag; see --help"), 1)
+        joined = False
         try:
-            if len(argv) > 1:
-                raise ValueError(f"{argv[1]!r} is not a flag; see --help")
-            _set_up()
+            joined = _set_up(together)
             main()
         except KeyboardInterrupt:
             print("stopped; what the last checkpoint holds is safe", file=sys.stderr)
-            sys.exit(130)
+            status = 130
+        except SystemExit as asked:
+            status = asked.code
         except MISTAKES as error:
-            _fail(error, 1)
+            status = _told(error)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) and isinstance(error, RuntimeError):
+            if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+                status = _told(
+                    "out of memory: ask for smaller batches or a smaller network"
+                )
+            elif joined:
+                lost = "lost another process, or the way to it: start all of them again"
+                status = _told(f"{lost} ({_line(error)})", processes.AGAIN)
+            else:
                 raise
-            _fail("out of memory: ask for smaller batches or a smaller network", 1)
+        else:
+            return
+        if joined:  # the others may never come to the barrier at a process' end
+            processes.leave(status)
+        sys.exit(status)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -94,17 +124,22 @@ MISTAKES = (ValueError, OSError, ImportError)
 """What is raised where a user's value enters; anything else is ours and is traced."""
 
 
-def _set_up() -> None:
+def _set_up(together: bool) -> bool:
+    """What every command needs; whether it is one of several processes."""
     logging.set_verbosity(logging.FATAL)  # errors that matter arrive as exceptions,
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
     sys.unraisablehook = lambda _: None  # and Orbax's event loop and TensorBoard's
     threading.excepthook = lambda _: None  # thread die noisily after one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    jax.config.update("jax_num_cpu_devices", CPU_DEVICES.value or cores)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", cache or None)
+    given = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    place = processes.place(*given) if together else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    devices = CPU_DEVICES.value or (1 if place else cores)
+    jax.config.update("jax_num_cpu_devices", devices)
+    return place is not None and processes.join(place)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -161,15 +196,26 @@ def _unknown_field(argv: list[str]) -> str:
     return ""
 
 
-def _fail(error: Exception | str, code: int) -> NoReturn:
+def _fail(error: Exception | str, status: int) -> NoReturn:
+    sys.exit(_told(error, status))
+
+
+def _told(error: Exception | str, status: int = 1) -> int:
+    """Prints an error as one line, and returns the status to exit with."""
     if os.environ.get("JAXDIFF_TRACEBACK") and isinstance(error, Exception):
         raise error
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
-        first = f"{first} {lines[-1]}"
+    first = _line(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         first = f"the disk is full ({first}); the last checkpoint is whole: make room, and"
         first += " the same command goes on"
     print(f"error: {first}", file=sys.stderr)
-    sys.exit(code)
+    return status
+
+
+def _line(error: Exception | str) -> str:
+    """The line of an error that says what happened."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
+        first = f"{first} {lines[-1]}"
+    return first

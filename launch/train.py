@@ -4,33 +4,37 @@
 
 Any field of the config can be changed: --config.batch_size=64 --config.times.std=1.4.
 The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and pictures.
-Ctrl-C saves and stops. --dry_run trains nothing, and says what a step holds and moves on
-each device, from shapes alone:
+Ctrl-C and SIGTERM save and stop. On several hosts, give each the same command
+(docs/clusters.md). --profile=100:110 traces these steps. --dry_run trains nothing, and
+says what a step holds and moves on each device, from shapes alone:
 
     python launch/train.py --config=configs/edm2_img512.py:s --dry_run --cpu_devices=8 \\
         --config.batch_size=64 --config.fsdp=8
 """
 
 import shlex
+import signal
 import sys
 
 import command
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import footprint, pictures, sharding, train
+from jaxdiff import footprint, pictures, processes, sharding, train
 from jaxdiff.config import Experiment, from_config, resolve
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only say what a step needs.")
+PROFILE = flags.DEFINE_string("profile", "", "Steps to trace, first:last, as 100:110.")
 flags.mark_flags_as_required(["config"])
 flags.register_multi_flags_validator(
     ["workdir", "dry_run"],
     lambda given: given["dry_run"] or given["workdir"] is not None,
     "--workdir is missing; see --help",
 )
-flags.declare_key_flag("cpu_devices")
+for name in ("cpu_devices", "coordinator", "processes", "process"):
+    flags.declare_key_flag(name)
 
 
 def main() -> None:
@@ -39,12 +43,16 @@ def main() -> None:
     if DRY_RUN.value:
         return _dry_run(experiment)
     workdir = command.folder(WORKDIR)
-    state = train.fit(experiment, workdir)
+    try:
+        state = train.fit(experiment, workdir, profile=_steps(PROFILE.value))
+    except train.Stopped as stopped:
+        if processes.first():
+            print(f"\n{stopped}. To go on:")
+            print(f"  {shlex.join([sys.executable, *sys.argv])}")
+        sys.exit(130 if stopped.signal == signal.SIGINT else processes.AGAIN)
     step = int(state.step)
-    if step < experiment.steps:
-        print(f"\nstopped at step {step} and saved it. To go on:")
-        print(f"  {shlex.join([sys.executable, *sys.argv])}")
-        sys.exit(130)
+    if not processes.first():
+        return
     pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
     print(f"{workdir} has all its {experiment.steps} steps{more}; see samples.png there")
@@ -52,6 +60,20 @@ def main() -> None:
         return
     sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]
     print(f"To sample:\n  {shlex.join(sample)}")
+
+
+def _steps(text: str) -> tuple[int, int]:
+    """The first and the last step that --profile names.
+
+    Raises:
+        ValueError: it is no such pair.
+    """
+    if not text:
+        return 0, 0
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+        raise ValueError(f"--profile is {text!r}: give the first and last step, as 100:110")
+    return int(first), int(last)
 
 
 def _dry_run(experiment: Experiment) -> None:
@@ -64,4 +86,4 @@ def _dry_run(experiment: Experiment) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, together=True)

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
-    {"types", "version", "files"},
+    {"types", "version", "files", "processes"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"},
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers", "interop"},

@@ -19,6 +19,7 @@ from jaxdiff.config.experiment import (
 from jaxdiff.config.fields import parts
 from jaxdiff.config.forms import (
     FREE,
+    PLACES,
     differences,
     from_config,
     from_dict,
@@ -32,6 +33,7 @@ __all__ = [
     "FREE",
     "KINDS",
     "NAMES",
+    "PLACES",
     "SNAPSHOT_DTYPES",
     "TYPES",
     "Experiment",

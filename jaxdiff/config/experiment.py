@@ -99,12 +99,18 @@ class Experiment:
     `fsdp` devices share one copy of the state, each a part of every large array, to save
     more.
     `init_from` names another run, whose averaged weights this one starts from, as far as
-    the networks agree. The `_every` fields count steps, and 0 stands for never; `keep` is
-    the number of checkpoints kept. At `snapshot_every` the averages are written too, each a
-    file of `snapshot_dtype`, from which averages of other widths are made after training;
-    at `magnitudes_every` the magnitudes of activations, weights and updates are logged,
-    layer by layer; at `eval_every` as many as `eval_images` images are scored against the
-    data by what `eval_extractors` see of both, as launch/evaluate.py does.
+    the networks agree. The `_every` fields count steps, and 0 stands for never. At
+    `snapshot_every` the averages are written too, each a file of `snapshot_dtype`, from
+    which averages of other widths are made after training; at `magnitudes_every` the
+    magnitudes of activations, weights and updates are logged, layer by layer; at
+    `eval_every` as many as `eval_images` images are scored against the data by what
+    `eval_extractors` see of both, as launch/evaluate.py does. Of checkpoints the latest
+    `keep` stay, and those of every step that `keep_every` divides.
+
+    What is done about a step whose loss or gradient is not finite, or the weights after
+    it, says `on_nonfinite`: "stop" the run; "skip" the step, as if it had not been made
+    but for its number; or "roll_back" to the last checkpoint, to go on from there with
+    other noise, three times before it stops.
     """
 
     data: Images = data.Digits()
@@ -129,10 +135,12 @@ class Experiment:
     sample_every: int = 1000
     checkpoint_every: int = 500
     keep: int = 2
+    keep_every: int = 0
     snapshot_every: int = 0
     snapshot_dtype: str = "float16"
     magnitudes_every: int = 0
     fsdp: int = 1
+    on_nonfinite: str = "stop"
     eval_every: int = 0
     eval_images: int = 500
     eval_extractors: tuple[str, ...] = ("lite0", "pixels8")
@@ -166,11 +174,14 @@ class Experiment:
                 f"a batch of {self.batch_size} does not split into accumulation = "
                 f"{self.accumulation} equal parts"
             )
-        for field in ("sample_every", "snapshot_every", "magnitudes_every", "eval_every"):
+        never = ("sample_every", "snapshot_every", "magnitudes_every", "eval_every")
+        for field in (*never, "keep_every"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is negative: {getattr(self, field)}; 0 = never")
         if self.eval_images < 10:
             raise ValueError(f"eval_images must be at least 10, got {self.eval_images}")
+        if self.on_nonfinite not in REMEDIES:
+            raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}, not in {REMEDIES}")
         if self.snapshot_dtype not in SNAPSHOT_DTYPES:
             raise ValueError(
                 f"snapshot_dtype is {self.snapshot_dtype!r}, not in {SNAPSHOT_DTYPES}"
@@ -265,6 +276,9 @@ def _require_one_table(experiment: Experiment) -> None:
 
 SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
 """What snapshots may be saved in."""
+
+REMEDIES = ("stop", "skip", "roll_back")
+"""What may be done about numbers that are not finite."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Compute dtypes of networks."""

@@ -88,7 +88,20 @@ def from_config(config: ConfigDict) -> Experiment:
     return from_dict(config.to_dict())
 
 
-def differences(there: Experiment, here: Experiment) -> list[str]:
+PLACES = ("data.path", "data.cache", "data.data_dir")
+"""Fields that say where data lie, which may be elsewhere on each host."""
+
+FREE = (
+    *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
+    *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", "fsdp"),
+    *("on_nonfinite", "data.on_error", *PLACES),
+)
+"""Fields, or what they begin with, that a resumed run may change."""
+
+
+def differences(
+    there: Experiment, here: Experiment, free: tuple[str, ...] = FREE
+) -> list[str]:
     """What keeps a run from going on as another experiment, a line for each field.
 
     Fields that do not alter the steps already made may differ: how many steps there are,
@@ -99,16 +112,8 @@ def differences(there: Experiment, here: Experiment) -> list[str]:
     return [
         f"{path}: {before.get(path)} there, {after.get(path)} here"
         for path in paths
-        if before.get(path) != after.get(path) and not path.startswith(FREE)
+        if before.get(path) != after.get(path) and not path.startswith(free)
     ]
-
-
-FREE = (
-    *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
-    *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", "fsdp"),
-    *("data.path", "data.cache", "data.data_dir", "data.on_error"),
-)
-"""Fields, or what they begin with, that a resumed run may change."""
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,8 +4,8 @@ Images are counted on and on: step s of a run with batch B reads the positions s
 (s + 1) B - 1. Position i is image number `order(n, seed, i // n)[i % n]`, where n is the
 size of the data set: every epoch shows every image once, in an order of its own. So what
 a step sees is a function of (seed, B, s) alone. It depends neither on when a run was
-interrupted nor on how many processes share it: process p of P reads the p-th of the P
-equal blocks of a batch, and the blocks in order are the batch of a single process.
+interrupted nor on how many processes share it: each reads the rows of the batch that its
+devices hold.
 """
 
 import dataclasses
@@ -120,13 +120,12 @@ def order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """Batches with random access: `stream[s]` is this process' block of step s."""
+    """Batches with random access: `stream[s]` has these rows of the batch of step s."""
 
     source: Source
     batch_size: int
     seed: int
-    block: int
-    blocks: int
+    rows: Int[np.ndarray, " b"]
 
     def __len__(self) -> int:
         return sys.maxsize // self.batch_size
@@ -134,17 +133,15 @@ class Stream:
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         return take(self.source, self.indices(step))
 
-    def indices(self, step: int) -> Int[np.ndarray, " B"]:
-        """The numbers of the images in this process' block of a step."""
-        n, size = len(self.source), self.batch_size // self.blocks
-        first = step * self.batch_size + self.block * size
-        last = first + size
-        return np.concatenate(
-            [
-                order(n, self.seed, epoch)[max(first - epoch * n, 0) : last - epoch * n]
-                for epoch in range(first // n, (last - 1) // n + 1)
-            ]
-        )
+    def indices(self, step: int) -> Int[np.ndarray, " b"]:
+        """The numbers of the images in these rows of a step's batch."""
+        n = len(self.source)
+        epochs, positions = np.divmod(step * self.batch_size + self.rows, n)
+        found = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            now = epochs == epoch
+            found[now] = order(n, self.seed, int(epoch))[positions[now]]
+        return found
 
 
 def batches(
@@ -152,41 +149,32 @@ def batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    *,
-    block: int | None = None,
-    blocks: int | None = None,
+    rows: Int[np.ndarray, " b"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The endless batches of a run, from `start_step` on, as a grain `DatasetIterator`.
 
-    Each is {"image": [B, H, W, C] uint8, "label": [B] int32}, with B = batch_size / blocks.
-    `batch_size` counts the images of all processes together; `block` of `blocks` is the
-    process' part, by default `jax.process_index()` of `jax.process_count()`. The iterator's
-    state is {"next_index": step}, the number of the next step, so `set_state` and
-    `start_step` do the same, whatever number of processes wrote the state. A source
-    without `take` is read ahead by threads.
+    Each is {"image": [b, H, W, C] uint8, "label": [b] int32}, of the `rows` of the batch
+    that this process holds (`sharding.rows`), by default of all `batch_size`. The
+    iterator's state is {"next_index": step}, the number of the next step, so `set_state`
+    and `start_step` do the same, whatever processes wrote the state. A source without
+    `take` is read ahead by threads.
 
     Raises:
-        ValueError: an empty data set; a batch size that is not positive or is not a
-            multiple of `blocks`; a negative seed or start_step.
+        ValueError: an empty data set; a batch size that is not positive; a negative seed
+            or start_step.
     """
     import grain
 
-    if block is None or blocks is None:
-        import jax
-
-        block, blocks = jax.process_index(), jax.process_count()
     if len(dataset.source) == 0:
         raise ValueError("the data set has no images, so there is nothing to train on")
-    if batch_size < 1 or batch_size % blocks:
-        raise ValueError(
-            f"batch_size must be a positive multiple of the {blocks} processes, "
-            f"got {batch_size}"
-        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in 0 ... 2^64 - 1, got {seed}")
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, got {start_step}")
-    stream = Stream(dataset.source, batch_size, seed, block, blocks)
+    rows = np.arange(batch_size) if rows is None else rows
+    stream = Stream(dataset.source, batch_size, seed, rows)
     threads = 0 if hasattr(dataset.source, "take") else 8
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterator = iter(grain.MapDataset.source(stream).to_iter_dataset(ahead))

@@ -1,0 +1,25 @@
+"""Training: one jit-compiled step, and a loop that survives what happens to machines.
+
+`step` is the mathematics, `loop` what is done with it, from top to bottom. A run begins as
+`start` says, and tells of itself by `reporter` and `shown`; `stopping` is how it is asked
+to end, `clock` where its time went, `profiling` a closer look at some of its steps.
+"""
+
+from jaxdiff.train.loop import NotFinite, fit, require_finite
+from jaxdiff.train.shown import examiner
+from jaxdiff.train.start import begun
+from jaxdiff.train.step import compiled_step, make_step, training, withhold
+from jaxdiff.train.stopping import Stopped
+
+__all__ = [
+    "NotFinite",
+    "Stopped",
+    "begun",
+    "compiled_step",
+    "examiner",
+    "fit",
+    "make_step",
+    "require_finite",
+    "training",
+    "withhold",
+]

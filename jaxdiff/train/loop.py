@@ -1,0 +1,249 @@
+"""The loop, which is read from top to bottom once."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from jaxdiff import checkpoint, data, generate, magnitudes, processes, sharding
+from jaxdiff.config import Experiment, resolve
+from jaxdiff.data.statistics import Statistics
+from jaxdiff.state import TrainState
+from jaxdiff.train import start
+from jaxdiff.train.clock import Clock
+from jaxdiff.train.profiling import Profile
+from jaxdiff.train.reporter import Reporter, reporting
+from jaxdiff.train.shown import examiner, save_averages, show
+from jaxdiff.train.step import Batch, Metrics, compiled_step
+from jaxdiff.train.stopping import Stop, Stopped, stoppable
+
+ROLL_BACKS = 3
+"""Times that a run goes back to one checkpoint before it gives up."""
+
+PATIENCE = 50
+"""Steps in a row that are skipped before a run gives up."""
+
+
+class NotFinite(ValueError):
+    """A loss or a gradient was not finite; the message names the step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What the loop works with."""
+
+    experiment: Experiment
+    workdir: Path
+    mesh: Mesh
+    dataset: data.Dataset
+    saved: checkpoint.Checkpoints
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    probe: Callable[..., magnitudes.Magnitudes]
+    draw: generate.Draw | None
+    examine: Callable[[TrainState], Mapping[str, float]] | None
+    known: Statistics | None
+    """Of the data."""
+
+
+def fit(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    progress: bool = True,
+    profile: tuple[int, int] = (0, 0),
+) -> TrainState:
+    """Trains, or goes on training, in the run's folder; returns the last state.
+
+    A run that has all its steps is returned as it is. `profile` are the first and the last
+    step to trace. Every process of a run calls it alike.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came, and the state was saved.
+        NotFinite: a loss, a gradient or what came of them was not finite, and
+            `on_nonfinite` knows no more to do; the last checkpoint is before it.
+        ValueError: the folder is another experiment's, or the batch does not split.
+    """
+    start.require_alike(experiment)
+    clock, traced = Clock(), Profile(workdir / "profile", *profile)
+    with (
+        checkpoint.alone(workdir),
+        checkpoint.checkpoints(workdir, experiment.keep, experiment.keep_every) as saved,
+        stoppable() as stop,
+    ):
+        with clock("start"):
+            run, state = prepared(experiment, workdir, saved)
+        attempt, base = 0, int(state.step)
+        while True:
+            first = int(state.step)
+            with reporting(run.experiment, workdir, first, progress, clock) as report:
+                try:
+                    state = steps(run, state, report, clock, stop, traced)
+                    break
+                except NotFinite as error:
+                    with clock("roll back"):
+                        saved.wait()
+                        newest = max(saved.steps(), default=0)
+                        attempt, base = attempt + 1 if newest == base else 1, newest
+                        state = rolled_back(run, error, attempt)
+        with clock("checkpoints"):
+            saved.wait()
+    if stop.signal and int(state.step) < experiment.steps:
+        raise Stopped(int(state.step), stop.signal)
+    return state
+
+
+def prepared(
+    experiment: Experiment, workdir: Path, saved: checkpoint.Checkpoints
+) -> tuple[Run, TrainState]:
+    """What the loop works with, and the state that it starts from."""
+    part = experiment.batch_size // experiment.accumulation
+    mesh = sharding.mesh_for(part, experiment.fsdp)
+    dataset = experiment.data.load()
+    e = resolve(experiment, dataset)
+    start.require_finite_objective(e)
+    step, probe = compiled_step(e, mesh), magnitudes.probe(e)
+    draw = generate.sampler(e) if e.sample_every or e.eval_every else None
+    state = start.restored(saved, mesh, workdir, e) or start.begun(e, mesh)
+    if processes.first():
+        checkpoint.describe(workdir, e)
+    known = start.data_statistics(e, workdir, len(dataset))
+    examine = examiner(e, workdir, dataset, draw, mesh) if e.eval_every else None
+    return Run(e, workdir, mesh, dataset, saved, step, probe, draw, examine, known), state
+
+
+def steps(
+    run: Run,
+    state: TrainState,
+    report: Reporter,
+    clock: Clock,
+    stop: Stop,
+    profile: Profile,
+) -> TrainState:
+    """All steps that are left, or those until a stop is asked for.
+
+    Raises:
+        NotFinite: as `fit`; what was saved is before it.
+    """
+    e, mesh, first = run.experiment, run.mesh, int(state.step)
+    rows = sharding.rows(mesh, e.batch_size)
+    read = data.batches(run.dataset, e.batch_size, e.seed, first, rows)
+    batches = sharding.ahead(read, mesh)
+    for n in range(first + 1, e.steps + 1):
+        with clock("data"):
+            batch = next(batches)
+        looking = bool(e.magnitudes_every) and n % e.magnitudes_every == 0
+        before = copied(state) if looking else None
+        with (
+            clock("compiling") if n == first + 1 else nullcontext(),
+            profile.step(n, state),
+            jax.transfer_guard("disallow"),
+        ):
+            state, metrics = run.step(state, batch)
+            report.made(metrics, wait=n == first + 1)
+        profile.after(n, state)
+        stopping = stop.after(n)  # asked once: what is not saved must not stop the run
+        last = n == e.steps or stopping
+        if looking:
+            report.magnitudes(n, run.probe(before, state, batch))
+        if last or n % e.log_every == 0:
+            require_finite(state)
+            report.numbers(n, data.skipped(run.dataset))
+            require_some(n, report.skipped_in_a_row)
+        if last or n % e.checkpoint_every == 0:
+            require_finite(state)
+            with clock("checkpoints"):
+                run.saved.save(n, state, e, run.known)
+        due = lambda every, n=n: bool(every) and (n == e.steps or n % every == 0)
+        if due(e.snapshot_every):
+            require_finite(state)
+            with clock("snapshots"):
+                save_averages(run.workdir, e, state)
+        with stop.interrupts():
+            if due(e.sample_every):
+                with clock("pictures"):
+                    report.picture(n, show(e, run.draw, state, mesh))
+            if due(e.eval_every):
+                with clock("scores"):
+                    report.quality(n, run.examine(state))
+        if stopping:
+            break
+    return state
+
+
+def rolled_back(run: Run, error: NotFinite, attempt: int) -> TrainState:
+    """The state of the newest checkpoint, to go on from with noise of its own.
+
+    Every step draws from the run's key, which is another one after each attempt: the same
+    numbers would do the same again.
+
+    Raises:
+        NotFinite: the experiment does not ask for it, or it was tried often enough.
+    """
+    e = run.experiment
+    if e.on_nonfinite != "roll_back":
+        raise error
+    if attempt > ROLL_BACKS:
+        raise NotFinite(
+            f"{error}. It was rolled back {ROLL_BACKS} times, with other noise each time"
+        ) from error
+    if run.saved.steps():
+        state, _ = run.saved.restore(run.mesh)
+    else:
+        state = start.begun(e, run.mesh)
+    warnings.warn(
+        f"{str(error).split(';')[0]}: going back to step {int(state.step)}, and on from "
+        f"there with other noise ({attempt} of {ROLL_BACKS} times)",
+        stacklevel=2,
+    )
+    other = jax.jit(jax.random.fold_in, out_shardings=sharding.replicated(run.mesh))
+    return dataclasses.replace(state, key=other(state.key, jnp.uint32(ROLLED + attempt)))
+
+
+ROLLED = 0x0BADF10A
+"""Sets the keys of runs that were rolled back apart from those of steps."""
+
+
+def require_finite(state: TrainState) -> None:
+    """Looks at the flag on the device.
+
+    Raises:
+        NotFinite: it was raised.
+    """
+    bad = int(jax.device_get(state.first_bad))
+    if bad >= 0:
+        raise NotFinite(
+            f"the loss, a gradient or a weight was not finite at step {bad + 1}; nothing "
+            "was saved since, and checkpoints before it are whole. Look at the data, or "
+            "train in another --workdir with a lower optimizer.learning_rate"
+        )
+
+
+def require_some(step: int, skipped: int) -> None:
+    """Refuses to skip on and on.
+
+    Raises:
+        NotFinite: the last `skipped` steps were all skipped, which are too many.
+    """
+    if skipped >= PATIENCE:
+        raise NotFinite(
+            f"the loss, a gradient or a weight was not finite at step {step}; all of the "
+            f"{skipped} steps up to it were skipped for it. Look at the data, or train in "
+            "another --workdir with a lower optimizer.learning_rate"
+        )
+
+
+def copied(state: TrainState) -> PyTree:
+    """The parameters, before a step that is donated them.
+
+    Waits before and after: a CPU split into devices locks up when copies and a step's sums
+    share its few threads.
+    """
+    jax.block_until_ready(state)
+    return jax.block_until_ready(jax.tree.map(jnp.copy, state.params))

@@ -1,0 +1,33 @@
+"""A trace of chosen steps, for TensorBoard's profiler or Perfetto."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+from jaxtyping import PyTree
+
+
+class Profile:
+    """Traces the steps from `first` to `last` into a folder; none with (0, 0)."""
+
+    def __init__(self, folder: Path, first: int = 0, last: int = 0) -> None:
+        self._folder, self._first, self._last = folder, first, last
+        self._tracing = False
+
+    @contextmanager
+    def step(self, number: int, state: PyTree) -> Iterator[None]:
+        """What is done inside is that step, and in the trace if it is one of the chosen."""
+        if number == self._first:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(self._folder))
+            self._tracing = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            yield
+
+    def after(self, number: int, state: PyTree) -> None:
+        """Writes the trace, if this was the last step of it."""
+        if self._tracing and number >= self._last:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._tracing = False

@@ -1,0 +1,71 @@
+"""What a run makes of its averages beside training: snapshots, pictures, scores."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from jaxdiff import data, generate, processes, quality, sharding, snapshots
+from jaxdiff.config import Experiment
+from jaxdiff.features.extractor import extractor
+from jaxdiff.state import TrainState, ema_variables
+
+
+def save_averages(workdir: Path, experiment: Experiment, state: TrainState) -> None:
+    """Writes the tracked averages as snapshots; a step made again writes the same."""
+    step = int(state.step)
+    for std in experiment.optimizer.stds:
+        variables = processes.on_host(ema_variables(experiment, state, std))
+        if not processes.first():
+            continue
+        images = step * experiment.batch_size
+        snapshot = snapshots.Snapshot(experiment, variables, std, step, images)
+        snapshots.write(
+            workdir / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype
+        )
+
+
+def show(
+    experiment: Experiment, draw: generate.Draw, state: TrainState, mesh: Mesh
+) -> UInt8[np.ndarray, "N H W C"]:
+    """The images of a run's picture: seeds 0, 1, …, and the classes in turn."""
+    seeds = np.arange(experiment.sampling.images)
+    label = seeds % max(experiment.network.label_dim, 1)
+    variables = ema_variables(experiment, state, experiment.sampling.std)
+    encoder = data.encoder_of(experiment.data)
+    decoded = generate.images(draw, variables, encoder, seeds, label, mesh, len(seeds))
+    return encoder.preview(decoded)
+
+
+def examiner(
+    experiment: Experiment,
+    workdir: Path,
+    dataset: data.Dataset,
+    draw: generate.Draw,
+    mesh: Mesh,
+) -> Callable[[TrainState], Mapping[str, float]]:
+    """What scores a run's images: always of the same seeds, and of labels like the data's.
+
+    Every process scores all of them, as the others would only wait for it.
+
+    Raises:
+        ValueError: the data are no pixels, or an extractor's weights are not there.
+    """
+    e, encoder = experiment, data.encoder_of(experiment.data)
+    here = sharding.data_mesh(jax.local_devices())
+    extractors = [extractor(name) for name in e.eval_extractors]
+    judge = quality.judge_of(e.data, extractors, here, workdir / "quality")
+    seeds, label = np.arange(e.eval_images), np.full(e.eval_images, -1)
+    if e.network.label_dim:
+        label = quality.labels_like(dataset, e.eval_images)
+
+    def examine(state: TrainState) -> Mapping[str, float]:
+        variables = ema_variables(e, state, e.sampling.std)
+        batch = e.sampling.images  # that of pictures, whose program is compiled
+        images = generate.images(draw, variables, encoder, seeds, label, mesh, batch)
+        return judge(quality.in_memory(images))[0]
+
+    return examine

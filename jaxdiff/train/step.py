@@ -1,0 +1,143 @@
+"""The training step: pure, compiled once, the state donated."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from jaxdiff import data, sharding
+from jaxdiff.config import Experiment
+from jaxdiff.denoisers import denoiser
+from jaxdiff.schedules import corrupt
+from jaxdiff.state import TrainState, init_state, labelled
+from jaxdiff.types import Condition
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+METRICS = ("loss", "grad_norm", "learning_rate")
+"""What every step is measured by; and "skipped", where steps may be."""
+
+
+def make_step(
+    experiment: Experiment,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The training step: (state, batch) -> (state, metrics), pure, to be jitted.
+
+    The batch is {"image": what is stored, "label": [B] int32}. The way it takes: encode,
+    draw t, corrupt, withhold conditions, denoise, loss, gradients, Optax chain.
+    """
+    e = experiment
+    tx = e.optimizer.transformation(e.batch_size)
+    rate = e.optimizer.schedule(e.batch_size)
+    encoder = data.encoder_of(e.data)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
+        t_key, noise_key, condition_key, dropout_key, data_key = keys
+        x0 = encoder.encode(data_key, batch["image"])
+        per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
+        t, importance = e.times.draw(state.times, t_key, per_image, e.schedule)
+        noised = corrupt(noise_key, x0, t, e.schedule)
+        cond = withhold(condition_key, batch["label"], e)
+
+        def objective(
+            params: PyTree, part: tuple, key: Key[Array, ""]
+        ) -> tuple[Float[Array, ""], Float[Array, " b"]]:
+            noised, cond, importance = part
+            variables = {"params": params, "constants": state.constants}
+            denoise = denoiser(training(e, key), variables, e.parameterization)
+            losses = e.loss(denoise(noised.x, noised.at, cond), noised)
+            scale = e.loss_scale * x0[0].size
+            return scale * jnp.mean(importance.reshape(-1) * losses), losses
+
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        whole = (noised, cond, importance)
+        (loss, losses), grads = accumulated(
+            gradient, state.params, whole, dropout_key, e.accumulation
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        bad = ~all_finite((loss, grads, params, opt_state))
+        made = {
+            "params": params,
+            "opt_state": opt_state,
+            "times": e.times.update(state.times, t, losses),
+        }
+        metrics = {
+            "loss": jnp.mean(losses),
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.float32(rate(state.step)),
+        }
+        first_bad = jnp.where((state.first_bad < 0) & bad, state.step, state.first_bad)
+        if e.on_nonfinite == "skip":  # as if the step had not been made, but for its number
+            kept = {name: getattr(state, name) for name in made}
+            made = jax.tree.map(lambda new, old: jnp.where(bad, old, new), made, kept)
+            metrics["skipped"], first_bad = jnp.float32(bad), state.first_bad
+        step = state.step + 1
+        return dataclasses.replace(state, step=step, first_bad=first_bad, **made), metrics
+
+    return step
+
+
+def accumulated(
+    gradient: Callable, params: PyTree, whole: PyTree, key: Key[Array, ""], rounds: int
+) -> tuple[tuple[Float[Array, ""], Float[Array, " B"]], PyTree]:
+    """((loss, losses), gradient) of a batch, taken in so many equal parts in turn.
+
+    Memory holds the activations of one part. The mean over parts is that over the batch;
+    image i is in part i mod rounds, so that every device has its share of each.
+    """
+    if rounds == 1:
+        return gradient(params, whole, key)
+    parts = jax.tree.map(
+        lambda a: jnp.swapaxes(a.reshape(-1, rounds, *a.shape[1:]), 0, 1), whole
+    )
+
+    def add(total: PyTree, numbered: tuple) -> tuple[PyTree, Float[Array, " b"]]:
+        part, number = numbered
+        (loss, losses), grads = gradient(params, part, jax.random.fold_in(key, number))
+        return jax.tree.map(lambda t, g: t + g / rounds, total, (loss, grads)), losses
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    (loss, grads), losses = jax.lax.scan(add, zero, (parts, jnp.arange(rounds)))
+    return (loss, losses.T.reshape(-1)), grads
+
+
+def training(experiment: Experiment, dropout_key: Key[Array, ""]) -> Callable:
+    """The network as it is applied in training: with dropout."""
+
+    def apply(variables: PyTree, x: Array, c_noise: Array, cond: Condition) -> PyTree:
+        rngs = {"dropout": dropout_key}
+        return experiment.network.apply(variables, x, c_noise, cond, train=True, rngs=rngs)
+
+    return apply
+
+
+def withhold(key: Key[Array, ""], label: Array, experiment: Experiment) -> Condition:
+    """The condition of a batch, parts of it withheld from random images."""
+    label_key, noise_key = jax.random.split(key)
+    hidden = jax.random.bernoulli(label_key, experiment.label_dropout, label.shape)
+    cond = labelled(experiment, jnp.where(hidden, -1, label))
+    if experiment.noise_dropout:
+        told = 1 - experiment.noise_dropout
+        noise = jax.random.bernoulli(noise_key, told, label.shape)
+        cond = dataclasses.replace(cond, noise=noise)
+    return cond
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number of a tree is finite."""
+    return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(tree)]).all()
+
+
+def compiled_step(
+    experiment: Experiment, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step, its state donated and left where it was, its metrics on every device."""
+    state = jax.eval_shape(lambda: init_state(experiment))
+    places = sharding.shared(state, mesh), sharding.replicated(mesh)
+    return jax.jit(make_step(experiment), donate_argnums=0, out_shardings=places)
