@@ -3,6 +3,7 @@
 import errno
 import logging as python_logging
 import os
+import re
 import runpy
 import sys
 import threading
@@ -59,18 +60,8 @@ def run(main: Callable[[], None], together: bool = False) -> None:
             status = 130
         except SystemExit as asked:
             status = asked.code
-        except MISTAKES as error:
-            status = _told(error)
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
-                status = _told(
-                    "out of memory: ask for smaller batches or a smaller network"
-                )
-            elif joined:
-                lost = "lost another process, or the way to it: start all of them again"
-                status = _told(f"{lost} ({_line(error)})", processes.AGAIN)
-            else:
-                raise
+        except (*MISTAKES, MemoryError, jax.errors.JaxRuntimeError) as error:
+            status = _judged(error, joined)
         else:
             return
         if joined:  # the others may never come to the barrier at a process' end
@@ -194,6 +185,18 @@ def _unknown_field(argv: list[str]) -> str:
                 return f"--{flag}: {at} has no field {name!r}; it has {known}"
             node = node[name]
     return ""
+
+
+def _judged(error: Exception, joined: bool) -> int:
+    """Tells of an error, and returns the status to exit with; raises it if it is ours."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return _told("out of memory: ask for smaller batches or a smaller network")
+    if joined and re.match(r"[A-Z_]+: ", str(error)):  # XLA's, of a collective or barrier
+        lost = "lost another process, or the way to it: start all of them again"
+        return _told(f"{lost} ({_line(error)})", processes.AGAIN)
+    if not isinstance(error, MISTAKES):
+        raise error
+    return _told(error)
 
 
 def _fail(error: Exception | str, status: int) -> NoReturn:
