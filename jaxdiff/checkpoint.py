@@ -270,8 +270,11 @@ def checkpoints(workdir: Path, keep: int = 0, every: int = 0) -> Iterator[Checkp
     saved = Checkpoints(orbax)
     try:
         yield saved
-    finally:
-        saved.close()
+    except BaseException:
+        if not processes.several():  # to wait for a process that was lost may take minutes
+            saved.close()
+        raise
+    saved.close()
 
 
 @contextmanager

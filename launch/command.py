@@ -1,6 +1,7 @@
 """What the commands of this folder share: their set-up, and errors in one line."""
 
 import errno
+import faulthandler
 import logging as python_logging
 import os
 import re
@@ -130,7 +131,10 @@ def _set_up(together: bool) -> bool:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     devices = CPU_DEVICES.value or (1 if place else cores)
     jax.config.update("jax_num_cpu_devices", devices)
-    return place is not None and processes.join(place)
+    if place is None or not processes.join(place):
+        return False
+    faulthandler.disable()  # a process that lost another ends with one line, and no dump
+    return True
 
 
 def _parse(argv: list[str]) -> list[str]:
