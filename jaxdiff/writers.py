@@ -199,7 +199,7 @@ class WandB:
         self._record.flush()
 
     def close(self) -> None:
-        self._run.finish()
+        self._run.finish(exit_code=int(sys.exception() is not None))
         self._remember()
         self._record.close()
 

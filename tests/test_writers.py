@@ -3,6 +3,8 @@
 import json
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -146,7 +148,7 @@ class Standin(ModuleType):
         super().__init__("wandb")
         self.rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         self.opened: list[dict[str, Any]] = []
-        self.finished = 0
+        self.finished: list[int] = []
         self.starting_step = 0  # as offline, where nothing is known of before
 
     def init(self, **how: Any) -> "Standin":
@@ -156,8 +158,8 @@ class Standin(ModuleType):
     def log(self, values: dict[str, Any], step: int) -> None:
         self.rows.setdefault(self.opened[-1]["id"], []).append((step, values))
 
-    def finish(self) -> None:
-        self.finished += 1
+    def finish(self, exit_code: int) -> None:
+        self.finished.append(exit_code)
 
     def Image(self, pixels: np.ndarray) -> tuple[str, tuple[int, ...]]:
         return ("picture", pixels.shape)
@@ -188,7 +190,7 @@ def test_a_resumed_run_goes_on_at_wandb(wandb: Standin, tmp_path: Path) -> None:
         "allow",
     )
     assert [opened["config"] for opened in wandb.opened] == [{"steps": 3}, {"steps": 5}]
-    assert wandb.finished == 2
+    assert wandb.finished == [0, 0]
     rows = wandb.rows[first["id"]]
     losses = [(step, values["loss"]) for step, values in rows if "loss" in values]
     assert losses == [(step, float(step)) for step in range(1, 6)]
@@ -209,6 +211,22 @@ def test_a_killed_run_goes_on_at_wandb(wandb: Standin, tmp_path: Path) -> None:
     assert wandb.opened[0]["id"] == wandb.opened[1]["id"]
     told = [(step, values["loss"]) for step, values in wandb.rows[wandb.opened[0]["id"]]]
     assert told == [(10, 0.0), (20, 0.0), (30, 0.0), (30, 1.0)]
+
+
+def test_a_run_that_fails_has_failed_at_wandb(wandb: Standin, tmp_path: Path) -> None:
+    @contextmanager
+    def reporting() -> Iterator[None]:
+        log = writers.open_all(tmp_path, 0, False, "project")
+        try:
+            yield
+        finally:
+            log.close()
+
+    with pytest.raises(ValueError, match="not finite"), reporting():
+        raise ValueError("not finite")
+    with reporting():
+        pass
+    assert wandb.finished == [1, 0]
 
 
 def test_what_the_server_has_is_not_told_again(wandb: Standin, tmp_path: Path) -> None:
