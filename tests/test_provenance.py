@@ -42,7 +42,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "clone" / "package" / "code.py"
     file.parent.mkdir(parents=True)
     file.write_text("one")
-    git(file, "init", "-q")
+    git(file.parent, "init", "-q")
     git(file, "add", "code.py")
     git(file, "commit", "-qm", "one")
     return file
