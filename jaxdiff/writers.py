@@ -1,7 +1,7 @@
 """Where metrics and pictures go: a tiny protocol, and its four writers.
 
 A writer takes scalars and images by step. A run resumed from a checkpoint writes no step
-twice: files forget the steps after it, Weights & Biases remembers what it was told.
+twice: files forget the steps after it, and Weights & Biases is not told again.
 """
 
 import json
@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,8 +42,7 @@ class JSONL:
     """One JSON object a line, metrics.jsonl in the run's folder.
 
     Lines past the starting step, and a last line that a kill cut short, are dropped. In a
-    cloud, where nothing can be appended, a line may arrive half a minute late; see
-    `files.append`.
+    cloud, lines arrive every half minute; see `files.append`.
     """
 
     def __init__(self, path: Place, start: int) -> None:
@@ -141,31 +140,34 @@ def _record(content: bytes) -> bytes:
 
 
 class WandB:
-    """Weights & Biases: one run a folder, whose id lies in wandb.jsonl beside its metrics.
+    """Weights & Biases: one run a folder, whose id lies in wandb.json there.
 
-    A resumed run goes on in it. W&B takes no step back, so what it was told of before is
-    not told again; it would be the same. With WANDB_MODE=offline it needs no account.
+    A resumed run goes on in it. W&B takes no step back, and loses what a kill finds
+    unsent: on opening it is told what metrics.jsonl has and it lacks, and no step that it
+    has is told again; it would be the same. With WANDB_MODE=offline it needs no account.
 
     Raises:
         ImportError: wandb is not installed.
         ValueError: W&B cannot be reached, or does not know who asks.
     """
 
-    def __init__(self, workdir: Place, project: str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, workdir: Place, start: int, project: str, config: Mapping[str, Any]
+    ) -> None:
         try:
             import wandb
         except ImportError as error:
             raise ImportError(
                 "Weights & Biases needs wandb, which is not installed: pip install wandb"
             ) from error
-        record = workdir / "wandb.jsonl"
-        run_id, told = _known(record, workdir.name)
+        self._path, self._picture = workdir / "wandb.json", wandb.Image
+        self._id, closed = _known(self._path, workdir.name)
         folder = workdir if isinstance(workdir, Path) else cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._run = wandb.init(
                 project=project,
-                id=run_id,
+                id=self._id,
                 name=workdir.name,
                 resume="allow",
                 config=dict(config),
@@ -177,9 +179,12 @@ class WandB:
                 f"W&B does not open ({str(error).splitlines()[0]}): `wandb login`, set "
                 "WANDB_MODE=offline, or leave out the project"
             ) from error
-        self._picture = wandb.Image
-        self._step = self._told = max(told, self._run.starting_step - 1)
-        self._record = append(record)
+        has = self._run.starting_step - 1 if self._run.resumed else closed
+        self._has = self._last = has
+        for line in lines(workdir / "metrics.jsonl"):
+            if _tells(line, start):
+                row = json.loads(line)
+                self.scalars(row.pop("step"), row)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._tell(step, dict(values))
@@ -188,31 +193,27 @@ class WandB:
         self._tell(step, {name: self._picture(pixels)})
 
     def _tell(self, step: int, values: dict[str, Any]) -> None:
-        if step > self._told:
-            if step > self._step:  # W&B keeps a step once another one begins
-                self._remember()
-                self._step = step
+        if step > self._has:
             self._run.log(values, step=step)
-
-    def _remember(self) -> None:
-        self._record.write(_line({"told": self._step}))
-        self._record.flush()
+            self._last = step
 
     def close(self) -> None:
         self._run.finish(exit_code=int(sys.exception() is not None))
-        self._remember()
-        self._record.close()
+        _know(self._path, self._id, self._last)
 
 
 def _known(path: Place, name: str) -> tuple[str, int]:
-    """A run's id at W&B, made up and kept if it has none, and the last step told there."""
-    known = {"id": f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:48]}-{secrets.token_hex(4)}"}
-    known |= {"told": -1}
-    for line in lines(path):
-        with suppress(ValueError, TypeError):  # cut short
-            known |= json.loads(line)
-    write_atomically(path, lambda file: file.write(_line(known)))
-    return str(known["id"]), int(known["told"])
+    """A run's id at W&B, made up and kept if it has none, and the last step when closed."""
+    if path.exists():
+        known = json.loads(path.read_text())
+        return known["id"], known["step"]
+    made = f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:48]}-{secrets.token_hex(4)}"
+    _know(path, made, -1)
+    return made, -1
+
+
+def _know(path: Place, run_id: str, step: int) -> None:
+    write_atomically(path, lambda file: file.write(_line({"id": run_id, "step": step})))
 
 
 class All:
@@ -246,7 +247,7 @@ def open_all(
 
     `config` is what W&B says that the run is.
     """
-    opened: list[Writer] = [WandB(workdir, wandb, config or {})] if wandb else []
+    opened: list[Writer] = [WandB(workdir, start, wandb, config or {})] if wandb else []
     opened += [Terminal()] if terminal else []
     opened += [JSONL(workdir / "metrics.jsonl", start)]
     return All([*opened, TensorBoard(workdir / "tensorboard", start)])

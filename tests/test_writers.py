@@ -149,7 +149,7 @@ class Standin(ModuleType):
         self.rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         self.opened: list[dict[str, Any]] = []
         self.finished: list[int] = []
-        self.starting_step = 0  # as offline, where nothing is known of before
+        self.resumed, self.starting_step = False, 0  # as offline
 
     def init(self, **how: Any) -> "Standin":
         self.opened.append(how)
@@ -199,18 +199,34 @@ def test_a_resumed_run_goes_on_at_wandb(wandb: Standin, tmp_path: Path) -> None:
     assert [step for step, values in rows if "fid" in values] == [3, 5]
 
 
-def test_a_killed_run_goes_on_at_wandb(wandb: Standin, tmp_path: Path) -> None:
-    log = writers.WandB(tmp_path, "project", {})
+def test_what_a_kill_took_from_wandb_is_told_again(wandb: Standin, tmp_path: Path) -> None:
+    log = writers.open_all(tmp_path, 0, False, "project")
     for step in (10, 20, 30):
-        log.scalars(step, {"loss": 0.0})
-    record = tmp_path / "wandb.jsonl"
-    record.write_bytes(record.read_bytes() + b'{"tol')  # killed here: 30 may be lost
-    log = writers.WandB(tmp_path, "project", {})
-    for step in (10, 20, 30):
-        log.scalars(step, {"loss": 1.0})
-    assert wandb.opened[0]["id"] == wandb.opened[1]["id"]
-    told = [(step, values["loss"]) for step, values in wandb.rows[wandb.opened[0]["id"]]]
-    assert told == [(10, 0.0), (20, 0.0), (30, 0.0), (30, 1.0)]
+        log.scalars(step, {"loss": float(step)})
+    (run_id,) = wandb.rows
+    wandb.rows.clear()  # offline and killed here: all is lost
+    log = writers.open_all(tmp_path, 20, False, "project")
+    log.scalars(30, {"loss": 31.0})
+    log.close()
+    assert wandb.rows == {
+        run_id: [(10, {"loss": 10.0}), (20, {"loss": 20.0}), (30, {"loss": 31.0})]
+    }
+
+
+@pytest.mark.parametrize(("has", "told"), [(10, [20, 30]), (25, [30]), (30, [])])
+def test_what_the_server_has_is_not_told_again(
+    has: int, told: list[int], wandb: Standin, tmp_path: Path
+) -> None:
+    log = writers.open_all(tmp_path, 0, False, "project")
+    log.scalars(10, {"loss": 10.0})
+    log.scalars(20, {"loss": 20.0})
+    log.close()
+    wandb.rows.clear()
+    wandb.resumed, wandb.starting_step = True, has + 1  # of what was sent before a kill
+    log = writers.open_all(tmp_path, 20, False, "project")
+    log.scalars(30, {"loss": 30.0})
+    rows = [row for rows in wandb.rows.values() for row in rows]
+    assert rows == [(step, {"loss": float(step)}) for step in told]
 
 
 def test_a_run_that_fails_has_failed_at_wandb(wandb: Standin, tmp_path: Path) -> None:
@@ -229,17 +245,9 @@ def test_a_run_that_fails_has_failed_at_wandb(wandb: Standin, tmp_path: Path) ->
     assert wandb.finished == [1, 0]
 
 
-def test_what_the_server_has_is_not_told_again(wandb: Standin, tmp_path: Path) -> None:
-    wandb.starting_step = 21  # it has 20
-    log = writers.WandB(tmp_path, "project", {})
-    for step in (10, 20, 30):
-        log.scalars(step, {"loss": 1.0})
-    assert [step for step, _ in wandb.rows[wandb.opened[0]["id"]]] == [30]
-
-
 def test_two_folders_of_one_name_are_two_runs(wandb: Standin, tmp_path: Path) -> None:
     for folder in (tmp_path / "a" / "run", tmp_path / "b" / "run"):
-        writers.WandB(folder, "project", {}).close()
+        writers.WandB(folder, 0, "project", {}).close()
     assert wandb.opened[0]["id"] != wandb.opened[1]["id"]
 
 
@@ -249,7 +257,7 @@ def test_a_run_in_a_bucket_has_its_wandb_files_here(
     buckets.in_memory(monkeypatch)
     monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "cache"))
     for _ in range(2):
-        log = writers.WandB(place("gs://bucket/run"), "project", {})
+        log = writers.WandB(place("gs://bucket/run"), 0, "project", {})
         log.scalars(5, {"loss": 1.0})
         log.close()
     assert [opened["dir"] for opened in wandb.opened] == [str(tmp_path / "cache")] * 2
