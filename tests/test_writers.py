@@ -213,7 +213,7 @@ def test_what_a_kill_took_from_wandb_is_told_again(wandb: Standin, tmp_path: Pat
     }
 
 
-@pytest.mark.parametrize(("has", "told"), [(10, [20, 30]), (25, [30]), (30, [])])
+@pytest.mark.parametrize(("has", "told"), [(19, [20, 30]), (20, [30]), (30, [])])
 def test_what_the_server_has_is_not_told_again(
     has: int, told: list[int], wandb: Standin, tmp_path: Path
 ) -> None:
