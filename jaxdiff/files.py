@@ -1,18 +1,72 @@
-"""Files that survive: written whole or not at all, and the cache folder."""
+"""Files that survive: written whole or not at all, here or in a cloud; the cache folder.
 
+A run's folder is a `Place`, which `place` makes of text, and is used by what both kinds of
+path have: `/`, `parent`, `name`, `exists`, `is_dir`, `mkdir`, `glob`, `open`, and the bytes
+and text of a file. Objects of a cloud are whole by nature, and nothing appends to them.
+"""
+
+import importlib.util
+import io
 import os
+import re
 import tempfile
+import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
+from etils import epath
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+Place = Path | epath.Path
+"""Where a file or a folder lies: on this machine, or in a cloud."""
+
+
+def place(text: str | PurePath) -> Place:
+    """The path that a text names: of this machine, or after gs:// of a bucket.
+
+    >>> place("runs/mine").name, place(place("runs/mine")).name
+    ('mine', 'mine')
+
+    Raises:
+        ValueError: it names no bucket, or a cloud that checkpoints cannot be kept in.
+        ImportError: a package that reads and writes buckets is missing.
+    """
+    if not (found := CLOUD.match(str(text))):
+        return Path(text)
+    scheme, slashes, bucket = found.groups()
+    if slashes == "/":
+        raise ValueError(f"{text} has lost a slash, as in a pathlib.Path: give it as text")
+    if scheme != "gs":
+        raise ValueError(
+            f"{text}: no checkpoints can be kept in {scheme}://: use gs://BUCKET/FOLDER, "
+            "or mount it and give that folder"
+        )
+    if not BUCKET.fullmatch(bucket):
+        raise ValueError(f"{text} names no bucket ({bucket!r}): use gs://BUCKET/FOLDER")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise ImportError(f"{text} needs gcsfs, which is not installed: pip install gcsfs")
+    return epath.Path(text)
+
+
+CLOUD = re.compile(r"(\w\w+):(//?)([^/]*)")
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
+
+
+def write_atomically(path: Place, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` on a binary file that takes the name `path` once it is on disk.
 
     Whatever goes wrong, and whenever the process is killed, `path` is what it was before
-    or all that was written. Missing folders are made.
+    or all that was written. Missing folders are made. What goes to a cloud is gathered in
+    memory, and sent in one piece.
+
+    Raises:
+        OSError: it cannot be written there.
     """
+    if not isinstance(path, Path):
+        memory = io.BytesIO()
+        write(memory)
+        _send(path, memory.getvalue())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
@@ -24,6 +78,69 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+def _send(path: epath.Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except Exception as error:  # each cloud has errors of its own
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"cannot write {path}: {cause}. Is there such a bucket, and may you write to "
+            "it (gcloud auth application-default login)?"
+        ) from error
+
+
+def lines(path: Place) -> list[str]:
+    """The lines of a text, with their ends; a kill may have cut the last. None: no file."""
+    if not path.exists():
+        return []
+    return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+
+
+class Resent:
+    """An object of a cloud that grows: sent again whole, as nothing appends to it.
+
+    A flush sends it at most every `RESEND` seconds, and so does closing, where there is
+    something new: n bytes cost n / `RESEND` bytes a second, and the caller waits. A kill
+    loses what came since.
+    """
+
+    def __init__(
+        self, path: epath.Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path, self._clock, self._next = path, clock, 0.0
+        self._content = io.BytesIO()
+        self._content.write(path.read_bytes() if path.exists() else b"")
+        self._sent = self._content.tell()
+
+    def write(self, more: bytes) -> None:
+        self._content.write(more)
+
+    def flush(self) -> None:
+        if self._clock() >= self._next:
+            self.close()
+            self._next = self._clock() + RESEND
+
+    def close(self) -> None:
+        if self._content.tell() > self._sent:
+            _send(self._path, self._content.getvalue())
+            self._sent = self._content.tell()
+
+
+RESEND = 30.0
+"""Seconds between two sendings of a file that grows in a cloud."""
+
+
+def append(path: Place) -> BinaryIO | Resent:
+    """Opens a file to write at its end, and makes it, and its folders, if it is not there.
+
+    What is flushed on this machine survives a kill; `Resent` says what does in a cloud.
+    """
+    if not isinstance(path, Path):
+        return Resent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,6 @@ import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from jaxdiff import posthoc
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
-from jaxdiff.files import write_atomically
+from jaxdiff.files import Place, write_atomically
 
 TRACKED, POSTHOC = "snapshots", "posthoc"
 """The folders of a run that hold tracked and reconstructed averages."""
@@ -49,10 +48,10 @@ class Entry:
 
     step: int
     std: float
-    path: Path
+    path: Place
 
 
-def write(folder: Path, snapshot: Snapshot, dtype: str = "float16") -> Path:
+def write(folder: Place, snapshot: Snapshot, dtype: str = "float16") -> Place:
     """Saves one snapshot, whole or not at all, and returns its path.
 
     Raises:
@@ -79,7 +78,7 @@ def write(folder: Path, snapshot: Snapshot, dtype: str = "float16") -> Path:
     return path
 
 
-def read(path: Path) -> Snapshot:
+def read(path: Place) -> Snapshot:
     """The snapshot in a file, as float32.
 
     Raises:
@@ -87,7 +86,7 @@ def read(path: Path) -> Snapshot:
         ValueError: it is damaged, or no snapshot.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             said = json.loads(bytes(file["json"]))
             flat = {k: _widened(file[k], said["dtype"]) for k in file.files if k != "json"}
         numbers = float(said["std"]), int(said["step"]), int(said["images"])
@@ -108,13 +107,13 @@ def _widened(saved: np.ndarray, dtype: str) -> np.ndarray:
     return (saved.view(jnp.bfloat16) if dtype == "bfloat16" else saved).astype(np.float32)
 
 
-def entries(folder: Path) -> list[Entry]:
+def entries(folder: Place) -> list[Entry]:
     """The snapshots in a folder, by step and width; other files are passed over."""
     named = (_entry(path) for path in folder.glob("*-*.npz"))
     return sorted(e for e in named if e and 0 < e.std < posthoc.WIDEST)
 
 
-def _entry(path: Path) -> Entry | None:
+def _entry(path: Place) -> Entry | None:
     step, _, std = path.stem.partition("-")
     try:
         return Entry(int(step), float(std), path)
@@ -122,7 +121,7 @@ def _entry(path: Path) -> Entry | None:
         return None
 
 
-def find(workdir: Path, std: float | None = None, step: int | None = None) -> Path | None:
+def find(workdir: Place, std: float | None = None, step: int | None = None) -> Place | None:
     """The newest average of a run, of this width and step where they are given.
 
     Without a width, the newest step's only one, or that which the run samples with.
@@ -155,7 +154,7 @@ def _listed(widths: Sequence[float]) -> str:
 
 
 def profile_errors(
-    folder: Path, targets: Sequence[float], step: int | None = None
+    folder: Place, targets: Sequence[float], step: int | None = None
 ) -> list[float]:
     """What `posthoc.profile_errors` says of the averages `reconstruct` would make.
 
@@ -167,7 +166,7 @@ def profile_errors(
     return posthoc.profile_errors(times, stds, found[-1].step, targets).tolist()
 
 
-def _until(folder: Path, step: int | None) -> list[Entry]:
+def _until(folder: Place, step: int | None) -> list[Entry]:
     """The snapshots up to a step, by default the last."""
     found = [e for e in entries(folder) if e.step > 0]
     steps = sorted({e.step for e in found})
@@ -184,7 +183,7 @@ def _shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
 
 
 def reconstruct(
-    folder: Path,
+    folder: Place,
     targets: Sequence[float],
     step: int | None = None,
     *,

@@ -1,19 +1,24 @@
-"""Where metrics and pictures go: a tiny protocol, and its three writers.
+"""Where metrics and pictures go: a tiny protocol, and its four writers.
 
-A writer takes scalars and images by step. All are told the step that a run starts from,
-so that a run resumed from a checkpoint writes no step twice.
+A writer takes scalars and images by step. A run resumed from a checkpoint writes no step
+twice: files forget the steps after it, and Weights & Biases is not told again.
 """
 
 import json
+import re
+import secrets
+import struct
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff.files import write_atomically
+from jaxdiff.files import Place, append, cache_folder, lines, write_atomically
 
 
 @runtime_checkable
@@ -36,24 +41,20 @@ class Writer(Protocol):
 class JSONL:
     """One JSON object a line, metrics.jsonl in the run's folder.
 
-    Lines past the starting step, and a last line that a kill cut short, are dropped.
+    Lines past the starting step, and a last line that a kill cut short, are dropped. In a
+    cloud, lines arrive every half minute; see `files.append`.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (
-            path.read_text(errors="replace").splitlines(keepends=True)
-            if path.exists()
-            else []
-        )
-        kept = [line for line in lines if _tells(line, start)]
-        if kept != lines:
+    def __init__(self, path: Place, start: int) -> None:
+        before = lines(path)
+        kept = [line for line in before if _tells(line, start)]
+        if kept != before:
             text = "".join(kept).encode()
             write_atomically(path, lambda file: file.write(text))
-        self._file = path.open("a")
+        self._file = append(path)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(_line({"step": step, **values}))
         self._file.flush()
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
@@ -80,22 +81,139 @@ class Terminal:
 
 
 class TensorBoard:
-    """TensorBoard's event files, without TensorFlow: `tensorboard --logdir=…`."""
+    """TensorBoard's event files, without TensorFlow: `tensorboard --logdir=…`.
 
-    def __init__(self, folder: Path, start: int) -> None:
-        from tensorboardX import SummaryWriter
+    No thread writes, so a full disk or a lost cloud raises where it is met. A start begins
+    a file, and so do `EVENTS` bytes, as a file in a cloud is sent whole.
+    """
 
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+    def __init__(self, folder: Place, start: int) -> None:
+        from tensorboardX import summary
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder, self._event, self._summary = folder, Event, summary
+        self._begin()
+        began = SessionLog(status=SessionLog.START)  # what is there from this step on goes
+        self._add(start + 1, session_log=began)
+        self._file.flush()
+
+    def _begin(self) -> None:
+        self._file = append(self._folder / f"events.out.tfevents.{time.time_ns()}")
+        self._left = EVENTS
+        self._add(0, file_version="brain.Event:2")
+
+    def _add(self, step: int, **what: Any) -> None:
+        event = self._event(wall_time=time.time(), step=step, **what)
+        record = _record(event.SerializeToString())
+        self._file.write(record)
+        self._left -= len(record)
+
+    def _tell(self, step: int, summaries: Sequence[Any]) -> None:
+        if self._left < 0:
+            self._file.close()
+            self._begin()
+        for summary in summaries:
+            self._add(step, summary=summary)
+        self._file.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._tell(step, [self._summary.scalar(*value) for value in values.items()])
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
-        self._writer.add_image(name, pixels, step, dataformats="HWC")
+        self._tell(step, [self._summary.image(name, pixels, dataformats="HWC")])
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+
+EVENTS = 2**24
+"""Bytes of an event file after which the next begins."""
+
+
+def _record(content: bytes) -> bytes:
+    """The framing of event files: length, its checksum, content, its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(content))
+    checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
+    return b"".join((length, next(checks), content, next(checks)))
+
+
+class WandB:
+    """Weights & Biases: one run a folder, whose id lies in wandb.json there.
+
+    A resumed run goes on in it. W&B takes no step back, and loses what a kill finds
+    unsent: on opening it is told what metrics.jsonl has and it lacks, and no step that it
+    has is told again; it would be the same. With WANDB_MODE=offline it needs no account.
+
+    Raises:
+        ImportError: wandb is not installed.
+        ValueError: W&B cannot be reached, or does not know who asks.
+    """
+
+    def __init__(
+        self, workdir: Place, start: int, project: str, config: Mapping[str, Any]
+    ) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(
+                "Weights & Biases needs wandb, which is not installed: pip install wandb"
+            ) from error
+        self._path, self._picture = workdir / "wandb.json", wandb.Image
+        self._id, closed = _known(self._path, workdir.name)
+        folder = workdir if isinstance(workdir, Path) else cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=self._id,
+                name=workdir.name,
+                resume="allow",
+                config=dict(config),
+                allow_val_change=True,
+                dir=str(folder),
+            )
+        except wandb.Error as error:
+            raise ValueError(
+                f"W&B does not open ({str(error).splitlines()[0]}): `wandb login`, set "
+                "WANDB_MODE=offline, or leave out the project"
+            ) from error
+        has = self._run.starting_step - 1 if self._run.resumed else closed
+        self._has = self._last = has
+        for line in lines(workdir / "metrics.jsonl"):
+            if _tells(line, start):
+                row = json.loads(line)
+                self.scalars(row.pop("step"), row)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._tell(step, dict(values))
+
+    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
+        self._tell(step, {name: self._picture(pixels)})
+
+    def _tell(self, step: int, values: dict[str, Any]) -> None:
+        if step > self._has:
+            self._run.log(values, step=step)
+            self._last = step
+
+    def close(self) -> None:
+        self._run.finish(exit_code=int(sys.exception() is not None))
+        _know(self._path, self._id, self._last)
+
+
+def _known(path: Place, name: str) -> tuple[str, int]:
+    """A run's id at W&B, made up and kept if it has none, and the last step when closed."""
+    if path.exists():
+        known = json.loads(path.read_text())
+        return known["id"], known["step"]
+    made = f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:48]}-{secrets.token_hex(4)}"
+    _know(path, made, -1)
+    return made, -1
+
+
+def _know(path: Place, run_id: str, step: int) -> None:
+    write_atomically(path, lambda file: file.write(_line({"id": run_id, "step": step})))
 
 
 class All:
@@ -113,17 +231,30 @@ class All:
             writer.image(step, name, pixels)
 
     def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        with ExitStack() as each:  # whatever becomes of another
+            for writer in self._writers:
+                each.callback(writer.close)
 
 
-def open_all(workdir: Path, start: int, terminal: bool) -> All:
-    """The writers of a run's folder, and the terminal if asked."""
-    files = [
-        JSONL(workdir / "metrics.jsonl", start),
-        TensorBoard(workdir / "tensorboard", start),
-    ]
-    return All([*([Terminal()] if terminal else []), *files])
+def open_all(
+    workdir: Place,
+    start: int,
+    terminal: bool,
+    wandb: str = "",
+    config: Mapping[str, Any] | None = None,
+) -> All:
+    """The writers of a run's folder, the terminal if asked, W&B if a project is named.
+
+    `config` is what W&B says that the run is.
+    """
+    opened: list[Writer] = [WandB(workdir, start, wandb, config or {})] if wandb else []
+    opened += [Terminal()] if terminal else []
+    opened += [JSONL(workdir / "metrics.jsonl", start)]
+    return All([*opened, TensorBoard(workdir / "tensorboard", start)])
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
 
 
 def _tells(line: str, step: int) -> bool:

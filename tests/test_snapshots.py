@@ -12,7 +12,9 @@ import pytest
 
 from jaxdiff import posthoc, snapshots
 from jaxdiff.config import Experiment
+from jaxdiff.files import place
 from jaxdiff.snapshots import Snapshot
+from tests import buckets
 
 BATCH = 4
 EXPERIMENT = Experiment(batch_size=BATCH)
@@ -159,3 +161,28 @@ def test_a_snapshot_with_other_tensors_is_named(tmp_path: Path) -> None:
         snapshots.write(tmp_path, one)
         with pytest.raises(ValueError, match=r"0000040-0.05.npz is damaged, .*params/enc"):
             snapshots.reconstruct(tmp_path, (0.1,))
+
+
+def test_snapshots_in_a_bucket_are_as_those_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = buckets.in_memory(monkeypatch).sent
+    there = place("gs://bucket/run")
+    assert snapshots.find(there) is None
+    for folder in (there, tmp_path):
+        for step in (10, 20):
+            snapshots.write(folder / snapshots.TRACKED, snapshot(step, 0.1, [step / 64]))
+    assert sent == ["run/snapshots/0000010-0.1.npz", "run/snapshots/0000020-0.1.npz"]
+    found = snapshots.find(there)
+    assert str(found) == "gs://bucket/run/snapshots/0000020-0.1.npz"
+    assert weight(snapshots.read(found)) == 20 / 64
+    made = [
+        snapshots.reconstruct(folder / snapshots.TRACKED, (0.12,))[0]
+        for folder in (there, tmp_path)
+    ]
+    assert weight(made[0]) == weight(made[1])
+    with pytest.raises(FileNotFoundError, match=r"no snapshot gs://bucket/run/none.npz"):
+        snapshots.read(there / "none.npz")
+    (there / "bad.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"gs://bucket/run/bad.npz is damaged"):
+        snapshots.read(there / "bad.npz")
