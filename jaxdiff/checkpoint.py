@@ -31,7 +31,7 @@ from jaxtyping import PyTree
 from jaxdiff import processes, sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.data.statistics import Statistics
-from jaxdiff.files import write_atomically
+from jaxdiff.files import Place, place, write_atomically
 from jaxdiff.snapshots import Snapshot
 from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
 from jaxdiff.types import Denoiser, NoiseLevel
@@ -64,7 +64,7 @@ class Restored:
 
 
 def restore(
-    workdir: str | Path, std: float | None = None, step: int | None = None
+    workdir: str | Place, std: float | None = None, step: int | None = None
 ) -> Restored:
     """The denoiser of a run, from its newest checkpoint that can be read.
 
@@ -78,7 +78,7 @@ def restore(
         ValueError: no such EMA, no checkpoint can be read, or a snapshot is of another
             width or step.
     """
-    folder = Path(workdir)
+    folder = place(workdir)
     if folder.suffix == ".npz":
         snapshot = snapshots.read(folder)
         if std is not None and not snapshots.same(std, snapshot.std):
@@ -252,7 +252,7 @@ class Checkpoints:
 
 
 @contextmanager
-def checkpoints(workdir: Path, keep: int = 0, every: int = 0) -> Iterator[Checkpoints]:
+def checkpoints(workdir: Place, keep: int = 0, every: int = 0) -> Iterator[Checkpoints]:
     """The checkpoints of a run: to read with keep = 0, else to write.
 
     The latest `keep` stay, and those of every step that `every` divides, if it is not 0.
@@ -263,7 +263,7 @@ def checkpoints(workdir: Path, keep: int = 0, every: int = 0) -> Iterator[Checkp
     kept = [policies.LatestN(keep) if keep else policies.PreserveAll()]
     kept += [policies.EveryNSteps(every)] if every else []
     orbax = ocp.training.Checkpointer(
-        (workdir / "checkpoints").absolute(),
+        workdir / "checkpoints",
         preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=keep > 0,
     )
@@ -278,20 +278,21 @@ def checkpoints(workdir: Path, keep: int = 0, every: int = 0) -> Iterator[Checkp
 
 
 @contextmanager
-def alone(workdir: Path) -> Iterator[None]:
+def alone(workdir: Place) -> Iterator[None]:
     """Holds a run's folder for the processes of this run, until they end in whatever way.
 
     Raises:
         ValueError: another run trains in it, or not all processes see the same folder.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    if isinstance(workdir, Path):
+        workdir.mkdir(parents=True, exist_ok=True)
     with _held(workdir) if processes.first() else nullcontext():
         if processes.several():
             _require_shared(workdir)
         yield
 
 
-def _require_shared(workdir: Path) -> None:
+def _require_shared(workdir: Place) -> None:
     """Refuses a folder that is another one on each host.
 
     Raises:
@@ -299,7 +300,7 @@ def _require_shared(workdir: Path) -> None:
     """
     mark = workdir / f".shared-{os.getpid()}"
     if processes.first():
-        mark.touch()
+        write_atomically(mark, lambda file: file.write(b""))
     seen = processes.all_agree((workdir / processes.told(mark.name)).exists())
     if processes.first():
         mark.unlink()
@@ -311,7 +312,11 @@ def _require_shared(workdir: Path) -> None:
 
 
 @contextmanager
-def _held(workdir: Path) -> Iterator[None]:
+def _held(workdir: Place) -> Iterator[None]:
+    if not isinstance(workdir, Path):  # a bucket knows no locks, but says if it is there
+        write_atomically(workdir / ".lock", lambda file: file.write(b""))
+        yield
+        return
     with (workdir / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -323,7 +328,7 @@ def _held(workdir: Path) -> Iterator[None]:
         yield
 
 
-def describe(workdir: Path, experiment: Experiment) -> None:
+def describe(workdir: Place, experiment: Experiment) -> None:
     """Writes config.json, for people: a run's own record is in its checkpoints."""
     text = json.dumps(to_dict(experiment), indent=2) + "\n"
     write_atomically(workdir / "config.json", lambda file: file.write(text.encode()))

@@ -2,13 +2,12 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxdiff.files import write_atomically
+from jaxdiff.files import Place, write_atomically
 
 SIDE = 48
 """Pixels that an image in a grid has at least, so that people can see it."""
@@ -40,7 +39,7 @@ def grid(
 
 
 def save_grid(
-    path: Path, images: UInt8[np.ndarray, "N H W C"], columns: int = 0
+    path: Place, images: UInt8[np.ndarray, "N H W C"], columns: int = 0
 ) -> UInt8[np.ndarray, "GH GW C"]:
     """Writes the grid as a PNG, and returns it."""
     picture = grid(images, columns)
@@ -49,7 +48,7 @@ def save_grid(
     return picture
 
 
-def save_curves(path: Path, metrics: Path) -> None:
+def save_curves(path: Place, metrics: Place) -> None:
     """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl."""
     from matplotlib.figure import Figure
 

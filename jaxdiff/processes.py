@@ -6,19 +6,19 @@ that it read, a signal that it got) has to be said to the others before they act
 `told` and `all_agree`. In a single process all of this is nothing.
 """
 
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+
+from jaxdiff import accelerators
 
 HEARTBEAT = 20
 """Seconds of silence after which a process counts as lost, and the others end."""
@@ -84,12 +84,16 @@ def join(at: Place) -> bool:
     name = f"process {at.process} of {at.processes}: " if at.coordinator else ""
     print(f"{name}waiting for the others{where}", file=sys.stderr, flush=True)
     given = (at.coordinator, at.processes, at.process) if at.coordinator else ()
+    how = {"cluster_detection_method": "deactivate"} if given else {}
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT)
-    except ValueError:
-        if given:
-            raise
-        return False  # a single TPU machine names no coordinator, and needs none
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT, **how)
+    except ValueError as error:
+        if on_tpu() and not given:
+            return False  # a single TPU machine names no coordinator, and needs none
+        raise ValueError(
+            f"this is one of several processes, but jax cannot find the others ({error}): "
+            "give --coordinator, --processes and --process; --processes=1 trains alone"
+        ) from error
     return several()
 
 
@@ -145,8 +149,12 @@ def in_cluster(environ: Mapping[str, str]) -> bool:
     tasks = [environ.get(k, "1") for k in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
     if any(n != "1" for n in tasks):
         return True
-    chips = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+    return on_tpu()
+
+
+def on_tpu() -> bool:
+    """Whether this is a machine with TPUs."""
+    return accelerators.kind_of_machine() == "tpu"
 
 
 def several() -> bool:

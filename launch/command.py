@@ -17,8 +17,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from jaxdiff import processes
-from jaxdiff.files import cache_folder
+from jaxdiff import accelerators, processes
+from jaxdiff.files import Place, cache_folder, place
 
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices to split the CPU into, where there is no other "
@@ -72,7 +72,7 @@ def run(main: Callable[[], None], together: bool = False) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def folder(flag: flags.FlagHolder[str]) -> Path:
+def folder(flag: flags.FlagHolder[str]) -> Place:
     """The folder that a flag names.
 
     Raises:
@@ -80,19 +80,21 @@ def folder(flag: flags.FlagHolder[str]) -> Path:
     """
     if not flag.value:
         raise ValueError(f"--{flag.name} is missing or empty: name a folder, as runs/mine")
-    return Path(flag.value)
+    return place(flag.value)
 
 
-def output(flag: flags.FlagHolder[str], default: Path, *suffixes: str) -> dict[str, Path]:
+def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
     Raises:
         ValueError: the folder cannot be written to, or be made where it would lie.
     """
-    out = Path(flag.value) if flag.value else default
+    out = place(flag.value) if flag.value else default
     if flag.value and (flag.value.endswith(os.sep) or out.is_dir()):
         out = out / default.name
     out = out.with_suffix("") if out.suffix[1:] in suffixes else out
+    if not isinstance(out, Path):
+        return {suffix: out.parent / f"{out.name}.{suffix}" for suffix in suffixes}
     there = next(p for p in out.absolute().parents if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(
@@ -124,14 +126,15 @@ def _set_up(together: bool) -> bool:
     threading.excepthook = lambda _: None  # thread die noisily after one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    os.environ |= accelerators.settings(os.environ, accelerators.kind_of_machine())
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", cache or None)
     given = COORDINATOR.value, PROCESSES.value, PROCESS.value
-    place = processes.place(*given) if together else None
+    at = processes.place(*given) if together else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    devices = CPU_DEVICES.value or (1 if place else cores)
+    devices = CPU_DEVICES.value or (1 if at else cores)
     jax.config.update("jax_num_cpu_devices", devices)
-    if place is None or not processes.join(place):
+    if at is None or not processes.join(at):
         return False
     faulthandler.disable()  # a process that lost another ends with one line, and no dump
     return True

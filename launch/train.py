@@ -27,6 +27,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only say what a step needs.")
 PROFILE = flags.DEFINE_string("profile", "", "Steps to trace, first:last, as 100:110.")
+WANDB = flags.DEFINE_string("wandb", "", "A project of Weights & Biases to report to.")
 flags.mark_flags_as_required(["config"])
 flags.register_multi_flags_validator(
     ["workdir", "dry_run"],
@@ -44,7 +45,8 @@ def main() -> None:
         return _dry_run(experiment)
     workdir = command.folder(WORKDIR)
     try:
-        state = train.fit(experiment, workdir, profile=_steps(PROFILE.value))
+        traced = _steps(PROFILE.value)
+        state = train.fit(experiment, workdir, profile=traced, wandb=WANDB.value)
     except train.Stopped as stopped:
         if processes.first():
             print(f"\n{stopped}. To go on:")

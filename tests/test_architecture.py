@@ -10,12 +10,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
-    {"types", "version", "files", "processes"},
-    {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"},
+    {"types", "version", "files", "accelerators"},
+    {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"}
+    | {"processes"},
     {"times", "weightings", "denoisers", "optim"},
     {"guidance", "losses", "levels", "solvers", "interop"},
     {"sampling", "likelihood", "noise_shift", "analysis", "data", "sharding"}
-    | {"pictures", "writers"},
+    | {"pictures", "provenance", "writers"},
     {"plots", "toy2d", "editing"},
     {"config"},
     {"state", "snapshots", "presets", "expressions", "features"},

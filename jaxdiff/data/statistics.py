@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Encoder, encoder_of
-from jaxdiff.files import cache_folder, write_atomically
+from jaxdiff.files import Place, cache_folder, write_atomically
 
 BLOCK = 64
 """Images that are added at a time."""
@@ -151,7 +151,7 @@ def keep(source: Any, statistics: Statistics) -> None:
     write_atomically(file_of(source), lambda file: file.write(text))
 
 
-def save(path: Path, statistics: Statistics) -> None:
+def save(path: Place, statistics: Statistics) -> None:
     """Writes them as JSON, with sigma_data: for a run's folder."""
     row = dataclasses.asdict(statistics) | {"sigma_data": statistics.sigma_data}
     text = json.dumps(row, indent=1).encode()

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Int, UInt8
 from jaxdiff.data import Pixels, encoder_of, split_of
 from jaxdiff.data.batches import Dataset, Memory, Source, take
 from jaxdiff.features.extractor import Extractor
+from jaxdiff.files import Place
 from jaxdiff.quality.observed import ORIGIN, Observed, load, observe, save
 from jaxdiff.quality.score import NEIGHBOURS, require_alike, score
 from jaxdiff.quality.unseen import Copies, copies
@@ -73,7 +73,7 @@ def judge_of(
     data: Any,
     extractors: Sequence[Extractor],
     mesh: Mesh,
-    cache: Path,
+    cache: Place,
     *,
     batch: int = 256,
     progress: bool = False,
@@ -102,7 +102,7 @@ def _kept(
     dataset: Dataset,
     extractors: Sequence[Extractor],
     mesh: Mesh,
-    cache: Path,
+    cache: Place,
     batch: int,
     progress: bool,
 ) -> Observed:

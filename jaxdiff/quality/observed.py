@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from jaxdiff import sharding
 from jaxdiff.data.batches import Source, take
 from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.features.extractor import NETWORKS, Extractor
-from jaxdiff.files import write_atomically
+from jaxdiff.files import Place, write_atomically
 from jaxdiff.interop import statistics
 
 VERSION = 1
@@ -143,7 +142,7 @@ class _Watcher:
 _sums, _look = jax.jit(sums), jax.jit(Extractor.apply, static_argnums=0)
 
 
-def save(path: Path, observed: Observed) -> None:
+def save(path: Place, observed: Observed) -> None:
     """Writes an NPZ, whole or not at all; nothing in it is pickled."""
     meta = {
         "jaxdiff_observed": VERSION,
@@ -164,7 +163,7 @@ def save(path: Path, observed: Observed) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load(path: Path) -> Observed:
+def load(path: Place) -> Observed:
     """What `save` wrote.
 
     Raises:
@@ -174,7 +173,7 @@ def load(path: Path) -> Observed:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = dict(file.items())
         meta = json.loads(str(arrays["meta"]))
         if meta["jaxdiff_observed"] != VERSION:
@@ -200,7 +199,7 @@ def load(path: Path) -> Observed:
     return Observed(str(meta["source"]), shape, seen)
 
 
-def published(path: Path, protocol: str = "tf", count: int | None = None) -> Observed:
+def published(path: Place, protocol: str = "tf", count: int | None = None) -> Observed:
     """The reference statistics of another tool, as `interop.statistics` reads them.
 
     `protocol` says how images were resized before an InceptionV3 saw them, which such

@@ -1,20 +1,21 @@
 """The loop, which is read from top to bottom once."""
 
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxdiff import checkpoint, data, generate, magnitudes, processes, sharding
-from jaxdiff.config import Experiment, resolve
+from jaxdiff import checkpoint, data, generate, magnitudes, processes, provenance, sharding
+from jaxdiff.config import Experiment, resolve, to_dict
 from jaxdiff.data.statistics import Statistics
+from jaxdiff.files import Place
 from jaxdiff.state import TrainState
 from jaxdiff.train import start
 from jaxdiff.train.clock import Clock
@@ -40,7 +41,7 @@ class Run:
     """What the loop works with."""
 
     experiment: Experiment
-    workdir: Path
+    workdir: Place
     mesh: Mesh
     dataset: data.Dataset
     saved: checkpoint.Checkpoints
@@ -54,15 +55,16 @@ class Run:
 
 def fit(
     experiment: Experiment,
-    workdir: Path,
+    workdir: Place,
     *,
     progress: bool = True,
     profile: tuple[int, int] = (0, 0),
+    wandb: str = "",
 ) -> TrainState:
     """Trains, or goes on training, in the run's folder; returns the last state.
 
     A run that has all its steps is returned as it is. `profile` are the first and the last
-    step to trace. Every process of a run calls it alike.
+    step to trace, `wandb` a project of Weights & Biases. All processes call it alike.
 
     Raises:
         Stopped: SIGINT or SIGTERM came, and the state was saved.
@@ -76,15 +78,19 @@ def fit(
         checkpoint.alone(workdir),
         checkpoint.checkpoints(workdir, experiment.keep, experiment.keep_every) as saved,
         stoppable() as stop,
+        closing(traced),
     ):
         with clock("start"):
             run, state = prepared(experiment, workdir, saved)
         attempt, base = 0, int(state.step)
         while True:
             first = int(state.step)
-            with reporting(run.experiment, workdir, first, progress, clock) as report:
+            e = run.experiment
+            with reporting(e, workdir, first, clock, progress, wandb) as report:
                 try:
                     state = steps(run, state, report, clock, stop, traced)
+                    with clock("checkpoints"):
+                        saved.wait()
                     break
                 except NotFinite as error:
                     with clock("roll back"):
@@ -92,15 +98,15 @@ def fit(
                         newest = max(saved.steps(), default=0)
                         attempt, base = attempt + 1 if newest == base else 1, newest
                         state = rolled_back(run, error, attempt)
-        with clock("checkpoints"):
-            saved.wait()
+        if progress and processes.first():
+            print(clock, file=sys.stderr)
     if stop.signal and int(state.step) < experiment.steps:
         raise Stopped(int(state.step), stop.signal)
     return state
 
 
 def prepared(
-    experiment: Experiment, workdir: Path, saved: checkpoint.Checkpoints
+    experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints
 ) -> tuple[Run, TrainState]:
     """What the loop works with, and the state that it starts from."""
     part = experiment.batch_size // experiment.accumulation
@@ -113,6 +119,7 @@ def prepared(
     state = start.restored(saved, mesh, workdir, e) or start.begun(e, mesh)
     if processes.first():
         checkpoint.describe(workdir, e)
+        provenance.started(workdir, int(state.step), to_dict(e))
     known = start.data_statistics(e, workdir, len(dataset))
     examine = examiner(e, workdir, dataset, draw, mesh) if e.eval_every else None
     return Run(e, workdir, mesh, dataset, saved, step, probe, draw, examine, known), state

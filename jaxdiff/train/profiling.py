@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 from jaxtyping import PyTree
+
+from jaxdiff.files import Place
 
 
 class Profile:
     """Traces the steps from `first` to `last` into a folder; none with (0, 0)."""
 
-    def __init__(self, folder: Path, first: int = 0, last: int = 0) -> None:
+    def __init__(self, folder: Place, first: int = 0, last: int = 0) -> None:
         self._folder, self._first, self._last = folder, first, last
         self._tracing = False
 
@@ -20,14 +21,21 @@ class Profile:
         """What is done inside is that step, and in the trace if it is one of the chosen."""
         if number == self._first:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self._folder))
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # which makes files hundreds of times as large
+            jax.profiler.start_trace(str(self._folder), profiler_options=options)
             self._tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
     def after(self, number: int, state: PyTree) -> None:
         """Writes the trace, if this was the last step of it."""
-        if self._tracing and number >= self._last:
+        if number == self._last:
             jax.block_until_ready(state)
+            self.close()
+
+    def close(self) -> None:
+        """Writes a trace that has begun."""
+        if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False

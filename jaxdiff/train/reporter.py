@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,8 +9,8 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from jaxdiff import magnitudes, pictures, processes, writers
-from jaxdiff.config import Experiment
-from jaxdiff.files import write_atomically
+from jaxdiff.config import Experiment, to_dict
+from jaxdiff.files import Place, write_atomically
 from jaxdiff.train.clock import Clock
 from jaxdiff.train.step import METRICS, Metrics
 
@@ -26,7 +25,7 @@ class Reporter:
     def __init__(
         self,
         experiment: Experiment,
-        workdir: Path,
+        workdir: Place,
         clock: Clock,
         bar: tqdm,
         log: writers.Writer,
@@ -110,7 +109,12 @@ class Reporter:
 
 @contextmanager
 def reporting(
-    experiment: Experiment, workdir: Path, first: int, progress: bool, clock: Clock
+    experiment: Experiment,
+    workdir: Place,
+    first: int,
+    clock: Clock,
+    progress: bool = False,
+    wandb: str = "",
 ) -> Iterator[Reporter]:
     """The reporter of a run that starts at a step, its files closed at the end.
 
@@ -119,7 +123,7 @@ def reporting(
     log, layers = writers.All([]), writers.All([])
     tells = processes.first()
     if tells:
-        log = writers.open_all(workdir, first, progress)
+        log = writers.open_all(workdir, first, progress, wandb, to_dict(experiment))
     if tells and experiment.magnitudes_every:
         layers = writers.JSONL(workdir / "magnitudes.jsonl", first)
     size = experiment.batch_size

@@ -1,7 +1,6 @@
 """What a run makes of its averages beside training: snapshots, pictures, scores."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,10 +10,11 @@ from jaxtyping import UInt8
 from jaxdiff import data, generate, processes, quality, sharding, snapshots
 from jaxdiff.config import Experiment
 from jaxdiff.features.extractor import extractor
+from jaxdiff.files import Place
 from jaxdiff.state import TrainState, ema_variables
 
 
-def save_averages(workdir: Path, experiment: Experiment, state: TrainState) -> None:
+def save_averages(workdir: Place, experiment: Experiment, state: TrainState) -> None:
     """Writes the tracked averages as snapshots; a step made again writes the same."""
     step = int(state.step)
     for std in experiment.optimizer.stds:
@@ -42,7 +42,7 @@ def show(
 
 def examiner(
     experiment: Experiment,
-    workdir: Path,
+    workdir: Place,
     dataset: data.Dataset,
     draw: generate.Draw,
     mesh: Mesh,

@@ -1,19 +1,18 @@
 """How a run begins, or goes on: its first state, and what it must agree with."""
 
-from pathlib import Path
-
 import jax
 from jax.sharding import Mesh
 
 from jaxdiff import checkpoint, losses, networks, processes, sharding
 from jaxdiff.config import PLACES, Experiment, differences, from_dict, parts, to_dict
 from jaxdiff.data import statistics
+from jaxdiff.files import Place
 from jaxdiff.state import TrainState, init_state
 from jaxdiff.weightings import require_finite_mean
 
 
 def restored(
-    saved: checkpoint.Checkpoints, mesh: Mesh, workdir: Path, experiment: Experiment
+    saved: checkpoint.Checkpoints, mesh: Mesh, workdir: Place, experiment: Experiment
 ) -> TrainState | None:
     """The state that a run goes on from; None if it has not begun.
 
@@ -64,7 +63,7 @@ def require_same_meaning(there: Experiment, here: Experiment) -> None:
             )
 
 
-def require_same(workdir: Path, before: Experiment, now: Experiment) -> None:
+def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
     """Refuses to go on with a run as if it were another.
 
     Raises:
@@ -78,7 +77,7 @@ def require_same(workdir: Path, before: Experiment, now: Experiment) -> None:
 
 
 def data_statistics(
-    experiment: Experiment, workdir: Path, images: int
+    experiment: Experiment, workdir: Place, images: int
 ) -> statistics.Statistics | None:
     """What is known of the data, kept in the run's folder too; few data are measured.
 
