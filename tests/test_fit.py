@@ -1,0 +1,302 @@
+"""The loop: what it compiles, keeps, skips, goes back to, and how it is stopped."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Array, Key
+
+from jaxdiff import processes, sharding
+from jaxdiff.config import Experiment
+from jaxdiff.schedules import corrupt
+from jaxdiff.state import TrainState
+from jaxdiff.train import NotFinite, Stopped, begun, fit, make_step
+from jaxdiff.train import loop as train_loop
+from jaxdiff.train import step as train_step
+from jaxdiff.train.clock import Clock
+from jaxdiff.types import Noised
+from tests.test_train import TINY, batch
+
+QUIET = dataclasses.replace(
+    TINY, batch_size=1, steps=12, log_every=2, checkpoint_every=4, sample_every=0
+)  # one image, and so one device
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One of compiled programs, as every run compiles the same."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def run(workdir: Path, **changes: Any) -> TrainState:
+    return fit(dataclasses.replace(QUIET, **changes), workdir, progress=False)
+
+
+def rows(workdir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+def saved(workdir: Path) -> list[int]:
+    return sorted(
+        int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
+    )
+
+
+def run_key(experiment: Experiment) -> Key[Array, ""]:
+    return jax.random.split(jax.random.key(experiment.seed))[1]
+
+
+def noise_key(experiment: Experiment, step: int) -> np.ndarray:
+    """That of the step after so many."""
+    key = jax.random.fold_in(run_key(experiment), step)
+    return np.asarray(jax.random.key_data(jax.random.split(key, 5)[1]))
+
+
+def spoiling(bad: list[np.ndarray] | None) -> Callable[..., Noised]:
+    """`corrupt`, whose states are nan for these keys, or for all."""
+
+    def spoiled(key: Key[Array, ""], *given: Any) -> Noised:
+        noised, mine = corrupt(key, *given), jax.random.key_data(key)
+        hit = jnp.array([jnp.all(mine == one) for one in bad]).any() if bad else True
+        return dataclasses.replace(noised, x=jnp.where(hit, jnp.nan, noised.x))
+
+    return spoiled
+
+
+def test_nothing_is_compiled_after_the_second_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, counts, ahead = [], [], sharding.ahead
+
+    def counting(*given: Any) -> Iterator[Any]:
+        for images in ahead(*given):
+            counts.append(len(compiled))
+            yield images
+
+    def heard(event: str, seconds: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    monkeypatch.setattr(sharding, "ahead", counting)
+    run(tmp_path, checkpoint_every=12)
+    assert len(counts) == 12
+    assert counts[2] > counts[0]  # the step itself was
+    assert set(counts[3:]) == {counts[3]}  # after the log of step 2
+
+
+def test_nothing_is_sent_to_a_device_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "ahead", lambda batches, mesh: batches)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+        run(tmp_path)
+
+
+def test_the_metrics_tell_of_time(tmp_path: Path) -> None:
+    run(tmp_path)
+    told = rows(tmp_path)
+    assert [row["step"] for row in told] == [2, 4, 6, 8, 10, 12]
+    for row in told[1:]:
+        assert row["seconds_per_step"] * row["images_per_s"] == pytest.approx(1)
+        assert 0 <= row["data_wait"] < 1
+        assert 0 < row["goodput"] < 1
+    (start,) = [json.loads(line) for line in (tmp_path / "starts.jsonl").open()]
+    assert (start["step"], start["jax"]) == (0, jax.__version__)
+
+
+def test_goodput_is_what_is_left_of_the_time() -> None:
+    clock = Clock()
+    for name, seconds in (("data", 0.05), ("pictures", 0.10), ("pictures", 0.05)):
+        with clock(name):
+            time.sleep(seconds)
+    time.sleep(0.05)
+    assert clock.steps == pytest.approx(0.10, abs=0.04)  # data are waited for in steps
+    assert clock.goodput == pytest.approx(0.4, abs=0.1)
+    assert "pictures 0.2 s" in str(clock)
+
+
+@pytest.mark.parametrize(("keep", "every", "left"), [(1, 8, [8, 12]), (2, 0, [10, 12])])
+def test_which_checkpoints_are_kept(
+    tmp_path: Path, keep: int, every: int, left: list[int]
+) -> None:
+    run(tmp_path, checkpoint_every=2, keep=keep, keep_every=every)
+    assert saved(tmp_path) == left
+
+
+def test_a_step_is_skipped_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    e = dataclasses.replace(QUIET, on_nonfinite="skip")
+    monkeypatch.setattr(train_step, "corrupt", spoiling([noise_key(e, 1)]))
+    step = jax.jit(make_step(e))
+    one, good = step(begun(e, sharding.data_mesh(jax.devices()[:1])), batch(0))
+    two, bad = step(one, batch(1))
+    three, _ = step(two, batch(2))
+    assert (good["skipped"], bad["skipped"], int(two.step), int(two.first_bad)) == (
+        0,
+        1,
+        2,
+        -1,
+    )
+    for name in ("params", "opt_state", "times"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(two, name), getattr(one, name))
+    leaf = lambda state: jax.tree.leaves(state.params)[-1]
+    assert not np.array_equal(leaf(three), leaf(two))
+
+
+def test_skipped_steps_are_counted_and_not_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = [noise_key(QUIET, step) for step in (4, 6, 7)]
+    monkeypatch.setattr(train_step, "corrupt", spoiling(bad))
+    run(tmp_path, on_nonfinite="skip")
+    told = {row["step"]: row for row in rows(tmp_path)}
+    counts = [told[n].get("skipped_steps", 0) for n in (2, 4, 6, 8, 10, 12)]
+    assert counts == [0, 0, 1, 2, 0, 0]
+    assert np.isfinite(told[6]["loss"])
+    assert "loss" not in told[8]
+    assert saved(tmp_path) == [8, 12]
+
+
+def test_a_run_does_not_skip_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_step, "corrupt", spoiling(None))
+    with pytest.raises(NotFinite, match="all of the 50 steps up to it were skipped"):
+        run(tmp_path, on_nonfinite="skip", steps=200, log_every=10, checkpoint_every=200)
+
+
+def test_a_run_goes_back_and_on_with_other_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_step, "corrupt", spoiling([noise_key(QUIET, 6)]))
+    with pytest.raises(NotFinite, match="not finite at step 7;"):
+        run(tmp_path / "stop")
+    assert saved(tmp_path / "stop") == [4]
+    with pytest.warns(
+        UserWarning, match=r"step 7: going back to step 4, .* \(1 of 3 times\)"
+    ):
+        ended = run(tmp_path / "back", on_nonfinite="roll_back")
+    assert (int(ended.step), int(ended.first_bad)) == (12, -1)
+    assert [row["step"] for row in rows(tmp_path / "back")] == [2, 4, 6, 8, 10, 12]
+    shutil.rmtree(tmp_path / "back/checkpoints/12")  # a restart keeps to the other noise
+    again = run(tmp_path / "back", on_nonfinite="roll_back")
+    jax.tree.map(np.testing.assert_array_equal, again.params, ended.params)
+    keys = [jax.random.key_data(key) for key in (again.key, run_key(QUIET))]
+    assert not np.array_equal(*keys)
+
+
+@pytest.mark.filterwarnings("ignore:.*going back to step:UserWarning")
+def test_a_run_does_not_go_back_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_step, "corrupt", spoiling(None))
+    with pytest.raises(NotFinite, match=r"not finite at step 1;.*rolled back 3 times"):
+        run(tmp_path, on_nonfinite="roll_back")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: signal.Signals
+) -> None:
+    before = signal.getsignal(sign)
+    ahead = sharding.ahead
+
+    def signalled(*given: Any) -> Iterator[Any]:
+        for number, images in enumerate(ahead(*given), 1):
+            if number == 6:
+                signal.raise_signal(sign)
+            yield images
+
+    monkeypatch.setattr(sharding, "ahead", signalled)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path)
+    assert (stopped.value.step, stopped.value.signal) == (6, sign)
+    assert saved(tmp_path) == [4, 6]
+    assert signal.getsignal(sign) == before
+
+
+def test_pictures_are_left_undone_for_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def long(*_: Any) -> np.ndarray:
+        signal.raise_signal(signal.SIGTERM)
+        drawn.append("to the end")
+        return np.zeros((4, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr(train_loop, "show", long)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, sample_every=6)
+    assert stopped.value.step == 7
+    assert (saved(tmp_path), drawn) == ([4, 7], [])
+
+
+def test_another_experiment_s_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    run(tmp_path, steps=4)
+    with pytest.raises(ValueError, match="batch_size: 1 there, 2 here"):
+        run(tmp_path, batch_size=2)
+
+
+ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4"}
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "found"),
+    [
+        ((), {}, None),
+        (("a:1", 2, 1), {}, ("a:1", 2, 1)),
+        ((), ADDRESS | {"JAX_PROCESS_ID": "3"}, ("a:1", 4, 3)),
+        ((), ADDRESS | {"JOB_COMPLETION_INDEX": "2"}, ("a:1", 4, 2)),
+        (("b:2", 3, 0), ADDRESS | {"JAX_PROCESS_ID": "3"}, ("b:2", 3, 0)),
+        (("", 1), ADDRESS, None),
+        (("", 1), {"SLURM_STEP_NUM_TASKS": "8"}, None),
+        ((), {"SLURM_STEP_NUM_TASKS": "8"}, ("", 0, -1)),
+        ((), {"OMPI_COMM_WORLD_SIZE": "2"}, ("", 0, -1)),
+        ((), {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, None),
+    ],
+)
+def test_a_process_finds_its_place(
+    given: tuple, environ: dict[str, str], found: tuple[str, int, int] | None
+) -> None:
+    place = processes.place(*given, environ=environ)
+    assert (place and dataclasses.astuple(place)) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "message"),
+    [
+        (("a:1",), {}, "got a:1, no processes, process none"),
+        (("", 2, 0), {}, "got no coordinator, 2 processes, process 0"),
+        (("a", 2, 0), {}, "--coordinator is 'a': give"),
+        (("a:1", 2, 2), {}, "--process is 2 of 2 processes: number them from 0 to 1"),
+        ((), {"JAX_NUM_PROCESSES": "many"}, "'many', which is no number"),
+    ],
+)
+def test_a_place_that_is_none(given: tuple, environ: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        processes.place(*given, environ=environ)
+
+
+def test_one_process_is_told_what_it_says() -> None:
+    assert processes.told({"a": [1, None]}) == {"a": [1, None]}
+    assert processes.first()
+    assert not processes.several()
