@@ -284,8 +284,6 @@ def alone(workdir: Place) -> Iterator[None]:
     Raises:
         ValueError: another run trains in it, or not all processes see the same folder.
     """
-    if isinstance(workdir, Path):
-        workdir.mkdir(parents=True, exist_ok=True)
     with _held(workdir) if processes.first() else nullcontext():
         if processes.several():
             _require_shared(workdir)
@@ -317,7 +315,14 @@ def _held(workdir: Place) -> Iterator[None]:
         write_atomically(workdir / ".lock", lambda file: file.write(b""))
         yield
         return
-    with (workdir / ".lock").open("a") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("a")
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -5,44 +5,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoint, sharding
+from jaxdiff import checkpoint
 from jaxdiff.data import Digits
+from tests.system.commands import ROOT, command, leaves, reached, run, saved_steps, train
 
-ROOT = Path(__file__).parents[2]
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A compilation cache that this module's processes share, of all they compile."""
-    cache = tmp_path_factory.mktemp("cache")
-    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    every = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # not by the clock
-    return {**inherited, **every, "JAXDIFF_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-
-
-def command(script: str, *arguments: object) -> list[str]:
-    return [sys.executable, f"launch/{script}.py", *map(str, arguments)]
-
-
-def train(workdir: Path, *arguments: object) -> list[str]:
-    config = "--config=tests/system/tiny.py"
-    return command("train", config, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
-
-
-def run(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 def kill_when(
@@ -65,17 +39,6 @@ def kill_when(
     return process.wait(timeout=120), process.communicate()[0]
 
 
-def reached(workdir: Path, step: int) -> Callable[[], bool]:
-    """Whether the metrics tell of the step."""
-    path = workdir / "metrics.jsonl"
-
-    def check() -> bool:
-        lines = path.read_text().splitlines() if path.exists() else []
-        return bool(lines) and f'"step": {step},' in lines[-1]
-
-    return check
-
-
 def saving(workdir: Path, past: int) -> Callable[[], bool]:
     """Whether a checkpoint after step `past` is being written at this moment."""
     folder = workdir / "checkpoints"
@@ -87,26 +50,6 @@ def saving(workdir: Path, past: int) -> Callable[[], bool]:
         )
 
     return check
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    return sorted(
-        int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
-    )
-
-
-def is_key(leaf: jax.Array) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def leaves(workdir: Path) -> dict[str, np.ndarray]:
-    """Everything in the newest state, by name."""
-    mesh = sharding.data_mesh()
-    with checkpoint.checkpoints(workdir) as saved:
-        state, _ = saved.restore(mesh)
-    flat = jax.tree_util.tree_leaves_with_path(state)
-    raw = [(k, jax.random.key_data(v) if is_key(v) else v) for k, v in flat]
-    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in raw}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,59 @@
+"""How people start runs, and what these leave, for the tests of whole commands."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxdiff import checkpoint, sharding
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, f"launch/{script}.py", *map(str, arguments)]
+
+
+def train(workdir: Path, *arguments: object) -> list[str]:
+    config = "--config=tests/system/tiny.py"
+    return command("train", config, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
+
+
+def run(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def reached(workdir: Path, step: int) -> Callable[[], bool]:
+    """Whether the metrics tell of the step."""
+    path = workdir / "metrics.jsonl"
+
+    def check() -> bool:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return bool(lines) and f'"step": {step},' in lines[-1]
+
+    return check
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return sorted(
+        int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
+    )
+
+
+def is_key(leaf: jax.Array) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def leaves(workdir: Path) -> dict[str, np.ndarray]:
+    """Everything in the newest state, by name."""
+    mesh = sharding.data_mesh()
+    with checkpoint.checkpoints(workdir) as saved:
+        state, _ = saved.restore(mesh)
+    flat = jax.tree_util.tree_leaves_with_path(state)
+    raw = [(k, jax.random.key_data(v) if is_key(v) else v) for k, v in flat]
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in raw}

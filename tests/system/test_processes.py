@@ -1,0 +1,142 @@
+"""Several processes as one run: equal to one process, killed, resumed by others."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.system.commands import ROOT, leaves, reached, run, saved_steps, train
+
+STEPS = 16
+FEW = (f"--config.steps={STEPS}", "--config.sample_every=16", "--config.eval_every=16")
+
+
+@contextmanager
+def started(
+    workdir: Path, count: int, environment: dict[str, str], *arguments: str, own: str = ""
+) -> Iterator[list[subprocess.Popen]]:
+    """The command in each of several processes; `own` is given to the last alone."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    together = (f"--coordinator=localhost:{port}", f"--processes={count}")
+    running = []
+    for i in range(count):
+        extra = [own] if own and i == count - 1 else []
+        line = train(workdir, *FEW, *arguments, *extra, *together, f"--process={i}")
+        line.append(f"--cpu_devices={max(1, 2 // count)}")
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        running.append(subprocess.Popen(line, cwd=ROOT, env=environment, **pipe))
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def ended(running: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Status and output of each."""
+    outputs = [process.communicate(timeout=300)[0] for process in running]
+    return [(p.returncode, text) for p, text in zip(running, outputs, strict=True)]
+
+
+def complete(
+    workdir: Path, count: int, environment: dict[str, str], *arguments: str
+) -> list[str]:
+    with started(workdir, count, environment, *arguments) as running:
+        found = ended(running)
+    assert [status for status, _ in found] == [0] * count, found
+    return [text for _, text in found]
+
+
+@pytest.fixture(scope="module")
+def alone(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process, of two devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    done = run(train(workdir, *FEW), environment)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def losses(workdir: Path) -> list[float]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest of any number in the states."""
+    ours, theirs = leaves(one), leaves(other)
+    assert ours.keys() == theirs.keys()
+    gaps = [np.abs(a.astype(float) - theirs[name]) for name, a in ours.items()]
+    return max(float(gap.max()) for gap in gaps if gap.size)
+
+
+def test_two_processes_are_as_one(
+    alone: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of as many devices: bit for bit, and so they repeat themselves."""
+    first, other = complete(tmp_path / "two", 2, environment)
+    assert difference(alone, tmp_path / "two") == 0
+    assert losses(alone) == losses(tmp_path / "two")
+    assert f"has all its {STEPS} steps" in first
+    assert "step " not in other  # one of them tells for all
+    for name in ("samples.png", "starts.jsonl", "curves.png", "statistics.json"):
+        assert (tmp_path / "two" / name).stat().st_size > 100
+    files = [folder / "metrics.jsonl" for folder in (alone, tmp_path / "two")]
+    ours, theirs = (json.loads(file.read_text().splitlines()[-1]) for file in files)
+    assert ours["fd_pixels8"] == pytest.approx(theirs["fd_pixels8"], rel=1e-3)
+
+
+def test_four_that_lost_one_go_on_as_two(
+    alone: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with started(workdir, 4, environment) as running:
+        ready, deadline = reached(workdir, 6), time.monotonic() + 240
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        began = time.monotonic()
+        running[2].kill()
+        found = ended(running)
+        took = time.monotonic() - began
+    assert found[2][0] == -signal.SIGKILL
+    for status, text in (found[i] for i in (0, 1, 3)):
+        assert status in (75, -signal.SIGABRT), text
+        assert "Traceback" not in text
+    assert took < 60  # a heartbeat of 20 s, on a machine that has other work
+    assert max(saved_steps(workdir)) >= 4
+    complete(workdir, 2, environment)
+    assert difference(alone, workdir) < 1e-4  # four devices sum in another order
+    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
+
+
+def test_a_stop_of_one_is_a_stop_of_all(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    with started(workdir, 2, environment, "--config.steps=4000") as running:
+        ready, deadline = reached(workdir, 4), time.monotonic() + 240
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running[1].send_signal(signal.SIGTERM)
+        found = ended(running)
+    assert [status for status, _ in found] == [75, 75], found
+    assert "To go on:" in found[0][1]
+    assert max(saved_steps(workdir)) >= 4
+
+
+def test_other_commands_on_other_hosts_are_refused(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with started(tmp_path / "run", 2, environment, own="--config.log_every=3") as running:
+        (first, _), (second, text) = ended(running)
+    assert second == 1
+    assert "another experiment than process 0 (log_every: 2 there, 3 here)" in text
+    assert first in (75, -signal.SIGABRT)
