@@ -1,6 +1,5 @@
 """The ADM network against its formulas, and where it starts."""
 
-import functools
 from typing import Any
 
 import jax
@@ -12,9 +11,6 @@ from jaxdiff.networks.adm import ADM, ADMBlock, positions
 from jaxdiff.networks.block import Block
 from jaxdiff.types import Condition
 from tests.toys import GOLDEN
-
-# Half the compile time; what is computed stays the same.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 TINY = ADM(
     label_dim=3, model_channels=12, channel_mult=(1,), num_blocks=1, channels_per_head=12
@@ -121,7 +117,7 @@ def test_a_block_is_its_formula(mode: str) -> None:
     if "conv_skip" in p:
         main = convolved(main, p["conv_skip"])
     expected = attended(main + convolved(y, p["conv_res1"]), p, heads=2)
-    close(jit(block.apply)({"params": p}, x, emb), expected, 1e-5)
+    close(jax.jit(block.apply)({"params": p}, x, emb), expected, 1e-5)
 
 
 def eight(x: np.ndarray, layer: Any) -> np.ndarray:
@@ -159,17 +155,17 @@ def made() -> Any:
     """Variables of the tiny network, and an input."""
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
     args = (x, jnp.asarray([-0.5, 0.5]), Condition(label=jnp.array([1, -1])))
-    return jit(TINY.init)(jax.random.key(0), *args), args
+    return jax.jit(TINY.init)(jax.random.key(0), *args), args
 
 
 def test_an_untrained_network_returns_zero_and_its_labels_are_normal(made: Any) -> None:
     variables, args = made
-    out = jit(TINY.apply)(variables, *args)
+    out = jax.jit(TINY.apply)(variables, *args)
     np.testing.assert_array_equal(out.raw, np.zeros((2, 4, 4, 3)))
     assert out.variance is None
     table = ADM(label_dim=500, model_channels=8, channel_mult=(1, 4), num_blocks=1)
     args = (jnp.zeros((1, 4, 4, 1)), jnp.zeros(1), Condition())
-    label = jit(table.init)(jax.random.key(0), *args)["params"]["emb_label"]
+    label = jax.jit(table.init)(jax.random.key(0), *args)["params"]["emb_label"]
     assert label.shape == (500, 32)
     assert np.std(label) == pytest.approx(1, abs=4 / np.sqrt(2 * label.size))
 
@@ -178,7 +174,7 @@ def test_labels_and_noise_may_be_withheld(made: Any) -> None:
     variables, (x, *_) = made
     variables = {**variables, "params": perturbed(variables["params"])}
     x = jnp.concatenate([x[:1]] * 4)
-    apply = jit(TINY.apply)
+    apply = jax.jit(TINY.apply)
     run = lambda c, cond: np.asarray(apply(variables, x, c, cond).raw)
     label, told = jnp.array([1, -1, 1, 1]), jnp.array([True, True, False, False])
     a, b, c, d = run(jnp.array([0.1, 0.1, 0.1, 0.9]), Condition(label, told))
@@ -192,8 +188,8 @@ def test_labels_and_noise_may_be_withheld(made: Any) -> None:
 def test_variance_head_and_precision(made: Any) -> None:
     variables, args = made
     learned = TINY.clone(learned_variance=True)
-    variables = jit(learned.init)(jax.random.key(0), *args)
-    apply = jit(learned.apply)
+    variables = jax.jit(learned.init)(jax.random.key(0), *args)
+    apply = jax.jit(learned.apply)
     np.testing.assert_array_equal(apply(variables, *args).variance, np.zeros((2, 4, 4, 3)))
     variables = {**variables, "params": perturbed(variables["params"], 0.05)}
     full = apply(variables, *args)
@@ -202,7 +198,7 @@ def test_variance_head_and_precision(made: Any) -> None:
         out, again = jax.eval_shape(half.init_with_output, jax.random.key(0), *args)
         assert {p.dtype for p in jax.tree.leaves(again)} == {jnp.dtype("float32")}
         assert out.raw.dtype == out.variance.dtype == out.uncertainty.dtype == jnp.float32
-        out = jit(half.apply)(variables, *args)
+        out = jax.jit(half.apply)(variables, *args)
         for name in ("raw", "variance"):
             # some ten layers that each round to `bits` bits
             difference = np.abs(getattr(out, name) - getattr(full, name)).max()
@@ -222,7 +218,7 @@ def test_rematerialised_blocks_have_the_same_gradients(made: Any) -> None:
             return jnp.sum(out.raw**2)
 
         assert ("remat" in str(jax.make_jaxpr(loss)(params))) is net.remat
-        return jit(jax.grad(loss))(params)
+        return jax.jit(jax.grad(loss))(params)
 
     net = TINY.clone(dropout=0.5)
     once, twice = gradient(net), gradient(net.clone(remat=True))

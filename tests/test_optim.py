@@ -17,9 +17,6 @@ from jaxdiff.networks.unet import UNet
 from jaxdiff.posthoc import std_to_exponent
 from jaxdiff.types import Condition
 
-# Half the compile time; what is computed stays the same.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 FOLDER = Path(__file__).parent / "golden" / "edm2"
 TRAJ, SCHED, EMA = (np.load(FOLDER / f"{name}.npz") for name in ("traj", "sched", "ema"))
 RUNS, META = (json.loads(str(TRAJ[name])) for name in ("runs", "meta"))
@@ -81,7 +78,7 @@ def make_gradient(dtype: str) -> Any:
         weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
         return jnp.sum(weight * jnp.exp(-u) * (d - images) ** 2 + u) / len(images)
 
-    return jit(jax.value_and_grad(loss))
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def learning_rate(run: str) -> optax.ScalarOrSchedule:
@@ -113,16 +110,16 @@ def check_run(run: str, dtype: str) -> None:
     adam = {"stds": stds, "b1": b1, "b2": b2, "eps": META["eps"]}
     tx = optim.edm2_adam(learning_rate(run), **adam)
     raw_tx = optim.edm2_adam(learning_rate(run), **adam, forced_norm=False)
-    value_and_grad, norm = make_gradient(dtype), jit(optim.normalized)
+    value_and_grad, norm = make_gradient(dtype), jax.jit(optim.normalized)
 
-    @jit
+    @jax.jit
     def update(grads: Any, opt_state: Any, params: Any) -> Any:
         updates, after = tx.update(grads, opt_state, params)
         raw_updates, _ = raw_tx.update(grads, opt_state[:-1], params)
         return [optax.apply_updates(params, u) for u in (updates, raw_updates)], after
 
     params = norm(params_of(f"{run}/init", dtype))
-    opt_state = jit(tx.init)(params)
+    opt_state = jax.jit(tx.init)(params)
     expected_averages: Any = [None for _ in stds]
     mu = nu = jax.tree.map(np.zeros_like, params)
     for step in range(META["steps"]):
@@ -200,7 +197,7 @@ def follow(tx: optax.GradientTransformation, trace: np.ndarray) -> Any:
         return ({"w": row}, state), tuple(tree["w"] for tree in optim.averages(state))
 
     rows = jnp.asarray(trace[1:])
-    averages = jit(lambda: jax.lax.scan(step, (start, tx.init(start)), rows))()[1]
+    averages = jax.jit(lambda: jax.lax.scan(step, (start, tx.init(start)), rows))()[1]
     return np.stack(averages, 1)
 
 

@@ -14,7 +14,7 @@ from jaxdiff.parameterizations import EDM
 from jaxdiff.schedules import LogSigma
 from jaxdiff.times import NormalLogSigma
 from jaxdiff.types import Condition, NoiseLevel
-from tests.edm2_networks import NETS, Golden, close, close_trees, jit, load, nhwc, state
+from tests.edm2_networks import NETS, Golden, close, close_trees, load, nhwc, state
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -71,7 +71,7 @@ def batch(golden: Golden) -> tuple[Any, ...]:
 def check_training(golden: Golden) -> None:
     """At normalised weights, with gradients; net c's at the stored ones too."""
     z, args = golden.z, batch(golden)
-    params = jit(normalized)(golden.variables["params"])
+    params = jax.jit(normalized)(golden.variables["params"])
     (value, (d, u, _, elements)), gradient = golden.train(params, *args)
     close(d, nhwc(z["train/D_x"]), 3e-6)
     close(u, z["train/logvar"].ravel(), 3e-6)
@@ -105,7 +105,7 @@ def test_loss_and_gradient_in_float64(x64: None) -> None:
 def test_weights_as_training_starts(name: str) -> None:
     """Normalised once: their values, and the length of each output unit."""
     golden = load(name, "float32")
-    params = jit(normalized)(golden.variables["params"])
+    params = jax.jit(normalized)(golden.variables["params"])
     found = to_state_dict({"params": params, "constants": {}})
     lengths = state(golden.z, "after_norm_l2/", "float64")
     assert set(lengths) == {key for key, w in found.items() if w.ndim >= 2}

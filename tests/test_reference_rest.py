@@ -7,6 +7,7 @@ the importance sampler's settings.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -135,10 +136,11 @@ def test_published_settings_of_the_importance_sampler(x64: None) -> None:
     assert settings["length"] == HISTORY["history_per_term"]
     assert settings["uniform"] == HISTORY["uniform_prob"]
     law, start = LossSecondMoment(16), 0
+    update = jax.jit(law.update)
     memory = LossHistory(jnp.zeros((16, 10)), jnp.zeros(16, jnp.int32))
-    t, losses = jnp.asarray((HISTORY["ts"] + 1) / 16), jnp.asarray(HISTORY["losses"])
+    t, losses = (HISTORY["ts"] + 1) / 16, HISTORY["losses"]
     for end, weights in zip(HISTORY["snap"], HISTORY["weights_after"], strict=True):
-        memory = law.update(memory, t[start:end], losses[start:end])
+        memory = update(memory, t[start:end], losses[start:end])
         # its weights are all 1 until every entry is full
         found = law.probabilities(memory) * weights.sum()
         np.testing.assert_allclose(found, weights, rtol=1e-9)

@@ -22,7 +22,6 @@ from tests.edm2_networks import (
     Golden,
     close,
     close_trees,
-    jit,
     load,
     nhwc,
     state,
@@ -77,7 +76,7 @@ def check_block(case: str) -> None:
     initial = jax.eval_shape(block.init, jax.random.key(0), x, emb)["params"]
     assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, params)
 
-    @jit
+    @jax.jit
     def run(params: Any, x: Any, emb: Any) -> Any:
         at_normalized = (normalized(params), x, emb)
         y, pull = jax.vjp(
@@ -114,7 +113,7 @@ def micro() -> Golden:
 
 @pytest.fixture(scope="module")
 def apply(micro: Golden) -> Any:
-    return jit(micro.net.apply)
+    return jax.jit(micro.net.apply)
 
 
 def test_a_scalar_noise_level_is_every_image_s(micro: Golden) -> None:
@@ -183,7 +182,7 @@ def test_half_precision_rounds_the_image_s_path_alone(dtype: str) -> None:
     def run(dtype: str) -> Any:
         net = golden.net.clone(dtype=dtype)
         apply = functools.partial(net.apply, capture_intermediates=is_embedding)
-        return jit(apply)(golden.variables, x, c_noise, golden.cond("labels"))
+        return jax.jit(apply)(golden.variables, x, c_noise, golden.cond("labels"))
 
     (out, embeddings), (_, full) = run(dtype), run("float32")
     assert out.raw.dtype == out.uncertainty.dtype == jnp.float32
@@ -201,7 +200,7 @@ def test_half_precision_rounds_the_image_s_path_alone(dtype: str) -> None:
 def test_dropout_draws_in_training_only(micro: Golden) -> None:
     net = micro.net.clone(dropout=0.5)
     args = (micro.variables, micro.array("x"), jnp.zeros([]), micro.cond("labels"))
-    raw = jit(lambda key: net.apply(*args, train=True, rngs={"dropout": key}).raw)
+    raw = jax.jit(lambda key: net.apply(*args, train=True, rngs={"dropout": key}).raw)
     a, b = jax.random.key(0), jax.random.key(1)
     np.testing.assert_array_equal(raw(a), raw(a))
     assert np.abs(raw(a) - raw(b)).max() > 0.01
@@ -213,7 +212,7 @@ def test_dropout_draws_in_training_only(micro: Golden) -> None:
 def test_an_untrained_network_returns_zero_and_no_head_unless_asked() -> None:
     net = UNet(model_channels=8, channel_mult=(1,), num_blocks=1, uncertainty=False)
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
-    init = jit(net.init_with_output)
+    init = jax.jit(net.init_with_output)
     out, variables = init(jax.random.key(0), x, jnp.zeros(2), Condition())
     np.testing.assert_array_equal(out.raw, np.zeros_like(x))
     assert out.uncertainty is None
@@ -234,7 +233,7 @@ def heads() -> Any:
 
 def test_the_variance_head_leaves_the_other_parameters_as_they_are(heads: Any) -> None:
     plain, learned, args = heads
-    init = lambda net: jit(net.init)(jax.random.key(0), *args)
+    init = lambda net: net.init(jax.random.key(0), *args)
     without, with_it = init(plain), init(learned)
     added = {
         name: jax.tree.map(jnp.shape, with_it["params"].pop(name))
@@ -247,15 +246,16 @@ def test_the_variance_head_leaves_the_other_parameters_as_they_are(heads: Any) -
 
 def test_an_untrained_variance_is_zero_and_its_gain_is_its_own(heads: Any) -> None:
     _, learned, args = heads
-    variables = jit(learned.init)(jax.random.key(0), *args)
-    out = jit(learned.apply)(variables, *args)
+    variables = learned.init(jax.random.key(0), *args)
+    apply = jax.jit(learned.apply)
+    out = apply(variables, *args)
     assert out.variance.shape == out.raw.shape == (2, 4, 4, 3)
     assert out.variance.dtype == jnp.float32
     np.testing.assert_array_equal(out.variance, np.zeros((2, 4, 4, 3)))
     loss = lambda v: jnp.sum(learned.apply(v, *args).variance)
-    assert abs(jit(jax.grad(loss))(variables)["params"]["variance_gain"]) > 0.01
+    assert abs(jax.jit(jax.grad(loss))(variables)["params"]["variance_gain"]) > 0.01
     variables["params"]["variance_gain"] = jnp.float32(1)
-    out = jit(learned.apply)(variables, *args)
+    out = apply(variables, *args)
     np.testing.assert_array_equal(out.raw, np.zeros((2, 4, 4, 3)))
     # weights of magnitude 1 keep the features' magnitude, some 1
     assert 0.3 < float(jnp.sqrt(jnp.mean(out.variance**2))) < 3
@@ -294,7 +294,7 @@ def test_rematerialised_blocks_have_the_same_parameters_and_gradients() -> None:
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
     args = (x, jnp.asarray([-0.5, 0.5]), Condition(label=jnp.array([0, -1])))
     again = net.clone(remat=True)
-    variables = jit(net.init)(jax.random.key(0), *args)
+    variables = net.init(jax.random.key(0), *args)
     initial = jax.eval_shape(again.init, jax.random.key(0), *args)
     assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, variables)
     variables["params"]["out_gain"] = jnp.float32(1)
@@ -304,7 +304,8 @@ def test_rematerialised_blocks_have_the_same_parameters_and_gradients() -> None:
         return jnp.sum(net.apply(variables, *args, train=True, rngs=rngs).raw ** 2)
 
     gradients = [
-        jit(jax.grad(functools.partial(loss, n)))(variables)["params"] for n in (net, again)
+        jax.jit(jax.grad(functools.partial(loss, n)))(variables)["params"]
+        for n in (net, again)
     ]
     close_trees(gradients[1], jax.tree.map(np.asarray, gradients[0]), 1e-5)
     blocks = str(jax.make_jaxpr(functools.partial(loss, again))(variables)).count("remat")
@@ -369,7 +370,7 @@ def test_blocks_below_config_g_are_their_formulas(
         main /= 1e-4 + np.sqrt(np.mean(main**2, axis=-1, keepdims=True))
         y = convolved(silu(main), w["conv_res0"])
     expected = main + convolved(silu(y * scale), w["conv_res1"])
-    close(jit(block.apply)(variables, x, emb), expected, 2e-6)
+    close(jax.jit(block.apply)(variables, x, emb), expected, 2e-6)
 
 
 # ------------------------------------------------------------------- interop
