@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Key
 
 from jaxdiff import processes, sharding
@@ -30,20 +29,6 @@ from tests.test_train import TINY, batch
 QUIET = dataclasses.replace(
     TINY, batch_size=1, steps=12, log_every=2, checkpoint_every=4, sample_every=0
 )  # one image, and so one device
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One of compiled programs, as every run compiles the same."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("cache")), 0), strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def run(workdir: Path, **changes: Any) -> TrainState:
