@@ -201,17 +201,21 @@ def require_finite_mean(
 
     There w c_out^2, the weight on the error of the network's output, times the density
     p(t) may grow as 1 / t or faster; at the noise every weight is finite. Laws without
-    a density are passed. Runs a few operations on the device.
+    a density are passed. Runs a small program on the device.
 
     Raises:
         ValueError: it does, with the power and a value, and what to use.
     """
     if not hasattr(times, "density"):
         return
-    t = jnp.asarray([1e-5, 1e-4], jnp.float32)
-    at = schedule(t)
-    weight = weighting(at) * parameterization(at).c_out ** 2
-    near, far = (float(w) for w in weight * times.density(t, schedule))
+
+    @jax.jit
+    def weight(t: Float[Array, " 2"]) -> Float[Array, " 2"]:
+        at = schedule(t)
+        c_out = parameterization(at).c_out
+        return weighting(at) * c_out**2 * times.density(t, schedule)
+
+    near, far = (float(w) for w in weight(jnp.asarray([1e-5, 1e-4], jnp.float32)))
     power = jnp.log10(near / far) if near > 0 and far > 0 else 0.0
     if power > 0.95:
         raise ValueError(
