@@ -168,7 +168,7 @@ def main() -> None:
         print(f"start to first step {took:.1f} s; 4 kinds of moments, {KILLS.value} kills")
         expected = state(whole.workdir)
         kinds = [("start", "steps", "save", "images")[i % 4] for i in range(KILLS.value)]
-        for kind in tqdm(kinds, unit="kill"):
+        for kind in tqdm(kinds, unit="kill", mininterval=10):
             before, step = run.saved(), run.step()
             while True:
                 started = run.start()

@@ -33,9 +33,11 @@ class Stop:
         self._may_interrupt = False
 
     def asked(self, number: int, frame: object) -> None:
-        """The handler: asks for a stop; a second one stops at once."""
+        """The handler: asks for a stop; Ctrl-C after that stops at once."""
         if self.signal:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.signal = number
         if processes.several():
             signal.raise_signal(signal.SIGTERM)  # all others are to hear of it
