@@ -101,7 +101,7 @@ def reading(data: Folder | Records) -> Read:
     """Reads the batches of `data.batches` with its threads, and not one more."""
     import grain
 
-    stream = Stream(data.load().source, BATCH, seed=0, block=0, blocks=1)
+    stream = Stream(data.load().source, BATCH, seed=0, rows=np.arange(BATCH))
     ahead = grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)
 
     def read(number: int) -> None:
