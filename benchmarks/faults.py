@@ -10,6 +10,7 @@ each kill the same command goes on. Checked every time: the other processes ende
 themselves, no checkpoint there before is gone but those that retention lets go, none is
 damaged, and each run that came to its end has the uninterrupted one's state bit for bit.
 Then SIGTERM is sent --stops times, and the time until the run has saved and ended printed.
+Ctrl-C ends the kills, and tells of those until then.
 """
 
 import json
@@ -168,30 +169,36 @@ def main() -> None:
         print(f"start to first step {took:.1f} s; 4 kinds of moments, {KILLS.value} kills")
         expected = state(whole.workdir)
         kinds = [("start", "steps", "save", "images")[i % 4] for i in range(KILLS.value)]
-        for kind in tqdm(kinds, unit="kill", mininterval=10):
-            before, step = run.saved(), run.step()
-            while True:
-                started = run.start()
-                until(moment(run, kind, took, chance), started)
-                if all(process.poll() is None for process in started):
-                    break
-                status, _ = ended(started)  # it came to its end before it was killed
-                assert status == [0] * processes, f"{status}: it does not go on"
-                finished += same(run, expected)
-                shutil.rmtree(run.workdir)
-                before, step = [], 0
-            phases[run.phase(step)] += 1
-            chance.choice(started).kill()
-            status, wait = ended(started)
-            waits.append(wait)
-            after = run.saved()
-            lost += bool(before) and max(after, default=0) < max(before)
+        started = []
+        try:
+            for kind in tqdm(kinds, unit="kill", mininterval=10):
+                before, step = run.saved(), run.step()
+                while True:
+                    started = run.start()
+                    until(moment(run, kind, took, chance), started)
+                    if all(process.poll() is None for process in started):
+                        break
+                    status, _ = ended(started)  # it came to its end before it was killed
+                    assert status == [0] * processes, f"{status}: it does not go on"
+                    finished += same(run, expected)
+                    shutil.rmtree(run.workdir)
+                    before, step = [], 0
+                phases[run.phase(step)] += 1
+                chance.choice(started).kill()
+                status, wait = ended(started)
+                waits.append(wait)
+                after = run.saved()
+                lost += bool(before) and max(after, default=0) < max(before)
+        except KeyboardInterrupt:  # what was seen until then is told all the same
+            for process in started:
+                process.kill()
+                process.wait()
         started = run.start()
         assert ended(started)[0] == [0] * processes
         finished += same(run, expected)
         stops = [stopped(place(f"stop{i}"), chance) for i in range(STOPS.value)]
     seen = ", ".join(f"{count} {phase}" for phase, count in phases.most_common())
-    print(f"{KILLS.value} kills of runs in {processes} process(es), at: {seen}")
+    print(f"{phases.total()} kills of runs in {processes} process(es), at: {seen}")
     print(f"every restart went on; checkpoints lost: {lost}; runs that came to their end,")
     print(f"each with the uninterrupted one's state bit for bit: {finished}")
     print(

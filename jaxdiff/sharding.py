@@ -9,6 +9,7 @@ the shardings of their arguments. Axes are Auto, so that XLA places intermediate
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -82,12 +83,13 @@ def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
 
 
 def ahead(batches: Iterator[PyTree], mesh: Mesh, depth: int = 2) -> Iterator[PyTree]:
-    """The batches, on the devices, each put there while others before it are in use."""
-    waiting: deque[PyTree] = deque()
-    while True:
-        while len(waiting) < depth:
-            waiting.append(put_batch(next(batches), mesh))
-        yield waiting.popleft()
+    """The batches, on the devices, where a thread puts the next `depth` of them."""
+    put = lambda: put_batch(next(batches), mesh)
+    with ThreadPoolExecutor(1, "batches") as reader:
+        waiting = deque(reader.submit(put) for _ in range(depth))
+        while True:
+            waiting.append(reader.submit(put))
+            yield waiting.popleft().result()
 
 
 def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
