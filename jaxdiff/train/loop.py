@@ -172,6 +172,8 @@ def steps(
             require_finite(state)
             with clock("snapshots"):
                 save_averages(run.workdir, e, state)
+        if stopping and n < e.steps:
+            break
         with stop.interrupts():
             if due(e.sample_every):
                 with clock("pictures"):
@@ -179,8 +181,6 @@ def steps(
             if due(e.eval_every):
                 with clock("scores"):
                     report.quality(n, run.examine(state))
-        if stopping:
-            break
     return state
 
 

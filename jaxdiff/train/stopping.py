@@ -5,6 +5,7 @@ any one of them goes to all through jax's preemption service, which catches SIGT
 """
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +40,7 @@ class Stop:
                 raise KeyboardInterrupt
             return
         self.signal = number
+        print("\nstopping after this step; Ctrl-C stops at once", file=sys.stderr)
         if processes.several():
             signal.raise_signal(signal.SIGTERM)  # all others are to hear of it
         elif self._may_interrupt:
