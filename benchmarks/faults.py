@@ -17,6 +17,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -186,6 +187,7 @@ def main() -> None:
                 phases[run.phase(step)] += 1
                 chance.choice(started).kill()
                 status, wait = ended(started)
+                assert set(status) <= {-signal.SIGKILL, -signal.SIGABRT, 75}, status
                 waits.append(wait)
                 after = run.saved()
                 lost += bool(before) and max(after, default=0) < max(before)

@@ -138,10 +138,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have one, newest first, as process 0 finds them."""
-        return processes.told(self._listed())
-
-    def _listed(self) -> list[int]:
-        return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
+        listed = (checkpoint.step for checkpoint in self._orbax.checkpoints)
+        return processes.told(sorted(listed, reverse=True))
 
     def save(
         self,
@@ -189,10 +187,14 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            if processes.several() and processes.tells_of_a_loss(error):
+                raise
             text = str(error)
             full = "No space left on device"
             cause = full if full in text else text.split("\n")[0][:200]
-            there = ", ".join(map(str, self._listed())) or "none"
+            names = [path.name for path in self._orbax.directory.glob("*")]
+            steps = sorted(int(name) for name in names if name.isdigit())
+            there = ", ".join(map(str, steps)) or "none"
             raise OSError(
                 f"cannot save a checkpoint in {self._orbax.directory}: {cause}. Those "
                 f"already there ({there}) are whole: "
@@ -325,11 +327,17 @@ def _held(workdir: Place) -> Iterator[None]:
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(
                 f"another process is training in {workdir}: wait for it, stop it, or "
                 "choose another --workdir"
             ) from error
+        except OSError as error:
+            warnings.warn(
+                f"{workdir} lies on a file system that knows no locks ({error.strerror}): "
+                "see to it that no other run trains there",
+                stacklevel=2,
+            )
         yield
 
 

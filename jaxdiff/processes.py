@@ -8,7 +8,11 @@ that it read, a signal that it got) has to be said to the others before they act
 
 import json
 import os
+import re
+import signal
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -85,6 +89,9 @@ def join(at: Place) -> bool:
     print(f"{name}waiting for the others{where}", file=sys.stderr, flush=True)
     given = (at.coordinator, at.processes, at.process) if at.coordinator else ()
     how = {"cluster_detection_method": "deactivate"} if given else {}
+    if given:
+        _reach(at)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost yet
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT, **how)
     except ValueError as error:
@@ -94,7 +101,52 @@ def join(at: Place) -> bool:
             f"this is one of several processes, but jax cannot find the others ({error}): "
             "give --coordinator, --processes and --process; --processes=1 trains alone"
         ) from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
     return several()
+
+
+def _reach(at: Place) -> None:
+    """Waits for process 0 to listen; there, sees that the port is free to.
+
+    Raises:
+        ValueError: it is not, or nobody listens after `PATIENCE` seconds.
+    """
+    host, _, port = at.coordinator.rpartition(":")
+    if at.process == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise ValueError(
+                f"process 0 cannot listen at port {port} ({error.strerror}): give all "
+                "processes another --coordinator=HOST:PORT, or end what listens there"
+            ) from error
+        return
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"nobody listens at {at.coordinator} after {PATIENCE} s "
+                    f"({error.strerror or error}): is process 0 started, and does the "
+                    "network let processes reach it?"
+                ) from error
+        time.sleep(0.2)
+
+
+PATIENCE = 300
+"""Seconds that processes wait for each other at the start."""
+
+
+def tells_of_a_loss(error: BaseException) -> bool:
+    """Whether an error of jax's says that another process, or the way to it, is lost."""
+    return re.search(LOST, str(error)) is not None
+
+
+LOST = r"Gloo|NCCL|heartbeat|[Bb]arrier|coordination|^(UNAVAILABLE|DEADLINE_EXCEEDED): "
+"""What such errors say, of collectives and of the coordination service."""
 
 
 def _require_whole(coordinator: str, processes: int, process: int) -> None:
@@ -111,7 +163,7 @@ def _require_whole(coordinator: str, processes: int, process: int) -> None:
             f"{coordinator or 'no coordinator'}, {processes or 'no'} processes, process "
             f"{'none' if process == -1 else process}"
         )
-    if not (host and port.isdigit()):
+    if not (host and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(
             f"--coordinator is {coordinator!r}: give process 0's host and a free port of "
             "it, as 10.0.0.1:1234"
@@ -182,6 +234,11 @@ def told(value: Any) -> Any:
 def all_agree(yes: bool) -> bool:
     """Whether every process says yes."""
     return bool(np.all(multihost_utils.process_allgather(np.array(yes))))
+
+
+def total(count: int) -> int:
+    """The sum of what all processes count."""
+    return int(np.sum(multihost_utils.process_allgather(np.array(count))))
 
 
 def on_host(tree: PyTree) -> PyTree[np.ndarray]:

@@ -4,7 +4,6 @@ import errno
 import faulthandler
 import logging as python_logging
 import os
-import re
 import runpy
 import sys
 import threading
@@ -31,8 +30,9 @@ COORDINATOR = flags.DEFINE_string(
     "processes by itself; default $JAX_COORDINATOR_ADDRESS. See docs/clusters.md."
 )  # fmt: skip
 PROCESSES = flags.DEFINE_integer(
-    "processes", 0, "Their number; default $JAX_NUM_PROCESSES; 1 = alone in any case."
-)
+    "processes", 0, "Their number; default $JAX_NUM_PROCESSES; 1 = alone in any case.",
+    lower_bound=0,
+)  # fmt: skip
 PROCESS = flags.DEFINE_integer(
     "process", -1, "Which one this is, from 0; default $JAX_PROCESS_ID."
 )
@@ -134,8 +134,11 @@ def _set_up(together: bool) -> bool:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     devices = CPU_DEVICES.value or (1 if at else cores)
     jax.config.update("jax_num_cpu_devices", devices)
-    if at is None or not processes.join(at):
-        return False
+    try:
+        if at is None or not processes.join(at):
+            return False
+    except jax.errors.JaxRuntimeError as error:
+        sys.exit(_told(f"cannot join the other processes: {_line(error)}", processes.AGAIN))
     faulthandler.disable()  # a process that lost another ends with one line, and no dump
     return True
 
@@ -198,7 +201,7 @@ def _judged(error: Exception, joined: bool) -> int:
     """Tells of an error, and returns the status to exit with; raises it if it is ours."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return _told("out of memory: ask for smaller batches or a smaller network")
-    if joined and re.match(r"[A-Z_]+: ", str(error)):  # XLA's, of a collective or barrier
+    if joined and processes.tells_of_a_loss(error):
         lost = "lost another process, or the way to it: start all of them again"
         return _told(f"{lost} ({_line(error)})", processes.AGAIN)
     if not isinstance(error, MISTAKES):

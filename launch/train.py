@@ -57,7 +57,8 @@ def main() -> None:
         return
     pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
-    print(f"{workdir} has all its {experiment.steps} steps{more}; see samples.png there")
+    see = "; see samples.png there" if experiment.sample_every else ""
+    print(f"{workdir} has all its {experiment.steps} steps{more}{see}")
     if not experiment.sample_every:  # as an estimator, which draws nothing
         return
     sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]

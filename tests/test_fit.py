@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Key
 
-from jaxdiff import processes, sharding
+from jaxdiff import checkpoint, processes, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.schedules import corrupt
 from jaxdiff.state import TrainState
@@ -233,6 +234,66 @@ def test_pictures_are_left_undone_for_a_stop(
         run(tmp_path, sample_every=6)
     assert stopped.value.step == 7
     assert (saved(tmp_path), drawn) == ([4, 7], [])
+
+
+def test_what_a_stop_left_undone_at_the_end_the_next_start_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def stopped_once(*_: Any) -> np.ndarray:
+        drawn.append("begun")
+        if len(drawn) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return np.zeros((4, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr(train_loop, "show", stopped_once)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path, sample_every=100)
+    assert stopped.value.step == 12
+    assert not (tmp_path / "samples.png").exists()
+    for _ in range(2):  # the second finds it there
+        assert int(run(tmp_path, sample_every=100).step) == 12
+    assert (tmp_path / "samples/0000012.png").exists()
+    assert len(drawn) == 2
+
+
+def test_averages_are_written_before_the_checkpoint_that_they_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_loop, "save_averages", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, snapshot_every=8)
+    assert saved(tmp_path) == [4]
+
+
+def test_a_lost_process_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "UNKNOWN: Gloo AllGather failed: Connection reset by peer"
+    with checkpoint.checkpoints(tmp_path) as found:
+        with pytest.raises(OSError, match="cannot save"), found._one_line_errors():
+            raise RuntimeError(said)
+        monkeypatch.setattr(processes, "several", lambda: True)
+        with pytest.raises(RuntimeError, match="Gloo"), found._one_line_errors():
+            raise RuntimeError(said)
+        with pytest.raises(OSError, match="cannot save"), found._one_line_errors():
+            raise RuntimeError("INVALID_ARGUMENT: no such thing")
+        monkeypatch.undo()
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"cannot listen at port {port}"):
+            processes._reach(processes.Place(f"localhost:{port}", 2, 0))
+        processes._reach(processes.Place(f"localhost:{port}", 2, 1))
+    monkeypatch.setattr(processes, "PATIENCE", 0)
+    with pytest.raises(ValueError, match=f"nobody listens at localhost:{port} after 0 s"):
+        processes._reach(processes.Place(f"localhost:{port}", 2, 1))
 
 
 def test_another_experiment_s_run_is_not_gone_on_with(tmp_path: Path) -> None:

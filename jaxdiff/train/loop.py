@@ -1,6 +1,7 @@
 """The loop, which is read from top to bottom once."""
 
 import dataclasses
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -82,7 +83,8 @@ def fit(
     ):
         with clock("start"):
             run, state = prepared(experiment, workdir, saved)
-        attempt, base = 0, int(state.step)
+        attempt, base, whole = 0, int(state.step), False
+        traced.require_ahead(base, experiment.steps)
         while True:
             first = int(state.step)
             e = run.experiment
@@ -91,6 +93,11 @@ def fit(
                     state = steps(run, state, report, clock, stop, traced)
                     with clock("checkpoints"):
                         saved.wait()
+                    n = int(state.step)
+                    there = report.shown(n) if first == n else (False, False)
+                    whole = n >= e.steps and shown(
+                        run, n, state, report, clock, stop, there
+                    )
                     break
                 except NotFinite as error:
                     with clock("roll back"):
@@ -100,8 +107,8 @@ def fit(
                         state = rolled_back(run, error, attempt)
         if progress and processes.first():
             print(clock, file=sys.stderr)
-    if stop.signal and int(state.step) < experiment.steps:
-        raise Stopped(int(state.step), stop.signal)
+    if not whole:
+        raise Stopped(int(state.step), stop.signal or signal.SIGTERM)
     return state
 
 
@@ -146,7 +153,8 @@ def steps(
         with clock("data"):
             batch = next(batches)
         looking = bool(e.magnitudes_every) and n % e.magnitudes_every == 0
-        before = copied(state) if looking else None
+        with clock("magnitudes"):
+            before = copied(state) if looking else None
         with (
             clock("compiling") if n == first + 1 else nullcontext(),
             profile.step(n, state),
@@ -154,34 +162,60 @@ def steps(
         ):
             state, metrics = run.step(state, batch)
             report.made(metrics, wait=n == first + 1)
-        profile.after(n, state)
+        with clock("tracing"):
+            profile.after(n, state)
         stopping = stop.after(n)  # asked once: what is not saved must not stop the run
         last = n == e.steps or stopping
         if looking:
-            report.magnitudes(n, run.probe(before, state, batch))
+            with clock("magnitudes"):
+                report.magnitudes(n, run.probe(before, state, batch))
         if last or n % e.log_every == 0:
             require_finite(state)
             report.numbers(n, data.skipped(run.dataset))
             require_some(n, report.skipped_in_a_row)
-        if last or n % e.checkpoint_every == 0:
-            require_finite(state)
-            with clock("checkpoints"):
-                run.saved.save(n, state, e, run.known)
-        due = lambda every, n=n: bool(every) and (n == e.steps or n % every == 0)
-        if due(e.snapshot_every):
+        if e.snapshot_every and (n == e.steps or n % e.snapshot_every == 0):
             require_finite(state)
             with clock("snapshots"):
                 save_averages(run.workdir, e, state)
-        if stopping and n < e.steps:
+        if last or n % e.checkpoint_every == 0:  # after all that a restart would not make
+            require_finite(state)
+            with clock("checkpoints"):
+                run.saved.save(n, state, e, run.known)
+        if stopping:
             break
-        with stop.interrupts():
-            if due(e.sample_every):
-                with clock("pictures"):
-                    report.picture(n, show(e, run.draw, state, mesh))
-            if due(e.eval_every):
-                with clock("scores"):
-                    report.quality(n, run.examine(state))
+        if n < e.steps:
+            shown(run, n, state, report, clock, stop)
     return state
+
+
+def shown(
+    run: Run,
+    n: int,
+    state: TrainState,
+    report: Reporter,
+    clock: Clock,
+    stop: Stop,
+    there: tuple[bool, bool] = (False, False),
+) -> bool:
+    """Makes the pictures and scores that are due at step n; whether all are made.
+
+    Those that are `there` are not made again, and a stop in the middle leaves them undone.
+    """
+    e, work = run.experiment, []
+
+    def picture() -> None:
+        with clock("pictures"):
+            report.picture(n, show(e, run.draw, state, run.mesh))
+
+    def scores() -> None:
+        with clock("scores"):
+            report.quality(n, run.examine(state))
+
+    kinds = (e.sample_every, picture), (e.eval_every, scores)
+    for (every, make), made in zip(kinds, there, strict=True):
+        if every and (n == e.steps or n % every == 0) and not made:
+            work.append(make)
+    return all(stop.unless_asked(make) for make in work)
 
 
 def rolled_back(run: Run, error: NotFinite, attempt: int) -> TrainState:

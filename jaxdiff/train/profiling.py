@@ -1,11 +1,13 @@
 """A trace of chosen steps, for TensorBoard's profiler or Perfetto."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import jax
 from jaxtyping import PyTree
 
+from jaxdiff import processes
 from jaxdiff.files import Place
 
 
@@ -14,19 +16,29 @@ class Profile:
 
     def __init__(self, folder: Place, first: int = 0, last: int = 0) -> None:
         self._folder, self._first, self._last = folder, first, last
-        self._tracing = False
+        self._tracing = self._done = False
 
     @contextmanager
     def step(self, number: int, state: PyTree) -> Iterator[None]:
         """What is done inside is that step, and in the trace if it is one of the chosen."""
-        if number == self._first:
+        if number == self._first and not self._done:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # which makes files hundreds of times as large
-            jax.profiler.start_trace(str(self._folder), profiler_options=options)
-            self._tracing = True
+            own = f"process{jax.process_index()}" if processes.several() else ""
+            jax.profiler.start_trace(str(self._folder / own), profiler_options=options)
+            self._tracing = self._done = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
+
+    def require_ahead(self, made: int, steps: int) -> None:
+        """Warns where nothing will be traced of a run that has made so many steps."""
+        if self._first and not made < self._first <= steps:
+            warnings.warn(
+                f"--profile: step {self._first} is none of those to make, {made + 1} to "
+                f"{steps}: nothing will be traced",
+                stacklevel=2,
+            )
 
     def after(self, number: int, state: PyTree) -> None:
         """Writes the trace, if this was the last step of it."""

@@ -1,5 +1,7 @@
 """What a run tells the world, by process 0: a progress bar, metrics, pictures."""
 
+import json
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from jaxdiff import magnitudes, pictures, processes, writers
 from jaxdiff.config import Experiment, to_dict
-from jaxdiff.files import Place, write_atomically
+from jaxdiff.files import Place, lines, write_atomically
 from jaxdiff.train.clock import Clock
 from jaxdiff.train.step import METRICS, Metrics
 
@@ -34,6 +36,7 @@ class Reporter:
         self._experiment, self._workdir, self._clock = experiment, workdir, clock
         self._bar, self._log, self._layers = bar, log, layers
         self._recent: list[Metrics] = []
+        self._flying: deque[Metrics] = deque(maxlen=1 + IN_FLIGHT)
         self._timed = 0
         self._since: tuple[float, float] | None = None
         self.skipped_in_a_row = 0
@@ -44,7 +47,8 @@ class Reporter:
         Waits for the step IN_FLIGHT before it, or for this one.
         """
         self._recent.append(metrics)
-        jax.block_until_ready(metrics if wait else self._recent[-1 - IN_FLIGHT :][0])
+        self._flying.append(metrics)
+        jax.block_until_ready(metrics if wait else self._flying[0])
         if self._since is None:  # the first steps are the compiler's more than their own
             self._since = None if wait else self._now()
         else:
@@ -54,9 +58,10 @@ class Reporter:
     def numbers(self, step: int, skipped: int = 0) -> None:
         """Writes the means since the last time, fetched in one transfer, and the times.
 
-        And how many images were skipped as unreadable so far, and how many steps as not
-        finite, where some were.
+        And how many images were skipped as unreadable so far, in all processes, and how
+        many steps as not finite, where some were.
         """
+        skipped = processes.total(skipped)
         rows, self._recent = jax.device_get(self._recent), []
         kept = [row for row in rows if not row.get("skipped")]
         for row in rows:
@@ -101,6 +106,14 @@ class Reporter:
         self._log.image(step, "samples", pictures.save_grid(path, images, columns))
         png = path.read_bytes()
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
+
+    def shown(self, step: int) -> tuple[bool, bool]:
+        """Whether an earlier start of the run has left pictures, and scores, of a step."""
+        rows = lines(self._workdir / "metrics.jsonl")
+        told = [set(json.loads(row)) for row in rows if f'"step": {step},' in row]
+        scored = any(not names & {"loss", "skipped_steps"} for names in told)
+        picture = (self._workdir / f"samples/{step:07d}.png").exists()
+        return tuple(processes.told([picture, scored]))
 
     def quality(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes what images of this step score."""

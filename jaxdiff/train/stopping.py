@@ -4,10 +4,10 @@ One process listens itself. Several have to stop after the same step, so there t
 any one of them goes to all through jax's preemption service, which catches SIGTERM.
 """
 
+import os
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from jax.experimental import multihost_utils
 
@@ -31,7 +31,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
-        self._may_interrupt = False
+        self._stopping = self._may_interrupt = False
 
     def asked(self, number: int, frame: object) -> None:
         """The handler: asks for a stop; Ctrl-C after that stops at once."""
@@ -40,32 +40,34 @@ class Stop:
                 raise KeyboardInterrupt
             return
         self.signal = number
-        print("\nstopping after this step; Ctrl-C stops at once", file=sys.stderr)
         if processes.several():
             signal.raise_signal(signal.SIGTERM)  # all others are to hear of it
-        elif self._may_interrupt:
+        with suppress(OSError):  # whoever read it may be gone
+            os.write(2, b"\nstopping after this step; Ctrl-C stops at once\n")
+        if self._may_interrupt and not processes.several():
             raise Interrupted
 
     def after(self, step: int) -> bool:
         """Whether to stop after this step, which every process is told alike."""
         if processes.several():
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.signal = self.signal or signal.SIGTERM
-                return True
-            return False
-        return self.signal != 0
+            self._stopping = multihost_utils.reached_preemption_sync_point(step)
+        else:
+            self._stopping = self.signal != 0
+        return self._stopping
 
-    @contextmanager
-    def interrupts(self) -> Iterator[None]:
-        """Where a stop need not wait for what is done inside, which changes nothing."""
-        self._may_interrupt = True
+    def unless_asked(self, work: Callable[[], None]) -> bool:
+        """Does what may be left undone; False if a stop was asked for, now or before."""
+        if self._stopping or (self.signal and not processes.several()):
+            return False
         try:
-            yield
+            self._may_interrupt = True
+            work()
             self._may_interrupt = False
         except Interrupted:
-            pass
+            return False
         finally:
             self._may_interrupt = False
+        return True
 
 
 @contextmanager
