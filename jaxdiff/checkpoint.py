@@ -264,8 +264,9 @@ def checkpoints(workdir: Place, keep: int = 0, every: int = 0) -> Iterator[Check
     policies = ocp.training.preservation_policies
     kept = [policies.LatestN(keep) if keep else policies.PreserveAll()]
     kept += [policies.EveryNSteps(every)] if every else []
+    local = isinstance(workdir, Path)  # what a bucket calls absolute is none
     orbax = ocp.training.Checkpointer(
-        workdir / "checkpoints",
+        (workdir.absolute() if local else workdir) / "checkpoints",
         preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=keep > 0,
     )

@@ -128,6 +128,15 @@ def test_which_checkpoints_are_kept(
     assert saved(tmp_path) == left
 
 
+def test_a_folder_may_be_named_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(Path("here/run"), steps=4)
+    assert saved(tmp_path / "here/run") == [4]
+    assert checkpoint.restore("here/run").step == 4
+
+
 def test_a_step_is_skipped_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
     e = dataclasses.replace(QUIET, on_nonfinite="skip")
     monkeypatch.setattr(train_step, "corrupt", spoiling([noise_key(e, 1)]))
