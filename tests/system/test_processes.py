@@ -91,7 +91,8 @@ def test_two_processes_are_as_one(
         assert (tmp_path / "two" / name).stat().st_size > 100
     files = [folder / "metrics.jsonl" for folder in (alone, tmp_path / "two")]
     ours, theirs = (json.loads(file.read_text().splitlines()[-1]) for file in files)
-    assert ours["fd_pixels8"] == pytest.approx(theirs["fd_pixels8"], rel=1e-3)
+    # the same network's images, whose float64 moments other devices sum in another order
+    assert ours["fd_pixels8"] == pytest.approx(theirs["fd_pixels8"], rel=1e-6)
 
 
 def test_four_that_lost_one_go_on_as_two(
