@@ -11,8 +11,8 @@ devices hold.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -24,7 +24,8 @@ class Source(Protocol):
 
     `source[i]` is {"image": [H, W, C] uint8, "label": int32} and may be called by several
     threads at once. A source that has its images in memory also offers
-    `take(indices) -> {"image": [B, H, W, C], "label": [B]}`, which saves the stacking.
+    `take(indices) -> {"image": [B, H, W, C], "label": [B]}`, which saves the stacking. One
+    that knows the `shape` of an image or the `label` of all of them offers these too.
     """
 
     def __len__(self) -> int: ...
@@ -44,6 +45,11 @@ class Memory:
     image: UInt8[np.ndarray, "N H W C"]
     label: Int32[np.ndarray, " N"]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels of an image."""
+        return self.image.shape[1:]
+
     def __len__(self) -> int:
         return len(self.image)
 
@@ -55,16 +61,34 @@ class Memory:
         return {"image": self.image[indices], "label": self.label[indices]}
 
 
-@dataclasses.dataclass(frozen=True)
+class LeftOut(NamedTuple):
+    """How many files are not used for one reason, and the path of one of them."""
+
+    count: int
+    example: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Images, and the name of each label: label k is called `classes[k]`."""
 
     source: Source
     classes: tuple[str, ...] = ()
     """Empty where there are no labels, so that every label is -1."""
+    left_out: Mapping[str, LeftOut] = dataclasses.field(default_factory=dict)
+    """Files that are not used, by the reason, such as "hidden files"."""
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels of what is stored of an image.
+
+        A source without a `shape` of its own is asked for its first image.
+        """
+        shape = getattr(self.source, "shape", None)
+        return tuple(np.shape(self.source[0]["image"]) if shape is None else shape)
 
     def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
         """The images [B, H, W, C] uint8 and labels [B] int32 of these numbers."""

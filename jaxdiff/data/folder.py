@@ -90,6 +90,11 @@ class Files:
     labels: tuple[int, ...]
     size: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return (self.size, self.size, 3)
+
     def __len__(self) -> int:
         return len(self.paths)
 

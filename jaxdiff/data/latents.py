@@ -111,6 +111,11 @@ class Rows:
     latents: Float[np.ndarray, "N H W S"]
     labels: Int[np.ndarray, " N"]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels of a latent's mean and std."""
+        return self.latents.shape[1:]
+
     def __len__(self) -> int:
         return len(self.labels)
 

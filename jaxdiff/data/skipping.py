@@ -22,6 +22,11 @@ class Skipping:
     of: Source
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Height, width and channels of an image, where the other source knows."""
+        return getattr(self.of, "shape", None)
+
     def __len__(self) -> int:
         return len(self.of)
 

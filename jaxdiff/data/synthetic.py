@@ -51,18 +51,23 @@ class Synthetic:
 class Noise:
     """A source that makes an image whenever it is asked for."""
 
-    of: Synthetic
+    settings: Synthetic
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.settings.shape
 
     def __len__(self) -> int:
-        return self.of.count
+        return self.settings.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no image {index} among {len(self)}")
-        size = math.prod(self.of.shape)
+        size = math.prod(self.settings.shape)
         words = np.random.Philox(key=index).random_raw(-(-size // 8))
-        image = words.astype("<u8").view(np.uint8)[:size].reshape(self.of.shape)
-        label = index % self.of.labels if self.of.labels else -1
+        image = words.astype("<u8").view(np.uint8)[:size].reshape(self.settings.shape)
+        label = index % self.settings.labels if self.settings.labels else -1
         return {"image": image, "label": np.int32(label)}
 
     def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:

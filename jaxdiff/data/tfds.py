@@ -100,8 +100,13 @@ class TFDS:
 class Rows:
     """A source that reads and decodes a row whenever it is asked for."""
 
-    of: TFDS
+    data: TFDS
     rows: Any
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.data.shape
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,14 +114,14 @@ class Rows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             row = self.rows[index]
-            image = pixels(row[self.of.image], self.of.size, self.of.channels)
+            image = pixels(row[self.data.image], self.data.size, self.data.channels)
         except (ValueError, RuntimeError) as error:
             text = str(error).partition("\n")[0]
             raise ValueError(
-                f"TFDS {self.of.name}: image {index} of {self.of.split} cannot be read: "
-                f"{text}"
+                f"TFDS {self.data.name}: image {index} of {self.data.split} cannot be "
+                f"read: {text}"
             ) from error
-        label = row[self.of.label] if self.of.label else -1
+        label = row[self.data.label] if self.data.label else -1
         return {"image": image, "label": np.int32(label)}
 
 
