@@ -1,0 +1,304 @@
+"""What a long computation says of itself while it runs, with or without a terminal.
+
+Three functions, all of which write to stderr:
+
+    say("120 images in 3 classes")            a line, now
+
+    with doing("compiling, about a minute the first time"):
+        compiled = lowered.compile()          says so at once, then counts the seconds
+
+    with bar(total=1000, unit="image", desc="drawing") as drawn:
+        drawn.update(64)                      how far it is
+
+On a terminal `doing` and `bar` are one line at the bottom that ticks every second (tqdm).
+In a pipe, a log file or a notebook they are plain lines: the first after `FIRST` seconds
+without any other line, then one whenever nothing was said for `EVERY` seconds, and more
+rarely in computations that take hours. A thread says them, so a single call that takes
+minutes is no silence. Short work says nothing in a pipe, except that `doing` names itself.
+
+They nest: of several that run, the innermost ticks. `show=False` turns each off, which is
+how a library function that has `progress: bool` passes it on.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+FIRST, EVERY, RARELY = 2.0, 10.0, 600.0
+"""Seconds until the first plain line, between two, and between two after many hours."""
+
+
+@runtime_checkable
+class Bar(Protocol):
+    """How far something is: what `bar` returns, a subset of tqdm's methods."""
+
+    def update(self, n: int = 1) -> object:
+        """So many units more are done."""
+        ...
+
+    def set_postfix(self, **values: Any) -> None:
+        """Other numbers to show beside it."""
+        ...
+
+    def close(self) -> None:
+        """It is over."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __enter__(self) -> "Bar": ...
+
+    def __exit__(self, *error: object) -> object: ...
+
+
+def say(text: str) -> None:
+    """Writes a line to stderr, above a bar if there is one."""
+    from tqdm import tqdm
+
+    with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+    _ticker.last = time.monotonic()
+
+
+@contextmanager
+def doing(text: str, show: bool = True) -> Iterator[None]:
+    """Says that this is done now, and for how long already.
+
+    What took long leaves a line that says how long.
+    """
+    if not show:
+        yield
+        return
+    task, began = (_Line(text) if on_terminal() else _Seconds(text)), time.monotonic()
+    _ticker.add(task)
+    try:
+        yield
+    finally:
+        _ticker.remove(task)
+        task.close()
+    took = time.monotonic() - began
+    if took >= (FIRST if on_terminal() else EVERY):
+        say(f"{text}: done in {duration(took)}")
+
+
+def bar(
+    iterable: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "it",
+    desc: str = "",
+    show: bool = True,
+) -> Bar:
+    """A progress bar over `total` units, by default over the items of `iterable`.
+
+    Use it in a `with` statement, or iterate over it to the end.
+
+    >>> with bar(total=3, unit="image", show=False) as drawn:
+    ...     drawn.update(3)
+    >>> list(bar([1, 2], show=False))
+    [1, 2]
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    if not show or not on_terminal():
+        return _Plain(iterable, total, initial, unit, desc, show)
+    return _terminal_bar(iterable, total, initial, unit, desc)
+
+
+def on_terminal() -> bool:
+    """Whether stderr is a terminal, where a line can be written over."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # a notebook's, or one that is closed
+        return False
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(7.2), duration(95), duration(7300)
+    ('7 s', '1 min 35 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return (
+        f"{minutes} min {rest} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60} min"
+    )
+
+
+class _Plain:
+    """A bar without a terminal: plain lines now and then, or none with `show` off."""
+
+    def __init__(
+        self,
+        iterable: Iterable[Any] | None,
+        total: int | None,
+        initial: int,
+        unit: str,
+        desc: str,
+        show: bool,
+    ) -> None:
+        self._iterable, self._total, self._unit, self._desc = iterable, total, unit, desc
+        self._initial, self.n, self._extra = initial, initial, ""
+        self._began, self._lines = time.monotonic(), 0
+        if show:
+            _ticker.add(self)
+
+    def __str__(self) -> str:
+        took, made = time.monotonic() - self._began, self.n - self._initial
+        of, left = "", ""
+        if self._total:
+            of = f" of {self._total:,.0f} ({self.n / self._total:.0%})"
+            if made > 0 and self.n < self._total:
+                left = f", {duration(took * (self._total - self.n) / made)} left"
+        name = f"{self._desc}: " if self._desc else ""
+        done = f"{self.n:,.0f}{of} {self._unit}"
+        return f"{name}{done}, {duration(took)}{left}{self._extra}"
+
+    def tick(self) -> None:
+        """Says how far it is, if nothing was said for long enough."""
+        if _silent(self._began) >= (_pause(self._began) if self._lines else FIRST):
+            self._lines += 1
+            say(str(self))
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+    def set_postfix(self, **values: Any) -> None:
+        self._extra = "".join(f", {name} {value}" for name, value in values.items())
+
+    def close(self) -> None:
+        _ticker.remove(self)
+        if self._lines:
+            self._lines = 0
+            say(str(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        with self:
+            for item in self._iterable or ():
+                yield item
+                self.update()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Seconds:
+    """What `doing` says without a terminal: a text, and later its seconds."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._began = text, time.monotonic()
+        say(text)
+
+    def tick(self) -> None:
+        if _silent(self._began) >= _pause(self._began):
+            say(f"{self._text}: {duration(time.monotonic() - self._began)}")
+
+    def close(self) -> None:
+        """Nothing to clear."""
+
+
+class _Line:
+    """What `doing` shows on a terminal: a text and its seconds, gone at the end."""
+
+    def __init__(self, text: str) -> None:
+        from tqdm import tqdm
+
+        shown = "{desc} ({elapsed})"
+        self._bar = tqdm(desc=text, bar_format=shown, leave=False, file=sys.stderr)
+
+    def tick(self) -> None:
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _terminal_bar(
+    iterable: Iterable[Any] | None,
+    total: int | None,
+    initial: int,
+    unit: str,
+    desc: str,
+) -> Bar:
+    """A tqdm bar whose seconds tick by themselves."""
+    from tqdm import tqdm
+
+    class Ticking(tqdm):
+        def tick(self) -> None:
+            self.refresh()
+
+        def close(self) -> None:
+            _ticker.remove(self)
+            super().close()
+
+    made = Ticking(
+        iterable, desc or None, total, initial=initial, unit=unit, unit_scale=True,
+        dynamic_ncols=True, file=sys.stderr,
+    )  # fmt: skip
+    _ticker.add(made)
+    return made
+
+
+def _silent(began: float) -> float:
+    """Seconds since something was said, or since then."""
+    return time.monotonic() - max(_ticker.last, began)
+
+
+def _pause(began: float) -> float:
+    """Seconds of silence that are allowed in what began then."""
+    return min(max(EVERY, (time.monotonic() - began) / 60), RARELY)
+
+
+class _Ticker:
+    """Lets the innermost of what runs tick every second, in a thread while there is one."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        """When something was last said, on the monotonic clock."""
+        self._tasks: list[Any] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, task: Any) -> None:
+        with self._lock:
+            self._tasks.append(task)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="progress", daemon=True
+                )
+                self._thread.start()
+
+    def remove(self, task: Any) -> None:
+        with self._lock:
+            self._tasks = [other for other in self._tasks if other is not task]
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(TICK)
+            with self._lock:
+                if not self._tasks:
+                    self._thread = None
+                    return
+                task = self._tasks[-1]
+            with contextlib.suppress(Exception):  # nothing that it shows may stop the work
+                task.tick()
+
+
+TICK = 1.0
+"""Seconds between two ticks."""
+
+_ticker = _Ticker()
