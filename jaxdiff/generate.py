@@ -15,6 +15,7 @@ from tqdm import tqdm
 from jaxdiff import data, editing, processes, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
+from jaxdiff.finite import require_finite
 from jaxdiff.guidance import Interval, PlusPlus, noise_aware, thresholded, without
 from jaxdiff.guidance import guide as differences
 from jaxdiff.networks import LevelEstimator
@@ -259,13 +260,17 @@ def images(
     batch: int,
     *,
     given: tuple[Shaped[np.ndarray, "N ..."] | None, ...] = (),
+    what: str = "samples",
     progress: bool = False,
 ) -> Shaped[np.ndarray, "N H W C"]:
     """One image a seed, drawn `batch` at a time over the mesh, as the encoder decodes it.
 
     `given` is what `draw` takes of each image beside key and label. An image is a function
     of these alone: a batch that is not full, or does not split over the devices, is filled
-    up with images that are thrown away.
+    up with images that are thrown away. `what` names the results in messages.
+
+    Raises:
+        NotFiniteError: some x0 is NaN or infinite; says of which seeds.
     """
     size = min(batch, len(seeds))
     size += -size % mesh.size
@@ -284,6 +289,8 @@ def images(
             ours = jax.tree.map(lambda a: a[rows], asked)
             keys, *rest = sharding.put_batch(ours, mesh)
             drawn = draw(variables, jax.random.wrap_key_data(keys), *rest)
-            parts.append(encoder.decode(processes.on_host(drawn))[:count])
+            x0 = processes.on_host(drawn)[:count]
+            require_finite(x0, what, seeds[part])
+            parts.append(encoder.decode(x0))
             bar.update(count)
     return np.concatenate(parts)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from jaxdiff import noise_shift, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset, encoder_of
+from jaxdiff.finite import MODEL_ADVICE, require_finite
 from jaxdiff.generate import guided, image_keys
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.noise_shift import Mean
@@ -130,6 +131,8 @@ def sampled(
         drawn, level = watch(*variables, *jax.device_put(asked, sharding.split(mesh)), w)
         x0.append(np.asarray(drawn)[:count])
         said.append(np.asarray(level)[:, :count])
+        require_finite(x0[-1], "samples", seeds[numbers[:count]])
+        _require_estimates(said[-1], seeds[numbers[:count]], "seed")
     return np.concatenate(x0), np.concatenate(said, axis=1)
 
 
@@ -163,7 +166,17 @@ def forward(
         asked = jax.device_put((image[numbers], label[numbers]), sharding.split(mesh))
         level = say(jax.random.fold_in(root, numbers[0]), *asked)
         said.append(np.asarray(level)[:, :count])
+        _require_estimates(said[-1], numbers[:count], "image")
     return np.concatenate(said, axis=1), label
+
+
+def _require_estimates(
+    levels: Float[np.ndarray, "N n"], numbers: Int[np.ndarray, " n"], unit: str
+) -> None:
+    """Refuses estimates of n states that are not finite at one of the N levels."""
+    require_finite(
+        levels.T, "estimates of the level", numbers, unit=unit, advice=MODEL_ADVICE
+    )
 
 
 def _parts(

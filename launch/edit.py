@@ -66,6 +66,7 @@ def main() -> None:
         sharding.data_mesh(),
         BATCH.value,
         given=(image / np.float32(127.5) - 1, many),
+        what="edits",
         progress=True,
     )
     npz, png = out.values()

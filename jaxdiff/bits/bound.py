@@ -22,6 +22,7 @@ from jaxdiff.config import Experiment, parts
 from jaxdiff.data import Dataset, Pixels
 from jaxdiff.denoisers import Clipped
 from jaxdiff.files import write_atomically
+from jaxdiff.finite import MODEL_ADVICE, require_finite
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
 from jaxdiff.posterior import Variance
 from jaxdiff.state import labelled, run_denoiser
@@ -96,6 +97,7 @@ def measure(
 
     Raises:
         ValueError: fewer than two images, which have no standard error.
+        NotFiniteError: a term is NaN or infinite; says of which images.
     """
     count, found = images.count_of(dataset, number), []
     with tqdm(
@@ -112,7 +114,12 @@ def measure(
                 Pixels().moments(np.asarray(part.image))[0], steps.at[-1]
             )
             columns = (whole.vb, whole.x0_mse, np.asarray(prior))
-            found.append([np.float64(a[: part.count]) for a in columns])
+            columns = [np.float64(a[: part.count]) for a in columns]
+            for column in columns:
+                require_finite(
+                    column, "bounds", part.numbers, unit="image", advice=MODEL_ADVICE
+                )
+            found.append(columns)
     return Measured(steps, *(np.concatenate(a) for a in zip(*found, strict=True)))
 
 
@@ -174,7 +181,9 @@ def uncertainty(
         part = levels[first : first + CHUNK]
         at = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(-1, 1, 1, 1), part)
         found = denoise(jnp.zeros((len(part.alpha), *shape)), at, UNCONDITIONAL)
-        learned += np.asarray(found.uncertainty).reshape(-1).tolist()
+        some = np.asarray(found.uncertainty).reshape(-1)
+        require_finite(some, "uncertainties", unit="level", advice=MODEL_ADVICE)
+        learned += some.tolist()
     factors = analysis.weightings(heads[0].of)
     with jax.enable_x64(True):
         weight = sum(factor * np.asarray(w(levels)) for factor, w in factors)

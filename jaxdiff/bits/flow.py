@@ -20,6 +20,7 @@ from jaxdiff.bits import images
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset
 from jaxdiff.files import write_atomically
+from jaxdiff.finite import require_finite
 from jaxdiff.likelihood import RK4, Bits, Divergence, Hutchinson, Rule
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import NoiseLevel
@@ -69,21 +70,23 @@ def measure(
     Image i has its probes and its dequantisation from `seed` and i alone.
 
     Raises:
-        ValueError: fewer than two images, or a flow that ends nowhere.
+        ValueError: fewer than two images.
+        NotFiniteError: a likelihood is NaN or infinite; says of which images.
     """
     found, count = [], images.count_of(dataset, number)
     with tqdm(total=count, unit="image", disable=None if progress else True) as bar:
         for part in images.parts(dataset, mesh, number, batch, seed):
             solved = jax.device_get(solve(variables, part.keys, part.image, part.label))
-            found.append(jax.tree.map(lambda a, n=part.count: np.float64(a[:n]), solved))
+            some = jax.tree.map(lambda a, n=part.count: np.float64(a[:n]), solved)
+            require_finite(
+                some.bits, "likelihoods", part.numbers, unit="image", advice=ADVICE
+            )
+            found.append(some)
             bar.update(part.count)
-    whole = jax.tree.map(lambda *a: np.concatenate(a), *found)
-    if lost := int(np.sum(~np.isfinite(whole.bits))):
-        raise ValueError(
-            f"the flow of {lost} of {count} images has no end: loosen an adaptive "
-            "tolerance, or take fixed steps, and look at the run's samples"
-        )
-    return whole
+    return jax.tree.map(lambda *a: np.concatenate(a), *found)
+
+
+ADVICE = "loosen an adaptive tolerance, or take fixed steps, and look at the run's samples"
 
 
 def report(found: Bits) -> dict[str, Any]:

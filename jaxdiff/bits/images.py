@@ -16,9 +16,10 @@ from jaxdiff.networks import LevelEstimator
 
 @dataclass(frozen=True)
 class Part:
-    """B images, of which `count` are asked for; the others fill up and are thrown away."""
+    """B images, of which the first `count`, `numbers`, were asked for; others fill up."""
 
     count: int
+    numbers: Int[np.ndarray, " n"]
     keys: Key[Array, " B"]
     image: Array
     label: Int[Array, " B"]
@@ -73,4 +74,4 @@ def parts(
         label = np.array([row["label"] for row in rows], np.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(root, filled)
         asked = jax.device_put((keys, image, label), sharding.split(mesh))
-        yield Part(len(numbers), *asked)
+        yield Part(len(numbers), numbers, *asked)

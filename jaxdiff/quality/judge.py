@@ -14,10 +14,12 @@ from jaxdiff.data import Pixels, encoder_of, split_of
 from jaxdiff.data.batches import Dataset, Memory, Source, take
 from jaxdiff.features.extractor import Extractor
 from jaxdiff.files import Place
+from jaxdiff.finite import require_finite
 from jaxdiff.quality.observed import ORIGIN, Observed, load, observe, save
 from jaxdiff.quality.score import NEIGHBOURS, require_alike, score
 from jaxdiff.quality.unseen import Copies, copies
 
+SCORE_ADVICE = "look at the images, or take more of them"
 MOST = 20_000
 """Training images among which the nearest is looked for."""
 
@@ -42,6 +44,8 @@ class Judge:
         self.check(take(images, np.arange(1))["image"].shape[1:], len(images))
         seen = observe(images, self.extractors, self.mesh, batch=self.batch)
         found = score(real=self.reference, fake=seen)
+        values = np.array([*found.values()])
+        require_finite(values, "metrics", [*found], unit="metric", advice=SCORE_ADVICE)
         if self.train is None:
             return found, None
         near = copies(everything(images), self.train, self.holdout)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
 from jaxdiff import sharding
@@ -22,6 +22,7 @@ from jaxdiff.data.batches import Source, take
 from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.features.extractor import NETWORKS, Extractor
 from jaxdiff.files import Place, write_atomically
+from jaxdiff.finite import require_finite
 from jaxdiff.interop import statistics
 
 VERSION = 1
@@ -99,7 +100,7 @@ def observe(
             some = take(images, filled % count)["image"]
             placed = jax.device_put((some, real), sharding.split(mesh))
             for watcher in each:
-                watcher(*placed, int(real.sum()))
+                watcher(*placed, filled[real])
             bar.update(int(real.sum()))
     seen = {watcher.extractor.name: watcher.seen() for watcher in each}
     return Observed(source, some.shape[1:], seen)
@@ -117,18 +118,29 @@ class _Watcher:
         self.features: list[np.ndarray] = []
         self.logits: list[np.ndarray] = []
 
-    def __call__(self, images: Array, real: Bool[Array, " B"], count: int) -> None:
+    def __call__(
+        self, images: Array, real: Bool[Array, " B"], numbers: Int[np.ndarray, " n"]
+    ) -> None:
         found = self.look(self.variables, images)
         if found.logits is not None:
-            self.logits.append(np.asarray(found.logits)[:count])
+            self.logits.append(self._on_host(found.logits, numbers))
         if self.keep:
-            self.features.append(np.asarray(found.pooled)[:count])
+            self.features.append(self._on_host(found.pooled, numbers))
             return
         if self.shift is None:
-            self.shift = np.asarray(found.pooled)[:count].mean(0)
+            self.shift = self._on_host(found.pooled, numbers).mean(0)
         left: Sums = _sums(found.pooled, real, self.shift)
         part = Moments.of_sums(left, self.shift)
         self.moments = part if self.moments is None else self.moments + part
+
+    def _on_host(
+        self, rows: Float[Array, "B D"], numbers: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n D"]:
+        """The rows of the first images, whose numbers these are."""
+        values = np.asarray(rows)[: len(numbers)]
+        what = f"features of {self.extractor.name}"
+        require_finite(values, what, numbers, unit="image", advice=ADVICE)
+        return values
 
     def seen(self) -> Seen:
         features = np.concatenate(self.features) if self.keep else None
@@ -138,6 +150,8 @@ class _Watcher:
             words = softmax(np.concatenate(self.logits)).astype(np.float32)
         return Seen(self.extractor, moments, features, words)
 
+
+ADVICE = "the extractor's weights are damaged: convert them again"
 
 _sums, _look = jax.jit(sums), jax.jit(Extractor.apply, static_argnums=0)
 
@@ -236,4 +250,6 @@ def _seen(name: str, origin: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     moments = Moments(int(arrays[f"{name}/count"]), mean, scatter)
     if features is not None and features.shape != (moments.count, *dims):
         raise ValueError(f"{name} has features {features.shape}, of {moments.count} images")
+    if features is not None and not np.isfinite(features).all():
+        raise ValueError(f"{name} has features that are not finite")
     return Seen(extractor, moments, features)

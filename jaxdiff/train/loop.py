@@ -22,7 +22,7 @@ from jaxdiff.train import start
 from jaxdiff.train.clock import Clock
 from jaxdiff.train.profiling import Profile
 from jaxdiff.train.reporter import Reporter, reporting
-from jaxdiff.train.shown import examiner, save_averages, show
+from jaxdiff.train.shown import examiner, save_averages, show, warning_if_not_finite
 from jaxdiff.train.step import Batch, Metrics, compiled_step
 from jaxdiff.train.stopping import Stop, Stopped, stoppable
 
@@ -204,11 +204,11 @@ def shown(
     e, work = run.experiment, []
 
     def picture() -> None:
-        with clock("pictures"):
+        with clock("pictures"), warning_if_not_finite(n, "picture"):
             report.picture(n, show(e, run.draw, state, run.mesh))
 
     def scores() -> None:
-        with clock("scores"):
+        with clock("scores"), warning_if_not_finite(n, "scores"):
             report.quality(n, run.examine(state))
 
     kinds = (e.sample_every, picture), (e.eval_every, scores)

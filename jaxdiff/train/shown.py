@@ -1,6 +1,8 @@
 """What a run makes of its averages beside training: snapshots, pictures, scores."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from jaxdiff import data, generate, processes, quality, sharding, snapshots
 from jaxdiff.config import Experiment
 from jaxdiff.features.extractor import extractor
 from jaxdiff.files import Place
+from jaxdiff.finite import NotFiniteError
 from jaxdiff.state import TrainState, ema_variables
 
 
@@ -26,6 +29,15 @@ def save_averages(workdir: Place, experiment: Experiment, state: TrainState) -> 
         snapshots.write(
             workdir / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype
         )
+
+
+@contextmanager
+def warning_if_not_finite(step: int, what: str) -> Iterator[None]:
+    """Goes on after a warning, without `what`, where samples of a step are not finite."""
+    try:
+        yield
+    except NotFiniteError as error:
+        warnings.warn(f"no {what} at step {step}: {error}", stacklevel=3)
 
 
 def show(

@@ -1,0 +1,57 @@
+"""Numbers are checked once, where they come from the devices to the host."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Inexact, Shaped
+
+SAMPLING_ADVICE = (
+    "try another solver, more steps, less guidance, or another checkpoint or average"
+)
+MODEL_ADVICE = "try another checkpoint or average, and look at the run's samples"
+
+SHOWN = 8
+"""Numbers that a message lists."""
+
+
+class NotFiniteError(ValueError):
+    """Results hold NaN or infinity; the message says which, and what to try."""
+
+
+def require_finite(
+    values: Inexact[np.ndarray, "N ..."],
+    what: str,
+    numbers: Sequence[int | str] | Shaped[np.ndarray, " N"] | None = None,
+    *,
+    unit: str = "seed",
+    advice: str = SAMPLING_ADVICE,
+) -> None:
+    """Raises unless all values are finite.
+
+    Args:
+        values: one row for each result, on the host.
+        what: the results' name in the message, in the plural: "samples".
+        numbers: [N], what each row is called; by default 0 ... N - 1.
+        unit: what `numbers` are.
+        advice: what to try, as the end of the message.
+
+    Raises:
+        NotFiniteError: names the rows that are not.
+
+    >>> require_finite(np.array([[0.0], [np.nan]]), "samples", [7, 8])
+    Traceback (most recent call last):
+    ...
+    jaxdiff.finite.NotFiniteError: 1 of 2 samples are not finite (seed 8): try another \
+solver, more steps, less guidance, or another checkpoint or average
+    """
+    values = np.asarray(values)
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if not bad.any():
+        return
+    wrong = (np.arange(len(values)) if numbers is None else np.asarray(numbers))[bad]
+    listed = ", ".join(map(str, wrong[:SHOWN]))
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    raise NotFiniteError(
+        f"{len(wrong)} of {len(values)} {what} are not finite ({unit}"
+        f"{'s' if len(wrong) > 1 else ''} {listed}{more}): {advice}"
+    )
