@@ -131,6 +131,7 @@ if TYPE_CHECKING:
     from jaxdiff.config import Experiment, Sampling, from_config, to_config
     from jaxdiff.networks import ADM, UNet
     from jaxdiff.optim import EDM2Optimizer
+    from jaxdiff.pictures import show
 
 LAZY = {
     "ADM": "networks",
@@ -140,6 +141,7 @@ LAZY = {
     "UNet": "networks",
     "from_config": "config",
     "restore": "checkpoint",
+    "show": "pictures",
     "to_config": "config",
 }
 """Names, and the modules of the training stack that hold them."""
@@ -279,6 +281,7 @@ __all__ = [
     "sampling",
     "schedules",
     "section_spacing",
+    "show",
     "snapshots",
     "solvers",
     "state",

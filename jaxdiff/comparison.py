@@ -19,7 +19,6 @@ from jaxtyping import Float, Int, PyTree, UInt8
 from jaxdiff import generate, pictures, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
-from jaxdiff.files import write_atomically
 from jaxdiff.quality import Judge, in_memory
 from jaxdiff.sampling import evaluations, normal, trajectory
 from jaxdiff.solvers import Adaptive
@@ -145,20 +144,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def save_sheet(path: Path, rows: Sequence[Row], columns: int = pictures.COLUMNS) -> None:
     """Draws a line of images for each row, with its name, as a PNG."""
-    from matplotlib.figure import Figure
-
-    lines = [pictures.grid(row.images[:columns], columns) for row in rows]
-    high, wide = lines[0].shape[:2]
-    size = wide / 100 + 2.6, len(rows) * high / 100
-    figure = Figure(figsize=size, dpi=100)
-    for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
-        bottom = 1 - (i + 1) / len(rows)
-        axes = figure.add_axes((2.6 / size[0], bottom, 1 - 2.6 / size[0], 1 / len(rows)))
-        axes.imshow(line.squeeze(), cmap="gray", vmin=0, vmax=255, aspect="auto")
-        axes.axis("off")
-        text = f"{short(row.solver)}\n{row.steps} steps, NFE {row.nfe}"
-        figure.text(0.02, bottom + 0.5 / len(rows), text, size=8, va="center")
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    shown = [row.images[:columns] for row in rows]
+    names = [f"{short(row.solver)}\n{row.steps} steps, NFE {row.nfe}" for row in rows]
+    pictures.save_grid(path, np.concatenate(shown), len(shown[0]), rows=names)
 
 
 def short(value: object) -> str:

@@ -14,7 +14,7 @@ white where the image is drawn anew and black where it is kept; --box says the s
 rectangle. Parts that are kept come out as they were. --resample=JUMP,TIMES goes back up
 JUMP steps and down again, TIMES in all, so that both parts come to agree [RePaint]; give
 it a solver that draws noise. All flags of launch/sample.py that say how to draw hold here.
-Writes a sheet as PNG (originals over edits) and the edits as NPZ.
+Writes a sheet as PNG (originals, what is kept of them, edits) and the edits as NPZ.
 """
 
 from pathlib import Path
@@ -29,6 +29,7 @@ from jaxdiff import generate, pictures, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Pixels, folder, split_of
 from jaxdiff.files import write_atomically
+from jaxdiff.pixels import to_float
 
 IMAGE = flags.DEFINE_string("image", None, "A picture, or a folder of pictures.")
 STRENGTH = flags.DEFINE_float("strength", None, "Share of the grid's steps; default 0.6, "
@@ -65,7 +66,7 @@ def main() -> None:
         label,
         sharding.data_mesh(),
         BATCH.value,
-        given=(image / np.float32(127.5) - 1, many),
+        given=(to_float(image), many),
         what="edits",
         progress=True,
     )
@@ -73,10 +74,17 @@ def main() -> None:
     arrays = {"images": edited, "originals": image, "labels": label}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     left = image if known is None else np.where(known, image, np.uint8(127))
-    shown = [
-        a[: pictures.COLUMNS] for a in (image, *([left] * (known is not None)), edited)
-    ]
-    pictures.save_grid(png, np.concatenate(shown), len(shown[0]))
+    lines = {"original": image, "kept": left, "edited": edited}
+    lines = {
+        n: a[: pictures.COLUMNS]
+        for n, a in lines.items()
+        if n != "kept" or known is not None
+    }
+    count = min(len(image), pictures.COLUMNS)
+    heads = [str(k) for k in label[:count]] if experiment.network.label_dim else []
+    pictures.save_grid(
+        png, np.concatenate([*lines.values()]), count, rows=[*lines], heads=heads
+    )
     print(f"{len(edited)} edits by step {model.run.step}: {png} and {npz}")
 
 

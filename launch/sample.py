@@ -72,8 +72,11 @@ def main() -> None:
     )
     arrays = {"images": images, "labels": label, "seeds": seeds}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
-    pictures.save_grid(png, encoder.preview(images))
-    print(f"{len(images)} images of step {model.run.step}: {png} and {npz}")
+    shown = encoder.preview(images[: pictures.MOST])
+    by = label[: len(shown)] if experiment.network.label_dim else None
+    pictures.save_grid(png, shown, labels=by)
+    few = f" (the first {len(shown)})" if len(shown) < len(images) else ""
+    print(f"{len(images)} images of step {model.run.step}: {png}{few} and {npz}")
 
 
 def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:

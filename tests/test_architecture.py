@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
-    {"types", "version", "files", "accelerators", "finite", "progress"},
+    {"types", "version", "files", "pixels", "accelerators", "finite", "progress"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"}
     | {"processes"},
     {"times", "weightings", "denoisers", "optim"},

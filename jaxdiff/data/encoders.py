@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
+from jaxdiff.pixels import to_uint8
+
 Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
 """Mean and variance of each element of x0 over the draws of `encode`, in float64."""
 
@@ -76,8 +78,7 @@ class Pixels:
         return mean, np.zeros_like(mean)
 
     def decode(self, x0: Float[np.ndarray, "B H W C"]) -> UInt8[np.ndarray, "B H W C"]:
-        grey = np.round(np.asarray(x0, np.float32) * 127.5 + 127.5)
-        return np.clip(grey, 0, 255).astype(np.uint8)
+        return to_uint8(np.clip(x0, -1, 1))
 
     def preview(
         self, decoded: UInt8[np.ndarray, "B H W C"]

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxdiff import distances
 from jaxdiff.features.resizing import AREA, resize
+from jaxdiff.pixels import to_float
 
 SIDE = 16
 """Pixels a side above which images are averaged down."""
@@ -49,4 +50,4 @@ def flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
     if max(images.shape[1:3]) > SIDE:
         parts = np.array_split(images, max(1, len(images) // 256))
         images = np.concatenate([np.asarray(resize(part, SIDE, AREA)) for part in parts])
-    return images.reshape(len(images), -1) / np.float32(127.5) - 1
+    return to_float(images).reshape(len(images), -1)

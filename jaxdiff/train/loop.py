@@ -205,7 +205,8 @@ def shown(
 
     def picture() -> None:
         with clock("pictures"), warning_if_not_finite(n, "picture"):
-            report.picture(n, show(e, run.draw, state, run.mesh))
+            images = show(e, run.draw, state, run.mesh)
+            report.picture(n, images, run.dataset.classes)
 
     def scores() -> None:
         with clock("scores"), warning_if_not_finite(n, "scores"):

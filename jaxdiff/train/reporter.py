@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import jax
@@ -96,14 +96,19 @@ class Reporter:
         """Writes a line of magnitudes.jsonl."""
         self._layers.scalars(step, jax.tree.map(float, jax.device_get(values)))
 
-    def picture(self, step: int, images: UInt8[np.ndarray, "N H W C"]) -> None:
-        """Saves a picture; the latest is samples.png. One class a column, if few."""
+    def picture(
+        self, step: int, images: UInt8[np.ndarray, "N H W C"], classes: Sequence[str] = ()
+    ) -> None:
+        """Saves the picture that `show` drew, by class; the latest is samples.png."""
         if not processes.first():
             return
-        classes = self._experiment.network.label_dim
-        columns = classes if 1 < classes <= 20 else 0
+        count = self._experiment.network.label_dim
+        texts = {}
+        if count:
+            texts["labels"] = np.arange(len(images)) % count
+            texts["classes"] = classes if len(classes) >= count else ()
         path = self._workdir / f"samples/{step:07d}.png"
-        self._log.image(step, "samples", pictures.save_grid(path, images, columns))
+        self._log.image(step, "samples", pictures.save_grid(path, images, **texts))
         png = path.read_bytes()
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
 
