@@ -31,7 +31,7 @@ from jaxtyping import PyTree
 from jaxdiff import processes, sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.data.statistics import Statistics
-from jaxdiff.files import Place, place, write_atomically
+from jaxdiff.files import PathLike, Place, place, write_atomically
 from jaxdiff.snapshots import Snapshot
 from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
 from jaxdiff.types import Denoiser, NoiseLevel
@@ -64,7 +64,7 @@ class Restored:
 
 
 def restore(
-    workdir: str | Place, std: float | None = None, step: int | None = None
+    workdir: PathLike, std: float | None = None, step: int | None = None
 ) -> Restored:
     """The denoiser of a run, from its newest checkpoint that can be read.
 
@@ -254,7 +254,7 @@ class Checkpoints:
 
 
 @contextmanager
-def checkpoints(workdir: Place, keep: int = 0, every: int = 0) -> Iterator[Checkpoints]:
+def checkpoints(workdir: PathLike, keep: int = 0, every: int = 0) -> Iterator[Checkpoints]:
     """The checkpoints of a run: to read with keep = 0, else to write.
 
     The latest `keep` stay, and those of every step that `every` divides, if it is not 0.
@@ -264,6 +264,7 @@ def checkpoints(workdir: Place, keep: int = 0, every: int = 0) -> Iterator[Check
     policies = ocp.training.preservation_policies
     kept = [policies.LatestN(keep) if keep else policies.PreserveAll()]
     kept += [policies.EveryNSteps(every)] if every else []
+    workdir = place(workdir)
     local = isinstance(workdir, Path)  # what a bucket calls absolute is none
     orbax = ocp.training.Checkpointer(
         (workdir.absolute() if local else workdir) / "checkpoints",
@@ -281,12 +282,13 @@ def checkpoints(workdir: Place, keep: int = 0, every: int = 0) -> Iterator[Check
 
 
 @contextmanager
-def alone(workdir: Place) -> Iterator[None]:
+def alone(workdir: PathLike) -> Iterator[None]:
     """Holds a run's folder for the processes of this run, until they end in whatever way.
 
     Raises:
         ValueError: another run trains in it, or not all processes see the same folder.
     """
+    workdir = place(workdir)
     with _held(workdir) if processes.first() else nullcontext():
         if processes.several():
             _require_shared(workdir)
@@ -342,10 +344,10 @@ def _held(workdir: Place) -> Iterator[None]:
         yield
 
 
-def describe(workdir: Place, experiment: Experiment) -> None:
+def describe(workdir: PathLike, experiment: Experiment) -> None:
     """Writes config.json, for people: a run's own record is in its checkpoints."""
     text = json.dumps(to_dict(experiment), indent=2) + "\n"
-    write_atomically(workdir / "config.json", lambda file: file.write(text.encode()))
+    write_atomically(place(workdir) / "config.json", lambda file: file.write(text.encode()))
 
 
 _checksum = jax.jit(checksum)

@@ -9,7 +9,6 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int, PyTree, UInt8
 from jaxdiff import generate, pictures, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
+from jaxdiff.files import PathLike
 from jaxdiff.quality import Judge, in_memory
 from jaxdiff.sampling import evaluations, normal, trajectory
 from jaxdiff.solvers import Adaptive
@@ -142,7 +142,9 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def save_sheet(path: Path, rows: Sequence[Row], columns: int = pictures.COLUMNS) -> None:
+def save_sheet(
+    path: PathLike, rows: Sequence[Row], columns: int = pictures.COLUMNS
+) -> None:
     """Draws a line of images for each row, with its name, as a PNG."""
     shown = [row.images[:columns] for row in rows]
     names = [f"{short(row.solver)}\n{row.steps} steps, NFE {row.nfe}" for row in rows]

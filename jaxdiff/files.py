@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import BinaryIO
 
 from etils import epath
@@ -20,19 +20,31 @@ from etils import epath
 Place = Path | epath.Path
 """Where a file or a folder lies: on this machine, or in a cloud."""
 
+PathLike = str | os.PathLike[str]
+"""What every public function takes as a path, and turns into a `Place` with `place`."""
 
-def place(text: str | PurePath) -> Place:
+
+def place(text: PathLike) -> Place:
     """The path that a text names: of this machine, or after gs:// of a bucket.
+
+    A leading ~ or ~user is that home folder; a folder whose name begins so is ./~name.
 
     >>> place("runs/mine").name, place(place("runs/mine")).name
     ('mine', 'mine')
 
     Raises:
-        ValueError: it names no bucket, or a cloud that checkpoints cannot be kept in.
+        ValueError: it names no bucket, a cloud that checkpoints cannot be kept in, or the
+            home of a user who is not known.
         ImportError: a package that reads and writes buckets is missing.
     """
     if not (found := CLOUD.match(str(text))):
-        return Path(text)
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{text}: there is no such user's home folder; a folder of that name here "
+                f"is ./{text}"
+            ) from error
     scheme, slashes, bucket = found.groups()
     if slashes == "/":
         raise ValueError(f"{text} has lost a slash, as in a pathlib.Path: give it as text")
@@ -48,11 +60,19 @@ def place(text: str | PurePath) -> Place:
     return epath.Path(text)
 
 
+def keep_text(value: object, field: str) -> None:
+    """Makes a frozen dataclass' path field, which JSON has to hold, text: a Path may come.
+
+    What the text names stays as it was written, ~ and all, until it is opened.
+    """
+    object.__setattr__(value, field, os.fspath(getattr(value, field)))
+
+
 CLOUD = re.compile(r"(\w\w+):(//?)([^/]*)")
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 
 
-def write_atomically(path: Place, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` on a binary file that takes the name `path` once it is on disk.
 
     Whatever goes wrong, and whenever the process is killed, `path` is what it was before
@@ -62,6 +82,7 @@ def write_atomically(path: Place, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: it cannot be written there.
     """
+    path = place(path)
     if not isinstance(path, Path):
         memory = io.BytesIO()
         write(memory)
@@ -91,9 +112,9 @@ def _send(path: epath.Path, content: bytes) -> None:
         ) from error
 
 
-def lines(path: Place) -> list[str]:
+def lines(path: PathLike) -> list[str]:
     """The lines of a text, with their ends; a kill may have cut the last. None: no file."""
-    if not path.exists():
+    if not (path := place(path)).exists():
         return []
     return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
 
@@ -132,11 +153,12 @@ RESEND = 30.0
 """Seconds between two sendings of a file that grows in a cloud."""
 
 
-def append(path: Place) -> BinaryIO | Resent:
+def append(path: PathLike) -> BinaryIO | Resent:
     """Opens a file to write at its end, and makes it, and its folders, if it is not there.
 
     What is flushed on this machine survives a kill; `Resent` says what does in a cloud.
     """
+    path = place(path)
     if not isinstance(path, Path):
         return Resent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,4 +167,4 @@ def append(path: Place) -> BinaryIO | Resent:
 
 def cache_folder() -> Path:
     """$JAXDIFF_CACHE, or ~/.cache/jaxdiff where that is unset or empty."""
-    return Path(os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff").expanduser()
+    return Path(place(os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff"))

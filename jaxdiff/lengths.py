@@ -4,11 +4,11 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxdiff import snapshots
 from jaxdiff.checkpoint import Restored, of_snapshot
+from jaxdiff.files import PathLike, place
 from jaxdiff.posthoc import profile_errors
 
 __all__ = ["Measure", "over_lengths", "profile_errors"]
@@ -18,7 +18,7 @@ Measure = Callable[[Restored], Mapping[str, Any]]
 
 
 def over_lengths(
-    workdir: Path,
+    workdir: PathLike,
     stds: Sequence[float],
     measure: Measure,
     step: int | None = None,
@@ -35,7 +35,7 @@ def over_lengths(
     Raises:
         ValueError: a width that no average has, no snapshots, or none of that step.
     """
-    folder = workdir / snapshots.TRACKED
+    folder = place(workdir) / snapshots.TRACKED
     for first in range(0, len(stds), together):
         some = stds[first : first + together]
         made = snapshots.reconstruct(folder, some, step, progress=progress)

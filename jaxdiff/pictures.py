@@ -11,14 +11,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdiff.files import Place, place, write_atomically
+from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.pixels import to_uint8
 
 SIDE = 48
@@ -90,7 +89,7 @@ def grid(
 
 
 def save_grid(
-    path: str | PurePath | Place, images: Any, columns: int = 0, **texts: Any
+    path: PathLike, images: Any, columns: int = 0, **texts: Any
 ) -> UInt8[np.ndarray, "GH GW C"]:
     """Writes a `grid` as a PNG, and returns it; `texts` are `grid`'s other arguments."""
     picture = grid(images, columns, **texts)
@@ -201,7 +200,7 @@ def plain(text: object) -> str:
     return "\n".join(printable(line).replace("$", r"\$") for line in lines)
 
 
-def save_curves(path: str | PurePath | Place, metrics: str | PurePath | Place) -> None:
+def save_curves(path: PathLike, metrics: PathLike) -> None:
     """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl."""
     from matplotlib.figure import Figure
 

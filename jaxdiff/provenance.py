@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxdiff.files import Place, lines, write_atomically
+from jaxdiff.files import PathLike, lines, place, write_atomically
 from jaxdiff.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -41,8 +41,10 @@ def provenance() -> dict[str, str | int]:
     )
 
 
-def commit_of(file: Path) -> str | None:
+def commit_of(file: PathLike) -> str | None:
     """The commit of the clone that a file is of, + if its folder differs; None: of none."""
+
+    file = place(file)
 
     def git(*command: str) -> str:
         said = subprocess.run(
@@ -58,7 +60,7 @@ def commit_of(file: Path) -> str | None:
         return None
 
 
-def started(workdir: Place, start: int, experiment: Mapping[str, Any]) -> None:
+def started(workdir: PathLike, start: int, experiment: Mapping[str, Any]) -> None:
     """Notes in starts.jsonl that a run begins, or goes on, after this many steps.
 
     A line is {"time", "step", what `provenance` says, "experiment"}; a line that a kill cut
@@ -66,7 +68,7 @@ def started(workdir: Place, start: int, experiment: Mapping[str, Any]) -> None:
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"time": now, "step": start, **provenance(), "experiment": dict(experiment)}
-    path = workdir / "starts.jsonl"
+    path = place(workdir) / "starts.jsonl"
     whole = [before for before in lines(path) if before.endswith("\n")]
     text = "".join([*whole, json.dumps(line) + "\n"]).encode()
     write_atomically(path, lambda file: file.write(text))

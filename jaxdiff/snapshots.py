@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from jaxdiff import posthoc
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
-from jaxdiff.files import Place, write_atomically
+from jaxdiff.files import PathLike, Place, place, write_atomically
 
 TRACKED, POSTHOC = "snapshots", "posthoc"
 """The folders of a run that hold tracked and reconstructed averages."""
@@ -51,7 +51,7 @@ class Entry:
     path: Place
 
 
-def write(folder: Place, snapshot: Snapshot, dtype: str = "float16") -> Place:
+def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place:
     """Saves one snapshot, whole or not at all, and returns its path.
 
     Raises:
@@ -73,18 +73,19 @@ def write(folder: Place, snapshot: Snapshot, dtype: str = "float16") -> Place:
         # NumPy's files know no bfloat16
         arrays[name] = narrow.view(np.uint16) if dtype == "bfloat16" else narrow
     width = np.format_float_positional(snapshot.std, 6, fractional=False, trim="-")
-    path = folder / f"{snapshot.step:07d}-{width}.npz"
+    path = place(folder) / f"{snapshot.step:07d}-{width}.npz"
     write_atomically(path, lambda file: np.savez(file, **arrays))
     return path
 
 
-def read(path: Place) -> Snapshot:
+def read(path: PathLike) -> Snapshot:
     """The snapshot in a file, as float32.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or no snapshot.
     """
+    path = place(path)
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             said = json.loads(bytes(file["json"]))
@@ -107,9 +108,9 @@ def _widened(saved: np.ndarray, dtype: str) -> np.ndarray:
     return (saved.view(jnp.bfloat16) if dtype == "bfloat16" else saved).astype(np.float32)
 
 
-def entries(folder: Place) -> list[Entry]:
+def entries(folder: PathLike) -> list[Entry]:
     """The snapshots in a folder, by step and width; other files are passed over."""
-    named = (_entry(path) for path in folder.glob("*-*.npz"))
+    named = (_entry(path) for path in place(folder).glob("*-*.npz"))
     return sorted(e for e in named if e and 0 < e.std < posthoc.WIDEST)
 
 
@@ -121,7 +122,9 @@ def _entry(path: Place) -> Entry | None:
         return None
 
 
-def find(workdir: Place, std: float | None = None, step: int | None = None) -> Place | None:
+def find(
+    workdir: PathLike, std: float | None = None, step: int | None = None
+) -> Place | None:
     """The newest average of a run, of this width and step where they are given.
 
     Without a width, the newest step's only one, or that which the run samples with.
@@ -129,6 +132,7 @@ def find(workdir: Place, std: float | None = None, step: int | None = None) -> P
     Raises:
         ValueError: no width is given, and the newest step has several others.
     """
+    workdir = place(workdir)
     found = [*entries(workdir / TRACKED), *entries(workdir / POSTHOC)]
     fit = [e for e in found if step in (None, e.step)]
     if fit and std is None:
@@ -154,7 +158,7 @@ def _listed(widths: Sequence[float]) -> str:
 
 
 def profile_errors(
-    folder: Place, targets: Sequence[float], step: int | None = None
+    folder: PathLike, targets: Sequence[float], step: int | None = None
 ) -> list[float]:
     """What `posthoc.profile_errors` says of the averages `reconstruct` would make.
 
@@ -166,7 +170,7 @@ def profile_errors(
     return posthoc.profile_errors(times, stds, found[-1].step, targets).tolist()
 
 
-def _until(folder: Place, step: int | None) -> list[Entry]:
+def _until(folder: PathLike, step: int | None) -> list[Entry]:
     """The snapshots up to a step, by default the last."""
     found = [e for e in entries(folder) if e.step > 0]
     steps = sorted({e.step for e in found})
@@ -183,7 +187,7 @@ def _shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
 
 
 def reconstruct(
-    folder: Place,
+    folder: PathLike,
     targets: Sequence[float],
     step: int | None = None,
     *,

@@ -18,7 +18,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff.files import Place, append, cache_folder, lines, write_atomically
+from jaxdiff.files import (
+    PathLike,
+    Place,
+    append,
+    cache_folder,
+    lines,
+    place,
+    write_atomically,
+)
 
 
 @runtime_checkable
@@ -45,7 +53,7 @@ class JSONL:
     cloud, lines arrive every half minute; see `files.append`.
     """
 
-    def __init__(self, path: Place, start: int) -> None:
+    def __init__(self, path: PathLike, start: int) -> None:
         before = lines(path)
         kept = [line for line in before if _tells(line, start)]
         if kept != before:
@@ -87,11 +95,11 @@ class TensorBoard:
     a file, and so do `EVENTS` bytes, as a file in a cloud is sent whole.
     """
 
-    def __init__(self, folder: Place, start: int) -> None:
+    def __init__(self, folder: PathLike, start: int) -> None:
         from tensorboardX import summary
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._folder, self._event, self._summary = folder, Event, summary
+        self._folder, self._event, self._summary = place(folder), Event, summary
         self._begin()
         began = SessionLog(status=SessionLog.START)  # what is there from this step on goes
         self._add(start + 1, session_log=began)
@@ -152,7 +160,7 @@ class WandB:
     """
 
     def __init__(
-        self, workdir: Place, start: int, project: str, config: Mapping[str, Any]
+        self, workdir: PathLike, start: int, project: str, config: Mapping[str, Any]
     ) -> None:
         try:
             import wandb
@@ -160,6 +168,7 @@ class WandB:
             raise ImportError(
                 "Weights & Biases needs wandb, which is not installed: pip install wandb"
             ) from error
+        workdir = place(workdir)
         self._path, self._picture = workdir / "wandb.json", wandb.Image
         self._id, closed = _known(self._path, workdir.name)
         folder = workdir if isinstance(workdir, Path) else cache_folder()
@@ -237,7 +246,7 @@ class All:
 
 
 def open_all(
-    workdir: Place,
+    workdir: PathLike,
     start: int,
     terminal: bool,
     wandb: str = "",
@@ -247,6 +256,7 @@ def open_all(
 
     `config` is what W&B says that the run is.
     """
+    workdir = place(workdir)
     opened: list[Writer] = [WandB(workdir, start, wandb, config or {})] if wandb else []
     opened += [Terminal()] if terminal else []
     opened += [JSONL(workdir / "metrics.jsonl", start)]

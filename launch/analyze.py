@@ -22,7 +22,7 @@ from ml_collections import config_flags
 import jaxdiff as jd
 from jaxdiff import analysis, levels, plots, schedules, times
 from jaxdiff.config import Experiment, from_config
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.types import Grid, Schedule, Times, Weighting
 
 OUT = flags.DEFINE_string("out", "analysis", "The folder to write to, made if need be.")
@@ -114,7 +114,7 @@ def main() -> None:
         "weightings": plots.weightings(weights),
         "grids": plots.grids(contraction),
     }
-    out = Path(OUT.value)
+    out = place(OUT.value)
     for name, figure in figures.items():
         png = out / f"{name}.png"
         write_atomically(png, lambda f, p=figure: p.savefig(f, format="png"))

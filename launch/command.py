@@ -145,6 +145,7 @@ def _set_up(together: bool) -> bool:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, of which a config is one: its own errors become one line too."""
+    argv = [_expanded(a) for a in argv]
     for path in (a.split("=", 1)[1] for a in argv if a.startswith("--config=")):
         file = Path(path.split(":")[0])
         if not file.is_file():
@@ -167,6 +168,12 @@ def _parse(argv: list[str]) -> list[str]:
         _fail(_unknown_field(argv) or error, 2)
     except SyntaxError as error:
         _fail(f"{error.filename}, line {error.lineno}: {error.msg}", 2)
+
+
+def _expanded(argument: str) -> str:
+    """--config=~/mine.py, whose ~ a shell leaves alone."""
+    flag, _, path = argument.partition("=")
+    return f"{flag}={place(path)}" if flag == "--config" and path else argument
 
 
 REQUIRED = ("config", "workdir")

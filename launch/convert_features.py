@@ -24,6 +24,7 @@ from absl import flags
 
 from jaxdiff.features import dinov2, inception, weights
 from jaxdiff.features.weights import Shapes, Weights
+from jaxdiff.files import place
 from jaxdiff.interop import tensors
 
 NETWORKS: Mapping[str, Callable[[], Shapes]] = {
@@ -44,8 +45,8 @@ def main() -> None:
             "name the published file and the network, such as --network=inception "
             "--source=pt_inception-2015-12-05-6726825d.pth; --help says more"
         )
-    found = convert(Path(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
-    out = Path(OUT.value)
+    found = convert(place(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
+    out = place(OUT.value)
     path = out if out.suffix == ".npz" else out / f"{found.network}.npz"
     weights.save(path, found)
     count = sum(a.size for a in found.tensors.values())

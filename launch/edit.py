@@ -17,8 +17,6 @@ it a solver that draws noise. All flags of launch/sample.py that say how to draw
 Writes a sheet as PNG (originals, what is kept of them, edits) and the edits as NPZ.
 """
 
-from pathlib import Path
-
 import command
 import numpy as np
 import sampling_flags as asking
@@ -28,7 +26,7 @@ from jaxtyping import Bool, Int, UInt8
 from jaxdiff import generate, pictures, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import Pixels, folder, split_of
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.pixels import to_float
 
 IMAGE = flags.DEFINE_string("image", None, "A picture, or a folder of pictures.")
@@ -102,7 +100,7 @@ def _images(
         ) else own  # fmt: skip
     if classes and not asking.LABELS.value:
         raise ValueError(f"--image needs --labels: this run knows {classes} classes")
-    path = Path(IMAGE.value)
+    path = place(IMAGE.value)
     found = sorted(filter(folder.is_image, path.iterdir())) if path.is_dir() else [path]
     if path.is_dir():
         folder.check(path, found)

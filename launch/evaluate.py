@@ -33,7 +33,7 @@ from jaxdiff import bits, comparison, likelihood, quality, sharding
 from jaxdiff.data import split_of
 from jaxdiff.data.batches import Source, take
 from jaxdiff.features.extractor import Extractor
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.posterior import LargeVariance
 from jaxdiff.quality import Copies, Judge, page
 
@@ -98,7 +98,7 @@ def _losses(model: asking.Model) -> list[dict[str, Any]]:
 
 def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     """Images of others, and the reference that they are held against."""
-    path = Path(IMAGES.value)
+    path = place(IMAGES.value)
     if scoring.REFERENCE.value is None:
         raise ValueError("--images needs --reference, which launch/reference.py makes")
     for flag in flags.FLAGS.get_key_flags_for_module(asking):
@@ -179,7 +179,7 @@ def _write(
 
 def _beside() -> Path:
     if IMAGES.value:
-        path = Path(IMAGES.value)
+        path = place(IMAGES.value)
         return path.parent / f"{path.stem}-quality"
     return asking.beside() / "quality" / "quality"
 

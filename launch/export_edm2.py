@@ -9,14 +9,13 @@ one snapshot's file, runs/edm2-s/snapshots/1048576-0.13.npz.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import command
 import numpy as np
 from absl import flags
 
 from jaxdiff import checkpoint
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.interop.edm2 import to_state_dict
 from jaxdiff.networks import UNet
 
@@ -54,7 +53,7 @@ def main() -> None:
                 f"config G, with {name} = {needed}"
             )
     tensors = to_state_dict(run.variables)
-    path = Path(OUT.value)
+    path = place(OUT.value)
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
     write_atomically(path, lambda file: np.savez(file, **tensors))
     count = sum(a.size for a in tensors.values())

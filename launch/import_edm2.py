@@ -21,6 +21,7 @@ from absl import flags
 from jaxdiff import data, presets, snapshots
 from jaxdiff.checkpoint import describe
 from jaxdiff.config import Experiment, Images, Sampling
+from jaxdiff.files import place
 from jaxdiff.interop import edm2, published
 from jaxdiff.interop.published import Published
 from jaxdiff.losses import Uncertain, WeightedError
@@ -51,7 +52,7 @@ def main() -> None:
             "name the published file and the folder to write to, such as "
             "edm2-img512-s-2147483-0.130.pkl runs/edm2-s"
         )
-    pickle = Path(PICKLE.value)
+    pickle = place(PICKLE.value)
     model = published.read(pickle)
     model = dataclasses.replace(
         model,
@@ -69,7 +70,7 @@ def main() -> None:
             f"images = {model.images} is not in [{presets.BATCH}, {MOST}], one batch to "
             "2^40: say how many images were seen, such as --images=2147483648"
         )
-    path = save(model, Path(OUT.value))
+    path = save(model, place(OUT.value))
     count = sum(a.size for a in model.state_dict.values())
     print(
         f"{count:,} numbers, EMA length {model.std:g}, {model.images:,} images: {path}\n"

@@ -29,7 +29,7 @@ from absl import flags
 from jaxdiff import checkpoint, likelihood, posterior, sharding
 from jaxdiff.bits import bound, flow
 from jaxdiff.data import Dataset
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.likelihood import RK4, Adaptive, Divergence, Exact, Hutchinson, Skilling
 
 VARIANCES = ("SmallVariance", "LargeVariance", "LearnedVariance")
@@ -196,7 +196,7 @@ def _folder() -> Path:
 
 def _write(name: str, found: dict[str, Any]) -> Path:
     """OUT.json, or NAME.json by default."""
-    out = Path(OUT.value) if OUT.value else _folder() / name
+    out = place(OUT.value) if OUT.value else _folder() / name
     path = out.with_name(f"{out.name}.json")
     text = json.dumps(found, indent=2).encode()
     write_atomically(path, lambda file: file.write(text))

@@ -18,7 +18,7 @@ import command
 from absl import flags
 
 from jaxdiff import magnitudes
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 
 WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs with --config.magnitudes_every.")
 OUT = flags.DEFINE_string("out", "magnitudes.png", "The picture.")
@@ -27,12 +27,15 @@ flags.mark_flags_as_required(["workdirs"])
 
 def main() -> None:
     """Reads, draws, prints."""
-    last = [Path(w).name for w in WORKDIRS.value]
+    folders = [place(w) for w in WORKDIRS.value]
+    last = [folder.name for folder in folders]
     names = last if len({*last}) == len(last) else WORKDIRS.value
-    folders = zip(names, map(Path, WORKDIRS.value), strict=True)
-    runs = {name: _rows(folder / "magnitudes.jsonl") for name, folder in folders}
+    runs = {
+        name: _rows(folder / "magnitudes.jsonl")
+        for name, folder in zip(names, folders, strict=True)
+    }
     figure = magnitudes.plot(runs)
-    write_atomically(Path(OUT.value), lambda f: figure.savefig(f, format="png"))
+    write_atomically(place(OUT.value), lambda f: figure.savefig(f, format="png"))
     head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
     print(f"{'run':>12} {'':>12} " + " ".join(f"{name:>10}" for name in head))
     for name, rows in runs.items():

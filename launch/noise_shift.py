@@ -24,7 +24,7 @@ from jaxtyping import Float
 from jaxdiff import checkpoint, expressions, noise_shift, sharding, shifts
 from jaxdiff.config import Experiment
 from jaxdiff.data import split_of
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.plots import COLOURS, INK
 from jaxdiff.types import NoiseLevel, Solver
 
@@ -71,7 +71,7 @@ def main() -> None:
     levels = shifts.inner_levels(experiment)
     said = estimates(run, estimator, experiment, levels)
     found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
-    out = Path(OUT.value) if OUT.value else beside(command.folder(WORKDIR))
+    out = place(OUT.value) if OUT.value else beside(command.folder(WORKDIR))
     written = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
     text = json.dumps(as_numbers(experiment, levels, found), indent=2).encode()
     write_atomically(written[0], lambda file: file.write(text))
@@ -179,8 +179,8 @@ def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) ->
     figure.get_layout_engine().set(hspace=0.06)
     grid = figure.add_gridspec(3, 3)
     picked = np.unique(np.linspace(0, len(nominal) - 1, 6).round().astype(int))
-    for place, i in enumerate(picked):
-        axes = figure.add_subplot(grid[place // 3, place % 3])
+    for cell, i in enumerate(picked):
+        axes = figure.add_subplot(grid[cell // 3, cell % 3])
         axes.set_prop_cycle(color=["#888888", *COLOURS])
         kinds = {kind: values[i] for kind, values in said.items()}
         noise_shift.draw_densities(axes, nominal[i], kinds)

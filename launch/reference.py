@@ -14,8 +14,6 @@ weights and preparation it is of, and launch/evaluate.py refuses any other. Metr
 the Frechet distance need the features of all images, which --moments leaves out.
 """
 
-from pathlib import Path
-
 import command
 from absl import flags
 from ml_collections import config_flags
@@ -24,6 +22,7 @@ from jaxdiff import quality, sharding
 from jaxdiff.config import from_config
 from jaxdiff.data import Pixels, encoder_of
 from jaxdiff.features.extractor import extractor
+from jaxdiff.files import place
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 IMAGES = flags.DEFINE_string("images", None, "A folder of pictures, or an NPZ.")
@@ -50,7 +49,7 @@ def main() -> None:
     for flag in (PROTOCOL, COUNT):
         if flag.present and not PUBLISHED.value:
             raise ValueError(f"--{flag.name} says what --published does not: give that")
-    out = Path(OUT.value)
+    out = place(OUT.value)
     out = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
     observed = _published() if PUBLISHED.value else _observed()
     quality.save(out, observed)
@@ -61,14 +60,14 @@ def main() -> None:
 
 
 def _published() -> quality.Observed:
-    return quality.published(Path(PUBLISHED.value), PROTOCOL.value, COUNT.value)
+    return quality.published(place(PUBLISHED.value), PROTOCOL.value, COUNT.value)
 
 
 def _observed() -> quality.Observed:
     """What the extractors see of the images."""
     extractors = [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
     if IMAGES.value:
-        source, images = IMAGES.value, quality.images_in(Path(IMAGES.value))
+        source, images = IMAGES.value, quality.images_in(place(IMAGES.value))
     else:
         data = from_config(CONFIG.value).data
         if encoder_of(data) != Pixels():

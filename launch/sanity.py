@@ -28,7 +28,7 @@ from jaxdiff import sharding
 from jaxdiff.config import from_config
 from jaxdiff.data import OpenMoji, Pixels, encoder_of
 from jaxdiff.features.extractor import extractor
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.quality import in_memory, observe, sanity
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -45,7 +45,7 @@ flags.declare_key_flag("cpu_devices")
 
 def main() -> None:
     """Loads, measures, writes."""
-    data, out = from_config(CONFIG.value).data, Path(OUT.value)
+    data, out = from_config(CONFIG.value).data, place(OUT.value)
     if encoder_of(data) != Pixels():
         raise ValueError(f"metrics are of pixels, and {data} has latents")
     md, png, js = (out.with_name(out.name + end) for end in (".md", ".png", ".json"))

@@ -18,6 +18,7 @@ from jaxdiff import generate, quality, sharding
 from jaxdiff.config import Experiment, to_dict
 from jaxdiff.data import encoder_of
 from jaxdiff.features.extractor import Extractor, extractor
+from jaxdiff.files import place
 from jaxdiff.quality import Judge
 from jaxdiff.quality.drawn import Parts
 
@@ -45,7 +46,7 @@ def extractors() -> list[Extractor]:
 
 def reference() -> quality.Observed:
     """What --reference holds."""
-    return quality.load(Path(REFERENCE.value))
+    return quality.load(place(REFERENCE.value))
 
 
 def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:

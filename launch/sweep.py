@@ -40,7 +40,7 @@ from tqdm import tqdm
 from jaxdiff import checkpoint, generate, quality, snapshots
 from jaxdiff.checkpoint import Restored
 from jaxdiff.config import Experiment
-from jaxdiff.files import write_atomically
+from jaxdiff.files import place, write_atomically
 from jaxdiff.quality import sweeps, swept
 from jaxdiff.sampling import sample
 from jaxdiff.state import labelled
@@ -226,7 +226,7 @@ def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str
 
 def _write(axes: Sequence[sweeps.Axis], rows: list[dict], model: asking.Model) -> None:
     """Tables, verdicts and curves."""
-    out = Path(OUT.value) if OUT.value else asking.beside() / "quality" / "sweep"
+    out = place(OUT.value) if OUT.value else asking.beside() / "quality" / "sweep"
     named = {s: out.with_name(f"{out.name}.{s}") for s in ("md", "json", "png")}
     title = f"{asking.WORKDIR.value}, step {model.run.step}"
     judged = list(swept.verdicts(axes, rows))

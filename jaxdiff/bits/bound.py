@@ -6,7 +6,6 @@ entries where T is its length, a discretisation of a closed form otherwise.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from jaxdiff.bits import images
 from jaxdiff.config import Experiment, parts
 from jaxdiff.data import Dataset, Pixels
 from jaxdiff.denoisers import Clipped
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.finite import MODEL_ADVICE, require_finite
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
 from jaxdiff.posterior import Variance
@@ -209,7 +208,7 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def save_plot(path: Path, found: Mapping[str, Any]) -> None:
+def save_plot(path: PathLike, found: Mapping[str, Any]) -> None:
     """Loss per bin of logSNR, the bound's terms, and what `uncertainty` found, as a PNG."""
     from matplotlib.figure import Figure
 

@@ -6,7 +6,6 @@ starts, so it is no bound on the bits of the data alone; see `likelihood.flow`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from jaxdiff import likelihood
 from jaxdiff.bits import images
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.finite import require_finite
 from jaxdiff.likelihood import RK4, Bits, Divergence, Hutchinson, Rule
 from jaxdiff.state import labelled, run_denoiser
@@ -123,7 +122,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def save_plot(
-    path: Path, found: Mapping[str, Any], bound: Sequence[float] | None = None
+    path: PathLike, found: Mapping[str, Any], bound: Sequence[float] | None = None
 ) -> None:
     """Bits/dim an image as a histogram, beside the bound of the same images, as a PNG."""
     from matplotlib.figure import Figure

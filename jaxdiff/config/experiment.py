@@ -20,6 +20,7 @@ from jaxdiff import (
     weightings,
 )
 from jaxdiff.config.fields import parts
+from jaxdiff.files import PathLike, keep_text
 from jaxdiff.guidance import Rule, Sum
 from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
 
@@ -127,7 +128,7 @@ class Experiment:
     accumulation: int = 1
     steps: int = 1000
     seed: int = 0
-    init_from: str = ""
+    init_from: PathLike = ""
     loss_scale: float = 1.0
     label_dropout: float = 0.0
     noise_dropout: float = 0.0
@@ -146,6 +147,7 @@ class Experiment:
     eval_extractors: tuple[str, ...] = ("lite0", "pixels8")
 
     def __post_init__(self) -> None:
+        keep_text(self, "init_from")
         prediction, path = self.parameterization, self.schedule
         if prediction.has_pole_at_pure_noise and path.reaches_pure_noise:
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any
 
 from flax import linen as nn
 
+from jaxdiff.files import PathLike
+
 
 def parts(value: Any, kind: type) -> Iterator[Any]:
     """All values of a type that a value is made of."""
@@ -20,7 +22,11 @@ def parts(value: Any, kind: type) -> Iterator[Any]:
 
 
 def fields_of(cls: type) -> dict[str, Any]:
-    """Names and types of what a value is made of; flax's own bookkeeping left out."""
+    """Names and types of what a value is made of; flax's own bookkeeping left out.
+
+    A path is text once the value is made, as `files.keep_text` sees to.
+    """
     hints = typing.get_type_hints(cls)
     hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.name not in hidden}
+    names = [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
+    return {name: str if hints[name] == PathLike else hints[name] for name in names}

@@ -24,6 +24,7 @@ from jaxtyping import Int32, UInt8
 
 from jaxdiff.data.batches import Dataset, Memory
 from jaxdiff.data.encoders import Pixels
+from jaxdiff.files import PathLike, keep_text, place
 from jaxdiff.interop import arrays, pickles
 
 SPLITS = ("train", "test", "all")
@@ -66,11 +67,12 @@ class CIFAR10:
     ('airplane', 'automobile')
     """
 
-    path: str = "cifar-10-python.tar.gz"
+    path: PathLike = "cifar-10-python.tar.gz"
     split: str = "train"
     flip: bool = False
 
     def __post_init__(self) -> None:
+        keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name cifar-10-python.tar.gz, or its folder")
         if self.split not in SPLITS:
@@ -99,7 +101,7 @@ class CIFAR10:
             ValueError: what is wrong with it.
         """
         names = {"train": TRAIN, "test": TEST, "all": TRAIN + TEST}[self.split]
-        path = Path(self.path).expanduser()
+        path = place(self.path)
         found = _files(path, names)
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"{path}: there is no {' and no '.join(missing)} in it")

@@ -8,7 +8,7 @@ they are asked for, so a folder may be larger than memory.
 
 import dataclasses
 import io
-import pathlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxdiff.data.encoders import Pixels
 from jaxdiff.data.listing import File, classes_of, listing, looks_like_image
 from jaxdiff.data.listing import check as check
 from jaxdiff.data.skipping import require_on_error, skipping
+from jaxdiff.files import PathLike, keep_text, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Folder:
     (32, 32, 3)
     """
 
-    path: str = ""
+    path: PathLike = ""
     size: int = 64
     flip: bool = False
     on_error: str = "stop"
 
     def __post_init__(self) -> None:
+        keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name the folder of your images")
         if self.size < 1:
@@ -63,7 +65,7 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such folder or file.
         """
-        return classes_of(pathlib.Path(self.path).expanduser())
+        return classes_of(place(self.path))
 
     @property
     def encoder(self) -> Pixels:
@@ -78,7 +80,7 @@ class Folder:
             ValueError: a folder or a class without images, images beside sub-folders, or
                 a damaged archive or dataset.json.
         """
-        files, labels, classes = listing(pathlib.Path(self.path).expanduser())
+        files, labels, classes = listing(place(self.path))
         return Dataset(skipping(Files(files, labels, self.size), self.on_error), classes)
 
 
@@ -103,7 +105,7 @@ class Files:
         return {"image": image, "label": np.int32(self.labels[index])}
 
 
-def is_image(path: pathlib.Path) -> bool:
+def is_image(path: Path) -> bool:
     """Whether this is a file with one of the extensions that are read, and not hidden."""
     return looks_like_image(path.name) and path.is_file()
 

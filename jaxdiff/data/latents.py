@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import VAELatents
 from jaxdiff.data.npz import mapped
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, keep_text, place, write_atomically
 
 DTYPES = ("float32", "float16")
 PROBE = 64
@@ -48,11 +48,12 @@ class Latents:
     (64, 64, 4)
     """
 
-    path: str = ""
+    path: PathLike = ""
     size: int = 64
     encoder: VAELatents = VAELatents()
 
     def __post_init__(self) -> None:
+        keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name the .npz file of your latents")
         if self.size < 1:
@@ -79,7 +80,7 @@ class Latents:
             FileNotFoundError: there is no such file.
             ValueError: what is wrong with it.
         """
-        path = Path(self.path).expanduser()
+        path = place(self.path)
         latents, labels = mapped(path, "latents"), np.array(mapped(path, "labels"))
         *rest, channels = self.shape
         wanted = (*rest, 2 * channels)
@@ -155,7 +156,7 @@ def _names(path: Path, labels: Int[np.ndarray, " N"]) -> tuple[str, ...]:
 
 
 def write_latents(
-    path: str | Path,
+    path: PathLike,
     count: int,
     batches: Iterable[Posteriors],
     classes: Sequence[str] = (),
@@ -174,7 +175,7 @@ def write_latents(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
-    path, labels = Path(path).expanduser(), []
+    path, labels = place(path), []
 
     def write(file: BinaryIO) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

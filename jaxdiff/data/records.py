@@ -16,6 +16,7 @@ from jaxdiff.data.encoders import Pixels, VAELatents
 from jaxdiff.data.folder import decoded
 from jaxdiff.data.latents import require_posterior
 from jaxdiff.data.skipping import require_on_error, skipping
+from jaxdiff.files import PathLike, keep_text, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,14 @@ class Records:
     (32, 32, 3)
     """
 
-    path: str = "my/records"
+    path: PathLike = "my/records"
     size: int = 64
     channels: int = 3
     flip: bool = False
     on_error: str = "stop"
 
     def __post_init__(self) -> None:
+        keep_text(self, "path")
         _require(self.path, self.size)
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
@@ -57,7 +59,7 @@ class Records:
         Raises:
             FileNotFoundError, ValueError: as `load`.
         """
-        return shards.read_header(Path(self.path).expanduser()).classes
+        return shards.read_header(place(self.path)).classes
 
     @property
     def encoder(self) -> Pixels:
@@ -89,11 +91,12 @@ class LatentRecords:
     (64, 64, 4)
     """
 
-    path: str = "my/records"
+    path: PathLike = "my/records"
     size: int = 64
     encoder: VAELatents = VAELatents()
 
     def __post_init__(self) -> None:
+        keep_text(self, "path")
         _require(self.path, self.size)
 
     @property
@@ -108,7 +111,7 @@ class LatentRecords:
         Raises:
             FileNotFoundError, ValueError: as `load`.
         """
-        return shards.read_header(Path(self.path).expanduser()).classes
+        return shards.read_header(place(self.path)).classes
 
     def load(self) -> Dataset:
         """Opens the shards; each latent is read, and looked at, when it is asked for.
@@ -152,7 +155,7 @@ class Read:
 
 def _opened(path: str, shape: tuple[int, int, int], dtypes: tuple[str, ...]) -> Read:
     """The source of a folder, whose header says what was asked for."""
-    folder = Path(path).expanduser()
+    folder = place(path)
     header = shards.read_header(folder)
     if len(header.shards) != header.total:
         raise ValueError(

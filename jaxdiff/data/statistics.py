@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Encoder, encoder_of
-from jaxdiff.files import Place, cache_folder, write_atomically
+from jaxdiff.files import PathLike, cache_folder, place, write_atomically
 
 BLOCK = 64
 """Images that are added at a time."""
@@ -120,7 +120,7 @@ def file_of(source: Any) -> Path:
     """
     if not getattr(source, "path", ""):
         return cache_folder() / "statistics.json"
-    path = Path(source.path).expanduser()
+    path = place(source.path)
     return path / "statistics.json" if path.is_dir() else path.with_suffix(SUFFIX)
 
 
@@ -151,7 +151,7 @@ def keep(source: Any, statistics: Statistics) -> None:
     write_atomically(file_of(source), lambda file: file.write(text))
 
 
-def save(path: Place, statistics: Statistics) -> None:
+def save(path: PathLike, statistics: Statistics) -> None:
     """Writes them as JSON, with sigma_data: for a run's folder."""
     row = dataclasses.asdict(statistics) | {"sigma_data": statistics.sigma_data}
     text = json.dumps(row, indent=1).encode()

@@ -16,6 +16,7 @@ from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
 from jaxdiff.data.folder import decoded, square
 from jaxdiff.data.skipping import require_on_error, skipping
+from jaxdiff.files import PathLike, keep_text, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TFDS:
 
     name: str = "cifar10"
     split: str = "train"
-    data_dir: str = ""
+    data_dir: PathLike = ""
     size: int = 32
     channels: int = 3
     image: str = "image"
@@ -46,6 +47,7 @@ class TFDS:
     on_error: str = "stop"
 
     def __post_init__(self) -> None:
+        keep_text(self, "data_dir")
         if not self.name or not self.image:
             raise ValueError("name and image must be those of a data set and its feature")
         if self.size < 1 or self.channels not in (1, 3):
@@ -160,7 +162,7 @@ def _prepared(data: TFDS) -> Any:
             'TFDS needs tensorflow-datasets, which comes with: pip install "jaxdiff[tfds]"'
         ) from error
     logging.getLogger("absl").setLevel(logging.ERROR)  # it advises to install OpenCV
-    where = {"data_dir": data.data_dir} if data.data_dir else {}
+    where = {"data_dir": str(place(data.data_dir))} if data.data_dir else {}
     try:
         builder = tfds.builder(data.name, **where, try_gcs=False)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from jaxdiff.features import dinov2, inception, lite0
 from jaxdiff.features import weights as files
 from jaxdiff.features.resizing import AREA, Images, resize
+from jaxdiff.files import PathLike, place
 from jaxdiff.interop import torchfiles
 from jaxdiff.types import Leaf, pytree
 
@@ -74,7 +75,7 @@ class Network:
     """Where weights may be -> variables, and the SHA-256 of the published file."""
 
 
-def extractor(name: str, weights: str | Path | None = None) -> Extractor:
+def extractor(name: str, weights: PathLike | None = None) -> Extractor:
     """The extractor of that name.
 
     `weights` is a file that launch/convert_features.py wrote or a folder of such files;
@@ -91,7 +92,7 @@ def extractor(name: str, weights: str | Path | None = None) -> Extractor:
     if name not in NETWORKS:
         raise ValueError(f"no extractor {name!r}; there are {', '.join(NETWORKS)}")
     network, path = NETWORKS[name], weights or os.environ.get(VARIABLE)
-    variables, sha256 = network.read(Path(path).expanduser() if path else None)
+    variables, sha256 = network.read(place(path) if path else None)
     return Extractor(name, network.preprocessing, network.dims, sha256, variables)
 
 

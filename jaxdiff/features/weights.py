@@ -9,13 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.interop import archives, npz
 from jaxdiff.interop.npz import Stored
 
@@ -35,13 +34,13 @@ class Weights:
     """Of that file, which is the same whoever converts it: 64 hexadecimal digits."""
 
 
-def sha256(path: Path) -> str:
+def sha256(path: PathLike) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with place(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(path: Path, weights: Weights) -> None:
+def save(path: PathLike, weights: Weights) -> None:
     """Writes a file of weights, whole or not at all; the same bytes each time.
 
     Floats are stored as they are, bfloat16 and float64 as float32.
@@ -58,7 +57,7 @@ def save(path: Path, weights: Weights) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load(path: str | Path, network: str, shapes: Shapes) -> Weights:
+def load(path: PathLike, network: str, shapes: Shapes) -> Weights:
     """The weights of a network, with the tensors that it has and no others.
 
     Floats are as they were stored.
@@ -68,7 +67,7 @@ def load(path: str | Path, network: str, shapes: Shapes) -> Weights:
         ValueError: damage, another kind of file, another network's weights, or tensors
             that are missing, extra, of another shape or not finite; one line.
     """
-    path = Path(path)
+    path = place(path)
     try:
         stored = npz.arrays(archives.mapped(path))
         said = _said(stored.pop("json", None))

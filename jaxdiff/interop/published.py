@@ -12,11 +12,11 @@ import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdiff.files import PathLike, place
 from jaxdiff.interop import archives, pickles, torchfiles
 from jaxdiff.interop.machine import Record
 
@@ -51,7 +51,7 @@ class Published:
         return self.settings["sigma_data"]
 
 
-def read(path: str | Path) -> Published:
+def read(path: PathLike) -> Published:
     """Reads a published snapshot. Nothing of the file is run or imported.
 
     Raises:
@@ -59,7 +59,7 @@ def read(path: str | Path) -> Published:
         ValueError: another kind of file, damage, or anything that such files never hold;
             the message has the path, the byte and what was found there.
     """
-    path = Path(path)
+    path = place(path)
     budget = iter(range(pickles.OPCODES))
     try:
         data = archives.mapped(path)

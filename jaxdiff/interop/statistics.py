@@ -11,12 +11,12 @@ them: EDM's, EDM2's and ADM's are made as TensorFlow 1 does, pytorch-fid's are n
 
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from jaxdiff.files import PathLike, place
 from jaxdiff.interop import archives, arrays, npz, pickles
 from jaxdiff.interop.machine import Record
 
@@ -36,7 +36,7 @@ SYMMETRIC = 1e-5
 """How far sigma may be from its transpose, of its largest entry; float32's own is 1e-7."""
 
 
-def read(path: str | Path) -> dict[str, Statistics]:
+def read(path: PathLike) -> dict[str, Statistics]:
     """The statistics in a published file, by metric. Nothing of the file is run.
 
     Raises:
@@ -44,7 +44,7 @@ def read(path: str | Path) -> dict[str, Statistics]:
         ValueError: another kind of file, damage, or numbers that are no statistics of such
             features; one line.
     """
-    path = Path(path)
+    path = place(path)
     try:
         data = archives.mapped(path)
         layout = LAYOUTS.get(bytes(data[:1]))

@@ -1,14 +1,14 @@
 """Tensors by name, from any file that torch wrote."""
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 
+from jaxdiff.files import PathLike, place
 from jaxdiff.interop import archives, torchfiles, torchzip
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
+def read(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays in a file of torch's three formats: legacy, zip and TorchScript.
 
     Nothing of the file is run or imported. Names in nested containers and modules are
@@ -18,7 +18,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         FileNotFoundError: there is no such file.
         ValueError: another kind of file, damage, or a name that is refused; one line.
     """
-    path = Path(path)
+    path = place(path)
     try:
         data = archives.mapped(path)
         layout = LAYOUTS.get(bytes(data[:1]))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from jaxdiff.data import Dataset
 from jaxdiff.data.batches import Memory, Source, order, take
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, place, write_atomically
 
 Make = Callable[[Int[np.ndarray, " n"], Int[np.ndarray, " n"]], UInt8[np.ndarray, "..."]]
 """(seeds, labels) -> uint8 images [n, H, W, C]."""
@@ -61,7 +61,7 @@ class Parts:
 
 
 def draw(
-    folder: Path,
+    folder: PathLike,
     said: Mapping[str, Any],
     make: Make,
     seeds: Int[np.ndarray, " N"],
@@ -76,7 +76,7 @@ def draw(
     that is damaged, or of other seeds, is drawn again.
     """
     text = json.dumps(said, indent=2, sort_keys=True)
-    own = folder / hashlib.sha256(text.encode()).hexdigest()[:12]
+    own = place(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
     write_atomically(own / "drawn.json", lambda file: file.write(text.encode()))
     paths = []
     with tqdm(

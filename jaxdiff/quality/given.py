@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 
 from jaxdiff.data.batches import Memory, Source
 from jaxdiff.data.folder import is_image
+from jaxdiff.files import PathLike, place
 
 MODES = {"RGB": 3, "L": 1}
 """Pillow's modes that are read, and their channels."""
@@ -40,7 +41,7 @@ class Pictures:
         return {"image": pixels, "label": np.int32(-1)}
 
 
-def images_in(path: Path, number: int | None = None) -> Source:
+def images_in(path: PathLike, number: int | None = None) -> Source:
     """The images of an NPZ ("images" or "arr_0", uint8) or of a folder and all below it.
 
     `number` takes the first so many, in the order of the array or of the names.
@@ -50,6 +51,7 @@ def images_in(path: Path, number: int | None = None) -> Source:
         ValueError: fewer images than asked for, images of different sizes, numbers that
             are not uint8, transparent pictures or a palette.
     """
+    path = place(path)
     if path.is_dir():
         return _folder(path, number)
     if not path.is_file():

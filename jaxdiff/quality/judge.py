@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 from jaxdiff.data import Pixels, encoder_of, split_of
 from jaxdiff.data.batches import Dataset, Memory, Source, take
 from jaxdiff.features.extractor import Extractor
-from jaxdiff.files import Place
+from jaxdiff.files import PathLike, place
 from jaxdiff.finite import require_finite
 from jaxdiff.quality.observed import ORIGIN, Observed, load, observe, save
 from jaxdiff.quality.score import NEIGHBOURS, require_alike, score
@@ -77,7 +77,7 @@ def judge_of(
     data: Any,
     extractors: Sequence[Extractor],
     mesh: Mesh,
-    cache: Place,
+    cache: PathLike,
     *,
     batch: int = 256,
     progress: bool = False,
@@ -106,7 +106,7 @@ def _kept(
     dataset: Dataset,
     extractors: Sequence[Extractor],
     mesh: Mesh,
-    cache: Place,
+    cache: PathLike,
     batch: int,
     progress: bool,
 ) -> Observed:
@@ -114,7 +114,7 @@ def _kept(
     said = [str(data), fingerprint(dataset.source)]
     said += [[getattr(e, key) for key in ORIGIN] for e in extractors]
     name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
-    path = cache / f"reference-{name}.npz"
+    path = place(cache) / f"reference-{name}.npz"
     try:
         return load(path)
     except (FileNotFoundError, ValueError):

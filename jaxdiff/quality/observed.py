@@ -21,7 +21,7 @@ from jaxdiff import sharding
 from jaxdiff.data.batches import Source, take
 from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.features.extractor import NETWORKS, Extractor
-from jaxdiff.files import Place, write_atomically
+from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.finite import require_finite
 from jaxdiff.interop import statistics
 
@@ -156,7 +156,7 @@ ADVICE = "the extractor's weights are damaged: convert them again"
 _sums, _look = jax.jit(sums), jax.jit(Extractor.apply, static_argnums=0)
 
 
-def save(path: Place, observed: Observed) -> None:
+def save(path: PathLike, observed: Observed) -> None:
     """Writes an NPZ, whole or not at all; nothing in it is pickled."""
     meta = {
         "jaxdiff_observed": VERSION,
@@ -177,13 +177,14 @@ def save(path: Place, observed: Observed) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def load(path: Place) -> Observed:
+def load(path: PathLike) -> Observed:
     """What `save` wrote.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file of something else, or a damaged one.
     """
+    path = place(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
     try:
@@ -213,7 +214,7 @@ def load(path: Place) -> Observed:
     return Observed(str(meta["source"]), shape, seen)
 
 
-def published(path: Place, protocol: str = "tf", count: int | None = None) -> Observed:
+def published(path: PathLike, protocol: str = "tf", count: int | None = None) -> Observed:
     """The reference statistics of another tool, as `interop.statistics` reads them.
 
     `protocol` says how images were resized before an InceptionV3 saw them, which such
@@ -224,6 +225,7 @@ def published(path: Place, protocol: str = "tf", count: int | None = None) -> Ob
         ValueError: it is no file of statistics, or nobody says of how many images.
     """
     seen = {}
+    path = place(path)
     for family, found in statistics.read(path).items():
         name = f"inception_{protocol}" if family == "fid" else "dinov2"
         number = found.count or count

@@ -2,14 +2,13 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from jaxdiff import pictures
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.quality.score import BETTER
 
 SHOWN, PAIRS = 64, 12
@@ -50,7 +49,7 @@ def arrow(metric: str) -> str:
 
 
 def save_page(
-    path: Path,
+    path: PathLike,
     found: Mapping[str, Any],
     images: UInt8[np.ndarray, "N H W C"],
     near: UInt8[np.ndarray, "M H W C"] | None,

@@ -3,12 +3,11 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdiff.files import write_atomically
+from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.plots import COLOURS, INK
 from jaxdiff.quality import page
 from jaxdiff.quality.score import summary
@@ -131,7 +130,9 @@ NOTE = (
 )
 
 
-def save_picture(path: Path, axes: Sequence[Axis], rows: Sequence[Row], title: str) -> None:
+def save_picture(
+    path: PathLike, axes: Sequence[Axis], rows: Sequence[Row], title: str
+) -> None:
     """Draws each main metric over the first axis, a line for each value of the second.
 
     Bars are the spread over blocks.

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from jaxdiff import checkpoint, data, generate, magnitudes, processes, provenance, sharding
 from jaxdiff.config import Experiment, resolve, to_dict
 from jaxdiff.data.statistics import Statistics
-from jaxdiff.files import Place
+from jaxdiff.files import PathLike, Place, place
 from jaxdiff.state import TrainState
 from jaxdiff.train import start
 from jaxdiff.train.clock import Clock
@@ -56,7 +56,7 @@ class Run:
 
 def fit(
     experiment: Experiment,
-    workdir: Place,
+    workdir: PathLike,
     *,
     progress: bool = True,
     profile: tuple[int, int] = (0, 0),
@@ -73,6 +73,7 @@ def fit(
             `on_nonfinite` knows no more to do; the last checkpoint is before it.
         ValueError: the folder is another experiment's, or the batch does not split.
     """
+    workdir = place(workdir)
     start.require_alike(experiment)
     clock, traced = Clock(), Profile(workdir / "profile", *profile)
     with (

@@ -12,12 +12,12 @@ from jaxtyping import UInt8
 from jaxdiff import data, generate, processes, quality, sharding, snapshots
 from jaxdiff.config import Experiment
 from jaxdiff.features.extractor import extractor
-from jaxdiff.files import Place
+from jaxdiff.files import PathLike, place
 from jaxdiff.finite import NotFiniteError
 from jaxdiff.state import TrainState, ema_variables
 
 
-def save_averages(workdir: Place, experiment: Experiment, state: TrainState) -> None:
+def save_averages(workdir: PathLike, experiment: Experiment, state: TrainState) -> None:
     """Writes the tracked averages as snapshots; a step made again writes the same."""
     step = int(state.step)
     for std in experiment.optimizer.stds:
@@ -27,7 +27,7 @@ def save_averages(workdir: Place, experiment: Experiment, state: TrainState) -> 
         images = step * experiment.batch_size
         snapshot = snapshots.Snapshot(experiment, variables, std, step, images)
         snapshots.write(
-            workdir / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype
+            place(workdir) / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype
         )
 
 
@@ -54,7 +54,7 @@ def show(
 
 def examiner(
     experiment: Experiment,
-    workdir: Place,
+    workdir: PathLike,
     dataset: data.Dataset,
     draw: generate.Draw,
     mesh: Mesh,
@@ -69,7 +69,7 @@ def examiner(
     e, encoder = experiment, data.encoder_of(experiment.data)
     here = sharding.data_mesh(jax.local_devices())
     extractors = [extractor(name) for name in e.eval_extractors]
-    judge = quality.judge_of(e.data, extractors, here, workdir / "quality")
+    judge = quality.judge_of(e.data, extractors, here, place(workdir) / "quality")
     seeds, label = np.arange(e.eval_images), np.full(e.eval_images, -1)
     if e.network.label_dim:
         label = quality.labels_like(dataset, e.eval_images)
