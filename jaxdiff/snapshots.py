@@ -8,7 +8,6 @@ says, lie in `posthoc/`. Reading builds arrays and jaxdiff's own types, and runs
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from jaxdiff import posthoc
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
 from jaxdiff.files import PathLike, Place, place, write_atomically
+from jaxdiff.interop import npz
 
 TRACKED, POSTHOC = "snapshots", "posthoc"
 """The folders of a run that hold tracked and reconstructed averages."""
@@ -87,9 +87,9 @@ def read(path: PathLike) -> Snapshot:
     """
     path = place(path)
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            said = json.loads(bytes(file["json"]))
-            flat = {k: _widened(file[k], said["dtype"]) for k in file.files if k != "json"}
+        arrays = npz.load(path, texts=False)
+        said = json.loads(bytes(arrays.pop("json")))
+        flat = {name: _widened(array, said["dtype"]) for name, array in arrays.items()}
         numbers = float(said["std"]), int(said["step"]), int(said["images"])
         variables = traverse_util.unflatten_dict(flat, sep="/")
         return Snapshot(from_dict(said["experiment"]), variables, *numbers)
@@ -100,8 +100,8 @@ def read(path: PathLike) -> Snapshot:
         raise ValueError(f"{path} is damaged, or no snapshot: {error}") from error
 
 
-DAMAGED = (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile)
-"""What NumPy raises on files that are not what they should be."""
+DAMAGED = (ValueError, KeyError, TypeError, OSError, RecursionError)
+"""What is raised on files that are not what they should be."""
 
 
 def _widened(saved: np.ndarray, dtype: str) -> np.ndarray:

@@ -25,7 +25,6 @@ from jaxdiff.data import (
     write_latents,
 )
 from jaxdiff.data.batches import Memory
-from jaxdiff.data.npz import mapped
 from jaxdiff.data.statistics import Statistics, measure, measured
 
 SIZE = 4
@@ -161,8 +160,8 @@ def test_numpy_writes_what_is_read(tmp_path: Path) -> None:
 
 def test_nothing_but_what_is_asked_for_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "a.npz")
-    latents = mapped(path, "latents")
-    assert isinstance(latents, np.memmap)
+    latents = Latents(str(path), SIZE).load().source.latents
+    assert not latents.flags.owndata  # it stands in the file
     assert not latents.flags.writeable
     np.testing.assert_array_equal(latents, stored())
 
@@ -186,8 +185,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "channels": ({"latents": stored()[..., 1:], "labels": LABELS}, r"shape \(7, 4, 4, 7\)"),
     "images": ({"latents": stored()[:0], "labels": LABELS[:0]}, r"shape \(0, 4, 4, 8\)"),
     "bytes": ({"latents": stored().astype("u1"), "labels": LABELS}, "is uint8, not one of"),
-    "no labels": ({"latents": stored()}, "no array 'labels' in it, it holds latents"),
-    "no latents": ({"labels": LABELS}, "no array 'latents' in it, it holds labels"),
+    "no labels": ({"latents": stored()}, "no array 'labels' in it, it holds 'latents'"),
+    "no latents": ({"labels": LABELS}, "no array 'latents' in it, it holds 'labels'"),
     "count": ({"latents": stored(), "labels": LABELS[1:]}, "one integer for each of the 7"),
     "kind": ({"latents": stored(), "labels": LABELS * 1.0}, "labels is float64"),
     "low": ({"latents": stored(), "labels": LABELS - 2}, "labels lie in -2 ... 0"),
@@ -247,10 +246,13 @@ def test_a_bad_image_that_load_does_not_look_at_is_refused_when_read(
 def damaged(path: Path) -> Iterator[tuple[bytes, str]]:
     """Ways in which a file may be broken, and what is said of each."""
     whole = path.read_bytes()
-    yield whole[: len(whole) // 2], "not a zip file"
-    yield b"", "not a zip file"
+    yield whole[: len(whole) // 2], "a zip without its end: truncated"
+    yield b"", "the file is empty"
     start = whole.index(b"'shape': (7,") + len(b"'shape': (")
-    yield whole[:start] + b"9" + whole[start + 1 :], "latents.npy is cut short"
+    yield (
+        whole[:start] + b"9" + whole[start + 1 :],
+        r"'latents.npy' has 3,712 bytes, and not those of",
+    )
     header = whole.index(b"{'descr'")
     yield whole[:header] + b"(" * 40 + whole[header + 40 :], "cannot be read"
     magic = whole.index(b"\x93NUMPY")
@@ -269,7 +271,7 @@ def test_damaged_files_are_refused_in_one_line(way: int, tmp_path: Path) -> None
 
 def test_compressed_and_missing_files_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", latents=stored(), labels=LABELS)
-    with pytest.raises(ValueError, match="latents is compressed: write it with"):
+    with pytest.raises(ValueError, match=r"'latents\.npy' is compressed: use np\.savez"):
         Latents(str(tmp_path / "a.npz"), SIZE).load()
     with pytest.raises(FileNotFoundError, match=r"there is no file .*b\.npz"):
         Latents(str(tmp_path / "b.npz"), SIZE).load()

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import VAELatents
-from jaxdiff.data.npz import mapped
+from jaxdiff.data.listing import MOST
 from jaxdiff.files import PathLike, keep_text, place, write_atomically
+from jaxdiff.interop import archives, npz
 
 DTYPES = ("float32", "float16")
 PROBE = 64
@@ -81,7 +82,8 @@ class Latents:
             ValueError: what is wrong with it.
         """
         path = place(self.path)
-        latents, labels = mapped(path, "latents"), np.array(mapped(path, "labels"))
+        stored = _stored(path)
+        latents, labels = _latents(path, stored), _array(path, stored, "labels")
         *rest, channels = self.shape
         wanted = (*rest, 2 * channels)
         if latents.ndim != 4 or latents.shape[1:] != wanted or not len(latents):
@@ -97,7 +99,8 @@ class Latents:
                 f"{path}: labels is {labels.dtype} {labels.shape}, but must be one "
                 f"integer for each of the {len(latents)} latents, -1 = no label"
             )
-        names = _names(path, labels)
+        classes = _array(path, stored, "classes") if "classes" in stored else None
+        names = _names(path, labels, classes)
         rows = Rows(path, latents, labels.astype(np.int32))
         for i in np.unique(np.linspace(0, len(rows) - 1, PROBE).astype(int)):
             rows[int(i)]
@@ -140,19 +143,66 @@ def require_posterior(stored: Float[np.ndarray, "..."], where: str) -> None:
         raise ValueError(f"{where} has a std of {wrong}: write the file again")
 
 
-def _names(path: Path, labels: Int[np.ndarray, " N"]) -> tuple[str, ...]:
+CHECKED = 2**29
+"""Bytes of latents up to which their checksum is compared when they are opened."""
+
+
+def _stored(path: Path) -> dict[str, npz.Stored]:
+    """The arrays of a file, none of them read."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file {str(path)!r}: give the path of one that "
+            "data.write_latents wrote, as --config.data.path"
+        )
+    try:
+        return npz.arrays(archives.mapped(path), texts=True)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _array(path: Path, stored: dict[str, npz.Stored], name: str) -> np.ndarray:
+    """One of the arrays, whole."""
+    try:
+        if name not in stored:
+            held = ", ".join(f"{key[:40]!r}" for key in list(stored)[:8]) or "nothing"
+            raise ValueError(f"there is no array {name!r} in it, it holds {held}")
+        return stored[name].read()
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _latents(path: Path, stored: dict[str, npz.Stored]) -> np.ndarray:
+    """The latents where they stand in the file; compared with their checksum if small."""
+    array = stored.get("latents")
+    if array is not None and array.order == "F" and len(array.shape) > 1:
+        raise ValueError(
+            f"{path} cannot be read: latents is in Fortran order: use np.ascontiguousarray"
+        )
+    if array is None or (array.member.stored and array.member.size <= CHECKED):
+        return _array(path, stored, "latents")
+    try:
+        return array.view()
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _names(
+    path: Path, labels: Int[np.ndarray, " N"], classes: Shaped[np.ndarray, "..."] | None
+) -> tuple[str, ...]:
     """The names of the labels, as many as there are, checked against them."""
     low, high = int(labels.min()), int(labels.max())
-    names = tuple(map(str, range(high + 1)))
-    with zipfile.ZipFile(path) as file:
-        if "classes.npy" in file.namelist():
-            names = tuple(map(str, mapped(path, "classes")))
-    if low < -1 or high >= len(names):
+    if classes is not None and (classes.ndim != 1 or len(classes) > MOST):
+        raise ValueError(
+            f"{path}: classes has shape {classes.shape}, but must be a list of at most "
+            f"{MOST:,} names"
+        )
+    count = min(high + 1, MOST) if classes is None else len(classes)
+    if low < -1 or high >= count:
         raise ValueError(
             f"{path}: labels lie in {low} ... {high}, but must lie in -1 ... "
-            f"{len(names) - 1} for its {len(names)} classes"
+            f"{count - 1} for its {count:,} classes"
         )
-    return names
+    return tuple(map(str, range(count) if classes is None else classes.tolist()))
 
 
 def write_latents(
@@ -207,7 +257,7 @@ def _checked(
         with np.errstate(over="ignore"):
             rows = np.concatenate([mean, std], axis=-1).astype(dtype)
         require_posterior(rows, f"batch {number} as {dtype}")
-        labels.append(label.astype(np.int32))
+        labels.append(label.astype(np.int64))
         yield rows
 
 
@@ -241,9 +291,10 @@ def _write_rows(
 def _joined(labels: list[np.ndarray], classes: Sequence[str]) -> Int[np.ndarray, " N"]:
     """All labels, each of which has a class if there are names."""
     joined = np.concatenate(labels)
-    if joined.min() < -1 or (classes and joined.max() >= len(classes)):
+    count = len(classes) or MOST
+    if joined.min() < -1 or joined.max() >= count:
         raise ValueError(
-            f"labels lie in {joined.min()} ... {joined.max()}, but there are "
-            f"{len(classes)} classes, and -1 is no label"
+            f"labels lie in {joined.min()} ... {joined.max()}, but there are at most "
+            f"{count:,} classes, and -1 is no label"
         )
-    return joined
+    return joined.astype(np.int32)

@@ -17,6 +17,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 ENTRY, HEADER, END = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"
 LOCATOR, END64 = b"PK\x06\x07", b"PK\x06\x06"
@@ -42,6 +45,31 @@ class Member:
         return self.method == 0
 
 
+class Entry(NamedTuple):
+    """A member as the directory has it: `at` is where its own header stands."""
+
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    at: int
+
+    @property
+    def name(self) -> str:
+        """Its path in the archive.
+
+        Names that are not marked as UTF-8 are so all the same if they can be: macOS's
+        archives do not mark theirs. Others are of code page 437, as the format says.
+        """
+        try:
+            return self.raw_name.decode("utf-8")
+        except UnicodeDecodeError:
+            utf8 = self.flags & 0x800
+            return self.raw_name.decode(*(("utf-8", "replace") if utf8 else ("cp437",)))
+
+
 def mapped(path: Path) -> memoryview:
     """The bytes of a file, read as they are touched.
 
@@ -63,20 +91,58 @@ def members(data: memoryview) -> dict[str, Member]:
     Raises:
         ValueError: damage, members that overlap, or one of them twice.
     """
-    count, start, stop = _directory(data)
-    found, spans, at = {}, [], start
-    for _ in range(count):
-        member, span, at = _member(data, at, start, stop)
-        if member.name in found:
-            raise ValueError(f"the zip has two members {member.name[:80]!r}")
-        found[member.name] = member
-        spans.append(span)
+    found = {}
+    for entry in entries(data):
+        if entry.name in found:
+            raise ValueError(f"the zip has two members {entry.name[:80]!r}")
+        at = body(bytes(data[entry.at : entry.at + HEAD + len(entry.raw_name)]), entry)
+        raw = data[at : at + entry.packed]
+        if len(raw) != entry.packed:
+            raise ValueError(f"{entry.name[:80]!r} reaches beyond the zip's members")
+        found[entry.name] = Member(entry.name, raw, entry.method, entry.size, entry.crc)
+    return found
+
+
+def entries(
+    data: memoryview, most: int = MEMBERS, longest: int = DIRECTORY
+) -> Iterator[Entry]:
+    """The entries of a zip archive's directory, in its order; members are not looked at.
+
+    `most` and `longest` bound how many there may be, and the bytes of the directory.
+
+    Raises:
+        ValueError: damage, members that overlap, or more than the bounds.
+    """
+    count, start, stop = _directory(data, most, longest)
+    at, spans = start, np.empty((count, 2), np.int64)
+    for i in range(count):
+        entry, at = _entry(data, at, start, stop)
+        spans[i] = entry.at, entry.at + HEAD + len(entry.raw_name) + entry.packed
+        yield entry
     if at != stop:
         raise ValueError(f"the zip's directory is not one of {count} members")
-    for (_, end), (begin, _) in itertools.pairwise(sorted(spans)):
-        if begin < end:
-            raise ValueError(f"members of the zip overlap at byte {begin}")
-    return found
+    spans = spans[np.argsort(spans[:, 0])]
+    if (wrong := np.flatnonzero(spans[:-1, 1] > spans[1:, 0])).size:
+        raise ValueError(f"members of the zip overlap at byte {spans[wrong[0] + 1, 0]}")
+
+
+HEAD = 30
+"""Bytes of a member's own header before its name."""
+
+
+def body(head: bytes, entry: Entry) -> int:
+    """Where a member's bytes begin; `head` is its own header with its name.
+
+    Raises:
+        ValueError: the header is not one, or is another member's.
+    """
+    shown = entry.name[:80]
+    if len(head) < HEAD or head[:4] != HEADER:
+        raise ValueError(f"{shown!r} is not where the zip's directory says")
+    named, more = struct.unpack_from("<26x2H", head)
+    if head[HEAD : HEAD + named] != entry.raw_name:
+        raise ValueError(f"{shown!r} has another name where it stands in the zip")
+    return entry.at + HEAD + named + more
 
 
 def read(member: Member, limit: int, checked: bool = True) -> memoryview:
@@ -110,7 +176,7 @@ def start(member: Member, count: int) -> memoryview:
         raise ValueError(f"{member.name[:80]} is damaged: {error}") from error
 
 
-def _directory(data: memoryview) -> tuple[int, int, int]:
+def _directory(data: memoryview, most: int, longest: int) -> tuple[int, int, int]:
     """How many members the directory has, where it begins and where it ends."""
     base = max(len(data) - 2**16 - 22, 0)
     at = base + bytes(data[base:]).rfind(END)
@@ -123,7 +189,7 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
         *disks, here, count, size, start, at = _directory64(data, at)
     if any(disks) or here != count:
         raise ValueError("the zip is one of several parts")
-    if count > MEMBERS or size > DIRECTORY:
+    if count > most or size > longest:
         raise ValueError(f"the zip has {count:,} members, of {size:,} bytes of names")
     if start + size > at:
         raise ValueError("the zip's directory lies outside of it: truncated?")
@@ -140,10 +206,8 @@ def _directory64(data: memoryview, at: int) -> tuple[int, ...]:
     return (*struct.unpack_from("<16x2L4Q", data, place), place)
 
 
-def _member(
-    data: memoryview, at: int, limit: int, stop: int
-) -> tuple[Member, tuple[int, int], int]:
-    """The member of an entry, from where to where it lies, and where the next entry is."""
+def _entry(data: memoryview, at: int, limit: int, stop: int) -> tuple[Entry, int]:
+    """The entry at a place of the directory, and where the next one is."""
     if at + 46 > stop or bytes(data[at : at + 4]) != ENTRY:
         raise ValueError("the zip's directory is damaged")
     flags, method, crc, packed, size, *lengths, place = struct.unpack_from(
@@ -153,26 +217,21 @@ def _member(
     if ends[-1] > stop:
         raise ValueError("the zip's directory is damaged")
     name, extra = (bytes(data[a:b]) for a, b in itertools.pairwise(ends[:3]))
-    shown = name[:80].decode("utf-8", "replace")
     wide = iter(_wide(extra))
     size, packed, place = (
         next(wide, -1) if n == WIDER else n for n in (size, packed, place)
     )
+    entry = Entry(name, flags, method, crc, packed, size, place)
+    shown = entry.name[:80]
     if min(size, packed, place) < 0:
         raise ValueError(f"{shown!r} has no wide sizes in the zip")
     if flags & 1:
         raise ValueError(f"{shown!r} is encrypted")
-    if place + 30 > limit or bytes(data[place : place + 4]) != HEADER:
+    if place + HEAD > limit:
         raise ValueError(f"{shown!r} is not where the zip's directory says")
-    named, more = struct.unpack_from("<26x2H", data, place)
-    begin = place + 30 + named + more
-    if bytes(data[place + 30 : place + 30 + named]) != name:
-        raise ValueError(f"{shown!r} has another name where it stands in the zip")
-    if begin + packed > limit:
+    if place + HEAD + len(name) + packed > limit:
         raise ValueError(f"{shown!r} reaches beyond the zip's members: truncated?")
-    raw = data[begin : begin + packed]
-    member = Member(name.decode("utf-8", "replace"), raw, method, size, crc)
-    return member, (place, begin + packed), ends[-1]
+    return entry, ends[-1]
 
 
 def _wide(extra: bytes) -> Iterator[int]:

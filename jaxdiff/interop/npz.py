@@ -1,24 +1,26 @@
 """Arrays of NPZ files, whose shapes are known before any is read.
 
 A member of an NPZ is an NPY: a magic number, a header that says shape, dtype and order,
-and the raw values. Numbers only: pickled objects are refused, whatever they hold.
+and the raw values. Numbers, and texts where they are allowed: pickled objects are refused,
+whatever they hold. This is the one reader of NPZ files: what it reads is compared with its
+checksum, and inflates to no more than its own header says and its packed size suggests.
 """
 
 import io
 import math
-import tokenize
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Shaped
 
+from jaxdiff.files import Place
 from jaxdiff.interop import archives
 from jaxdiff.interop.archives import Member
 
 HEADER = 4096
 """Bytes that hold any header of numbers."""
-UNPARSABLE = (tokenize.TokenError, SyntaxError, TypeError, MemoryError, RecursionError)
-"""What NumPy raises, beside ValueError, on a header that is no Python literal."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,57 @@ class Stored:
     order: str
     at: int
 
-    def read(self) -> Num[np.ndarray, "..."]:
+    def read(self) -> Shaped[np.ndarray, "..."]:
         """The array, compared with its checksum; a view of the file where it can be.
 
         Raises:
-            ValueError: damage.
+            ValueError: damage, or a member that grows beyond reason when inflated.
         """
-        data = archives.read(self.member, self.member.size)
+        packed, size = len(self.member.raw), self.member.size
+        if size > max(INFLATED, RATIO * packed):
+            raise ValueError(
+                f"{self.member.name[:80]!r} would grow from {packed:,} to {size:,} bytes: "
+                "write it uncompressed, with np.savez, if it is meant"
+            )
+        return self._view(archives.read(self.member, size))
+
+    def view(self) -> Shaped[np.ndarray, "..."]:
+        """The array where it stands in the file, read as it is used and not compared.
+
+        Raises:
+            ValueError: it is compressed.
+        """
+        if not self.member.stored:
+            raise ValueError(f"{self.member.name[:80]!r} is compressed: use np.savez")
+        return self._view(self.member.raw)
+
+    def _view(self, data: memoryview) -> Shaped[np.ndarray, "..."]:
         return np.ndarray(self.shape, self.dtype, data, self.at, order=self.order)
 
 
-def arrays(data: memoryview) -> dict[str, Stored]:
-    """The arrays of an NPZ by name, none of them read.
+INFLATED, RATIO = 2**28, 20
+"""Bytes that any member may have, and times its packed size that a larger one may."""
+
+
+def load(
+    path: Place, names: Collection[str] | None = None, texts: bool = True
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The arrays of an NPZ file by name, or those of these names that it has.
+
+    They are read-only where they are views of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no NPZ, damage, or arrays of objects; the message is without the path.
+    """
+    local = isinstance(path, Path)
+    data = archives.mapped(path) if local else memoryview(path.read_bytes())
+    stored = arrays(data, texts)
+    return {k: a.read() for k, a in stored.items() if names is None or k in names}
+
+
+def arrays(data: memoryview, texts: bool = False) -> dict[str, Stored]:
+    """The arrays of an NPZ by name, none of them read; texts only if they are allowed.
 
     Raises:
         ValueError: no NPZ, damage, or arrays of anything but numbers.
@@ -52,10 +93,11 @@ def arrays(data: memoryview) -> dict[str, Stored]:
     found = archives.members(data)
     for name in (name for name in found if not name.endswith(".npy")):
         raise ValueError(f"no NPZ, but a zip with {name[:80]!r} in it")
-    return {name.removesuffix(".npy"): _stored(found[name]) for name in found}
+    kinds = "biufU" if texts else "biuf"
+    return {name.removesuffix(".npy"): _stored(found[name], kinds) for name in found}
 
 
-def _stored(member: Member) -> Stored:
+def _stored(member: Member, kinds: str) -> Stored:
     """What the header of an NPY says, compared with its size."""
     name = member.name[:80]
     file = io.BytesIO(archives.start(member, HEADER))
@@ -63,9 +105,9 @@ def _stored(member: Member) -> Stored:
         version = np.lib.format.read_magic(file)
         wide = np.lib.format.read_array_header_2_0, np.lib.format.read_array_header_1_0
         shape, fortran, dtype = wide[version == (1, 0)](file, HEADER)
-    except (ValueError, *UNPARSABLE) as error:
+    except Exception as error:  # NumPy parses it as Python does, with errors of all kinds
         raise ValueError(f"{name!r} has no header of an array") from error
-    if dtype.kind not in "biuf":
+    if dtype.kind not in kinds:
         what = "pickled objects, which are never read" if dtype.hasobject else "no numbers"
         raise ValueError(f"{name!r} holds {what}")
     size = file.tell() + math.prod(shape) * dtype.itemsize

@@ -8,7 +8,6 @@ draws into a folder of its own.
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from jaxdiff.data import Dataset
 from jaxdiff.data.batches import Memory, Source, order, take
 from jaxdiff.files import PathLike, place, write_atomically
+from jaxdiff.interop import npz
 
 Make = Callable[[Int[np.ndarray, " n"], Int[np.ndarray, " n"]], UInt8[np.ndarray, "..."]]
 """(seeds, labels) -> uint8 images [n, H, W, C]."""
@@ -53,9 +53,9 @@ class Parts:
         for number in np.unique(numbers):
             at = np.flatnonzero(numbers == number)
             places.append(at)
-            with np.load(self.paths[number], allow_pickle=False) as file:
-                for name, kept in rows.items():
-                    kept.append(file[name][indices[at] - number * self.part])
+            arrays = npz.load(self.paths[number], rows.keys())
+            for name, kept in rows.items():
+                kept.append(arrays[name][indices[at] - number * self.part])
         back = np.argsort(np.concatenate(places))
         return {name: np.concatenate(kept)[back] for name, kept in rows.items()}
 
@@ -97,12 +97,12 @@ def draw(
 def _holds(path: Path, seeds: Int[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> bool:
     """Whether a file is there, whole, and of these seeds and labels."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            same = np.array_equal(file["seed"], seeds) and np.array_equal(
-                file["label"], label
-            )
-            return same and len(file["image"]) == len(seeds)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = npz.load(path)
+        same = [
+            np.array_equal(arrays[k], v) for k, v in {"seed": seeds, "label": label}.items()
+        ]
+        return all(same) and len(arrays["image"]) == len(seeds)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

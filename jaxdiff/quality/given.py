@@ -3,7 +3,6 @@
 Nothing is resized, cropped or converted: what would change a metric unsaid is refused.
 """
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jaxtyping import Shaped
 from jaxdiff.data.batches import Memory, Source
 from jaxdiff.data.folder import is_image
 from jaxdiff.files import PathLike, place
+from jaxdiff.interop import archives, npz
 
 MODES = {"RGB": 3, "L": 1}
 """Pillow's modes that are read, and their channels."""
@@ -57,14 +57,13 @@ def images_in(path: PathLike, number: int | None = None) -> Source:
     if not path.is_file():
         raise FileNotFoundError(f"there is no folder and no file {path}")
     try:
-        with zipfile.ZipFile(path):
-            pass  # an NPY is none, and np.load would hand it out as an array
-        with np.load(path, allow_pickle=False) as file:
-            name = next((n for n in ("images", "arr_0") if n in file), None)
-            if name is None:
-                raise ValueError(f"it holds {', '.join(file) or 'nothing'}, no 'images'")
-            images = file[name]
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        stored = npz.arrays(archives.mapped(path), texts=True)
+        name = next((n for n in ("images", "arr_0") if n in stored), None)
+        if name is None:
+            held = ", ".join(key[:40] for key in list(stored)[:8]) or "nothing"
+            raise ValueError(f"it holds {held}, no 'images'")
+        images = stored[name].read()
+    except ValueError as error:
         raise ValueError(
             f"{path} is no NPZ of images, such as launch/sample.py writes: {error}"
         ) from error

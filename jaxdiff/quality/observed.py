@@ -5,7 +5,6 @@ what images they were, so that numbers of different protocols are never compared
 """
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.features.extractor import NETWORKS, Extractor
 from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.finite import require_finite
-from jaxdiff.interop import statistics
+from jaxdiff.interop import npz, statistics
 
 VERSION = 1
 """Of the file's layout."""
@@ -188,8 +187,7 @@ def load(path: PathLike) -> Observed:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = dict(file.items())
+        arrays = npz.load(path)
         meta = json.loads(str(arrays["meta"]))
         if meta["jaxdiff_observed"] != VERSION:
             raise ValueError(f"is of layout {meta['jaxdiff_observed']}, not {VERSION}")
@@ -199,14 +197,7 @@ def load(path: PathLike) -> Observed:
         shape = meta["shape"] and tuple(map(int, meta["shape"]))
         if not seen or (shape and len(shape) != 3):
             raise ValueError("names no extractor, or no shape of images")
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ValueError(
             f"{path} is no reference of ours, or is damaged ({error}): launch/reference.py "
             "makes one, also of other tools' files with --published"
