@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
-from jaxdiff import analysis, likelihood, losses
+from jaxdiff import analysis, likelihood, losses, plots
 from jaxdiff.bits import images
 from jaxdiff.config import Experiment, parts
 from jaxdiff.data import Dataset, Pixels
@@ -223,20 +223,20 @@ def save_plot(path: PathLike, found: Mapping[str, Any]) -> None:
         mean = np.array([row[name]["mean"] for row in found["bins"]])
         spread = np.array([row[name]["error"] for row in found["bins"]])
         error.errorbar(middle, mean, spread, marker="o", ms=3, color=color, label=label)
-    error.set(yscale="log", xlabel="logSNR", title="mean squared error")
+    error.set(yscale="log", title="mean squared error")
     error.legend(frameon=False)
     terms = found["terms"]
     bound.plot(terms["logsnr"], terms["vb_mean"], color="tab:green", lw=1)
     total = "{mean:.3f} ± {error:.3f}".format(**found["bits_per_dim"]["total"])
     title = f"terms of the bound, {total} bits/dim"
-    bound.set(yscale="log", xlabel="logSNR", title=title)
+    bound.set(yscale="log", title=title)
     for axes in more:
         axes.plot(terms["logsnr"], head["best"], color="tab:gray", label="ln(w x0 mse)")
         axes.plot(terms["logsnr"], head["learned"], color="tab:red", label="learned u")
-        axes.set(xlabel="logSNR", title="log-variance of the weighted error")
+        axes.set(title="log-variance of the weighted error")
         axes.legend(frameon=False)
     for axes in (error, bound, *more):
-        axes.invert_xaxis()
+        plots.logsnr_axis(axes)
         axes.grid(alpha=0.3)
     write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
 

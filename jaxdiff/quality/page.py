@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff import pictures
+from jaxdiff import pictures, plots
 from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.quality.score import BETTER
 
@@ -94,8 +94,8 @@ def _losses(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
         axes.plot(
             middle, [row[name]["mean"] for row in bins], marker="o", ms=3, label=label
         )
-    axes.set(yscale="log", xlabel="logSNR", title="mean squared error by level")
-    axes.invert_xaxis()
+    axes.set(yscale="log", title="mean squared error by level")
+    plots.logsnr_axis(axes)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
