@@ -20,7 +20,6 @@ from ml_collections import config_flags
 
 from jaxdiff import quality, sharding
 from jaxdiff.config import from_config
-from jaxdiff.data import Pixels, encoder_of
 from jaxdiff.features.extractor import extractor
 from jaxdiff.files import place
 
@@ -70,8 +69,7 @@ def _observed() -> quality.Observed:
         source, images = IMAGES.value, quality.images_in(place(IMAGES.value))
     else:
         data = from_config(CONFIG.value).data
-        if encoder_of(data) != Pixels():
-            raise ValueError(f"metrics are of pixels, and {data} has latents")
+        quality.require_pixels(data)
         source, images = str(data), data.load().source
     return quality.observe(
         images,

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
-from jaxdiff.data.listing import File, classes_of, listing, looks_like_image
+from jaxdiff.data.listing import File, classes_of, listing, looks_like_image, stamp
 from jaxdiff.data.listing import check as check
 from jaxdiff.data.skipping import require_on_error, skipping
 from jaxdiff.files import PathLike, keep_text, place
@@ -96,6 +96,10 @@ class Files:
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
         return (self.size, self.size, 3)
+
+    def stamp(self) -> str:
+        """What tells that a file was changed, of each."""
+        return " ".join(map(stamp, self.paths))
 
     def __len__(self) -> int:
         return len(self.paths)

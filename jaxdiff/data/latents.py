@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import VAELatents
-from jaxdiff.data.listing import MOST
+from jaxdiff.data.listing import MOST, stamp
 from jaxdiff.files import PathLike, keep_text, place, write_atomically
 from jaxdiff.interop import archives, npz
 
@@ -119,6 +119,10 @@ class Rows:
     def shape(self) -> tuple[int, ...]:
         """Height, width and channels of a latent's mean and std."""
         return self.latents.shape[1:]
+
+    def stamp(self) -> str:
+        """What tells that the file was changed."""
+        return stamp(self.path)
 
     def __len__(self) -> int:
         return len(self.labels)

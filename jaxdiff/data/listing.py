@@ -31,6 +31,14 @@ class File(Protocol):
     def read_bytes(self) -> bytes: ...
 
 
+def stamp(file: File) -> str:
+    """What tells that a file was changed: its date and size, or an archive's checksum."""
+    if isinstance(file, Path):
+        at = file.stat()
+        return f"{file} {at.st_size} {at.st_mtime_ns}"
+    return f"{file.path} {file.size} {file.crc}"
+
+
 class Listing(NamedTuple):
     """Image files, the label of each, -1 = none, and the names of the labels."""
 

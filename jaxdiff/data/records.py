@@ -133,6 +133,10 @@ class Read:
     reader: shards.Reader
     shape: tuple[int, int, int]
 
+    def stamp(self) -> str:
+        """The checksums of the shards."""
+        return " ".join(shard.sha256 for shard in self.header.shards)
+
     def __len__(self) -> int:
         return len(self.reader)
 

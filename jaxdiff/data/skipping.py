@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from typing import Any
 
-from jaxdiff.data.batches import Dataset, Source
+from jaxdiff.data.batches import Dataset, Source, fingerprint
 
 ON_ERROR = ("stop", "skip")
 
@@ -26,6 +26,10 @@ class Skipping:
     def shape(self) -> tuple[int, ...] | None:
         """Height, width and channels of an image, where the other source knows."""
         return getattr(self.of, "shape", None)
+
+    def stamp(self) -> str:
+        """As the other source's."""
+        return fingerprint(self.of)
 
     def __len__(self) -> int:
         return len(self.of)

@@ -84,9 +84,9 @@ class TFDS:
             FileNotFoundError: the data set is not prepared; the message says how to.
             ValueError: there is no such data set, split or feature.
         """
+        builder = _prepared(self)
         import tensorflow_datasets as tfds
 
-        builder = _prepared(self)
         classes = _classes(self, builder.info.features)
         is_file = isinstance(builder.info.features[self.image], tfds.features.Image)
         skip = {self.image: tfds.decode.SkipDecoding()} if is_file else None

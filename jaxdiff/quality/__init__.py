@@ -9,7 +9,7 @@ judge_of   all of it, for a run's data; `blocks` and `summary` repeat it over se
 
 from jaxdiff.quality.drawn import digest, draw, in_memory, labels_like
 from jaxdiff.quality.given import images_in
-from jaxdiff.quality.judge import Block, Judge, blocks, everything, judge_of
+from jaxdiff.quality.judge import Block, Judge, blocks, everything, judge_of, require_pixels
 from jaxdiff.quality.observed import Observed, Seen, load, observe, published, save
 from jaxdiff.quality.score import BETTER, NEIGHBOURS, score, summary
 from jaxdiff.quality.unseen import Copies, copies
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "observe",
     "published",
+    "require_pixels",
     "save",
     "score",
     "summary",

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from jaxdiff.data import Dataset
 from jaxdiff.data.batches import Memory, Source, order, take
+from jaxdiff.data.summary import labels_of
 from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.interop import npz
 
@@ -133,9 +134,9 @@ def labels_like(dataset: Dataset, count: int, seed: int = 0) -> Int[np.ndarray, 
 
 def labels(source: Source) -> Int[np.ndarray, " N"]:
     """The labels of all images, without reading these where the source has them apart."""
-    for name in ("label", "labels"):
-        if hasattr(source, name):
-            return np.asarray(getattr(source, name), np.int32)
+    apart = labels_of(source)
+    if apart is not None:
+        return np.asarray(apart, np.int32)
     parts = (slice(i, i + 256) for i in range(0, len(source), 256))
     every = np.arange(len(source))
     return np.concatenate([take(source, every[part])["label"] for part in parts])

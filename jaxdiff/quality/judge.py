@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
 from jaxdiff.data import Pixels, encoder_of, split_of
-from jaxdiff.data.batches import Dataset, Memory, Source, take
+from jaxdiff.data.batches import Dataset, Source, fingerprint, take
 from jaxdiff.features.extractor import Extractor
 from jaxdiff.files import PathLike, place
 from jaxdiff.finite import require_finite
@@ -89,16 +89,25 @@ def judge_of(
     Raises:
         ValueError: the data are no pixels.
     """
-    if encoder_of(data) != Pixels():
-        raise ValueError(
-            f"metrics are of pixels, and {data} has latents: decode them to a folder of "
-            "images, and score that with --images and --reference"
-        )
+    require_pixels(data)
     dataset, other = data.load(), split_of(data)
     reference = _kept(data, dataset, extractors, mesh, cache, batch, progress)
     train = everything(dataset.source, MOST)
     holdout = None if other == data else everything(other.load().source, MOST)
     return Judge(tuple(extractors), reference, mesh, train, holdout, batch)
+
+
+def require_pixels(data: Any) -> None:
+    """Refuses data of which extractors can see nothing.
+
+    Raises:
+        ValueError: the data are latents; says what to do with them.
+    """
+    if encoder_of(data) != Pixels():
+        raise ValueError(
+            f"metrics are of pixels, and {data} has latents: decode them to a folder of "
+            "images, and score that with --images and --reference"
+        )
 
 
 def _kept(
@@ -122,24 +131,6 @@ def _kept(
         observed = observe(dataset.source, extractors, mesh, **given)
         save(path, observed)
         return observed
-
-
-def fingerprint(source: Source) -> str:
-    """A hash by which changed images are told: of their bytes, or of dates and sizes.
-
-    A source that has neither is known by 64 of its images.
-    """
-    found = hashlib.sha256(str(len(source)).encode())
-    if hasattr(source, "paths"):
-        for path in source.paths:
-            at = path.stat()
-            found.update(f"{path}{at.st_size}{at.st_mtime_ns}".encode())
-    elif isinstance(source, Memory):
-        found.update(source.image.tobytes())
-    else:
-        some = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
-        found.update(take(source, some)["image"].tobytes())
-    return found.hexdigest()
 
 
 @dataclass(frozen=True)
