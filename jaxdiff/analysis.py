@@ -28,6 +28,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float64, PyTree
 
+from jaxdiff import reprs
 from jaxdiff.parameterizations import X0, Eps, Flow, V
 from jaxdiff.types import NoiseLevel, Schedule, Times, Weighting
 
@@ -61,6 +62,8 @@ class Terminal:
 class Path:
     """A schedule as curves over t, all [n]."""
 
+    __repr__ = reprs.fields
+
     t: Curve1
     alpha: Curve1
     sigma: Curve1
@@ -77,6 +80,8 @@ class Density:
     fraction of points beyond the axis, and `ends` the logsnr of the first and the last
     level that is drawn: beyond them the density is 0.
     """
+
+    __repr__ = reprs.fields
 
     logsnr: Curve1
     drawn: Curve1
@@ -96,6 +101,8 @@ class Effective:
     preserves variance.
     """
 
+    __repr__ = reprs.fields
+
     logsnr: Curve1
     x0: Curve1
     eps: Curve1
@@ -111,6 +118,8 @@ class Steps:
     as that of data N(0, std^2 I) does is multiplied by `error`; the exact flow multiplies
     it by `exact`, so their ratio is what the step's length costs.
     """
+
+    __repr__ = reprs.fields
 
     logsnr: Float64[np.ndarray, " nodes"]
     """The grid itself, [N + 1]."""

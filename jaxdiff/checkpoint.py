@@ -28,7 +28,7 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxdiff import processes, sharding, snapshots
+from jaxdiff import processes, reprs, sharding, snapshots
 from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.data.statistics import Statistics
 from jaxdiff.files import PathLike, Place, place, write_atomically
@@ -61,6 +61,22 @@ class Restored:
         """The grid that the run samples on."""
         sampling = self.experiment.sampling
         return sampling.grid(self.experiment.schedule, sampling.steps)
+
+    def __repr__(self) -> str:
+        """What one asks of a run first, on a few lines."""
+        e, s = self.experiment, self.experiment.sampling
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        size = " x ".join(map(str, self.shape))
+        classes = f"{e.network.label_dim} classes" if e.network.label_dim else "no classes"
+        return (
+            f"Restored(step {self.step:,} of {e.steps:,}\n"
+            f"  data     {reprs.short(e.data)}: {size}, {classes}\n"
+            f"  network  {type(e.network).__name__} with {count:,} parameters\n"
+            f"  training {reprs.short(e.schedule)}, {reprs.short(e.times)}, "
+            f"{reprs.short(e.parameterization)}\n"
+            f"  sampling {s.steps} steps of {reprs.short(s.solver)} on "
+            f"{reprs.short(s.grid)})"
+        )
 
 
 def restore(

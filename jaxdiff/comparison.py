@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PyTree, UInt8
 
-from jaxdiff import generate, pictures, sharding
+from jaxdiff import generate, pictures, reprs, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
 from jaxdiff.files import PathLike
@@ -29,6 +29,8 @@ from jaxdiff.types import Solver
 @dataclass(frozen=True, eq=False)
 class Row:
     """One solver at one number of steps."""
+
+    __repr__ = reprs.fields
 
     solver: Solver
     steps: int
@@ -158,17 +160,7 @@ def short(value: object) -> str:
     >>> short(Heun(churn=4.0)), short(Heun())
     ('Heun(churn=4.0)', 'Heun')
     """
-    fields = {f.name: f for f in dataclasses.fields(value)}
-    given = {
-        name: getattr(value, name)
-        for name, field in fields.items()
-        if getattr(value, name) != field.default
-    }
-    inside = ", ".join(
-        f"{name}={short(v) if dataclasses.is_dataclass(v) else repr(v)}"
-        for name, v in given.items()
-    )
-    return type(value).__name__ + (f"({inside})" if inside else "")
+    return reprs.short(value).removesuffix("()")
 
 
 def _flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:

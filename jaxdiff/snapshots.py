@@ -18,7 +18,7 @@ from flax import traverse_util
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from jaxdiff import posthoc
+from jaxdiff import posthoc, reprs
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
 from jaxdiff.files import PathLike, Place, place, write_atomically
 from jaxdiff.interop import npz
@@ -34,6 +34,8 @@ class Snapshot:
     `variables` is {"params", "constants"}, float32 NumPy arrays; `std` the relative width
     of the average, `images` the images seen until `step`.
     """
+
+    __repr__ = reprs.fields
 
     experiment: Experiment
     variables: PyTree

@@ -83,6 +83,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jaxdiff import reprs
+
 T = TypeVar("T")
 
 Leaf = Any
@@ -99,6 +101,8 @@ Time = Real
 @dataclass_transform(frozen_default=True)
 def pytree(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass whose fields are the children of a jax pytree."""
+    if "__repr__" not in vars(cls):
+        cls.__repr__ = reprs.fields
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 

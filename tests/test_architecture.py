@@ -10,7 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
-    {"types", "version", "files", "pixels", "accelerators", "finite", "progress"},
+    {"version", "reprs", "pixels"},
+    {"types", "files", "accelerators", "finite", "progress"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"}
     | {"processes"},
     {"times", "weightings", "denoisers", "optim"},
@@ -26,7 +27,7 @@ ROWS = (
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
-    "likelihood", "editing", "noise_shift",
+    "likelihood", "editing", "noise_shift", "reprs", "pixels",
 }  # fmt: skip
 """Modules that may import jax, NumPy and jaxtyping alone; adaptive.py, diffrax too."""
 

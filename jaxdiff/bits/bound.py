@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 from tqdm import tqdm
 
-from jaxdiff import analysis, likelihood, losses, plots
+from jaxdiff import analysis, likelihood, losses, plots, reprs
 from jaxdiff.bits import images
 from jaxdiff.config import Experiment, parts
 from jaxdiff.data import Dataset, Pixels
@@ -40,6 +40,8 @@ CHUNK = 50
 @dataclass(frozen=True)
 class Measured:
     """What N images cost: terms [N, T] and prior [N] in bits/dim, entry 0 the decoder's."""
+
+    __repr__ = reprs.fields
 
     steps: Process
     vb: Float[np.ndarray, "N T"]

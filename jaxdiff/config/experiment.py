@@ -14,6 +14,7 @@ from jaxdiff import (
     optim,
     parameterizations,
     posterior,
+    reprs,
     schedules,
     solvers,
     times,
@@ -113,6 +114,8 @@ class Experiment:
     but for its number; or "roll_back" to the last checkpoint, to go on from there with
     other noise, three times before it stops.
     """
+
+    __repr__ = reprs.lines
 
     data: Images = data.Digits()
     network: nn.Module = networks.UNet()

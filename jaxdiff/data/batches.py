@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from jaxdiff import reprs
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -43,6 +45,8 @@ class Memory:
     >>> len(source), source[3]["label"], source.take(np.array([4, 0]))["label"]
     (5, np.int32(3), array([4, 0], dtype=int32))
     """
+
+    __repr__ = reprs.fields
 
     image: UInt8[np.ndarray, "N H W C"]
     label: Int32[np.ndarray, " N"]
@@ -77,6 +81,8 @@ class LeftOut(NamedTuple):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """Images, and the name of each label: label k is called `classes[k]`."""
+
+    __repr__ = reprs.fields
 
     source: Source
     classes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxdiff import reprs
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
 from jaxdiff.data.listing import File, classes_of, listing, looks_like_image, stamp
@@ -87,6 +88,8 @@ class Folder:
 @dataclasses.dataclass(frozen=True)
 class Files:
     """A source that decodes a file whenever its image is asked for."""
+
+    __repr__ = reprs.fields
 
     paths: tuple[File, ...]
     labels: tuple[int, ...]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from jaxdiff import reprs
 from jaxdiff.distances.points import Points, checked, checked_pair
 
 
@@ -25,6 +26,8 @@ class Gaussian:
     >>> [reference.frechet(Gaussian.given(np.full(2, m), np.eye(2))) for m in (0.0, 3.0)]
     [0.0, 18.0]
     """
+
+    __repr__ = reprs.fields
 
     mean: Float64[np.ndarray, " D"]
     factor: Float64[np.ndarray, "D R"]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float64
 
+from jaxdiff import reprs
 from jaxdiff.distances.points import Points, checked
 from jaxdiff.types import Leaf, pytree
 
@@ -62,6 +63,8 @@ class Moments:
     >>> both.count, both.mean.tolist(), both.covariance.tolist()
     (3, [3.0], [[13.0]])
     """
+
+    __repr__ = reprs.fields
 
     count: int
     mean: Float64[np.ndarray, " D"]

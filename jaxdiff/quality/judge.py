@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
+from jaxdiff import reprs
 from jaxdiff.data import Pixels, encoder_of, split_of
 from jaxdiff.data.batches import Dataset, Source, fingerprint, take
 from jaxdiff.features.extractor import Extractor
@@ -27,6 +28,8 @@ MOST = 20_000
 @dataclass(frozen=True, eq=False)
 class Judge:
     """A reference, and pixels of the training images and of held-out ones, if any."""
+
+    __repr__ = reprs.fields
 
     extractors: tuple[Extractor, ...]
     reference: Observed

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
-from jaxdiff import sharding
+from jaxdiff import reprs, sharding
 from jaxdiff.data.batches import Source, take
 from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.features.extractor import NETWORKS, Extractor
@@ -33,6 +33,8 @@ ORIGIN = ("name", "preprocessing", "sha256", "dims")
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What one extractor sees of a set."""
+
+    __repr__ = reprs.fields
 
     extractor: Extractor
     """Without variables where it was read from a file."""
@@ -53,6 +55,8 @@ class Seen:
 @dataclass(frozen=True, eq=False)
 class Observed:
     """What extractors, by name, see of `count` images, which `source` describes."""
+
+    __repr__ = reprs.fields
 
     source: str
     shape: tuple[int, int, int] | None

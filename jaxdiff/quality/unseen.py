@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxdiff import distances
+from jaxdiff import distances, reprs
 from jaxdiff.features.resizing import AREA, resize
 from jaxdiff.pixels import to_float
 
@@ -20,6 +20,8 @@ SIDE = 16
 @dataclass(frozen=True, eq=False)
 class Copies:
     """Of N images: how they lie among the training images and others."""
+
+    __repr__ = reprs.fields
 
     copied: float
     """The share of copies, as `distances.memorisation` estimates it; nan without others."""
