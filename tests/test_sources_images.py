@@ -146,10 +146,13 @@ def test_a_cut_zip_is_refused(cut: int, tmp_path: Path) -> None:
 
 def test_a_zip_of_no_images_and_an_encrypted_one(tmp_path: Path) -> None:
     path = stored(tmp_path / "d.zip", {"a.txt": b"hello"})
-    with pytest.raises(ValueError, match=r"no images in .*d\.zip': files named bmp"):
+    with pytest.raises(
+        ValueError,
+        match=r"no images in .*d\.zip': .*no pictures \(1, such",
+    ):
         Folder(path).load()
     packed = stored(tmp_path / "x.zip", {"a.png": picture(1)}, zipfile.ZIP_LZMA)
-    with pytest.raises(ValueError, match=r"'a\.png' is encrypted, or neither stored"):
+    with pytest.raises(ValueError, match=r"a\.png is compressed by method 14"):
         Folder(packed).load()
     with pytest.raises(FileNotFoundError, match="no folder or ZIP file"):
         Folder(str(tmp_path / "nowhere")).load()

@@ -7,7 +7,6 @@ they are asked for, so a folder may be larger than memory.
 """
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdiff import reprs
+from jaxdiff.data import pixels
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
-from jaxdiff.data.listing import File, classes_of, listing, looks_like_image, stamp
-from jaxdiff.data.listing import check as check
+from jaxdiff.data.listing import File, check, classes_of, content, listing, stamp
 from jaxdiff.data.skipping import require_on_error, skipping
 from jaxdiff.files import PathLike, keep_text, place
 
@@ -50,8 +49,7 @@ class Folder:
         keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name the folder of your images")
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        pixels.require_side(self.size)
         require_on_error(self.on_error)
 
     @property
@@ -81,8 +79,9 @@ class Folder:
             ValueError: a folder or a class without images, images beside sub-folders, or
                 a damaged archive or dataset.json.
         """
-        files, labels, classes = listing(place(self.path))
-        return Dataset(skipping(Files(files, labels, self.size), self.on_error), classes)
+        files, labels, classes, left_out = listing(place(self.path))
+        source = skipping(Files(files, labels, self.size), self.on_error)
+        return Dataset(source, classes, left_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +113,9 @@ class Files:
 
 def is_image(path: Path) -> bool:
     """Whether this is a file with one of the extensions that are read, and not hidden."""
-    return looks_like_image(path.name) and path.is_file()
+    name = path.name
+    known = name.rpartition(".")[2].lower() in pixels.extensions() and "." in name
+    return known and not name.startswith(".") and path.is_file()
 
 
 def read(
@@ -125,46 +126,13 @@ def read(
     Raises:
         ValueError: the file is not an image that Pillow can read, whose name it gives.
     """
+    data = content(path, f"{str(path)!r}")
     try:
-        return decoded(path.read_bytes(), size, channels)
-    except (OSError, ValueError) as error:
+        return pixels.decoded(data, size, size, channels)
+    except ValueError as error:
         raise ValueError(f"{str(path)!r} cannot be read as an image: {error}") from error
-
-
-def decoded(
-    data: bytes, size: int, channels: int = 3
-) -> UInt8[np.ndarray, "size size channels"]:
-    """The bytes of an image file as a square of RGB, or of grey with one channel.
-
-    Raises:
-        ValueError: they are none of an image that Pillow can read.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.has_transparency_data:
-                paper = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(paper, image.convert("RGBA"))
-            mode = "RGB" if channels == 3 else "L"
-            image = image if image.mode == mode else image.convert(mode)
-            return square(image, size).reshape(size, size, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        text = str(error).partition(" <_io.BytesIO")[0]  # an address says nothing
-        raise ValueError(text) from error
 
 
 def square(image: Any, size: int) -> UInt8[np.ndarray, "size size *C"]:
     """The centre of a Pillow image, resized so that its shorter side has `size` pixels."""
-    from PIL import Image
-
-    while min(image.size) >= 2 * size:
-        width, height = image.size
-        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = (round(side * scale) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    top, left = (height - size) // 2, (width - size) // 2
-    return np.asarray(image)[top : top + size, left : left + size]
+    return pixels.fitted(image, size, size)

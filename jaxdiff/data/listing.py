@@ -1,24 +1,40 @@
-"""What image files a folder or a ZIP archive has, and what their labels are.
+"""Which image files a folder or a ZIP archive has, and what their labels are.
+
+One rule for training, preparing, references and scores, on disk and in archives:
+
+    read        files whose extension is that of a raster format that Pillow reads, at any
+                depth, also behind links to folders and files
+    left out    what is hidden (its name begins with a dot), folders that systems make
+                (__MACOSX, @eaDir, ...), files that are no pictures, broken links, and
+                links to a folder that they are in; all of it is counted by its reason
 
 Labels are those of `dataset.json` beside the images, as [EDM2] writes it,
 
     {"labels": [["00000/img00000000.png", 3], ...]}    or    {"labels": null}
 
-or else the sub-folders: these are classes, in the order of their names.
+or else the sub-folders: these are classes, in the order of their names, or by number where
+all names are numbers. Folders that wrap all of this, one in the other, are looked through.
 """
 
 import json
-import pathlib
-from collections.abc import Collection
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxdiff.data import zips
+from jaxdiff.data import pixels, zips
+from jaxdiff.data.batches import LeftOut
 
-EXTENSIONS = ("bmp", "gif", "jpeg", "jpg", "png", "webp")
 LABELS = "dataset.json"
 MOST = 2**16
 """More classes than data sets have."""
+SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "__pycache__", "lost+found"} | {
+    "system volume information"
+}
+"""Folders, in small letters, that systems and other programs make beside one's data."""
+DEPTH = 64
+"""Folders inside of each other that are looked into."""
 
 
 @runtime_checkable
@@ -45,6 +61,34 @@ class Listing(NamedTuple):
     files: tuple[File, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    left_out: Mapping[str, LeftOut]
+
+
+class _Left:
+    """Counts what is left out, by its reason."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, LeftOut] = {}
+        self._folders: set[str] = set()
+
+    def file(self, reason: str, path: str) -> None:
+        """One more file."""
+        count, example = self.of.get(reason, (0, path))
+        self.of[reason] = LeftOut(count + 1, example)
+
+    def folder(self, reason: str, path: str) -> None:
+        """A folder with all that is in it, which counts once."""
+        if path not in self._folders:
+            self._folders.add(path)
+            self.file(reason, path)
+
+
+class _Tree(NamedTuple):
+    """Images and dataset.json files by path, and the paths of all folders."""
+
+    images: dict[str, File]
+    tables: dict[str, File]
+    folders: set[str]
 
 
 def listing(root: Path) -> Listing:
@@ -55,81 +99,93 @@ def listing(root: Path) -> Listing:
         ValueError: no images, a class without, images beside sub-folders, an image that
             dataset.json has no label for, or what is wrong with that or with the archive.
     """
-    require(root)
-    found = zips.members(root) if root.is_file() else _on_disk(root)
-    named = (path for path in found if looks_like_image(path) and path[0] != ".")
-    paths = sorted(named, key=lambda path: path.split("/"))
-    files = tuple(found[path] for path in paths)
-    if LABELS in found:
-        where = f"{root}/{LABELS}"
-        try:
-            text = found[LABELS].read_bytes()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{where} cannot be read: {error}") from error
-        labels = json_labels(text, paths, where)
-        check(root, files)
-        return Listing(files, labels, tuple(map(str, range(max(labels) + 1))))
-    tops = [path.partition("/")[0] for path in paths]
+    tree, left = _tree(root)
+    prefix = _wrapping(tree)
+    paths = [path[len(prefix) :] for path in _ordered(tree.images)]
+    files = tuple(tree.images[prefix + path] for path in paths)
+    if prefix + LABELS in tree.tables:
+        where = f"{root}/{prefix}{LABELS}"
+        text = content(tree.tables[prefix + LABELS], where)
+        labels = json_labels(text, paths, where, left)
+        check(root, files, left.of)
+        return Listing(files, labels, tuple(map(str, range(max(labels) + 1))), left.of)
     loose = [path for path in paths if "/" not in path]
-    inside = {*tops} - {*loose}
-    classes = sorted(inside) if root.is_file() else subfolders(root)
+    inside = {path.partition("/")[0] for path in paths if "/" in path}
+    beside = (path.removeprefix(prefix) for path in tree.folders if path.startswith(prefix))
+    classes = natural({path for path in beside if path and "/" not in path} | inside)
     if not classes:
-        check(root, files)
-        return Listing(files, (-1,) * len(files), ())
+        check(root, files, left.of)
+        return Listing(files, (-1,) * len(files), (), left.of)
     if loose:
         raise ValueError(
             f"{str(root)!r} has sub-folders, which are classes, and beside them "
             f"{len(loose)} images, such as {loose[0]!r}: move these into a class"
         )
-    for name in classes:
-        check(root / name, [name] if name in inside else [])
+    if empty := [name for name in classes if name not in inside]:
+        raise ValueError(
+            f"no images in {str(root / (prefix + empty[0]))!r}: each sub-folder is a class,"
+            f" and {len(empty)} of {len(classes)} have no image{_said(left.of)}. Remove "
+            f"it, or move it elsewhere; or give the labels in {LABELS}, which may have more"
+        )
     number = {name: k for k, name in enumerate(classes)}
-    return Listing(files, tuple(number[top] for top in tops), tuple(classes))
+    labels = tuple(number[path.partition("/")[0]] for path in paths)
+    return Listing(files, labels, tuple(classes), left.of)
+
+
+def pictures(root: Path) -> tuple[tuple[File, ...], Mapping[str, LeftOut]]:
+    """All images in a folder or a ZIP archive, whatever their labels; and what is not read.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: it is no archive, or a damaged one.
+    """
+    tree, left = _tree(root)
+    return tuple(tree.images[path] for path in _ordered(tree.images)), left.of
 
 
 def classes_of(root: Path) -> tuple[str, ...]:
-    """The names of the labels alone, which takes no look into sub-folders.
+    """The names of the labels.
 
     Raises:
         FileNotFoundError, ValueError: as `listing`.
     """
-    require(root)
-    if root.is_dir() and not (root / LABELS).exists():
-        return tuple(subfolders(root))
     return listing(root).classes
 
 
-def require(root: Path) -> None:
-    """Refuses a path without anything.
+def content(file: File, where: str | None = None) -> bytes:
+    """The bytes of a file, or of a member of an archive.
 
     Raises:
-        FileNotFoundError: as it says.
+        ValueError: damage, more bytes than image files have, or no access.
     """
-    if not root.exists():
-        raise FileNotFoundError(f"there is no folder or ZIP file {str(root)!r}")
+    try:
+        if isinstance(file, Path) and (size := file.stat().st_size) > zips.LARGEST:
+            raise ValueError(f"it has {size:,} bytes, more than image files have")
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where or file} cannot be read: {error}") from error
 
 
-def subfolders(root: Path) -> list[str]:
-    """The names of the sub-folders, sorted, those that begin with a dot left out."""
-    names = (child.name for child in root.iterdir() if child.is_dir())
-    return sorted(name for name in names if not name.startswith("."))
+def natural(names: Collection[str]) -> list[str]:
+    """Names of classes in order: by number where all are numbers, else as text.
 
-
-def looks_like_image(path: str) -> bool:
-    """Whether a file of this path has an extension that is read, and is not hidden.
-
-    >>> looks_like_image("cats/1.JPG"), looks_like_image("cats/.1.jpg")
-    (True, False)
+    >>> natural(["10", "2", "02"]), natural(["10", "2", "a"])
+    (['02', '2', '10'], ['10', '2', 'a'])
     """
-    name = path.rpartition("/")[2]
-    return name[:1] != "." and name.rpartition(".")[2].lower() in EXTENSIONS
+    if all(name.isascii() and name.isdecimal() for name in names):
+        plain = {name: name.lstrip("0") for name in names}
+        return sorted(names, key=lambda name: (len(plain[name]), plain[name], name))
+    return sorted(names)
 
 
-def json_labels(text: bytes, paths: Collection[str], where: str) -> tuple[int, ...]:
+def json_labels(
+    text: bytes, paths: Collection[str], where: str, left: Any = None
+) -> tuple[int, ...]:
     """The label of each path; all -1 where dataset.json has none.
 
     Raises:
-        ValueError: another kind of file, a label that is no class, a path without one.
+        ValueError: another kind of file, a label that is no class, a path without one, or
+            one with two.
 
     >>> json_labels(b'{"labels": [["a/1.png", 3]]}', ["a/1.png"], "")
     (3,)
@@ -148,11 +204,20 @@ def json_labels(text: bytes, paths: Collection[str], where: str) -> tuple[int, .
             f"{where} must have labels [path, class], the class in 0 ... {MOST - 1}, got "
             f"{str(wrong)[:60]}"
         )
-    known = {path.replace("\\", "/"): label for path, label in rows}
+    known: dict[str, int] = {}
+    for row, label in rows:
+        path = zips.normal(row)
+        if known.setdefault(path, label) != label:
+            raise ValueError(
+                f"{where} has two labels for {path[:80]!r}, {known[path]} and {label}: "
+                "keep the right one"
+            )
     if missing := [path for path in paths if path not in known]:
         raise ValueError(
             f"{where} has no label for {len(missing)} images, such as {missing[0]!r}"
         )
+    for path in known.keys() - {*paths} if left else ():
+        left.file(f"paths in {LABELS} of files that are not there, or not read", path)
     return tuple(known[path] for path in paths)
 
 
@@ -163,22 +228,152 @@ def _is_row(row: Any) -> bool:
     return 0 <= row[1] < MOST
 
 
-def _on_disk(root: Path) -> dict[str, File]:
-    """The files under a folder by their paths from there, with slashes."""
-    found: dict[str, pathlib.Path] = {}
-    for path in root.rglob("*"):
-        relative = path.relative_to(root).as_posix()
-        if (looks_like_image(relative) or relative == LABELS) and path.is_file():
-            found[relative] = path
-    return found
-
-
-def check(folder: Path, images: Collection[Any]) -> None:
+def check(
+    folder: Path, images: Collection[Any], left_out: Mapping[str, LeftOut] | None = None
+) -> None:
     """Refuses a folder without images.
 
     Raises:
-        ValueError: which files are read.
+        ValueError: which files are read, and what was left out.
     """
     if not images:
-        known = ", ".join(EXTENSIONS)
-        raise ValueError(f"no images in {str(folder)!r}: files named {known} are read")
+        raise ValueError(
+            f"no images in {str(folder)!r}: files of formats that Pillow reads, such as "
+            f"png, jpg, webp and tif, are taken{_said(left_out or {})}"
+        )
+
+
+def _said(left_out: Mapping[str, LeftOut]) -> str:
+    """What was left out, to be put behind a sentence; "" if nothing was."""
+    left = (f"{reason} ({n:,}, such as {one!r})" for reason, (n, one) in left_out.items())
+    return f" (left out: {'; '.join(left)})" if left_out else ""
+
+
+def _ordered(images: Collection[str]) -> list[str]:
+    """Paths in the order of their parts."""
+    return sorted(images, key=lambda path: path.replace("/", "\0"))
+
+
+def _wrapping(tree: _Tree) -> str:
+    """The path, with a slash at its end, of the folder that the data are in: "" = the root.
+
+    A folder that is alone is looked through where it has folders or dataset.json in it,
+    and no images beside these.
+    """
+    prefix = ""
+    while prefix + LABELS not in tree.tables:
+        inside = [path[len(prefix) :] for path in tree.images if path.startswith(prefix)]
+        folders = {path[len(prefix) :] for path in tree.folders if path.startswith(prefix)}
+        tops = {path.partition("/")[0] for path in (*inside, *folders)} - {""}
+        if len(tops) != 1 or not inside:
+            break
+        top = f"{tops.pop()}/"
+        nested = all(path.startswith(top) and path.count("/") > 1 for path in inside)
+        if not nested and prefix + top + LABELS not in tree.tables:
+            break
+        prefix += top
+    return prefix
+
+
+def _tree(root: Path) -> tuple[_Tree, _Left]:
+    """All of a folder or an archive that is not left out.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if not root.exists():
+        raise FileNotFoundError(f"there is no folder or ZIP file {str(root)!r}")
+    tree, left = _Tree({}, {}, set()), _Left()
+    for path, file in (
+        _in_zip(root, tree, left) if root.is_file() else _on_disk(root, tree, left)
+    ):
+        reason = _why_not(path)
+        if reason:
+            left.file(reason, path)
+        elif path.rpartition("/")[2] == LABELS:
+            tree.tables[path] = file
+        else:
+            tree.images[path] = file
+    return tree, left
+
+
+def _why_not(path: str) -> str:
+    """Why a file of this path is left out; "" for images and dataset.json."""
+    name = path.rpartition("/")[2]
+    if name.startswith("."):
+        return "hidden files"
+    extension = name.rpartition(".")[2].lower() if "." in name else ""
+    if name == LABELS or extension in pixels.extensions():
+        return ""
+    if extension in pixels.FOREIGN:
+        return "pictures that other programs would have to read (EPS, WMF)"
+    return "files that are no pictures"
+
+
+def _why_not_into(name: str) -> str:
+    """Why a folder of this name is not looked into; "" where it is."""
+    if name.startswith("."):
+        return "hidden folders"
+    return "folders that systems make" if name.lower() in SYSTEM else ""
+
+
+def _in_zip(root: Path, tree: _Tree, left: _Left) -> Iterator[tuple[str, File]]:
+    """The files of an archive that are in no folder that is left out."""
+    files, folders = zips.members(root)
+
+    def kept(parts: list[str]) -> bool:
+        for depth, name in enumerate(parts, 1):
+            if reason := _why_not_into(name):
+                left.folder(reason, "/".join(parts[:depth]))
+                return False
+        return True
+
+    tree.folders.update(path for path in folders if kept(path.split("/")))
+    for path, file in files.items():
+        *parts, _ = path.split("/")
+        if kept(parts):
+            if not _why_not(path):
+                file.require_readable()
+            yield path, file
+
+
+def _on_disk(root: Path, tree: _Tree, left: _Left) -> Iterator[tuple[str, File]]:
+    """The files under a folder that are in no folder that is left out."""
+    todo: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_place(root),))]
+    while todo:
+        inside, above = todo.pop()
+        with os.scandir(root / inside) as entries:
+            for entry in entries:
+                path, at = f"{inside}{entry.name}", root / inside / entry.name
+                kind = _kind(at)
+                if kind != "folder":
+                    if kind == "file":
+                        yield path, at
+                    elif not entry.name.startswith("."):
+                        left.file(kind, path)
+                elif reason := _why_not_into(entry.name):
+                    left.folder(reason, path)
+                elif (place := _place(at)) in above:
+                    left.folder("links to a folder that they are in", path)
+                elif len(above) > DEPTH:
+                    left.folder(f"folders more than {DEPTH} deep", path)
+                else:
+                    tree.folders.add(path)
+                    todo.append((f"{path}/", (*above, place)))
+
+
+def _kind(path: Path) -> str:
+    """What is at a path, or at the end of a link: folder, file, or why it is neither."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "broken links"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "no regular files"
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """What a folder is known by, whichever way leads to it."""
+    at = folder.stat()
+    return at.st_dev, at.st_ino

@@ -13,8 +13,8 @@ import numpy as np
 from jaxdiff.data import shards
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels, VAELatents
-from jaxdiff.data.folder import decoded
 from jaxdiff.data.latents import require_posterior
+from jaxdiff.data.pixels import decoded
 from jaxdiff.data.skipping import require_on_error, skipping
 from jaxdiff.files import PathLike, keep_text, place
 
@@ -146,8 +146,7 @@ class Read:
             if not -1 <= label < len(self.header.classes):
                 raise ValueError(f"label {label} of {len(self.header.classes)} classes")
             if self.header.encoding == "file":
-                size, _, channels = self.shape
-                image = decoded(payload, size, channels)
+                image = decoded(payload, *self.shape)
             else:
                 image = shards.array_of(payload, self.header)
         except ValueError as error:

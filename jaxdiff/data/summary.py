@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdiff.data.batches import Dataset, Source
+from jaxdiff.data.batches import Dataset, LeftOut, Source
 from jaxdiff.data.skipping import Skipping
 
 SHOWN = 12
@@ -32,9 +32,15 @@ def describe(dataset: Dataset) -> list[str]:
     count, sides = len(dataset), " x ".join(map(str, dataset.shape))
     lines = [f"{count:,} image{'s' * (count != 1)}, {sides}"]
     lines += _classes(dataset)
-    for reason, left in sorted(dataset.left_out.items()):
-        lines.append(f"left out: {left.count:,} {reason}, such as {left.example!r}")
-    return lines
+    return lines + said(dataset.left_out)
+
+
+def said(left_out: Mapping[str, LeftOut]) -> list[str]:
+    """A line for each reason for which files are not used."""
+    return [
+        f"left out: {reason} ({left.count:,}, such as {left.example!r})"
+        for reason, left in sorted(left_out.items())
+    ]
 
 
 def _classes(dataset: Dataset) -> list[str]:

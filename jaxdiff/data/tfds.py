@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
-from jaxdiff.data.folder import decoded, square
+from jaxdiff.data.folder import square
+from jaxdiff.data.pixels import decoded
 from jaxdiff.data.skipping import require_on_error, skipping
 from jaxdiff.files import PathLike, keep_text, place
 
@@ -136,7 +137,7 @@ def pixels(
         ValueError: no image, or an array of another type or number of channels.
     """
     if not isinstance(found, np.ndarray):
-        return decoded(found, size, channels)
+        return decoded(found, size, size, channels)
     if found.dtype != np.uint8 or found.ndim != 3 or found.shape[-1] != channels:
         raise ValueError(
             f"{found.dtype} {found.shape} is no uint8 [H, W, {channels}]: set data.channels"

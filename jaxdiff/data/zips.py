@@ -4,15 +4,17 @@ The directory is read once. A member is then a place in the archive: reading it 
 archive, so any number of threads and processes may read at once and share nothing.
 """
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-HEADER = 30
-"""Bytes of a member's own header before its name."""
+from jaxdiff.interop import archives
+
 LARGEST = 2**28
 """More bytes than an image file has."""
+MEMBERS, DIRECTORY = 2_000_000, 2**28
+"""Members that an archive may have, and bytes of its directory; ImageNet has 1,300,000."""
+CHECKED = 10_000
+"""Members whose own headers are looked at when the archive is listed, if it has no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Member:
     packed: int
     size: int
     crc: int
-    stored: bool
+    method: int
 
     @property
     def name(self) -> str:
@@ -35,54 +37,78 @@ class Member:
     def __str__(self) -> str:
         return f"{self.archive}/{self.path}"
 
+    def require_readable(self) -> None:
+        """Refuses what cannot be read, before it is.
+
+        Raises:
+            ValueError: another compression than deflation, or more bytes than an image has.
+        """
+        if self.method not in (0, 8):
+            raise ValueError(
+                f"{self} is compressed by method {self.method}: make the archive with "
+                "deflation, or without compression"
+            )
+        if max(self.size, self.packed) > LARGEST:
+            raise ValueError(f"{self} has {self.size:,} bytes, which no image has")
+
     def read_bytes(self) -> bytes:
         """Its bytes, whose checksum is that of the directory.
 
         Raises:
-            ValueError: damage.
+            ValueError: damage, encryption, an unknown compression, or more bytes than an
+                image has.
         """
         with open(self.archive, "rb") as file:
             file.seek(self.at)
-            header = file.read(HEADER)
-            lengths = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
-            file.seek(self.at + HEADER + sum(lengths))
-            data = file.read(self.packed)
-        try:
-            inflate = zlib.decompressobj(-15).decompress
-            data = data if self.stored else inflate(data, self.size + 1)
-        except zlib.error as error:
-            raise ValueError(f"the ZIP file is damaged: {error}") from error
-        if len(data) != self.size or zlib.crc32(data) != self.crc:
-            raise ValueError("the ZIP file is damaged: another checksum, or cut short")
-        return data
+            head = file.read(archives.HEAD)
+            head += file.read(int.from_bytes(head[26:28], "little"))
+            flags = int.from_bytes(head[6:8], "little")
+            entry = archives.Entry(
+                head[archives.HEAD :], flags, self.method, self.crc, 0, 0, self.at
+            )
+            if normal(entry.name) != self.path:
+                raise ValueError(
+                    f"the ZIP file is damaged: no {self.path!r} is at its place"
+                )
+            file.seek(archives.body(head, entry))
+            raw = file.read(min(self.packed, LARGEST))
+        member = archives.Member(
+            self.path, memoryview(raw), self.method, self.size, self.crc
+        )
+        return bytes(archives.read(member, LARGEST))
 
 
-def members(path: Path) -> dict[str, Member]:
-    """The files in an archive by their paths, stored as they are or deflated.
+def normal(name: str) -> str:
+    """A member's name as a relative path with slashes, whoever wrote the archive.
+
+    >>> normal(".\\\\cat\\\\1.png"), normal("/cat//2.png")
+    ('cat/1.png', 'cat/2.png')
+    """
+    parts = name.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def members(path: Path) -> tuple[dict[str, Member], set[str]]:
+    """The files in an archive by their paths, and the paths of the folders that it names.
 
     Raises:
-        ValueError: no ZIP archive, or a member that is encrypted, otherwise compressed, or
-            larger than image files are.
+        ValueError: no ZIP archive, damage, a file twice, or one that is encrypted.
     """
+    files: dict[str, Member] = {}
+    folders, archive = set(), str(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        data = archives.mapped(path)
+        for entry in archives.entries(data, MEMBERS, DIRECTORY):
+            name = normal(entry.name)
+            if len(files) < CHECKED:
+                archives.body(bytes(data[entry.at :][: archives.HEAD + 2**16]), entry)
+            if entry.name.endswith(("/", "\\")):
+                folders.add(name)
+                continue
+            if name in files:
+                raise ValueError(f"it has two files {name[:80]!r}")
+            _, _, method, crc, packed, size, at = entry
+            files[name] = Member(archive, name, at, packed, size, crc, method)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as a ZIP file: {error}") from error
-    found = {}
-    for info in infos:
-        method, where = info.compress_type, f"{path}: {info.filename!r}"
-        if info.flag_bits & 1 or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{where} is encrypted, or neither stored nor deflated")
-        if max(info.file_size, info.compress_size) > LARGEST:
-            raise ValueError(f"{where} has {info.file_size:,} bytes, which no image has")
-        found[info.filename] = Member(
-            str(path),
-            info.filename,
-            info.header_offset,
-            info.compress_size,
-            info.file_size,
-            info.CRC,
-            method == zipfile.ZIP_STORED,
-        )
-    return found
+    return files, folders

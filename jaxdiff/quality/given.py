@@ -3,6 +3,7 @@
 Nothing is resized, cropped or converted: what would change a metric unsaid is refused.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from jaxdiff.data import pixels, zips
 from jaxdiff.data.batches import Memory, Source
-from jaxdiff.data.folder import is_image
+from jaxdiff.data.listing import File, content, pictures
+from jaxdiff.data.summary import said
 from jaxdiff.files import PathLike, place
 from jaxdiff.interop import archives, npz
 
@@ -19,30 +22,31 @@ MODES = {"RGB": 3, "L": 1}
 """Pillow's modes that are read, and their channels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Files of one size and mode, each read when its image is asked for."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[File, ...]
     shape: tuple[int, int, int]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        from PIL import Image
-
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
-                pixels = np.asarray(file).reshape(self.shape)
-        except (OSError, SyntaxError, ValueError) as error:
+            with pixels.opened(content(path)) as image:
+                array = np.asarray(image).reshape(self.shape)
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
-        return {"image": pixels, "label": np.int32(-1)}
+        return {"image": array, "label": np.int32(-1)}
 
 
 def images_in(path: PathLike, number: int | None = None) -> Source:
-    """The images of an NPZ ("images" or "arr_0", uint8) or of a folder and all below it.
+    """The images of an NPZ ("images" or "arr_0", uint8), or of a folder or ZIP archive.
+
+    All pictures in a folder are taken, at any depth, by the rules of `data.listing`; a
+    warning counts what is left out.
 
     `number` takes the first so many, in the order of the array or of the names.
 
@@ -52,10 +56,10 @@ def images_in(path: PathLike, number: int | None = None) -> Source:
             are not uint8, transparent pictures or a palette.
     """
     path = place(path)
-    if path.is_dir():
-        return _folder(path, number)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no folder and no file {path}")
+    if path.is_dir() or _is_archive_of_pictures(path):
+        return _files(path, number)
     try:
         stored = npz.arrays(archives.mapped(path), texts=True)
         name = next((n for n in ("images", "arr_0") if n in stored), None)
@@ -85,22 +89,22 @@ def _require(images: Shaped[np.ndarray, "..."], path: Path) -> None:
         )
 
 
-def _folder(path: Path, number: int | None) -> Pictures:
-    from PIL import Image
-
-    paths = sorted(file for file in path.rglob("*") if is_image(file))
-    count = _count(len(paths), number, path)
+def _files(path: Path, number: int | None) -> Pictures:
+    """The pictures of a folder or a ZIP archive, whose headers are looked at."""
+    files, left_out = pictures(path)
+    if left_out:
+        warnings.warn(f"{path}: {'; '.join(said(left_out))}", stacklevel=3)
+    count = _count(len(files), number, path)
     first: tuple[Any, ...] | None = None
-    for file in paths[:count]:
+    for file in files[:count]:
         try:
-            with Image.open(file) as image:
-                found = *image.size, image.mode
-        except (OSError, SyntaxError, ValueError) as error:
+            found = pixels.kind(content(file))
+        except ValueError as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
         first = first or found
         if found != first:
             raise ValueError(
-                f"{file} is {_said(found)}, {paths[0].name} {_said(first)}: all images "
+                f"{file} is {_said(found)}, {files[0].name} {_said(first)}: all images "
                 "must be alike"
             )
         if found[2] not in MODES:
@@ -109,7 +113,17 @@ def _folder(path: Path, number: int | None) -> Pictures:
                 "the reference is grey; lay transparent ones over a colour"
             )
     width, height, mode = first
-    return Pictures(tuple(paths[:count]), (height, width, MODES[mode]))
+    return Pictures(files[:count], (height, width, MODES[mode]))
+
+
+def _is_archive_of_pictures(path: Path) -> bool:
+    """Whether a file is a ZIP archive, and none of arrays."""
+    if path.suffix.lower() == ".npz":
+        return False
+    with path.open("rb") as file:
+        if file.read(4) != archives.HEADER:
+            return False
+    return not any(name.endswith(".npy") for name in zips.members(path)[0])
 
 
 def _said(found: tuple[int, int, str]) -> str:

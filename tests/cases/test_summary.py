@@ -37,7 +37,7 @@ def test_names_of_files_cannot_write_to_the_terminal() -> None:
     data = dataset(("\x1b[2J",), [0])
     data = Dataset(data.source, data.classes, {"hidden files": LeftOut(2, "a/\x1b]0;.x")})
     assert not any("\x1b" in line for line in describe(data))
-    assert describe(data)[-1] == r"left out: 2 hidden files, such as 'a/\x1b]0;.x'"
+    assert describe(data)[-1] == r"left out: hidden files (2, such as 'a/\x1b]0;.x')"
 
 
 def test_labels_that_only_the_images_have_are_not_counted() -> None:
