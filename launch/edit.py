@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from jaxdiff import generate, pictures, sharding
 from jaxdiff.config import Experiment
-from jaxdiff.data import Pixels, folder, split_of
+from jaxdiff.data import Pixels, folder, listing, split_of
 from jaxdiff.files import place, write_atomically
 from jaxdiff.pixels import to_float
 
@@ -101,9 +101,10 @@ def _images(
     if classes and not asking.LABELS.value:
         raise ValueError(f"--image needs --labels: this run knows {classes} classes")
     path = place(IMAGE.value)
-    found = sorted(filter(folder.is_image, path.iterdir())) if path.is_dir() else [path]
+    found = [path]
     if path.is_dir():
-        folder.check(path, found)
+        found, left_out = listing.pictures(path)
+        listing.check(path, found, left_out)
     height, width, channels = experiment.data.shape
     if height != width:
         raise ValueError(f"--image are squares, this run's images are {height} by {width}")

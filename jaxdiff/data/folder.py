@@ -7,7 +7,6 @@ they are asked for, so a folder may be larger than memory.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from jaxdiff import reprs
 from jaxdiff.data import pixels
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
-from jaxdiff.data.listing import File, check, classes_of, content, listing, stamp
+from jaxdiff.data.listing import File, classes_of, content, listing, stamp
 from jaxdiff.data.skipping import require_on_error, skipping
 from jaxdiff.files import PathLike, keep_text, place
 
@@ -109,13 +108,6 @@ class Files:
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = read(self.paths[index], self.size)
         return {"image": image, "label": np.int32(self.labels[index])}
-
-
-def is_image(path: Path) -> bool:
-    """Whether this is a file with one of the extensions that are read, and not hidden."""
-    name = path.name
-    known = name.rpartition(".")[2].lower() in pixels.extensions() and "." in name
-    return known and not name.startswith(".") and path.is_file()
 
 
 def read(
