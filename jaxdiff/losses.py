@@ -18,7 +18,7 @@ Improved DDPM's objectives, T the table's number of steps:
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,13 @@ from jaxdiff.posterior import (
     Variance,
     chain,
 )
+from jaxdiff.ranges import Finite, Items, Limit, checked
 from jaxdiff.schedules import Table
 from jaxdiff.types import Denoised, LossTerm, Noised, NoiseLevel, Weighting
 
 
 @dataclass(frozen=True)
+@checked
 class WeightedError:
     """The squared x0 error, weighted by the level it was made at."""
 
@@ -48,6 +50,7 @@ class WeightedError:
 
 
 @dataclass(frozen=True)
+@checked
 class Uncertain:
     """A term balanced by its own learned log-variance u(level) [EDM2 eq. 14].
 
@@ -68,10 +71,11 @@ class Uncertain:
 
 
 @dataclass(frozen=True)
+@checked
 class Total:
     """A weighted sum of terms."""
 
-    terms: tuple[tuple[float, LossTerm], ...]
+    terms: Annotated[tuple[tuple[Finite, LossTerm], ...], Items(1, 100)]
 
     def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
         return sum(scale * term(denoised, noised) for scale, term in self.terms)
@@ -90,6 +94,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class PixelDecoder:
     """The mass of N(mean, variance) in x0's bin, for 256 values in [-1, 1] [DDPM eq. 13].
 
@@ -113,6 +118,7 @@ class PixelDecoder:
 
 
 @dataclass(frozen=True)
+@checked
 class DensityDecoder:
     """The density of N(mean, variance) at x0, for data that have one."""
 
@@ -147,13 +153,14 @@ def bound_term(
 
 
 @dataclass(frozen=True)
+@checked
 class LevelLikelihood:
     """(ln v + (u - m)^2 / v) / 2 for a network that says u = ln(sigma / alpha) is N(m, v).
 
     u is held to +-limit, beyond which nothing of the data, or of the noise, can be seen.
     """
 
-    limit: float = 10.0
+    limit: Limit = 10.0
 
     def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
         if denoised.level is None:
@@ -167,6 +174,7 @@ class LevelLikelihood:
 
 
 @dataclass(frozen=True)
+@checked
 class VariationalBound:
     """One term of the bound on -log p(x0) for a table, in bits/dim [IDDPM eq. 4-7].
 

@@ -18,7 +18,7 @@ and other scalars pass through.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdiff.networks.magnitude import unit_rows, wide
 from jaxdiff.posthoc import std_to_exponent
+from jaxdiff.ranges import (
+    Fraction,
+    FractionBelowOne,
+    Items,
+    NonNegative,
+    Positive,
+    Range,
+    checked,
+)
 
 
 def nan_to_zero() -> optax.GradientTransformation:
@@ -199,7 +208,12 @@ def edm2_adam(
     )
 
 
+HalfLife = Annotated[float, Range(1, above=True)]
+"""Images, after which a moving average has forgotten half."""
+
+
 @dataclass(frozen=True)
+@checked
 class EDM2Optimizer:
     """EDM2's optimiser as a value: `edm2_adam` at the rate of `inverse_sqrt_schedule`.
 
@@ -212,32 +226,19 @@ class EDM2Optimizer:
             no stds, one outside (0, 12^(-1/2)), a half-life of an image or less.
     """
 
-    learning_rate: float = 0.01
-    ref_batches: float = 70000.0
-    rampup_images: float = 10e6
-    b1: float = 0.9
-    b2: float = 0.99
-    eps: float = 1e-8
-    stds: tuple[float, ...] = (0.05, 0.10)
-    halflives: tuple[float, ...] = ()
+    learning_rate: Positive = 0.01
+    ref_batches: NonNegative = 70000.0
+    rampup_images: NonNegative = 10e6
+    b1: FractionBelowOne = 0.9
+    b2: FractionBelowOne = 0.99
+    eps: Fraction = 1e-8
+    stds: Annotated[tuple[Positive, ...], Items(1, 100, "such as (0.05,)")] = (0.05, 0.10)
+    halflives: Annotated[tuple[HalfLife, ...], Items(0, 100)] = ()
     forced_norm: bool = True
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("ref_batches", "rampup_images", "eps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is negative: {getattr(self, name)}")
-        if not self.stds:
-            raise ValueError("stds is empty: track one EMA at least, such as (0.05,)")
         for std in self.stds:
             std_to_exponent(std)
-        for halflife in self.halflives:
-            if not halflife > 1:
-                raise ValueError(f"halflives count images, more than 1; got {halflife}")
         for name in ("stds", "halflives"):
             lengths = getattr(self, name)
             if len(set(lengths)) < len(lengths):

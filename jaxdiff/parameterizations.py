@@ -21,6 +21,7 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdiff.ranges import Limit, Positive, checked
 from jaxdiff.types import NoiseLevel, Scaling
 
 
@@ -32,10 +33,11 @@ class NoiseLabel(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class LogSigmaLabel:
     """ln(sigma / alpha) / 4 = -logsnr / 8 [EDM tab. 1], with |logsnr| held to `limit`."""
 
-    limit: float = 20.0
+    limit: Limit = 20.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         floor = jnp.exp(-self.limit / 2)
@@ -45,6 +47,7 @@ class LogSigmaLabel:
 
 
 @dataclass(frozen=True)
+@checked
 class AngleLabel:
     """(2 / pi) atan2(sigma, alpha), in [0, 1]; exact at both ends of any path."""
 
@@ -53,6 +56,7 @@ class AngleLabel:
 
 
 @dataclass(frozen=True)
+@checked
 class X0:
     """The network predicts the data."""
 
@@ -65,6 +69,7 @@ class X0:
 
 
 @dataclass(frozen=True)
+@checked
 class Eps:
     """The network predicts the noise [DDPM]; undefined at alpha = 0."""
 
@@ -76,6 +81,7 @@ class Eps:
 
 
 @dataclass(frozen=True)
+@checked
 class V:
     """The network predicts v / r; v itself where the path preserves variance [PD]."""
 
@@ -88,6 +94,7 @@ class V:
 
 
 @dataclass(frozen=True)
+@checked
 class Flow:
     """The network predicts eps - x0, the velocity of the rectified flow, on any path."""
 
@@ -100,6 +107,7 @@ class Flow:
 
 
 @dataclass(frozen=True)
+@checked
 class Score:
     """The network predicts r score, the score at unit scale; undefined at alpha = 0."""
 
@@ -112,19 +120,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+@checked
 class EDM:
     """Unit variance in, unit variance out, on any path [EDM eq. 7, tab. 1].
 
     sigma_data is the standard deviation of the data, 0.5 for images in [-1, 1].
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     label: NoiseLabel = LogSigmaLabel()
     has_pole_at_pure_noise = False
-
-    def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be above 0, got {self.sigma_data}")
 
     def __call__(self, at: NoiseLevel) -> Scaling:
         r = jnp.sqrt(at.alpha**2 * self.sigma_data**2 + at.sigma**2)
@@ -137,6 +142,7 @@ class EDM:
 
 
 @dataclass(frozen=True)
+@checked
 class Unscaled:
     """The network sees x itself, and no level: for `networks.LevelEstimator`.
 

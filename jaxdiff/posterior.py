@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxdiff.ranges import checked
 from jaxdiff.types import Leaf, NoiseLevel, Real, pytree
 
 
@@ -88,6 +89,7 @@ class Variance(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class SmallVariance:
     """ln small: exact where the data are one point."""
 
@@ -96,6 +98,7 @@ class SmallVariance:
 
 
 @dataclass(frozen=True)
+@checked
 class LargeVariance:
     """ln large, exact where x0 ~ N(0, I); ln small on the data, for a sharper decoder."""
 
@@ -104,6 +107,7 @@ class LargeVariance:
 
 
 @dataclass(frozen=True)
+@checked
 class LearnedVariance:
     """f ln large + (1 - f) ln small, f = (v + 1) / 2 [IDDPM eq. 15].
 

@@ -29,11 +29,13 @@ An uncertainty that is learned per level is `losses.Uncertain`, for any of them.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdiff.ranges import LogSNR, NonNegative, Positive, Whole, checked
 from jaxdiff.types import NoiseLevel, Parameterization, Schedule
 
 LIMIT = 40.0
@@ -41,6 +43,7 @@ LIMIT = 40.0
 
 
 @dataclass(frozen=True)
+@checked
 class UniformOnNetwork:
     """Weight 1 on the network's own output: 1 / c_out^2.
 
@@ -56,6 +59,7 @@ class UniformOnNetwork:
 
 
 @dataclass(frozen=True)
+@checked
 class UniformOnX0:
     """Weight 1 on the x0 error."""
 
@@ -64,6 +68,7 @@ class UniformOnX0:
 
 
 @dataclass(frozen=True)
+@checked
 class Debias:
     """1 / sqrt(SNR) on the eps error, so sqrt(SNR) on the x0 error [Debias]."""
 
@@ -72,19 +77,18 @@ class Debias:
 
 
 @dataclass(frozen=True)
+@checked
 class MinSNR:
     """min(SNR, gamma) on the x0 error [MinSNR]."""
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "gamma", 5)
+    gamma: Positive = 5.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         return jnp.minimum(_snr(at), self.gamma)
 
 
 @dataclass(frozen=True)
+@checked
 class SoftMinSNR:
     """gamma SNR / (SNR + gamma) on the x0 error [HDiT].
 
@@ -92,10 +96,7 @@ class SoftMinSNR:
     (sigma^2 + sigma_data^2)^2 on the error of EDM's F.
     """
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "gamma", 5)
+    gamma: Positive = 5.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         snr = _snr(at)
@@ -103,19 +104,15 @@ class SoftMinSNR:
 
 
 @dataclass(frozen=True)
+@checked
 class P2:
     """(k + SNR)^-gamma on the eps error, so SNR (k + SNR)^-gamma on the x0 error [P2].
 
     gamma is 1 or 0.5 there; 0 is L_simple.
     """
 
-    k: float = 1.0
-    gamma: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "k", 1)
-        if not self.gamma >= 0:
-            raise ValueError(f"P2 needs gamma >= 0, got {self.gamma}; published: 1 or 0.5")
+    k: Positive = 1.0
+    gamma: NonNegative = 1.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         snr = _snr(at)
@@ -123,6 +120,7 @@ class P2:
 
 
 @dataclass(frozen=True)
+@checked
 class TruncatedSNR:
     """max(SNR, 1) on the x0 error [PD]: L_simple that does not forget pure noise."""
 
@@ -131,6 +129,7 @@ class TruncatedSNR:
 
 
 @dataclass(frozen=True)
+@checked
 class ELBO:
     """The variational bound in continuous time: -d SNR / dt / 2 on the x0 error [VDM].
 
@@ -152,6 +151,7 @@ class ELBO:
 
 
 @dataclass(frozen=True)
+@checked
 class DiscreteELBO:
     """The bound of T steps: T (SNR(t - 1 / T) - SNR(t)) / 2 on the x0 error [VDM].
 
@@ -162,10 +162,10 @@ class DiscreteELBO:
     """
 
     schedule: Schedule
-    steps: int = 0
+    steps: Annotated[int, Whole(0, 10**6)] = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or not (self.steps or getattr(self.schedule, "steps", 0)):
+        if not (self.steps or getattr(self.schedule, "steps", 0)):
             raise ValueError(
                 f"DiscreteELBO needs a number of steps on {self.schedule}, got "
                 f"{self.steps}: use steps=1000, or ELBO for continuous time"
@@ -180,6 +180,7 @@ class DiscreteELBO:
 
 
 @dataclass(frozen=True)
+@checked
 class Sigmoid:
     """sigmoid(bias - logsnr) under the bound's integral over logsnr [KG].
 
@@ -188,7 +189,7 @@ class Sigmoid:
     """
 
     schedule: Schedule
-    bias: float = 0.0
+    bias: LogSNR = 0.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         return ELBO(self.schedule)(at) * jax.nn.sigmoid(self.bias - _logsnr(at))
@@ -223,15 +224,6 @@ def require_finite_mean(
             f"with {times}: on the network's output it is {near:.3g} at t = 1e-5 and grows "
             f"as t^-{power:.2g}, so the mean loss is infinite. Use weightings.MinSNR(), or "
             "a law that stays away from t = 0, such as times.Uniform(low=0.001)"
-        )
-
-
-def _require_positive(weighting: object, field: str, published: int) -> None:
-    value = getattr(weighting, field)
-    if not value > 0:
-        raise ValueError(
-            f"{type(weighting).__name__} needs {field} > 0, got {value}; "
-            f"published: {published}"
         )
 
 

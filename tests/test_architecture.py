@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
-    {"version", "reprs", "pixels"},
+    {"version", "reprs", "pixels", "ranges"},
     {"types", "files", "accelerators", "finite", "progress"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"}
     | {"processes"},
@@ -27,7 +27,7 @@ ROWS = (
 )
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
-    "likelihood", "editing", "noise_shift", "reprs", "pixels",
+    "likelihood", "editing", "noise_shift", "reprs", "pixels", "ranges",
 }  # fmt: skip
 """Modules that may import jax, NumPy and jaxtyping alone; adaptive.py, diffrax too."""
 

@@ -9,7 +9,6 @@ are those of the closed table in `table`: reading a config imports and runs noth
 """
 
 from jaxdiff.config.experiment import (
-    DTYPES,
     SNAPSHOT_DTYPES,
     Experiment,
     Images,
@@ -29,7 +28,6 @@ from jaxdiff.config.forms import (
 from jaxdiff.config.table import KINDS, NAMES, TYPES
 
 __all__ = [
-    "DTYPES",
     "FREE",
     "KINDS",
     "NAMES",

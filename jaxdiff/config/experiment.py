@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from flax import linen as nn
 
@@ -23,6 +24,16 @@ from jaxdiff import (
 from jaxdiff.config.fields import parts
 from jaxdiff.files import PathLike, keep_text
 from jaxdiff.guidance import Rule, Sum
+from jaxdiff.ranges import (
+    Choice,
+    Finite,
+    Fraction,
+    Limit,
+    NonNegative,
+    Positive,
+    Whole,
+    checked,
+)
 from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
 
 Images = (
@@ -39,7 +50,21 @@ Images = (
 """Where images come from."""
 
 
+SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
+"""What snapshots may be saved in."""
+
+REMEDIES = ("stop", "skip", "roll_back")
+"""What may be done about numbers that are not finite."""
+
+Count = Annotated[int, Whole(1, 10**9)]
+Every = Annotated[int, Whole(0, 10**9)]
+"""A number of steps between two events; 0 = never."""
+Bounds = tuple[NonNegative, Limit]
+"""Low and high of sigma / alpha."""
+
+
 @dataclass(frozen=True)
+@checked
 class Sampling:
     """How pictures are drawn, during training and by default after it.
 
@@ -53,30 +78,24 @@ class Sampling:
     """
 
     grid: Grid = levels.Karras()
-    steps: int = 32
+    steps: Annotated[int, Whole(1, 10_000)] = 32
     solver: Solver = solvers.Heun()
-    guidance: float = 0.0
-    interval: tuple[float, float] = (0.0, math.inf)
+    guidance: Finite = 0.0
+    interval: Bounds = (0.0, math.inf)
     plus_plus: bool = False
-    noise_guidance: float = 0.0
-    noise_interval: tuple[float, float] = (0.0, math.inf)
+    noise_guidance: Finite = 0.0
+    noise_interval: Bounds = (0.0, math.inf)
     rule: Rule = Sum()
-    threshold: float = 0.0
-    std: float = 0.10
+    threshold: Fraction = 0.0
+    std: Positive = 0.10
     clip: bool = False
-    images: int = 100
+    images: Annotated[int, Whole(1, 10_000)] = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("interval", "noise_interval"):
             low, high = getattr(self, name)
-            if not 0 <= low < high:
-                raise ValueError(f"{name} needs 0 <= low < high, got {low}, {high}")
-        for name in ("guidance", "noise_guidance"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+            if not low < high:
+                raise ValueError(f"{name} needs low < high, got {low}, {high}")
         if self.plus_plus and not isinstance(self.solver, solvers.Euler | solvers.DDIM):
             raise ValueError(
                 f"plus_plus is a step of Euler or DDIM, not of {self.solver}: use one of "
@@ -86,11 +105,10 @@ class Sampling:
             raise ValueError(
                 f"with plus_plus, guidance must lie in [0, 1], got {self.guidance}"
             )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is a quantile, got {self.threshold}; 0 = none")
 
 
 @dataclass(frozen=True)
+@checked
 class Experiment:
     """One training run. Everything is frozen, prints, compares and can be saved.
 
@@ -127,26 +145,26 @@ class Experiment:
     )
     optimizer: optim.EDM2Optimizer = optim.EDM2Optimizer()
     sampling: Sampling = Sampling()
-    batch_size: int = 128
-    accumulation: int = 1
-    steps: int = 1000
-    seed: int = 0
+    batch_size: Annotated[int, Whole(1, 2**20)] = 128
+    accumulation: Annotated[int, Whole(1, 2**20)] = 1
+    steps: Count = 1000
+    seed: Annotated[int, Whole(0, 2**32 - 1)] = 0
     init_from: PathLike = ""
-    loss_scale: float = 1.0
-    label_dropout: float = 0.0
-    noise_dropout: float = 0.0
-    log_every: int = 50
-    sample_every: int = 1000
-    checkpoint_every: int = 500
-    keep: int = 2
-    keep_every: int = 0
-    snapshot_every: int = 0
-    snapshot_dtype: str = "float16"
-    magnitudes_every: int = 0
-    fsdp: int = 1
-    on_nonfinite: str = "stop"
-    eval_every: int = 0
-    eval_images: int = 500
+    loss_scale: Positive = 1.0
+    label_dropout: Fraction = 0.0
+    noise_dropout: Fraction = 0.0
+    log_every: Count = 50
+    sample_every: Every = 1000
+    checkpoint_every: Count = 500
+    keep: Count = 2
+    keep_every: Every = 0
+    snapshot_every: Every = 0
+    snapshot_dtype: Annotated[str, Choice(*SNAPSHOT_DTYPES)] = "float16"
+    magnitudes_every: Every = 0
+    fsdp: Annotated[int, Whole(1, 2**20)] = 1
+    on_nonfinite: Annotated[str, Choice(*REMEDIES)] = "stop"
+    eval_every: Every = 0
+    eval_images: Annotated[int, Whole(10, 10**7)] = 500
     eval_extractors: tuple[str, ...] = ("lite0", "pixels8")
 
     def __post_init__(self) -> None:
@@ -158,10 +176,6 @@ class Experiment:
                 "alpha = 0, where the noise says nothing about the data: use V, X0, Flow "
                 "or EDM there, or a schedule that keeps some signal"
             )
-        if self.network.dtype not in DTYPES:
-            raise ValueError(f"network.dtype is {self.network.dtype!r}, not in {DTYPES}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0 ... 2^32 - 1, got {self.seed}")
         _require_one_table(self)
         kinds = parameterizations.EDM, data.VAELatents
         stds = {part.sigma_data for kind in kinds for part in parts(self, kind)}
@@ -170,30 +184,11 @@ class Experiment:
                 f"sigma_data is {sorted(stds)} in different places of the experiment: "
                 "change parameterization.sigma_data and the loss's together"
             )
-        every = ("log_every", "checkpoint_every")
-        for field in ("batch_size", "accumulation", "steps", *every, "keep", "fsdp"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"a batch of {self.batch_size} does not split into accumulation = "
                 f"{self.accumulation} equal parts"
             )
-        never = ("sample_every", "snapshot_every", "magnitudes_every", "eval_every")
-        for field in (*never, "keep_every"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} is negative: {getattr(self, field)}; 0 = never")
-        if self.eval_images < 10:
-            raise ValueError(f"eval_images must be at least 10, got {self.eval_images}")
-        if self.on_nonfinite not in REMEDIES:
-            raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}, not in {REMEDIES}")
-        if self.snapshot_dtype not in SNAPSHOT_DTYPES:
-            raise ValueError(
-                f"snapshot_dtype is {self.snapshot_dtype!r}, not in {SNAPSHOT_DTYPES}"
-            )
-        for field in ("label_dropout", "noise_dropout"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} is a probability, got {getattr(self, field)}")
         if self.sampling.guidance and not (self.label_dropout and self.network.label_dim):
             raise ValueError(
                 f"sampling.guidance is {self.sampling.guidance}, which needs a network "
@@ -212,8 +207,6 @@ class Experiment:
                 "noise guidance of an X0 network has the wrong sign: what it expects of x0 "
                 "without the level is no noisier. Train EDM, Eps, V or Flow instead"
             )
-        if not 0 < self.loss_scale < math.inf:
-            raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
         if self.sampling.std not in self.optimizer.lengths:
             raise ValueError(
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
@@ -277,13 +270,3 @@ def _require_one_table(experiment: Experiment) -> None:
             "posterior.LearnedVariance needs network.learned_variance = True; without it "
             "use posterior.SmallVariance"
         )
-
-
-SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
-"""What snapshots may be saved in."""
-
-REMEDIES = ("stop", "skip", "roll_back")
-"""What may be done about numbers that are not finite."""
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-"""Compute dtypes of networks."""

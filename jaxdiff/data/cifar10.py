@@ -18,6 +18,7 @@ import types
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -26,6 +27,7 @@ from jaxdiff.data.batches import Dataset, Memory
 from jaxdiff.data.encoders import Pixels
 from jaxdiff.files import PathLike, keep_text, place
 from jaxdiff.interop import arrays, pickles
+from jaxdiff.ranges import Choice, checked
 
 SPLITS = ("train", "test", "all")
 CLASSES = (
@@ -55,6 +57,7 @@ Rows = tuple[UInt8[np.ndarray, "N H W C"], Int32[np.ndarray, " N"]]
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class CIFAR10:
     """The photos, [32, 32, 3]; 50,000 to train on and 10,000 to test, in memory.
 
@@ -68,15 +71,13 @@ class CIFAR10:
     """
 
     path: PathLike = "cifar-10-python.tar.gz"
-    split: str = "train"
+    split: Annotated[str, Choice(*SPLITS)] = "train"
     flip: bool = False
 
     def __post_init__(self) -> None:
         keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name cifar-10-python.tar.gz, or its folder")
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

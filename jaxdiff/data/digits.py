@@ -6,16 +6,19 @@ They are the optical recognition of handwritten digits data set of the UCI repos
 
 import dataclasses
 from importlib import metadata
+from typing import Annotated
 
 import numpy as np
 
 from jaxdiff.data.batches import Dataset, Memory
+from jaxdiff.ranges import Choice, checked
 
 SPLITS = ("train", "test", "all")
 FILE = "sklearn/datasets/data/digits.csv.gz"
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Digits:
     """The digits 0 ... 9, [8, 8, 1]; 1,497 images to train on and 300 to test.
 
@@ -30,11 +33,7 @@ class Digits:
     ((8, 8, 1), 300)
     """
 
-    split: str = "train"
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
+    split: Annotated[str, Choice(*SPLITS)] = "train"
 
     @property
     def shape(self) -> tuple[int, int, int]:

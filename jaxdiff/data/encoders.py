@@ -9,7 +9,7 @@ back in another epoch comes back with another eps [EDM2].
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from jaxdiff.pixels import to_uint8
+from jaxdiff.ranges import Finite, Items, Positive, checked
 
 Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
 """Mean and variance of each element of x0 over the draws of `encode`, in float64."""
@@ -90,6 +91,7 @@ class Pixels:
 
 
 @dataclass(frozen=True)
+@checked
 class VAELatents:
     """Posteriors N(mean, std^2) of a VAE, a draw brought to mean 0 and std sigma_data.
 
@@ -108,22 +110,15 @@ class VAELatents:
     [[[[4.0]]]]
     """
 
-    mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)
-    std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)
-    sigma_data: float = 0.5
+    mean: tuple[Finite, ...] = (5.81, 3.25, 0.12, -2.15)
+    std: Annotated[tuple[Positive, ...], Items(1, 1024)] = (4.17, 4.62, 3.71, 3.28)
+    sigma_data: Positive = 0.5
 
     def __post_init__(self) -> None:
-        if not self.std or len(self.mean) != len(self.std):
+        if len(self.mean) != len(self.std):
             raise ValueError(
                 f"encoder.mean and encoder.std need one number for each channel, got "
                 f"{len(self.mean)} and {len(self.std)}"
-            )
-        if not all(np.isfinite(self.mean)):
-            raise ValueError(f"encoder.mean must be finite numbers, got {self.mean}")
-        if not all(0 < s < np.inf for s in (*self.std, self.sigma_data)):
-            raise ValueError(
-                f"encoder.std and encoder.sigma_data must be above 0, got {self.std} and "
-                f"{self.sigma_data}"
             )
 
     def encode(

@@ -7,7 +7,7 @@ they are asked for, so a folder may be larger than memory.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,11 +17,13 @@ from jaxdiff.data import pixels
 from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
 from jaxdiff.data.listing import File, classes_of, content, listing, stamp
-from jaxdiff.data.skipping import require_on_error, skipping
+from jaxdiff.data.skipping import ON_ERROR, skipping
 from jaxdiff.files import PathLike, keep_text, place
+from jaxdiff.ranges import Choice, checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Folder:
     """The images of a folder or a ZIP file, [size, size, 3], in the order of their names.
 
@@ -40,16 +42,14 @@ class Folder:
     """
 
     path: PathLike = ""
-    size: int = 64
+    size: pixels.Side = 64
     flip: bool = False
-    on_error: str = "stop"
+    on_error: Annotated[str, Choice(*ON_ERROR)] = "stop"
 
     def __post_init__(self) -> None:
         keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name the folder of your images")
-        pixels.require_side(self.size)
-        require_on_error(self.on_error)
 
     @property
     def shape(self) -> tuple[int, int, int]:

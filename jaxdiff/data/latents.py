@@ -25,6 +25,7 @@ from jaxdiff.data.encoders import VAELatents
 from jaxdiff.data.listing import MOST, stamp
 from jaxdiff.files import PathLike, keep_text, place, write_atomically
 from jaxdiff.interop import archives, npz
+from jaxdiff.ranges import Size, checked
 
 DTYPES = ("float32", "float16")
 PROBE = 64
@@ -37,6 +38,7 @@ Posteriors = tuple[
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Latents:
     """The latents of an NPZ file, [size, size, channels of the encoder].
 
@@ -50,15 +52,13 @@ class Latents:
     """
 
     path: PathLike = ""
-    size: int = 64
+    size: Size = 64
     encoder: VAELatents = VAELatents()
 
     def __post_init__(self) -> None:
         keep_text(self, "path")
         if not self.path:
             raise ValueError("path is empty: name the .npz file of your latents")
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ import pathlib
 import warnings
 import zlib
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,6 +37,7 @@ from jaxdiff import files
 from jaxdiff.data.batches import Dataset, Memory
 from jaxdiff.files import PathLike, keep_text
 from jaxdiff.interop import npz
+from jaxdiff.ranges import Choice, Whole, checked
 
 SPLITS = ("train", "test", "all")
 TONES = frozenset({"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})
@@ -55,6 +57,7 @@ GROUPS = (
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class OpenMoji:
     """Emojis on white, [size, size, 3], in ten classes. CC BY-SA 4.0.
 
@@ -70,17 +73,13 @@ class OpenMoji:
     (64, 64, 3)
     """
 
-    size: int = 32
-    split: str = "train"
+    size: Annotated[int, Whole(4, 512)] = 32
+    split: Annotated[str, Choice(*SPLITS)] = "train"
     skin_tones: bool = False
     cache: PathLike = ""
 
     def __post_init__(self) -> None:
         keep_text(self, "cache")
-        if not 4 <= self.size <= 512:
-            raise ValueError(f"size must be in 4 ... 512 pixels, got {self.size}")
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -28,7 +28,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -82,19 +82,12 @@ def most_pixels() -> int:
     return int(text)
 
 
-def require_side(size: Any) -> None:
-    """Refuses what is no number of pixels.
-
-    Raises:
-        ValueError: also for a height and a width, which networks here do not take.
-    """
-    if type(size) is not int:
-        raise ValueError(
-            "size is the side of a square, one whole number, as the networks take squares "
-            f"alone, got {size}: images are cropped to it; pad them to keep their rims"
-        )
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+Side = Annotated[
+    int,
+    Whole(1, 2**14, "the side of a square, as the networks take squares alone: images are "
+          "cropped to it; pad them to keep their rims"),
+]  # fmt: skip
+"""Pixels along the edges of an image."""
 
 
 class Budget:

@@ -6,7 +6,7 @@ stands. What a folder of them holds is said in `shards`.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels, VAELatents
 from jaxdiff.data.latents import require_posterior
 from jaxdiff.data.pixels import decoded
-from jaxdiff.data.skipping import require_on_error, skipping
+from jaxdiff.data.skipping import ON_ERROR, skipping
 from jaxdiff.files import PathLike, keep_text, place
+from jaxdiff.ranges import Choice, Size, checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Records:
     """The images of a folder of shards, [size, size, channels].
 
@@ -35,17 +37,14 @@ class Records:
     """
 
     path: PathLike = "my/records"
-    size: int = 64
-    channels: int = 3
+    size: Size = 64
+    channels: Annotated[int, Choice(1, 3)] = 3
     flip: bool = False
-    on_error: str = "stop"
+    on_error: Annotated[str, Choice(*ON_ERROR)] = "stop"
 
     def __post_init__(self) -> None:
         keep_text(self, "path")
-        _require(self.path, self.size)
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
-        require_on_error(self.on_error)
+        _require(self.path)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,6 +78,7 @@ class Records:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class LatentRecords:
     """The latents of a folder of shards, [size, size, channels of the encoder].
 
@@ -92,12 +92,12 @@ class LatentRecords:
     """
 
     path: PathLike = "my/records"
-    size: int = 64
+    size: Size = 64
     encoder: VAELatents = VAELatents()
 
     def __post_init__(self) -> None:
         keep_text(self, "path")
-        _require(self.path, self.size)
+        _require(self.path)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -174,7 +174,7 @@ def _opened(path: str, shape: tuple[int, int, int], dtypes: tuple[str, ...]) -> 
     return Read(folder, header, shards.Reader(folder, header), shape)
 
 
-def _require(path: str, size: int) -> None:
+def _require(path: str) -> None:
     """Refuses what names no records.
 
     Raises:
@@ -182,5 +182,3 @@ def _require(path: str, size: int) -> None:
     """
     if not path:
         raise ValueError("path is empty: name a folder that launch/prepare_data.py wrote")
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")

@@ -59,13 +59,3 @@ def skipped(dataset: Dataset) -> int:
     0
     """
     return len(getattr(dataset.source, "unreadable", ()))
-
-
-def require_on_error(on_error: str) -> None:
-    """Refuses any other word.
-
-    Raises:
-        ValueError: which there are.
-    """
-    if on_error not in ON_ERROR:
-        raise ValueError(f"on_error must be one of {ON_ERROR}, got {on_error!r}")

@@ -6,15 +6,17 @@ so they cost no memory, and are the same everywhere and always. Label i is i mod
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int
 
 from jaxdiff.data.batches import Dataset
+from jaxdiff.ranges import Classes, Size, Whole, checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class Synthetic:
     """Uniform noise of this shape, height, width and channels; labels 0 ... labels - 1.
 
@@ -26,16 +28,9 @@ class Synthetic:
     (50000, ('0', '1', '2', '3'), np.int32(2))
     """
 
-    shape: tuple[int, int, int] = (32, 32, 3)
-    labels: int = 10
-    count: int = 50_000
-
-    def __post_init__(self) -> None:
-        if min(*self.shape, self.count) < 1 or self.labels < 0:
-            raise ValueError(
-                f"shape {self.shape} and count {self.count} must be at least 1, labels "
-                f"{self.labels} at least 0"
-            )
+    shape: tuple[Size, Size, Size] = (32, 32, 3)
+    labels: Classes = 10
+    count: Annotated[int, Whole(1, 10**7)] = 50_000
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ data set is not there is the command.
 
 import dataclasses
 import logging
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,11 +16,13 @@ from jaxdiff.data.batches import Dataset
 from jaxdiff.data.encoders import Pixels
 from jaxdiff.data.folder import square
 from jaxdiff.data.pixels import decoded
-from jaxdiff.data.skipping import require_on_error, skipping
+from jaxdiff.data.skipping import ON_ERROR, skipping
 from jaxdiff.files import PathLike, keep_text, place
+from jaxdiff.ranges import Choice, Size, checked
 
 
 @dataclasses.dataclass(frozen=True)
+@checked
 class TFDS:
     """A split of a data set by its name, [size, size, channels].
 
@@ -40,23 +42,17 @@ class TFDS:
     name: str = "cifar10"
     split: str = "train"
     data_dir: PathLike = ""
-    size: int = 32
-    channels: int = 3
+    size: Size = 32
+    channels: Annotated[int, Choice(1, 3)] = 3
     image: str = "image"
     label: str = "label"
     flip: bool = False
-    on_error: str = "stop"
+    on_error: Annotated[str, Choice(*ON_ERROR)] = "stop"
 
     def __post_init__(self) -> None:
         keep_text(self, "data_dir")
         if not self.name or not self.image:
             raise ValueError("name and image must be those of a data set and its feature")
-        if self.size < 1 or self.channels not in (1, 3):
-            raise ValueError(
-                f"size must be at least 1 and channels 1 or 3, got {self.size} and "
-                f"{self.channels}"
-            )
-        require_on_error(self.on_error)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxdiff.ranges import Limit, NonNegative, checked
 from jaxdiff.types import NoiseLevel, Real
 
 Number = float | Float[Array, "..."]
@@ -17,6 +18,7 @@ Weight = Number | Callable[[NoiseLevel], Float[Array, "..."]]
 
 
 @dataclass(frozen=True)
+@checked
 class Interval:
     """The weight w for low < sigma / alpha <= high, 0 elsewhere [GI].
 
@@ -39,13 +41,13 @@ class Interval:
     """
 
     w: "Scale"
-    low: float = 0.0
-    high: float = math.inf
+    low: NonNegative = 0.0
+    high: Limit = math.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high:
+        if not self.low < self.high:
             raise ValueError(
-                f"a guidance interval needs 0 <= low < high, got low = {self.low} and "
+                f"a guidance interval needs low < high, got low = {self.low} and "
                 f"high = {self.high}; without it, give guide() the number w itself"
             )
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.parameterizations import X0, Flow
+from jaxdiff.ranges import Finite, Fraction, Limit, checked
 from jaxdiff.types import NoiseLevel, Parameterization, Real
 
 Pairs = Sequence[tuple[Float[Array, "B ..."], Real]]
@@ -37,6 +38,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class Sum:
     """D + sum_i w_i (D - D_i)."""
 
@@ -58,6 +60,7 @@ class Sum:
 
 
 @dataclass(frozen=True)
+@checked
 class Rescaled:
     """Another rule's F, with part of its standard deviation taken back [ZTSNR sec. 3.4].
 
@@ -67,12 +70,8 @@ class Rescaled:
     """
 
     of: Rule
-    phi: float
+    phi: Fraction
     on: Parameterization = X0()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.phi <= 1:
-            raise ValueError(f"phi must lie in [0, 1], got {self.phi}; 0 rescales nothing")
 
     def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
         return self.of.init(x, weaker)
@@ -95,6 +94,7 @@ class Rescaled:
 
 
 @dataclass(frozen=True)
+@checked
 class Projected:
     """Adaptive projected guidance [APG alg. 1], with a memory m_i of each difference.
 
@@ -104,13 +104,9 @@ class Projected:
     root of its number of elements.
     """
 
-    limit: float
-    momentum: float = -0.5
-    parallel: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise ValueError(f"limit must be above 0, got {self.limit}; inf is no limit")
+    limit: Limit
+    momentum: Finite = -0.5
+    parallel: Finite = 0.0
 
     def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
         return (jnp.zeros_like(x),) * weaker
@@ -136,6 +132,7 @@ class Projected:
 
 
 @dataclass(frozen=True)
+@checked
 class ZeroStar:
     """Guidance by the weaker prediction's best multiple, CFG-Zero* [CFG-Zero].
 

@@ -7,24 +7,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.denoisers import during, initial
+from jaxdiff.ranges import Limit, Positive, PositiveFraction, checked
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
 
 
 @dataclass(frozen=True)
+@checked
 class Thresholded:
     """clip(D, -q, q) / q, with q a quantile of |D| of each image; made by `thresholded`."""
 
     denoise: Denoiser
-    quantile: float
-    floor: float
-    ceiling: float
+    quantile: PositiveFraction
+    floor: Positive
+    ceiling: Limit
 
     def __post_init__(self) -> None:
-        if not 0 < self.quantile <= 1:
-            raise ValueError(f"quantile must lie in (0, 1], got {self.quantile}")
-        if not 0 < self.floor < self.ceiling:
+        if not self.floor < self.ceiling:
             raise ValueError(
-                f"thresholding needs 0 < floor < ceiling, got floor = {self.floor} and "
+                f"thresholding needs floor < ceiling, got floor = {self.floor} and "
                 f"ceiling = {self.ceiling}; for a fixed one use Clipped(denoise, limit)"
             )
 

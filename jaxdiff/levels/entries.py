@@ -1,14 +1,17 @@
 """Grids of a table's entries, as the samplers of discrete processes count them."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from jaxdiff.levels.times import Uniform, require_steps, then_data
+from jaxdiff.ranges import Whole, checked
 from jaxdiff.types import NoiseLevel, Schedule
 
 
 @dataclass(frozen=True)
+@checked
 class Leading:
     """Entries (N - 1) s + offset, ..., s + offset, offset, s = floor(T / N), then the data.
 
@@ -17,11 +20,7 @@ class Leading:
     noise where the network knows a trace of an image [ZTSNR tab. 2]. For comparison.
     """
 
-    offset: int = 0
-
-    def __post_init__(self) -> None:
-        if self.offset < 0:
-            raise ValueError(f"offset must not be negative, got {self.offset}")
+    offset: Annotated[int, Whole(0, 10**6)] = 0
 
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
         total = _entries(self, schedule, steps)
@@ -35,6 +34,7 @@ class Leading:
 
 
 @dataclass(frozen=True)
+@checked
 class Linspace:
     """N of a table's T entries, evenly from the last to the first, then the data.
 
@@ -48,6 +48,7 @@ class Linspace:
 
 
 @dataclass(frozen=True)
+@checked
 class Trailing:
     """N of a table's T entries, round(T - k T / N) for k = 0 ... N - 1, then the data.
 

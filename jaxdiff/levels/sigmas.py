@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from jaxdiff.levels.times import require_steps
+from jaxdiff.ranges import Items, NonNegative, Positive, Range, checked
 from jaxdiff.types import NoiseLevel, Schedule
 
 AYS_SD15 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152)
@@ -20,6 +22,7 @@ AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)
 
 
 @dataclass(frozen=True)
+@checked
 class Karras:
     """sigma^(1/rho) linear from sigma_max to sigma_min, then 0, alpha = 1 [EDM eq. 5].
 
@@ -30,12 +33,12 @@ class Karras:
     [9.0, 4.0, 1.0, 0.0]
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0
 
     def __post_init__(self) -> None:
-        _check(self, self.rho > 0, "rho > 0")
+        _check(self)
 
     def __call__(self, schedule: Schedule | None, steps: int) -> NoiseLevel:
         require_steps(steps)
@@ -44,6 +47,7 @@ class Karras:
 
 
 @dataclass(frozen=True)
+@checked
 class Polyexponential:
     """ln sigma = lerp(ramp^rho) for ramp = 1 ... 0, then 0, alpha = 1: k-diffusion's.
 
@@ -53,12 +57,12 @@ class Polyexponential:
     [8.0, 2.0, 0.5, 0.0]
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 1.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, self.rho > 0, "rho > 0")
+        _check(self)
 
     def __call__(self, schedule: Schedule | None, steps: int) -> NoiseLevel:
         require_steps(steps)
@@ -68,19 +72,20 @@ class Polyexponential:
 
 
 @dataclass(frozen=True)
+@checked
 class Beta:
     """sigma at the quantiles of a beta law between its ends, then 0, alpha = 1.
 
     Its density is high at both ends for a, b < 1, and so are the steps'.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    a: float = 0.6
-    b: float = 0.6
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    a: Positive = 0.6
+    b: Positive = 0.6
 
     def __post_init__(self) -> None:
-        _check(self, self.a > 0 and self.b > 0, "a, b > 0")
+        _check(self)
 
     def __call__(self, schedule: Schedule | None, steps: int) -> NoiseLevel:
         require_steps(steps)
@@ -88,7 +93,11 @@ class Beta:
         return _between(self, self.sigma_min + x * (self.sigma_max - self.sigma_min))
 
 
+ABOVE_0 = Range(0, above=True, note="leave out the 0 at the end: LogLinear adds it")
+
+
 @dataclass(frozen=True)
+@checked
 class LogLinear:
     """N sigmas from a list, interpolated in ln sigma over its index, then 0, alpha = 1.
 
@@ -96,14 +105,10 @@ class LogLinear:
     which is not a flow's t.
     """
 
-    sigmas: tuple[float, ...] = AYS_SD15
+    sigmas: Annotated[tuple[Annotated[float, ABOVE_0], ...], Items(2)] = AYS_SD15
 
     def __post_init__(self) -> None:
-        if len(self.sigmas) < 2:
-            raise ValueError(f"LogLinear needs at least two sigmas, got {self.sigmas}")
         _check_falling((1.0,) * len(self.sigmas), self.sigmas)
-        if not self.sigmas[-1] > 0:
-            raise ValueError("leave out the 0 at the end: LogLinear adds it")
 
     def __call__(self, schedule: Schedule | None, steps: int) -> NoiseLevel:
         require_steps(steps)
@@ -114,6 +119,7 @@ class LogLinear:
 
 
 @dataclass(frozen=True)
+@checked
 class Listed:
     """Just these levels, from most noise to least; alpha = 1 unless given.
 
@@ -124,8 +130,8 @@ class Listed:
     [4.0, 1.0, 0.0]
     """
 
-    sigmas: tuple[float, ...]
-    alphas: tuple[float, ...] = ()
+    sigmas: Annotated[tuple[NonNegative, ...], Items(2)]
+    alphas: tuple[NonNegative, ...] = ()
 
     def __post_init__(self) -> None:
         if self.alphas and len(self.alphas) != len(self.sigmas):
@@ -133,8 +139,6 @@ class Listed:
                 f"Listed needs an alpha for each sigma, got {len(self.alphas)} alphas and "
                 f"{len(self.sigmas)} sigmas"
             )
-        if len(self.sigmas) < 2:
-            raise ValueError(f"a grid has at least two levels, got {self.sigmas}")
         _check_falling(self.alphas or (1.0,) * len(self.sigmas), self.sigmas)
 
     def __call__(self, schedule: Schedule | None, steps: int) -> NoiseLevel:
@@ -157,17 +161,16 @@ def _between(
     return NoiseLevel(jnp.ones(sigma.size + 1), jnp.asarray(np.r_[sigma, 0.0]))
 
 
-def _check(grid: Karras | Polyexponential | Beta, right: bool, what: str) -> None:
-    if not (0 < grid.sigma_min < grid.sigma_max < math.inf and right):
-        name = type(grid).__name__
-        raise ValueError(f"{name} needs 0 < sigma_min < sigma_max, {what}: {grid}")
+def _check(grid: Karras | Polyexponential | Beta) -> None:
+    if not grid.sigma_min < grid.sigma_max:
+        raise ValueError(f"{type(grid).__name__} needs sigma_min < sigma_max: {grid}")
 
 
 def _check_falling(alphas: tuple[float, ...], sigmas: tuple[float, ...]) -> None:
     """sigma / alpha falls from level to level, infinite at first or 0 at last."""
     levels = list(zip(alphas, sigmas, strict=True))
     for i, (alpha, sigma) in enumerate(levels):
-        if not (0 <= alpha < math.inf and 0 <= sigma < math.inf and alpha + sigma > 0):
+        if not alpha + sigma > 0:
             raise ValueError(f"level {i} is no level: alpha = {alpha}, sigma = {sigma}")
     for i, ((alpha, sigma), (alpha_to, sigma_to)) in enumerate(pairwise(levels)):
         if not sigma * alpha_to > sigma_to * alpha:

@@ -1,15 +1,16 @@
 """Grids along a schedule's path: uniform in t, and uniform in logsnr."""
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.ranges import FractionBelowOne, LogSNR, checked
 from jaxdiff.types import NoiseLevel, Schedule
 
 
 @dataclass(frozen=True)
+@checked
 class Uniform:
     """t = 1, 1 - 1/N, ..., 1/N, then the data.
 
@@ -21,14 +22,10 @@ class Uniform:
     [1.0, 0.75, 0.0]
     """
 
-    end: float = 0.0
-    last: float = 0.0
+    end: FractionBelowOne = 0.0
+    last: FractionBelowOne = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("end", "last"):
-            if not 0 <= getattr(self, name) < 1:
-                got = getattr(self, name)
-                raise ValueError(f"Uniform needs 0 <= {name} < 1, got {got}")
         if self.end and self.last:
             raise ValueError(
                 f"a grid has an end before the data or a last time before it, got {self}"
@@ -43,6 +40,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+@checked
 class UniformLogSNR:
     """N levels of evenly spaced logsnr, on the schedule's path, then the data.
 
@@ -54,14 +52,14 @@ class UniformLogSNR:
     [-4.0, 0.0, 4.0, inf]
     """
 
-    logsnr_min: float = -8.0
-    logsnr_max: float = 12.0
+    logsnr_min: LogSNR = -8.0
+    logsnr_max: LogSNR = 12.0
     lands: bool = True
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
+        if not self.logsnr_min < self.logsnr_max:
             raise ValueError(
-                "UniformLogSNR needs finite logsnr_min < logsnr_max, in nats, got "
+                "UniformLogSNR needs logsnr_min < logsnr_max, in nats, got "
                 f"{self.logsnr_min} and {self.logsnr_max}"
             )
 

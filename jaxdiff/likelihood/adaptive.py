@@ -2,15 +2,18 @@
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdiff.likelihood.integrate import Field
+from jaxdiff.ranges import Tolerance, Whole, checked
 
 
 @dataclass(frozen=True)
+@checked
 class Adaptive:
     """A Runge-Kutta method of diffrax with error control, from the first to the last node.
 
@@ -23,14 +26,12 @@ class Adaptive:
         ValueError: tolerances that are not positive, or a method that diffrax has not.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: Tolerance = 1e-5
+    atol: Tolerance = 1e-5
     method: str = "Tsit5"
-    max_steps: int = 4096
+    max_steps: Annotated[int, Whole(16, 10**6)] = 4096
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"tolerances must be positive, 1e-5 is usual: {self}")
         if importlib.util.find_spec("diffrax") is None:
             raise ImportError("Adaptive needs diffrax: pip install 'jaxdiff[adaptive]'")
         import diffrax

@@ -28,14 +28,17 @@ from jaxdiff.networks.block import require_heads
 from jaxdiff.networks.magnitude import Mode, MPFourier, resample, wide
 from jaxdiff.networks.skeleton import (
     Decoder,
+    DType,
     Encoder,
+    LabelDim,
+    Multiples,
     label_rows,
     only_told,
     rematerialized,
-    require_sizes,
     require_square,
     withhold_noise,
 )
+from jaxdiff.ranges import Blocks, FractionBelowOne, Size, Width, checked
 from jaxdiff.types import Condition, Output
 
 ZEROS = nn.initializers.zeros
@@ -100,6 +103,7 @@ class ADMBlock(nn.Module):
         return conv(c, (1, 1), x.dtype, "attn_proj", ZEROS)(out.reshape(b, h, w, c))
 
 
+@checked
 class ADM(nn.Module):
     """The ADM network of EDM2's configs A and B, with B's uncertainty head [EDM2 fig. 17].
 
@@ -113,22 +117,21 @@ class ADM(nn.Module):
     ((2, 8, 8, 3), (2,))
     """
 
-    label_dim: int = 0
-    model_channels: int = 192
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    num_blocks: int = 3
-    attn_resolutions: tuple[int, ...] = (16, 8)
-    channels_per_head: int = 64
-    dropout: float = 0.0
-    logvar_channels: int = 128
+    label_dim: LabelDim = 0
+    model_channels: Width = 192
+    channel_mult: Multiples = (1, 2, 3, 4)
+    num_blocks: Blocks = 3
+    attn_resolutions: tuple[Size, ...] = (16, 8)
+    channels_per_head: Width = 64
+    dropout: FractionBelowOne = 0.0
+    logvar_channels: Width = 128
     uncertainty: bool = True
     learned_variance: bool = False
-    dtype: str = "float32"
+    dtype: DType = "float32"
     remat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self)
         if self.model_channels % 2:
             raise ValueError(f"model_channels must be even, got {self.model_channels}")
 

@@ -13,9 +13,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.magnitude import MPConv, wide
+from jaxdiff.ranges import checked
 from jaxdiff.types import Condition, Output
 
 
+@checked
 class LevelEstimator(nn.Module):
     """`Output.level`: mean and log-variance of ln(sigma / alpha), a normal law given x.
 

@@ -16,9 +16,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.magnitude import MPConv, mp_silu
+from jaxdiff.ranges import Blocks, Positive, Width, checked
 from jaxdiff.types import UNCONDITIONAL, Condition, Output
 
 
+@checked
 class EnergyMLP(nn.Module):
     """Points y [B, d] and c_noise, which broadcasts to [B, 1], to F [B, d].
 
@@ -26,9 +28,9 @@ class EnergyMLP(nn.Module):
     denoiser is that of N(0, sigma_data^2 I). Conditions are ignored.
     """
 
-    features: int = 64
-    layers: int = 4
-    sigma_data: float = 0.5
+    features: Width = 64
+    layers: Blocks = 4
+    sigma_data: Positive = 0.5
 
     @nn.compact
     def energy(

@@ -7,13 +7,24 @@ first block at the bottom. What a layer, a block and a join are is the caller's 
 
 import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxdiff.ranges import Choice, Items, Whole
 from jaxdiff.types import Condition
+
+LabelDim = Annotated[int, Whole(-1, 10**6)]
+"""Classes: 0 = none, -1 = as many as the data have."""
+Multiple = Annotated[int, Whole(0, 64)]
+"""A width in multiples of model_channels; 0 = the default."""
+Multiples = Annotated[tuple[Annotated[int, Whole(1, 64)], ...], Items(1, 14)]
+"""Widths by level, each half as fine as the one before."""
+DType = Annotated[str, Choice("float32", "bfloat16", "float16", "float64")]
+"""What a network computes in."""
 
 
 class Encoder(nn.Module):
@@ -139,18 +150,3 @@ def require_square(shape: tuple[int, ...], levels: int) -> None:
             f"the image is {height} x {width}, and {levels} levels need a square whose "
             f"side is a multiple of {step}: crop or pad it, or change channel_mult"
         )
-
-
-def require_sizes(network: nn.Module) -> None:
-    """Refuses widths, counts and rates that no network has.
-
-    Raises:
-        ValueError: the field, and what was seen.
-    """
-    for name in ("model_channels", "num_blocks", "channels_per_head", "logvar_channels"):
-        if getattr(network, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(network, name)}")
-    if min(network.channel_mult, default=0) < 1:
-        raise ValueError(f"channel_mult must be at least 1, got {network.channel_mult}")
-    if not 0 <= network.dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {network.dropout}")

@@ -17,6 +17,7 @@ E differs from D in the optimiser alone. Configs A and B are `adm.ADM`.
 
 import functools
 import math
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -26,17 +27,32 @@ from jaxdiff.networks.block import Block
 from jaxdiff.networks.magnitude import MPConv, MPFourier, functions, group_norm, wide
 from jaxdiff.networks.skeleton import (
     Decoder,
+    DType,
     Encoder,
+    LabelDim,
+    Multiple,
+    Multiples,
     label_rows,
     only_told,
     rematerialized,
-    require_sizes,
     require_square,
     withhold_noise,
+)
+from jaxdiff.ranges import (
+    Blocks,
+    Finite,
+    Fraction,
+    FractionBelowOne,
+    Items,
+    NonNegative,
+    Size,
+    Width,
+    checked,
 )
 from jaxdiff.types import Condition, Output
 
 
+@checked
 class UNet(nn.Module):
     """EDM2's network of config G, with its uncertainty head [EDM2 fig. 21].
 
@@ -58,33 +74,29 @@ class UNet(nn.Module):
     ((2, 8, 8, 3), ['constants', 'params'])
     """
 
-    label_dim: int = 0
-    model_channels: int = 192
-    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    channel_mult_noise: int = 0
-    channel_mult_emb: int = 0
-    num_blocks: int = 3
-    attn_resolutions: tuple[int, ...] = (16, 8)
-    channels_per_head: int = 64
-    label_balance: float = 0.5
-    concat_balance: float = 0.5
-    res_balance: float = 0.3
-    attn_balance: float = 0.3
-    dropout: float = 0.0
-    clip_act: float = 256.0
-    resample_filter: tuple[float, ...] = (1.0, 1.0)
-    logvar_channels: int = 128
+    label_dim: LabelDim = 0
+    model_channels: Width = 192
+    channel_mult: Multiples = (1, 2, 3, 4)
+    channel_mult_noise: Multiple = 0
+    channel_mult_emb: Multiple = 0
+    num_blocks: Blocks = 3
+    attn_resolutions: tuple[Size, ...] = (16, 8)
+    channels_per_head: Width = 64
+    label_balance: Fraction = 0.5
+    concat_balance: Fraction = 0.5
+    res_balance: Fraction = 0.3
+    attn_balance: Fraction = 0.3
+    dropout: FractionBelowOne = 0.0
+    clip_act: NonNegative = 256.0
+    resample_filter: Annotated[tuple[Finite, ...], Items(1, 64)] = (1.0, 1.0)
+    logvar_channels: Width = 128
     uncertainty: bool = True
     learned_variance: bool = False
-    dtype: str = "float32"
+    dtype: DType = "float32"
     remat: bool = False
     fixed_magnitudes: bool = True
     group_norm: bool = False
     weight_norm: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_sizes(self)
 
     @nn.compact
     def __call__(

@@ -17,10 +17,12 @@ ScaledLinearBetas "linear".
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
+
+from jaxdiff.ranges import Entries, Items, NonNegative, Positive, PositiveFraction, checked
 
 
 @runtime_checkable
@@ -31,15 +33,15 @@ class Betas(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class LinearBetas:
     """DDPM's betas, its end points scaled by 1000 / steps as [IDDPM] does."""
 
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
+    steps: Entries = 1000
+    start: Positive = 1e-4
+    end: Positive = 0.02
 
     def __post_init__(self) -> None:
-        _require_steps(self)
         last = 1000 / self.steps * self.end
         if last > 1 + 1e-12:
             raise ValueError(
@@ -54,48 +56,42 @@ class LinearBetas:
 
 
 @dataclass(frozen=True)
+@checked
 class ScaledLinearBetas:
     """Stable Diffusion's betas: linear in sqrt(beta). Its own configs say "linear".
 
     The class-conditional models of [LDM] run from 0.0015 to 0.0195.
     """
 
-    steps: int = 1000
-    start: float = 0.00085
-    end: float = 0.012
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    start: Positive = 0.00085
+    end: Positive = 0.012
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         return np.linspace(self.start**0.5, self.end**0.5, self.steps) ** 2
 
 
 @dataclass(frozen=True)
+@checked
 class LDMSqrtBetas:
     """The "sqrt" of [LDM]: beta is the square root of a straight line."""
 
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    start: Positive = 1e-4
+    end: Positive = 0.02
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         return np.linspace(self.start, self.end, self.steps) ** 0.5
 
 
 @dataclass(frozen=True)
+@checked
 class SigmoidBetas:
     """The logistic function as beta [GeoDiff]; `ChenSigmoid` is another thing."""
 
-    steps: int = 1000
-    start: float = 1e-4
-    end: float = 0.02
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    start: Positive = 1e-4
+    end: Positive = 0.02
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         rise = 1 / (1 + np.exp(-np.linspace(-6, 6, self.steps)))
@@ -103,50 +99,45 @@ class SigmoidBetas:
 
 
 @dataclass(frozen=True)
+@checked
 class CosineBetas:
     """alpha_bar = cos^2((u + s) / (1 + s) pi / 2), u = i / T, capped [IDDPM eq. 17]."""
 
-    steps: int = 1000
-    s: float = 0.008
-    max_beta: float = 0.999
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    s: NonNegative = 0.008
+    max_beta: PositiveFraction = 0.999
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         return _capped(self, lambda u: np.cos((u + self.s) / (1 + self.s) * np.pi / 2) ** 2)
 
 
 @dataclass(frozen=True)
+@checked
 class DiffusionLMBetas:
     """The "sqrt" of [DiffusionLM]: alpha_bar = 1 - sqrt(u + 1e-4), much noise at once."""
 
-    steps: int = 1000
-    max_beta: float = 0.999
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    max_beta: PositiveFraction = 0.999
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         return _capped(self, lambda u: 1 - np.sqrt(u + 1e-4))
 
 
 @dataclass(frozen=True)
+@checked
 class ExpBetas:
     """alpha_bar = exp(-rate u): the same beta in every step."""
 
-    steps: int = 1000
-    rate: float = 12.0
-    max_beta: float = 0.999
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    rate: Positive = 12.0
+    max_beta: PositiveFraction = 0.999
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         return _capped(self, lambda u: np.exp(-self.rate * u))
 
 
 @dataclass(frozen=True)
+@checked
 class LaplaceBetas:
     """alpha_bar = sqrt(sigmoid(l)), l = -sign(1/2 - u) ln(1 - 2 |1/2 - u| + 1e-6) / 2.
 
@@ -154,11 +145,8 @@ class LaplaceBetas:
     implementation that is used, and makes l another quantity than the logsnr.
     """
 
-    steps: int = 1000
-    max_beta: float = 0.999
-
-    def __post_init__(self) -> None:
-        _require_steps(self)
+    steps: Entries = 1000
+    max_beta: PositiveFraction = 0.999
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         def alpha_bar(u: np.ndarray) -> np.ndarray:
@@ -170,10 +158,11 @@ class LaplaceBetas:
 
 
 @dataclass(frozen=True)
+@checked
 class ListedBetas:
     """Any betas, written out."""
 
-    betas: tuple[float, ...]
+    betas: Annotated[tuple[PositiveFraction, ...], Items(1)]
 
     def __call__(self) -> Float64[np.ndarray, " T"]:
         return np.asarray(self.betas, np.float64)
@@ -186,10 +175,3 @@ def _capped(
     """1 - alpha_bar(i / T) / alpha_bar((i - 1) / T), at most max_beta."""
     at = alpha_bar(np.arange(recipe.steps + 1) / recipe.steps)
     return np.minimum(1 - at[1:] / at[:-1], recipe.max_beta)
-
-
-def _require_steps(recipe: object) -> None:
-    if recipe.steps < 1:
-        raise ValueError(
-            f"{type(recipe).__name__} needs steps >= 1, got {recipe.steps}; 1000 is usual"
-        )

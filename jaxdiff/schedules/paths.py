@@ -13,11 +13,13 @@ with B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 and s = sigma_data.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxdiff.ranges import Positive, Range, checked
 from jaxdiff.types import Noised, NoiseLevel, Real, Schedule, Time
 
 
@@ -53,6 +55,7 @@ def logsnr_slope(schedule: Schedule, t: Time) -> Float[Array, "..."]:
 
 
 @dataclass(frozen=True)
+@checked
 class LogSigma:
     """EDM's variance-exploding path: alpha = 1, ln sigma linear in t [EDM].
 
@@ -63,14 +66,14 @@ class LogSigma:
     Array(1., dtype=float32, weak_type=True)
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
     reaches_pure_noise = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
-                f"LogSigma needs 0 < sigma_min < sigma_max, got {self.sigma_min} and "
+                f"LogSigma needs sigma_min < sigma_max, got {self.sigma_min} and "
                 f"{self.sigma_max}; EDM uses 0.002 and 80"
             )
 
@@ -85,20 +88,21 @@ class LogSigma:
 
 
 @dataclass(frozen=True)
+@checked
 class VPLinear:
     """The variance-preserving SDE with linear beta(t), the limit of DDPM's table.
 
     alpha(1) is 0.0066 by default: some signal remains in the noise [ZTSNR tab. 1].
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Annotated[float, Range(0, 160, above=True)] = 0.1
+    beta_max: Annotated[float, Range(0, 160, above=True)] = 20.0
     reaches_pure_noise = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max:
+        if not self.beta_min <= self.beta_max:
             raise ValueError(
-                f"VPLinear needs 0 < beta_min <= beta_max, got {self.beta_min} and "
+                f"VPLinear needs beta_min <= beta_max, got {self.beta_min} and "
                 f"{self.beta_max}; DDPM's limit is 0.1 and 20"
             )
 
@@ -116,6 +120,7 @@ class VPLinear:
 
 
 @dataclass(frozen=True)
+@checked
 class Cosine:
     """The trigonometric path: the angle of (alpha, sigma) grows linearly with t.
 
@@ -136,6 +141,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+@checked
 class TrigFlow:
     """The quarter ellipse cos(phi) x0 + sigma_data sin(phi) eps, phi = pi t / 2 [sCM].
 
@@ -143,12 +149,8 @@ class TrigFlow:
     D = cos(phi) x - sigma_data sin(phi) F(x / sigma_data) there, + here.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     reaches_pure_noise = True
-
-    def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be above 0, got {self.sigma_data}")
 
     def __call__(self, t: Time) -> NoiseLevel:
         circle = Cosine()(t)
@@ -159,6 +161,7 @@ class TrigFlow:
 
 
 @dataclass(frozen=True)
+@checked
 class RectifiedFlow:
     """The straight path of rectified flow: x = (1 - t) x0 + t eps [RF]."""
 
@@ -173,6 +176,7 @@ class RectifiedFlow:
 
 
 @dataclass(frozen=True)
+@checked
 class Shifted:
     """The resolution shift of any path: sigma / alpha times `factor`, logsnr - 2 ln k.
 
@@ -186,14 +190,7 @@ class Shifted:
     """
 
     of: Schedule
-    factor: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf:
-            raise ValueError(
-                f"Shifted needs a factor above 0, got {self.factor}; 1 changes nothing, "
-                "and above 1 there is more noise"
-            )
+    factor: Positive
 
     @property
     def reaches_pure_noise(self) -> bool:

@@ -14,12 +14,13 @@ products, u and w, and gamma = u / (u + w).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdiff.ranges import Fraction, LogSNR, Positive, Range, checked
 from jaxdiff.types import NoiseLevel, Real, Time
 
 
@@ -48,18 +49,15 @@ def invert(
 
 
 @dataclass(frozen=True)
+@checked
 class OffsetCosine:
     """Improved DDPM's cosine schedule in continuous time, without the cap [IDDPM eq. 17].
 
     The offset keeps the first steps from being too small: sigma grows as sqrt(t).
     """
 
-    s: float = 0.008
+    s: Annotated[float, Range(0, above=True, note="s = 0 is Cosine()")] = 0.008
     reaches_pure_noise = True
-
-    def __post_init__(self) -> None:
-        if not self.s > 0:
-            raise ValueError(f"OffsetCosine needs s > 0, got {self.s}: s = 0 is Cosine()")
 
     def __call__(self, t: Time) -> NoiseLevel:
         t, c = jnp.clip(jnp.asarray(t), 0.0, 1.0), math.pi / 2 / (1 + self.s)
@@ -78,6 +76,7 @@ class OffsetCosine:
 
 
 @dataclass(frozen=True)
+@checked
 class ChenSigmoid:
     """A piece of the logistic function as the power alpha^2 [Chen].
 
@@ -85,16 +84,15 @@ class ChenSigmoid:
     the path ends on pure noise.
     """
 
-    start: float = -3.0
-    end: float = 3.0
-    tau: float = 1.0
+    start: LogSNR = -3.0
+    end: LogSNR = 3.0
+    tau: Positive = 1.0
     reaches_pure_noise = True
 
     def __post_init__(self) -> None:
-        width = (self.end - self.start) / self.tau if self.tau > 0 else math.inf
-        if not 0 < width <= 80:
+        if not 0 < (self.end - self.start) / self.tau <= 80:
             raise ValueError(
-                "ChenSigmoid needs start < end, tau > 0 and (end - start) / tau <= 80, "
+                "ChenSigmoid needs start < end and (end - start) / tau <= 80, "
                 f"got {self.start}, {self.end} and tau {self.tau}; published: -3, 3 and 1"
             )
 
@@ -118,18 +116,19 @@ class ChenSigmoid:
 
 
 @dataclass(frozen=True)
+@checked
 class ChenCosine:
     """A piece of a power of the cosine as the power alpha^2 [Chen]; (0, 1, 1) is Cosine."""
 
-    start: float = 0.0
-    end: float = 1.0
-    tau: float = 1.0
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+    tau: Positive = 1.0
     reaches_pure_noise = True
 
     def __post_init__(self) -> None:
-        if not (0 <= self.start < self.end <= 1 and self.tau > 0):
+        if not self.start < self.end:
             raise ValueError(
-                "ChenCosine needs 0 <= start < end <= 1 and tau > 0, got "
+                "ChenCosine needs start < end, got "
                 f"{self.start}, {self.end} and tau {self.tau}; published: 0.2, 1 and 1"
             )
 
@@ -163,6 +162,7 @@ class ChenCosine:
 
 
 @dataclass(frozen=True)
+@checked
 class BoundedCosine:
     """The shifted cosine between two logsnr that the shift does not move.
 
@@ -177,10 +177,10 @@ class BoundedCosine:
     that paper's own listing lets the shift move the ends, `Shifted(BoundedCosine(), k)`.
     """
 
-    logsnr_min: float = -15.0
-    logsnr_max: float = 15.0
-    shift_data: float = 1.0
-    shift_noise: float = 1.0
+    logsnr_min: LogSNR = -15.0
+    logsnr_max: LogSNR = 15.0
+    shift_data: Positive = 1.0
+    shift_noise: Positive = 1.0
     reaches_pure_noise = False
 
     def __post_init__(self) -> None:
@@ -189,9 +189,9 @@ class BoundedCosine:
                 f"BoundedCosine needs logsnr_min < logsnr_max, got {self.logsnr_min} and "
                 f"{self.logsnr_max}; published: -15 and 15"
             )
-        if not 0 < self.shift_data <= self.shift_noise < math.inf:
+        if not self.shift_data <= self.shift_noise:
             raise ValueError(
-                "BoundedCosine needs 0 < shift_data <= shift_noise, got "
+                "BoundedCosine needs shift_data <= shift_noise, got "
                 f"{self.shift_data} and {self.shift_noise}"
             )
 

@@ -13,16 +13,19 @@ is made from betas, such as a learned variance between the posterior's bounds, f
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
+from jaxdiff.ranges import Items, Whole, checked
 from jaxdiff.schedules.betas import Betas
 from jaxdiff.types import NoiseLevel, Real, Time
 
 
 @dataclass(frozen=True)
+@checked
 class ZeroTerminalBetas:
     """Betas moved to sqrt(alpha_bar_T) = 0, sqrt(alpha_bar_1) kept [ZTSNR alg. 1]."""
 
@@ -38,7 +41,11 @@ class ZeroTerminalBetas:
         return 1 - root**2 / np.r_[1.0, root[:-1] ** 2]
 
 
+SOME = Items(1, note="ddim_spacing(1000, 50) is usual")
+
+
 @dataclass(frozen=True)
+@checked
 class RespacedBetas:
     """The betas between the kept entries of a process [IDDPM].
 
@@ -48,16 +55,12 @@ class RespacedBetas:
     """
 
     of: Betas
-    kept: tuple[int, ...]
+    kept: Annotated[tuple[Annotated[int, Whole(0, 10**6)], ...], SOME]
 
     def __post_init__(self) -> None:
         if isinstance(self.of, Table):
             raise ValueError("RespacedBetas is of a table's betas: give table.betas")
         steps = self.of().size
-        if not self.kept:
-            raise ValueError(
-                "RespacedBetas keeps no entry; ddim_spacing(1000, 50) is usual"
-            )
         for entry in self.kept:
             if not 0 <= entry < steps:
                 raise ValueError(
@@ -128,6 +131,7 @@ def section_spacing(steps: int, counts: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+@checked
 class Table:
     """A discrete variance-preserving process as a schedule.
 

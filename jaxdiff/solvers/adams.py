@@ -12,10 +12,12 @@ with h and c_m as in `exponential`: the same weights on eps as DPM-Solver++ has 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.ranges import Whole, checked
 from jaxdiff.solvers.multistep import (
     Memory,
     Rule,
@@ -33,16 +35,14 @@ Rows = tuple[NoiseLevel, Rule]
 
 
 @dataclass(frozen=True)
+@checked
 class DEIS:
     """Exponential Adams on eps_hat, a polynomial in ln s, N evaluations [DEIS].
 
     It has the order of convergence in its name; a step that lands is of order 1.
     """
 
-    order: int = 3
-
-    def __post_init__(self) -> None:
-        _check_order(self.order)
+    order: Annotated[int, Whole(1, 4)] = 3
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -67,16 +67,14 @@ class DEIS:
 
 
 @dataclass(frozen=True)
+@checked
 class LMS:
     """Adams-Bashforth in s = sigma / alpha on eps_hat, N evaluations: k-diffusion's LMS.
 
     It keeps its order on the step that lands on the data.
     """
 
-    order: int = 4
-
-    def __post_init__(self) -> None:
-        _check_order(self.order)
+    order: Annotated[int, Whole(1, 4)] = 4
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -120,8 +118,3 @@ def _step(
     first = denoise(x, at)
     eps = (x - at.alpha * first.x0) / at.sigma
     return rule(x, first.x0, eps, memory), (eps, *memory)[: len(memory)], first
-
-
-def _check_order(order: int) -> None:
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")

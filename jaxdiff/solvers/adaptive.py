@@ -14,12 +14,13 @@ import functools
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxdiff.ranges import Tolerance, Whole, checked
 from jaxdiff.solvers.onestep import Denoise, Interval, Noise, intervals, left_endpoint
 from jaxdiff.types import Denoised, NoiseLevel
 
@@ -28,6 +29,7 @@ TINY = 1e-4
 
 
 @dataclass(frozen=True)
+@checked
 class Adaptive:
     """As many evaluations as the tolerance takes from each level of the grid to the next.
 
@@ -40,18 +42,13 @@ class Adaptive:
     one level to the next are nan.
     """
 
-    rtol: float = 1e-5
-    atol: float = 1e-5
+    rtol: Tolerance = 1e-5
+    atol: Tolerance = 1e-5
     method: Any = "Tsit5"
     controller: Any = None
-    max_steps: int = 4096
+    max_steps: Annotated[int, Whole(16, 10**6)] = 4096
 
     def __post_init__(self) -> None:
-        for name in ("rtol", "atol"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not self.max_steps > 0:
-            raise ValueError(f"max_steps must be above 0, got {self.max_steps}")
         _check_method(self.method, self.controller)
 
     def evaluations(self, lands: bool) -> int:

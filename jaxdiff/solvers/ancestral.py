@@ -17,11 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
+from jaxdiff.ranges import checked
 from jaxdiff.solvers.onestep import Denoise, Noise
 from jaxdiff.types import Denoised, NoiseLevel
 
 
 @dataclass(frozen=True)
+@checked
 class Ancestral:
     """One draw from N(posterior's mean at D, variance) a step, N evaluations.
 

@@ -15,12 +15,13 @@ thing than DDIM's: a factor of the noise's power there, of the posterior's std i
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.ranges import Choice, NonNegative, Whole, checked
 from jaxdiff.solvers.multistep import (
     Columns,
     Exponent,
@@ -34,7 +35,7 @@ from jaxdiff.solvers.multistep import (
     on_host,
     weights,
 )
-from jaxdiff.solvers.onestep import Denoise, Noise, check_amount
+from jaxdiff.solvers.onestep import Denoise, Noise
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
 
 CONSTANTS = ("published", "midpoint", "exact")
@@ -45,6 +46,7 @@ SHORTCUTS = ("bh2", "bh1", "exact")
 
 
 @dataclass(frozen=True)
+@checked
 class DPMSolverPP:
     """DPM-Solver++ 2M and 3M, N evaluations; with eta > 0 their SDE forms [DPM++].
 
@@ -56,15 +58,10 @@ class DPMSolverPP:
     advised below 15.
     """
 
-    order: int = 2
-    eta: float = 0.0
-    variant: str = "published"
+    order: Annotated[int, Whole(1, 3)] = 2
+    eta: NonNegative = 0.0
+    variant: Annotated[str, Choice(*CONSTANTS)] = "published"
     tail: bool = False
-
-    def __post_init__(self) -> None:
-        _check_order(self.order)
-        check_amount("eta", self.eta)
-        _check_variant(self.variant, CONSTANTS)
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -119,6 +116,7 @@ class Correction:
 
 
 @dataclass(frozen=True)
+@checked
 class UniPC:
     """UniP-p predicts, UniC-p corrects by the next evaluation, N in all [UniPC].
 
@@ -129,13 +127,9 @@ class UniPC:
     that stops before the data. `UniP` by itself is `DPMSolverPP(tail=True)`.
     """
 
-    order: int = 3
-    variant: str = "bh2"
+    order: Annotated[int, Whole(1, 3)] = 3
+    variant: Annotated[str, Choice(*SHORTCUTS)] = "bh2"
     tail: bool = True
-
-    def __post_init__(self) -> None:
-        _check_order(self.order)
-        _check_variant(self.variant, SHORTCUTS)
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -181,13 +175,3 @@ class UniPC:
         x = correct.keep * x + again
         end = predict(x, first.x0, first.x0, seen[:-1])
         return end, (x, (first.x0, *seen[:-1])), first
-
-
-def _check_order(order: int) -> None:
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
-
-
-def _check_variant(variant: str, valid: tuple[str, ...]) -> None:
-    if variant not in valid:
-        raise ValueError(f"variant must be one of {', '.join(valid)}, got {variant!r}")

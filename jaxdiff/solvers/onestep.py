@@ -19,11 +19,13 @@ which is Heun's rule, with D' at the left-endpoint step's end y. There eps' is
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.ranges import Fraction, NonNegative, Range, checked
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
 
 Denoise = Callable[[Float[Array, "B ..."], NoiseLevel], Denoised]
@@ -42,6 +44,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
+@checked
 class Euler:
     """The left-endpoint rule, order 1, N evaluations: DDIM, Euler, flow Euler.
 
@@ -49,10 +52,10 @@ class Euler:
     of [EDM alg. 2] without its correction; the fields are those of `Heun`.
     """
 
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
+    churn: NonNegative = 0.0
+    churn_min: NonNegative = 0.0
+    churn_max: Annotated[float, Range(0, infinite=True)] = math.inf
+    churn_noise: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         _check_churn(self)
@@ -80,6 +83,7 @@ class Euler:
 
 
 @dataclass(frozen=True)
+@checked
 class Heun:
     """The trapezoid rule, order 2, 2 N - 1 evaluations when it lands on the data.
 
@@ -87,10 +91,10 @@ class Heun:
     churn_min <= sigma / alpha <= churn_max: EDM's stochastic sampler [EDM alg. 2].
     """
 
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
+    churn: NonNegative = 0.0
+    churn_min: NonNegative = 0.0
+    churn_max: Annotated[float, Range(0, infinite=True)] = math.inf
+    churn_noise: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         _check_churn(self)
@@ -122,6 +126,7 @@ class Heun:
 
 
 @dataclass(frozen=True)
+@checked
 class DDIM:
     """The left-endpoint rule with part of eps_hat replaced by fresh noise [DDIM eq. 12].
 
@@ -132,11 +137,7 @@ class DDIM:
     any path.
     """
 
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+    eta: Fraction = 1.0
 
     def evaluations(self, lands: bool) -> int:
         return 1
@@ -209,23 +210,11 @@ def _churned(
 
 
 def _check_churn(solver: Euler | Heun) -> None:
-    check_amount("churn", solver.churn)
-    check_amount("churn_noise", solver.churn_noise)
-    if not 0 <= solver.churn_min <= solver.churn_max:
+    if not solver.churn_min <= solver.churn_max:
         raise ValueError(
-            f"churn needs 0 <= churn_min <= churn_max, got churn_min = {solver.churn_min} "
+            f"churn needs churn_min <= churn_max, got churn_min = {solver.churn_min} "
             f"and churn_max = {solver.churn_max}"
         )
-
-
-def check_amount(name: str, value: float) -> None:
-    """Refuses an amount of noise that is none.
-
-    Raises:
-        ValueError: it is negative, infinite or nan.
-    """
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must not be negative or infinite, got {value}")
 
 
 def _trapezoid(row: Interval) -> Float[Array, " N"]:

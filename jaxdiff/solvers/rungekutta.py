@@ -12,11 +12,13 @@ is asked.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.ranges import Choice, checked
 from jaxdiff.schedules import RectifiedFlow
 from jaxdiff.solvers.onestep import Denoise, Interval, Noise, intervals, left_endpoint
 from jaxdiff.solvers.singlestep import on_path, times
@@ -44,6 +46,7 @@ class Stages:
 
 
 @dataclass(frozen=True)
+@checked
 class RungeKutta:
     """A method of `METHODS` in the clock's t: "rk4", order 4, by default.
 
@@ -54,13 +57,8 @@ class RungeKutta:
     """
 
     clock: Schedule = RectifiedFlow()
-    method: str = "rk4"
+    method: Annotated[str, Choice(*METHODS)] = "rk4"
     full: bool = False
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            valid = ", ".join(METHODS)
-            raise ValueError(f"method must be one of {valid}, got {self.method!r}")
 
     def evaluations(self, lands: bool) -> int:
         c = _places(self.method)

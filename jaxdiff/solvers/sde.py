@@ -20,13 +20,14 @@ pole of g^2 at alpha = 0, and coarse grids near it, from blowing up.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.solvers.onestep import Denoise, Interval, Noise, check_amount
+from jaxdiff.ranges import Choice, Limit, NonNegative, checked
+from jaxdiff.solvers.onestep import Denoise, Interval, Noise
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
 LAST = ("tweedie", "mean", "euler")
@@ -61,14 +62,12 @@ class Diffusion(Protocol):
 
 
 @dataclass(frozen=True)
+@checked
 class Proportional:
     """w = eta g^2: eta times the noise of the forward process, any path."""
 
-    eta: float = 1.0
+    eta: NonNegative = 1.0
     needs_clock = False
-
-    def __post_init__(self) -> None:
-        check_amount("eta", self.eta)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         if self.eta == 0:
@@ -78,76 +77,67 @@ class Proportional:
 
 
 @dataclass(frozen=True)
+@checked
 class ConstantW:
     """w = 2 norm, twice what SiT's code calls w, as in all of these."""
 
-    norm: float = 1.0
+    norm: NonNegative = 1.0
     needs_clock = True
-
-    def __post_init__(self) -> None:
-        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * end.h
 
 
 @dataclass(frozen=True)
+@checked
 class SigmaW:
     """w = 2 norm sigma, SiT's default."""
 
-    norm: float = 1.0
+    norm: NonNegative = 1.0
     needs_clock = True
-
-    def __post_init__(self) -> None:
-        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * end.at.sigma * end.h
 
 
 @dataclass(frozen=True)
+@checked
 class LinearW:
     """w = 2 norm t."""
 
-    norm: float = 1.0
+    norm: NonNegative = 1.0
     needs_clock = True
-
-    def __post_init__(self) -> None:
-        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * end.t * end.h
 
 
 @dataclass(frozen=True)
+@checked
 class DecreasingW:
     """w = (1 - norm cos(pi t))^2 / 2, falling towards the data."""
 
-    norm: float = 1.0
+    norm: NonNegative = 1.0
     needs_clock = True
-
-    def __post_init__(self) -> None:
-        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return (1 - self.norm * jnp.cos(jnp.pi * end.t)) ** 2 / 2 * end.h
 
 
 @dataclass(frozen=True)
+@checked
 class SineW:
     """w = 2 norm sin^2(pi t), nothing at both ends."""
 
-    norm: float = 1.0
+    norm: NonNegative = 1.0
     needs_clock = True
-
-    def __post_init__(self) -> None:
-        check_amount("norm", self.norm)
 
     def __call__(self, end: End) -> Float[Array, " N"]:
         return 2 * self.norm * jnp.sin(jnp.pi * end.t) ** 2 * end.h
 
 
 @dataclass(frozen=True)
+@checked
 class EulerMaruyama:
     """The left endpoint of drift and noise, weak order 1, N evaluations.
 
@@ -161,8 +151,8 @@ class EulerMaruyama:
     diffusion: Diffusion = Proportional()
     clock: Schedule | None = None
     tangent: bool = False
-    limit: float = 1.0
-    last: str = "tweedie"
+    limit: Limit = 1.0
+    last: Annotated[str, Choice(*LAST)] = "tweedie"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -188,6 +178,7 @@ class EulerMaruyama:
 
 
 @dataclass(frozen=True)
+@checked
 class StochasticHeun:
     """Noise first, then the trapezoid of the drift: weak order 1, 2 N - 1 evaluations.
 
@@ -198,8 +189,8 @@ class StochasticHeun:
     diffusion: Diffusion = Proportional()
     clock: Schedule | None = None
     tangent: bool = False
-    limit: float = 1.0
-    last: str = "tweedie"
+    limit: Limit = 1.0
+    last: Annotated[str, Choice(*LAST)] = "tweedie"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -316,10 +307,6 @@ def _drift(
 
 def _check(solver: Langevin) -> None:
     name = type(solver).__name__
-    if solver.last not in LAST:
-        raise ValueError(f"last must be one of {', '.join(LAST)}, got {solver.last!r}")
-    if not solver.limit > 0:
-        raise ValueError(f"limit must be above 0, got {solver.limit}; inf is no limit")
     reads = f"{type(solver.diffusion).__name__} reads t" * solver.diffusion.needs_clock
     if solver.clock is None and (reads or solver.tangent):
         raise ValueError(

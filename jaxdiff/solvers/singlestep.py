@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxdiff.ranges import Fraction, checked
 from jaxdiff.schedules import LogSigma
 from jaxdiff.solvers.onestep import (
     Denoise,
@@ -45,6 +46,7 @@ class Halfway:
 
 
 @dataclass(frozen=True)
+@checked
 class DPMSolverPP2S:
     """DPM-Solver++ 2S, 2 N - 1 evaluations when it lands; eta > 0 adds noise [DPM++].
 
@@ -54,12 +56,8 @@ class DPMSolverPP2S:
     DPM++ 2S ancestral. Noise is split off as in `DDIM`.
     """
 
-    eta: float = 0.0
+    eta: Fraction = 0.0
     ancestral: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
 
     def evaluations(self, lands: bool) -> int:
         return 1 if lands else 2
@@ -101,6 +99,7 @@ class DPMSolverPP2S:
 
 
 @dataclass(frozen=True)
+@checked
 class Midpoint:
     """The midpoint rule on the clock's path, order 2, 2 evaluations a step.
 

@@ -9,11 +9,13 @@ draws are uniform, and their weights 1, until every entry has ten losses.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxdiff.ranges import Range, Whole, checked
 from jaxdiff.types import Leaf, Schedule, Time, pytree
 
 
@@ -27,7 +29,13 @@ class LossHistory:
     """[T] int32, how many of them there are."""
 
 
+SHARE = Range(
+    *(0, 1), above=True, note="without it an entry whose losses are 0 is never drawn again"
+)
+
+
 @dataclass(frozen=True)
+@checked
 class LossSecondMoment:
     """Entry i, at t = (i + 1) / steps, in proportion to its root mean square loss [IDDPM].
 
@@ -36,21 +44,9 @@ class LossSecondMoment:
     weights.
     """
 
-    steps: int = 1000
-    length: int = 10
-    uniform: float = 0.001
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.length < 1:
-            raise ValueError(
-                f"LossSecondMoment needs steps >= 1 and length >= 1, got {self.steps} and "
-                f"{self.length}; published: 4000 and 10"
-            )
-        if not 0 < self.uniform <= 1:
-            raise ValueError(
-                f"uniform is a share in (0, 1], got {self.uniform}; without one an entry "
-                "whose losses are 0 is never drawn again; published: 0.001"
-            )
+    steps: Annotated[int, Whole(1, 10**5)] = 1000
+    length: Annotated[int, Whole(1, 1000)] = 10
+    uniform: Annotated[float, SHARE] = 0.001
 
     def init(self) -> LossHistory:
         shape = (self.steps, self.length)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jaxdiff.ranges import Fraction, LogSNR, Positive, Spread, checked
 from jaxdiff.schedules import logsnr_slope
 from jaxdiff.types import Real, Schedule, Time
 
@@ -60,17 +61,16 @@ def independent(
 
 
 @dataclass(frozen=True)
+@checked
 class Uniform:
     """t uniform in [low, high)."""
 
-    low: float = 0.0
-    high: float = 1.0
+    low: Fraction = 0.0
+    high: Fraction = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise ValueError(
-                f"Uniform needs 0 <= low < high <= 1, got {self.low} and {self.high}"
-            )
+        if not self.low < self.high:
+            raise ValueError(f"Uniform needs low < high, got {self.low} and {self.high}")
 
     def quantile(self, u: Real, schedule: Schedule) -> Time:
         # held below high, which rounding could reach
@@ -87,6 +87,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+@checked
 class UniformEntries:
     """One of a table's T entries, each as often: t = (i + 1) / T [DDPM].
 
@@ -108,16 +109,17 @@ class UniformEntries:
 
 
 @dataclass(frozen=True)
+@checked
 class LogUniformSigma:
     """ln(sigma / alpha) uniform between the logarithms of two noise levels, on any path."""
 
-    sigma_min: float = 0.01
-    sigma_max: float = 80.0
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 80.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not self.sigma_min < self.sigma_max:
             raise ValueError(
-                "LogUniformSigma needs 0 < sigma_min < sigma_max, got "
+                "LogUniformSigma needs sigma_min < sigma_max, got "
                 f"{self.sigma_min} and {self.sigma_max}"
             )
 
@@ -138,17 +140,15 @@ class LogUniformSigma:
 
 
 @dataclass(frozen=True)
+@checked
 class NormalLogSigma:
     """ln(sigma / alpha) ~ N(mean, std^2), on any path [EDM tab. 1].
 
     EDM uses -1.2 and 1.2, EDM2 -0.4 and 1.0 for latents, -0.8 and 1.6 for pixels.
     """
 
-    mean: float = -1.2
-    std: float = 1.2
-
-    def __post_init__(self) -> None:
-        require_positive_std(self)
+    mean: LogSNR = -1.2
+    std: Spread = 1.2
 
     def quantile(self, u: Real, schedule: Schedule) -> Time:
         return schedule.time(-2 * (self.mean + self.std * normal(u)))
@@ -182,9 +182,3 @@ def _entries(law: object, schedule: Schedule) -> int:
             "schedules.Table, or times.Uniform()"
         )
     return steps
-
-
-def require_positive_std(law: Law) -> None:
-    """Raises ValueError unless the law's std is above 0."""
-    if not law.std > 0:
-        raise ValueError(f"{type(law).__name__} needs std > 0, got {law.std}")

@@ -10,32 +10,31 @@ with z the normal quantile of u. Mode is written there for 1 - u.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jaxdiff.ranges import LogSNR, Range, Spread, checked
 from jaxdiff.schedules.powers import invert
 from jaxdiff.times.laws import (
     Draw,
     independent,
     no_memory,
     normal,
-    require_positive_std,
     unchanged,
 )
 from jaxdiff.types import Real, Schedule, Time
 
 
 @dataclass(frozen=True)
+@checked
 class LogitNormal:
     """ln(t / (1 - t)) ~ N(mean, std^2) [SD3 eq. 19]."""
 
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_positive_std(self)
+    mean: LogSNR = 0.0
+    std: Spread = 1.0
 
     def quantile(self, u: Real, schedule: Schedule) -> Time:
         return jax.nn.sigmoid(self.mean + self.std * normal(u))
@@ -58,21 +57,18 @@ class LogitNormal:
     update = unchanged
 
 
+RISING = Range(-1, 2 / (math.pi - 2), note="beyond, t does not rise with u; SD3 uses 1.29")
+
+
 @dataclass(frozen=True)
+@checked
 class Mode:
     """Heavy in the middle for scale > 0, at the ends for scale < 0 [SD3 eq. 20].
 
     t = u - scale (sin^2(pi u / 2) - u), which rises for -1 <= scale <= 2 / (pi - 2).
     """
 
-    scale: float = 1.29
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.scale <= 2 / (math.pi - 2):
-            raise ValueError(
-                f"Mode needs -1 <= scale <= {2 / (math.pi - 2):.4f}, got {self.scale}: "
-                "beyond, t does not rise with u; SD3 uses 1.29"
-            )
+    scale: Annotated[float, RISING] = 1.29
 
     def quantile(self, u: Real, schedule: Schedule) -> Time:
         u = jnp.asarray(u)
@@ -91,6 +87,7 @@ class Mode:
 
 
 @dataclass(frozen=True)
+@checked
 class CosMap:
     """The law whose logsnr on `RectifiedFlow` is that of a uniform t on `Cosine` [SD3]."""
 

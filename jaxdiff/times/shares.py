@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jaxdiff.ranges import checked
 from jaxdiff.times.laws import Draw, Law, Uniform, no_memory, unchanged
 from jaxdiff.types import Real, Schedule, Time
 
 
 @dataclass(frozen=True)
+@checked
 class Stratified:
     """A law with one draw from each of B equal shares of it, B the images of the batch."""
 
@@ -39,6 +41,7 @@ class Stratified:
 
 
 @dataclass(frozen=True)
+@checked
 class Antithetic:
     """A law drawn at B places with equal shares between them, one random offset [VDM].
 

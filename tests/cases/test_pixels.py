@@ -254,5 +254,7 @@ def test_images_in_memory_are_bounded_together() -> None:
 
 
 def test_a_size_of_two_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"size is the side of a square.*got \(64, 96\)"):
+    with pytest.raises(
+        ValueError, match=r"size must be .*got \(64, 96\); the side of a square"
+    ):
         pixels.require_side((64, 96))

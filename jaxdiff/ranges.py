@@ -1,0 +1,283 @@
+"""What the fields of a frozen value may hold: declared once, checked when it is made.
+
+    @dataclass(frozen=True)
+    @checked
+    class Karras:
+        sigma_max: Positive = 80.0
+        steps: Annotated[int, Whole(1, 1000)] = 18
+
+A field's annotation is its range. Python, command lines and saved experiments all build
+values by calling the class, so they all get the same line:
+
+>>> check("sigma_max", math.inf, Positive)
+Traceback (most recent call last):
+    ...
+jaxdiff.ranges.FieldError: sigma_max must be a number above 0, at most 1e+15, got inf
+
+Arrays that are traced, abstract or not scalar are left alone.
+"""
+
+import dataclasses
+import functools
+import math
+import reprlib
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import jax
+import numpy as np
+
+LARGE = 1e15
+"""The largest magnitude of an unbounded number: float32 still holds its square."""
+
+
+class FieldError(ValueError):
+    """A field's value is outside its range; the message starts with the field's name."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; `above` and `below` leave out that end.
+
+    With `infinite`, inf stands for no limit. `whole` numbers are Python's or NumPy's ints.
+    `note` says what to do instead.
+
+    >>> str(Range(0, 1, above=True)), str(Whole(1, 10000))
+    ('a number above 0, at most 1', 'a whole number from 1 to 10,000')
+    """
+
+    low: int | float = -LARGE
+    high: int | float = LARGE
+    above: bool = False
+    below: bool = False
+    infinite: bool = False
+    whole: bool = False
+    note: str = ""
+
+    def __str__(self) -> str:
+        number = "a whole number" if self.whole else "a number"
+        low, high = (f"{x:,}" if self.whole else f"{x:g}" for x in (self.low, self.high))
+        last = f"{'below' if self.below else 'at most'} {high}"
+        text = f"{number} above {low}, {last}" if self.above else (
+            f"{number} from {low} to {last.removeprefix('at most ')}"
+        )  # fmt: skip
+        return f"{text}, or inf for no limit" if self.infinite else text
+
+    def check(self, name: str, value: Any) -> None:
+        """FieldError unless the value is such a number, or an array left alone."""
+        number = _scalar(value)
+        if number is None:
+            return
+        kinds = int if self.whole else (int, float)
+        right = isinstance(number, kinds) and not isinstance(number, bool)
+        if not (right and self._holds(number)):
+            raise FieldError(f"{name} must be {self}, got {shown(value)}{_and(self.note)}")
+
+    def _holds(self, number: int | float) -> bool:
+        if self.infinite and number == math.inf:
+            return True
+        low = self.low < number if self.above else self.low <= number
+        return low and (number < self.high if self.below else number <= self.high)
+
+
+def Whole(low: int, high: int, note: str = "") -> Range:
+    """Whole numbers from low to high."""
+    return Range(low, high, whole=True, note=note)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Tuples of so many elements."""
+
+    low: int
+    high: int = 10**6
+    note: str = ""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises FieldError unless the value has so many elements."""
+        if not self.low <= len(value) <= self.high:
+            raise FieldError(
+                f"{name} must have {self.low:,} to {self.high:,} elements, got "
+                f"{len(value):,}: {shown(value)}{_and(self.note)}"
+            )
+
+
+class Choice:
+    """One of a few strings or numbers."""
+
+    def __init__(self, *values: str | int) -> None:
+        self.values = values
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises FieldError unless the value is one of them."""
+        kinds = tuple({type(v) for v in self.values})
+        if isinstance(value, bool) or not isinstance(value, kinds) or (
+            value not in self.values
+        ):  # fmt: skip
+            known = ", ".join(map(repr, self.values))
+            raise FieldError(f"{name} must be one of {known}, got {shown(value)}")
+
+
+Finite = Annotated[float, Range()]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Limit = Annotated[float, Range(0, above=True, infinite=True)]
+"""Above 0; inf is no limit."""
+Fraction = Annotated[float, Range(0, 1)]
+PositiveFraction = Annotated[float, Range(0, 1, above=True)]
+FractionBelowOne = Annotated[float, Range(0, 1, below=True)]
+LogSNR = Annotated[float, Range(-80, 80)]
+"""A logarithm of a ratio, in nats, whose exponential float32 holds."""
+Spread = Annotated[float, Range(0, 100, above=True)]
+"""The standard deviation of such a logarithm."""
+Tolerance = Annotated[float, Range(1e-12, 1)]
+"""An error per step, relative or absolute; float64 holds none much below."""
+Width = Annotated[int, Whole(1, 2**13)]
+"""Channels of a layer."""
+Blocks = Annotated[int, Whole(1, 100)]
+"""Blocks in a row, each of which is traced and compiled."""
+Entries = Annotated[int, Whole(1, 10**6)]
+"""Entries of a table, which are kept in memory."""
+Size = Annotated[int, Whole(1, 2**14)]
+"""Pixels along an edge."""
+Classes = Annotated[int, Whole(0, 10**6)]
+"""A number of classes, each a row of a table of the network."""
+
+T = TypeVar("T", bound=type)
+
+
+def checked(cls: T) -> T:
+    """Makes a class check its fields against their annotations when a value is made.
+
+    It stands below `@dataclass`, or on a Flax module. The class's own `__post_init__`, for
+    what concerns several fields, runs afterwards.
+    """
+    then = getattr(cls, "__post_init__", None)
+
+    @functools.wraps(then or checked)
+    def __post_init__(self: Any) -> None:
+        for name, rule in rules(type(self)):
+            rule(name, getattr(self, name))
+        if then:
+            then(self)
+
+    cls.__post_init__ = __post_init__
+    return cls
+
+
+@functools.cache
+def rules(cls: type) -> tuple[tuple[str, Callable[[str, Any], None]], ...]:
+    """The checks of a class's fields, by name; those that may hold anything have none."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    hidden = ("parent", "name") if hasattr(cls, "init_with_output") else ()  # Flax's own
+    names = [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
+    every = {name: _rule(hints[name]) for name in names}
+    return tuple((name, rule) for name, rule in every.items() if rule)
+
+
+def check(name: str, value: Any, hint: Any) -> None:
+    """Raises FieldError unless a value is what the annotation says; for functions."""
+    if rule := _rule(hint):
+        rule(name, value)
+
+
+def _rule(hint: Any) -> Callable[[str, Any], None] | None:
+    """The check that an annotation stands for."""
+    if hint is Any:
+        return None
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        own = [m.check for m in args[1:] if hasattr(m, "check")]
+        inner = _rule(args[0]) if typing.get_origin(args[0]) is tuple else None
+        return _all([inner, *own] if inner else own)
+    if origin is tuple:
+        return functools.partial(_check_tuple, args)
+    if isinstance(hint, types.UnionType) or (isinstance(hint, type) and origin is None):
+        return functools.partial(_check_kind, hint)
+    return None
+
+
+def _all(every: list[Callable[[str, Any], None]]) -> Callable[[str, Any], None]:
+    def check_all(name: str, value: Any) -> None:
+        for one in every:
+            one(name, value)
+
+    return every[0] if len(every) == 1 else check_all
+
+
+def _check_tuple(hints: tuple[Any, ...], name: str, value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise FieldError(f"{name} must be a tuple, got {shown(value)}")
+    if hints[-1] is ...:
+        hints = hints[:1] * len(value)
+    if len(hints) != len(value):
+        raise FieldError(
+            f"{name} must have {len(hints)} elements, got {len(value)}: {shown(value)}"
+        )
+    for i, (element, hint) in enumerate(zip(value, hints, strict=True)):
+        check(f"{name}[{i}]", element, hint)
+
+
+def _check_kind(kind: Any, name: str, value: Any) -> None:
+    if isinstance(value, type):
+        raise FieldError(
+            f"{name} is the class {value.__name__}: make a value of it, {value.__name__}()"
+        )
+    if kind is bool and isinstance(value, np.bool_):
+        return
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        kinds = typing.get_args(kind) or (kind,)
+        names = ["None" if k is types.NoneType else WORDS.get(k, k.__name__) for k in kinds]
+        raise FieldError(f"{name} must be {' or '.join(names)}, got {shown(value)}")
+
+
+WORDS = {bool: "True or False", str: "a string"}
+
+
+def _and(note: str) -> str:
+    return f"; {note}" if note else ""
+
+
+def _scalar(value: Any) -> Any:
+    """A number as Python's; None for an array that is traced, abstract or not scalar."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, jax.Array | np.ndarray):
+        known = value.ndim == 0 and not isinstance(value, jax.core.Tracer)
+        return value.item() if known else None
+    return None if isinstance(value, jax.ShapeDtypeStruct) else value
+
+
+class _Short(reprlib.Repr):
+    """A `repr` of one line and bounded length and time, whatever the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self.maxlevel = 3
+
+    def repr_int(self, x: int, level: int) -> str:
+        digits = int(x.bit_length() * math.log10(2)) + 1
+        return f"a whole number of {digits:,} digits" if digits > 40 else repr(x)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if dataclasses.is_dataclass(x):
+            name = type(x).__name__
+            return f"the class {x.__name__}" if isinstance(x, type) else f"{name}(…)"
+        return super().repr_instance(x, level)
+
+
+_SHORT = _Short()
+
+
+def shown(value: Any, most: int = 100) -> str:
+    """A value for an error message: its `repr`, on one line of at most `most` characters.
+
+    >>> shown(10**400), shown("x" * 1000, 20)
+    ('a whole number of 401 digits', "'xxxxxxxxxxxxxxxxxx…")
+    """
+    line = " ".join(_SHORT.repr(value).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
