@@ -20,6 +20,7 @@ Arrays that are traced, abstract or not scalar are left alone.
 import dataclasses
 import functools
 import math
+import os
 import reprlib
 import types
 import typing
@@ -195,8 +196,11 @@ def _rule(hint: Any) -> Callable[[str, Any], None] | None:
         return _all([inner, *own] if inner else own)
     if origin is tuple:
         return functools.partial(_check_tuple, args)
-    if isinstance(hint, types.UnionType) or (isinstance(hint, type) and origin is None):
-        return functools.partial(_check_kind, hint)
+    if isinstance(hint, types.UnionType):
+        kinds = tuple(typing.get_origin(kind) or kind for kind in args)
+        return functools.partial(_check_kind, kinds)
+    if isinstance(hint, type) and origin is None:
+        return functools.partial(_check_kind, (hint,))
     return None
 
 
@@ -221,20 +225,19 @@ def _check_tuple(hints: tuple[Any, ...], name: str, value: Any) -> None:
         check(f"{name}[{i}]", element, hint)
 
 
-def _check_kind(kind: Any, name: str, value: Any) -> None:
+def _check_kind(kinds: tuple[type, ...], name: str, value: Any) -> None:
     if isinstance(value, type):
         raise FieldError(
             f"{name} is the class {value.__name__}: make a value of it, {value.__name__}()"
         )
-    if kind is bool and isinstance(value, np.bool_):
+    if isinstance(value, bool | np.bool_) and bool in kinds:
         return
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        kinds = typing.get_args(kind) or (kind,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
         names = ["None" if k is types.NoneType else WORDS.get(k, k.__name__) for k in kinds]
         raise FieldError(f"{name} must be {' or '.join(names)}, got {shown(value)}")
 
 
-WORDS = {bool: "True or False", str: "a string"}
+WORDS = {bool: "True or False", str: "a string", os.PathLike: "a path"}
 
 
 def _and(note: str) -> str:

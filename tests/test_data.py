@@ -50,9 +50,12 @@ def test_sources_are_plain_values(source: Digits | OpenMoji | Folder) -> None:
     [
         (lambda: Digits("valid"), "split must be one of .*'train'.*got 'valid'"),
         (lambda: OpenMoji(split="dev"), "split must be one of .*'train'.*got 'dev'"),
-        (lambda: OpenMoji(size=0), "size must be in .*, got 0"),
+        (lambda: OpenMoji(size=0), "size must be a whole number from 4 to 512, got 0"),
         (lambda: Folder(), "path is empty"),
-        (lambda: Folder("x", size=0), "size must be at least 1 pixel, got 0"),
+        (
+            lambda: Folder("x", size=0),
+            "size must be a whole number from 1 to 16,384, got 0",
+        ),
     ],
 )
 def test_constructors_say_what_is_wrong(make: Callable[[], Any], message: str) -> None:

@@ -119,10 +119,19 @@ def test_noise_is_a_function_of_the_key() -> None:
     ("settings", "message"),
     [
         ({"mean": (1.0,)}, "one number for each channel, got 1 and 4"),
-        ({"mean": (), "std": ()}, "one number for each channel, got 0 and 0"),
-        ({"mean": (1.0, 2.0, 3.0, math.inf)}, "must be finite numbers"),
-        ({"std": (1.0, 1.0, 0.0, 1.0)}, "must be above 0"),
-        ({"sigma_data": -0.5}, "must be above 0"),
+        ({"mean": (), "std": ()}, r"std must have 1 to 1,024 elements, got 0: \(\)"),
+        (
+            {"mean": (1.0, 2.0, 3.0, math.inf)},
+            r"mean\[3\] must be a number from -1e\+15 to 1e\+15, got inf",
+        ),
+        (
+            {"std": (1.0, 1.0, 0.0, 1.0)},
+            r"std\[2\] must be a number above 0, at most 1e\+15, got 0.0",
+        ),
+        (
+            {"sigma_data": -0.5},
+            r"sigma_data must be a number above 0, at most 1e\+15, got -0.5",
+        ),
     ],
 )
 def test_encoders_say_what_is_wrong(settings: dict, message: str) -> None:
@@ -277,7 +286,9 @@ def test_compressed_and_missing_files_are_refused(tmp_path: Path) -> None:
         Latents(str(tmp_path / "b.npz"), SIZE).load()
     with pytest.raises(ValueError, match="path is empty"):
         Latents()
-    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="size must be a whole number from 1 to 16,384, got 0"
+    ):
         Latents("a.npz", 0)
 
 

@@ -312,16 +312,28 @@ def _sliced(samples: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DPMSolverPP(4), "order must be 1, 2 or 3, got 4"),
-        (lambda: DPMSolverPP(eta=-1.0), "eta must not be negative or infinite, got -1.0"),
-        (lambda: DPMSolverPP(variant="bh2"), "published, midpoint, exact, got 'bh2'"),
-        (lambda: UniPC(0), "order must be 1, 2 or 3, got 0"),
-        (lambda: UniPC(variant="published"), "bh2, bh1, exact, got 'published'"),
-        (lambda: DEIS(5), "order must be 1, 2, 3 or 4, got 5"),
-        (lambda: LMS(0), "order must be 1, 2, 3 or 4, got 0"),
-        (lambda: DPMSolverPP2S(1.5), r"eta must lie in \[0, 1\], got 1.5"),
-        (lambda: RungeKutta(method="rk5"), "euler, heun, midpoint, rk4, got 'rk5'"),
-        (lambda: DPMSolverPP(eta=math.inf), "eta must not be negative or infinite"),
+        (lambda: DPMSolverPP(4), "order must be a whole number from 1 to 3, got 4"),
+        (lambda: DPMSolverPP(eta=-1.0), r"eta must be a number from 0 to 1e\+15, got -1.0"),
+        (
+            lambda: DPMSolverPP(variant="bh2"),
+            "variant must be one of 'published', 'midpoint', 'exact', got 'bh2'",
+        ),
+        (lambda: UniPC(0), "order must be a whole number from 1 to 3, got 0"),
+        (
+            lambda: UniPC(variant="published"),
+            "variant must be one of 'bh2', 'bh1', 'exact', got 'published'",
+        ),
+        (lambda: DEIS(5), "order must be a whole number from 1 to 4, got 5"),
+        (lambda: LMS(0), "order must be a whole number from 1 to 4, got 0"),
+        (lambda: DPMSolverPP2S(1.5), "eta must be a number from 0 to 1, got 1.5"),
+        (
+            lambda: RungeKutta(method="rk5"),
+            "method must be one of 'euler', 'heun', 'midpoint', 'rk4', got 'rk5'",
+        ),
+        (
+            lambda: DPMSolverPP(eta=math.inf),
+            r"eta must be a number from 0 to 1e\+15, got inf",
+        ),
     ],
 )
 def test_solvers_that_are_none_are_refused(build: Any, message: str) -> None:

@@ -320,5 +320,7 @@ def test_rows_are_values(name: str) -> None:
 
 
 def test_sigma_data_must_be_positive() -> None:
-    with pytest.raises(ValueError, match=r"sigma_data must be above 0, got 0\.0"):
+    with pytest.raises(
+        ValueError, match=r"sigma_data must be a number above 0, at most 1e\+15, got 0.0"
+    ):
         jd.EDM(0.0)

@@ -343,14 +343,20 @@ def test_one_network_for_odes_and_sdes_on_any_path(
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Proportional(-1.0), "eta must not be negative or infinite, got -1.0"),
-        (lambda: Proportional(math.inf), "eta must not be negative or infinite, got inf"),
+        (lambda: Proportional(-1.0), r"eta must be a number from 0 to 1e\+15, got -1.0"),
+        (lambda: Proportional(math.inf), r"eta must be a number from 0 to 1e\+15, got inf"),
         *[
-            (lambda w=w: w(-0.5), "norm must not be negative or infinite, got -0.5")
+            (lambda w=w: w(-0.5), r"norm must be a number from 0 to 1e\+15, got -0.5")
             for w in (ConstantW, SigmaW, LinearW, DecreasingW, SineW)
         ],
-        (lambda: EulerMaruyama(last="none"), "tweedie, mean, euler, got 'none'"),
-        (lambda: StochasticHeun(limit=0.0), "limit must be above 0, got 0.0"),
+        (
+            lambda: EulerMaruyama(last="none"),
+            "last must be one of 'tweedie', 'mean', 'euler', got 'none'",
+        ),
+        (
+            lambda: StochasticHeun(limit=0.0),
+            r"limit must be a number above 0, at most 1e\+15, or inf for no limit, got 0.0",
+        ),
         (lambda: EulerMaruyama(SigmaW()), "SigmaW reads t: give it one"),
         (lambda: StochasticHeun(tangent=True), "tangent needs a clock: give it one"),
     ],

@@ -329,15 +329,30 @@ def test_importance_sampler_is_one_over_devices() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Uniform(0.5, 0.5), "0 <= low < high <= 1, got 0.5 and 0.5"),
-        (lambda: Uniform(-0.1, 0.5), "got -0.1 and 0.5"),
-        (lambda: NormalLogSigma(std=0.0), r"NormalLogSigma needs std > 0, got 0\.0"),
-        (lambda: LogitNormal(std=-1.0), r"LogitNormal needs std > 0, got -1\.0"),
+        (lambda: Uniform(0.5, 0.5), "Uniform needs low < high, got 0.5 and 0.5"),
+        (lambda: Uniform(-0.1, 0.5), "low must be a number from 0 to 1, got -0.1"),
+        (
+            lambda: NormalLogSigma(std=0.0),
+            "std must be a number above 0, at most 100, got 0.0",
+        ),
+        (
+            lambda: LogitNormal(std=-1.0),
+            "std must be a number above 0, at most 100, got -1.0",
+        ),
         (lambda: jt.LogUniformSigma(2.0, 1.0), "sigma_max, got 2.0 and 1.0"),
-        (lambda: jt.Mode(2.0), r"-1 <= scale <= 1.7519, got 2.0"),
-        (lambda: LossSecondMoment(0), "steps >= 1 and length >= 1, got 0 and 10"),
-        (lambda: LossSecondMoment(9, 0), "got 9 and 0"),
-        (lambda: LossSecondMoment(uniform=0.0), r"share in \(0, 1\], got 0.0"),
+        (lambda: jt.Mode(2.0), "scale must be a number from -1 to 1.75194, got 2.0"),
+        (
+            lambda: LossSecondMoment(0),
+            "steps must be a whole number from 1 to 100,000, got 0",
+        ),
+        (
+            lambda: LossSecondMoment(9, 0),
+            "length must be a whole number from 1 to 1,000, got 0",
+        ),
+        (
+            lambda: LossSecondMoment(uniform=0.0),
+            "uniform must be a number above 0, at most 1, got 0.0",
+        ),
         (lambda: jt.UniformEntries().quantile(0.5, jd.Cosine()), r"Cosine\(\) has none"),
         (
             lambda: LossSecondMoment(10).draw(

@@ -19,6 +19,7 @@ from jaxdiff.config.fields import parts
 from jaxdiff.config.forms import (
     FREE,
     PLACES,
+    allowed,
     differences,
     from_config,
     from_dict,
@@ -37,6 +38,7 @@ __all__ = [
     "Experiment",
     "Images",
     "Sampling",
+    "allowed",
     "differences",
     "from_config",
     "from_dict",

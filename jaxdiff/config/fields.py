@@ -1,6 +1,7 @@
 """What a frozen value is made of, field by field."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ def parts(value: Any, kind: type) -> Iterator[Any]:
         yield from parts(part, kind)
 
 
+@functools.cache
 def fields_of(cls: type) -> dict[str, Any]:
     """Names and types of what a value is made of; flax's own bookkeeping left out.
 
@@ -30,3 +32,15 @@ def fields_of(cls: type) -> dict[str, Any]:
     hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
     names = [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
     return {name: str if hints[name] == PathLike else hints[name] for name in names}
+
+
+def elements(hint: Any, count: int) -> tuple[Any, ...]:
+    """Annotations of so many elements of a tuple that is annotated so; Any beyond them.
+
+    >>> elements(tuple[float, ...], 2), elements(tuple[int, str], 1)
+    ((<class 'float'>, <class 'float'>), (<class 'int'>,))
+    """
+    args = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    if args[1:] == (...,):
+        return args[:1] * count
+    return (*args, *[Any] * count)[:count]

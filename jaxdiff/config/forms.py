@@ -1,17 +1,20 @@
 """An experiment's other two forms, ConfigDict and JSON, and back again, checked."""
 
 import dataclasses
-import math
+import functools
+import inspect
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxdiff.config.experiment import Experiment
-from jaxdiff.config.fields import fields_of
+from jaxdiff.config.fields import elements, fields_of
 from jaxdiff.config.table import KINDS, NAMES, TYPES
+from jaxdiff.ranges import FieldError, shown
 
 
 def to_dict(value: Any) -> Any:
@@ -34,38 +37,71 @@ def to_dict(value: Any) -> Any:
     return {"type": NAMES[type(value)], **named}
 
 
-def from_dict(tree: Any, where: str = "config") -> Any:
+def from_dict(tree: Any, where: str = "config", kind: Any = Any) -> Any:
     """The value that `to_dict` wrote, built of the types in `TYPES` alone.
+
+    `kind` is the type, or the annotation, that the value is to have. Whatever the tree is
+    made of, and however it was damaged, it gives such a value or a ValueError.
 
     Raises:
         ValueError: an unknown type or field, a wrong kind of value, or a value that its
             type refuses; the message starts with the path of the field.
     """
-    if isinstance(tree, list | tuple):
-        return tuple(from_dict(v, f"{where}[{i}]") for i, v in enumerate(tree))
-    if not isinstance(tree, Mapping):
-        return tree
-    if tree.get("type") not in TYPES:
-        raise ValueError(f"{where}.type is {tree.get('type')!r}; known: {', '.join(TYPES)}")
-    cls = TYPES[tree["type"]]
+    return _read(tree, kind, where, 0)
+
+
+DEEPEST = 50
+"""Levels of values inside values that a saved experiment may have."""
+
+
+def _read(tree: Any, hint: Any, where: str, depth: int) -> Any:
+    """The value of a tree, of the kind that an annotation says."""
+    if depth > DEEPEST:
+        raise ValueError(f"{where[:60]}… is nested more than {DEEPEST} deep")
+    if isinstance(tree, Mapping):
+        value = _made(tree, hint, where, depth)
+    elif isinstance(tree, list | tuple):
+        pairs = zip(tree, elements(hint, len(tree)), strict=True)
+        value = tuple(
+            _read(element, element_hint, f"{where}[{i}]", depth + 1)
+            for i, (element, element_hint) in enumerate(pairs)
+        )
+    elif hint is float and type(tree) is int and abs(tree) < 2**1000:
+        value = float(tree)
+    else:
+        value = tree
+    names = allowed(hint)
+    if names and NAMES.get(type(value), "None" if value is None else "") not in names:
+        many = f"one of {', '.join(names)};" if len(names) > 1 else f"a {names[0]},"
+        raise ValueError(f"{where} must be {many} got {shown(value)}")
+    return value
+
+
+def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
+    """The value of a type that a tree names; the type itself checks its plain fields."""
+    kind = tree.get("type")
+    if not isinstance(kind, str) or kind not in TYPES:
+        known = ", ".join(allowed(hint) or TYPES)
+        raise ValueError(f"{where}.type is {shown(kind)}; known: {known}")
+    cls, values = TYPES[kind], {}
     fields = fields_of(cls)
-    values = {}
     for name, value in tree.items():
         if name == "type":
             continue
         if name not in fields:
             raise ValueError(
-                f"{where} ({tree['type']}) has no field {name!r}; it has "
+                f"{where} ({kind}) has no field {shown(name)}; it has "
                 f"{', '.join(fields) or 'none'}"
             )
-        path = f"{where}.{name}"
-        values[name] = _checked(from_dict(value, path), fields[name], path)
+        values[name] = _read(value, fields[name], f"{where}.{name}", depth + 1)
     if missing := [name for name in _required(cls) if name not in values]:
         many = "values" if len(missing) > 1 else "a value"
         raise ValueError(f"{where} needs {many} for {' and '.join(missing)}")
     try:
         return cls(**values)
-    except (TypeError, ValueError) as error:
+    except FieldError as error:
+        raise ValueError(f"{where}.{error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
@@ -85,7 +121,7 @@ def from_config(config: ConfigDict) -> Experiment:
             f"get_config() returned a {type(config).__name__}: return "
             "jaxdiff.to_config(Experiment(...))"
         )
-    return from_dict(config.to_dict())
+    return from_dict(config.to_dict(), kind=Experiment)
 
 
 PLACES = ("data.path", "data.cache", "data.data_dir")
@@ -132,39 +168,32 @@ def _required(cls: type) -> list[str]:
     return [f.name for f in asked if f.name in fields_of(cls)]
 
 
-def _checked(value: Any, hint: Any, path: str) -> Any:
-    """The value, as its field's type says; integers pass as floats."""
-    origin = typing.get_origin(hint) or hint
-    if isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"{path} must be a number, got nan")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is Any:
-        return value
-    if origin is tuple:
-        element, *rest = typing.get_args(hint)
-        if isinstance(value, tuple) and rest == [...]:
-            return tuple(_checked(v, element, f"{path}[{i}]") for i, v in enumerate(value))
-        if isinstance(value, tuple) and len(value) == 1 + len(rest):
-            hints = zip(value, (element, *rest), strict=True)
-            return tuple(_checked(v, h, f"{path}[{i}]") for i, (v, h) in enumerate(hints))
-    kinds = typing.get_args(hint) if origin is types.UnionType else (origin,)
-    if not any(_is_a(value, kind) for kind in kinds):
-        names = [name for kind in kinds for name in _names(kind)]
-        known = f"one of {', '.join(names)};" if len(names) > 1 else f"a {names[0]},"
-        raise ValueError(f"{path} must be {known} got {value!r}")
-    return value
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """isinstance, but a truth value is no number, and a protocol asks for our types."""
-    if kind in KINDS and NAMES.get(type(value), "").split(".")[0] != KINDS[kind]:
-        return False
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+@functools.cache
+def allowed(hint: Any) -> tuple[str, ...]:
+    """Names in `TYPES` of what an annotation allows; () where it is of no such types."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(name for kind in kinds for name in _names(kind))
 
 
 def _names(kind: Any) -> list[str]:
-    """What may stand where a field's type is this."""
     if kind in KINDS:
-        return [n for n in TYPES if n.startswith(f"{KINDS[kind]}.")]
-    return ["None" if kind is types.NoneType else NAMES.get(kind, kind.__name__)]
+        group = f"{KINDS[kind]}."
+        return [n for n, c in TYPES.items() if n.startswith(group) and _is(c, kind)]
+    if kind is types.NoneType:
+        return ["None"]
+    return [NAMES[kind]] if kind in NAMES else []
+
+
+def _is(cls: type, protocol: type) -> bool:
+    """Whether a class has all that a protocol or a base class asks for."""
+    if issubclass(protocol, nn.Module):
+        return issubclass(cls, protocol)
+    names = {*vars(protocol), *protocol.__annotations__}
+    needed = {n for n in names if not n.startswith("_") or n == "__call__"}
+    if not all(hasattr(cls, name) for name in needed):
+        return False
+    gives = [inspect.signature(c.__call__) for c in (cls, protocol) if "__call__" in needed]
+    return not gives or (
+        str(gives[0].return_annotation) == str(gives[1].return_annotation)
+        and len(gives[0].parameters) == len(gives[1].parameters)
+    )

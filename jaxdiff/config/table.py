@@ -178,6 +178,8 @@ KINDS: Mapping[type, str] = types.MappingProxyType(
         Schedule: "schedules",
         Solver: "solvers",
         Times: "times",
+        times.laws.Law: "times",
+        parameterizations.NoiseLabel: "parameterizations",
         posterior.Variance: "posterior",
         schedules.Betas: "schedules",
         losses.Decoder: "losses",

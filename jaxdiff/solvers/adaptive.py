@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdiff.ranges import Tolerance, Whole, checked
+from jaxdiff.ranges import Tolerance, Whole, checked, shown
 from jaxdiff.solvers.onestep import Denoise, Interval, Noise, intervals, left_endpoint
 from jaxdiff.types import Denoised, NoiseLevel
 
@@ -144,15 +144,15 @@ def _check_method(method: Any, controller: Any) -> None:
     dfx, solver = _diffrax(), _solver(method)
     own = "Tsit5, Dopri5, Dopri8, Bosh3 and Kvaerno5 are among its own"
     if not isinstance(solver, dfx.AbstractSolver):
-        raise ValueError(f"diffrax has no solver {method!r}; {own}")
+        raise ValueError(f"diffrax has no solver {shown(method)}; {own}")
     if solver.term_structure is not dfx.AbstractTerm:
-        raise ValueError(f"method {method!r} of diffrax is none of an ODE; {own}")
+        raise ValueError(f"method {shown(method)} of diffrax is none of an ODE; {own}")
     if controller is None and not isinstance(solver, dfx.AbstractAdaptiveSolver):
-        raise ValueError(f"method {method!r} does not estimate its error; {own}")
+        raise ValueError(f"method {shown(method)} does not estimate its error; {own}")
     if not isinstance(controller, dfx.AbstractStepSizeController | None):
         raise ValueError(
             "controller must be one of diffrax, such as diffrax.PIDController(rtol=1e-5, "
-            f"atol=1e-5), or None for it, got {controller!r}"
+            f"atol=1e-5), or None for it, got {shown(controller)}"
         )
 
 
