@@ -12,7 +12,7 @@ values by calling the class, so they all get the same line:
 >>> check("sigma_max", math.inf, Positive)
 Traceback (most recent call last):
     ...
-jaxdiff.ranges.FieldError: sigma_max must be a number above 0, at most 1e+15, got inf
+ValueError: sigma_max must be a number above 0, at most 1e+15, got inf
 
 Arrays that are traced, abstract or not scalar are left alone.
 """
@@ -33,10 +33,6 @@ import numpy as np
 
 LARGE = 1e15
 """The largest magnitude of an unbounded number: float32 still holds its square."""
-
-
-class FieldError(ValueError):
-    """A field's value is outside its range; the message starts with the field's name."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,14 @@ class Range:
         return f"{text}, or inf for no limit" if self.infinite else text
 
     def check(self, name: str, value: Any) -> None:
-        """FieldError unless the value is such a number, or an array left alone."""
+        """ValueError unless the value is such a number, or an array left alone."""
         number = _scalar(value)
         if number is None:
             return
         kinds = int if self.whole else (int, float)
         right = isinstance(number, kinds) and not isinstance(number, bool)
         if not (right and self._holds(number)):
-            raise FieldError(f"{name} must be {self}, got {shown(value)}{_and(self.note)}")
+            raise ValueError(f"{name} must be {self}, got {shown(value)}{_and(self.note)}")
 
     def _holds(self, number: int | float) -> bool:
         if self.infinite and number == math.inf:
@@ -98,9 +94,9 @@ class Items:
     note: str = ""
 
     def check(self, name: str, value: Any) -> None:
-        """Raises FieldError unless the value has so many elements."""
+        """Raises ValueError unless the value has so many elements."""
         if not self.low <= len(value) <= self.high:
-            raise FieldError(
+            raise ValueError(
                 f"{name} must have {self.low:,} to {self.high:,} elements, got "
                 f"{len(value):,}: {shown(value)}{_and(self.note)}"
             )
@@ -113,13 +109,13 @@ class Choice:
         self.values = values
 
     def check(self, name: str, value: Any) -> None:
-        """Raises FieldError unless the value is one of them."""
+        """Raises ValueError unless the value is one of them."""
         kinds = tuple({type(v) for v in self.values})
         if isinstance(value, bool) or not isinstance(value, kinds) or (
             value not in self.values
         ):  # fmt: skip
             known = ", ".join(map(repr, self.values))
-            raise FieldError(f"{name} must be one of {known}, got {shown(value)}")
+            raise ValueError(f"{name} must be one of {known}, got {shown(value)}")
 
 
 Finite = Annotated[float, Range()]
@@ -160,7 +156,7 @@ def checked(cls: T) -> T:
 
     @functools.wraps(then or checked)
     def __post_init__(self: Any) -> None:
-        for name, rule in rules(type(self)):
+        for name, rule in rules(type(self)).items():
             rule(name, getattr(self, name))
         if then:
             then(self)
@@ -170,17 +166,17 @@ def checked(cls: T) -> T:
 
 
 @functools.cache
-def rules(cls: type) -> tuple[tuple[str, Callable[[str, Any], None]], ...]:
+def rules(cls: type) -> dict[str, Callable[[str, Any], None]]:
     """The checks of a class's fields, by name; those that may hold anything have none."""
     hints = typing.get_type_hints(cls, include_extras=True)
     hidden = ("parent", "name") if hasattr(cls, "init_with_output") else ()  # Flax's own
     names = [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
     every = {name: _rule(hints[name]) for name in names}
-    return tuple((name, rule) for name, rule in every.items() if rule)
+    return {name: rule for name, rule in every.items() if rule}
 
 
 def check(name: str, value: Any, hint: Any) -> None:
-    """Raises FieldError unless a value is what the annotation says; for functions."""
+    """Raises ValueError unless a value is what the annotation says; for functions."""
     if rule := _rule(hint):
         rule(name, value)
 
@@ -214,11 +210,11 @@ def _all(every: list[Callable[[str, Any], None]]) -> Callable[[str, Any], None]:
 
 def _check_tuple(hints: tuple[Any, ...], name: str, value: Any) -> None:
     if not isinstance(value, tuple):
-        raise FieldError(f"{name} must be a tuple, got {shown(value)}")
+        raise ValueError(f"{name} must be a tuple, got {shown(value)}")
     if hints[-1] is ...:
         hints = hints[:1] * len(value)
     if len(hints) != len(value):
-        raise FieldError(
+        raise ValueError(
             f"{name} must have {len(hints)} elements, got {len(value)}: {shown(value)}"
         )
     for i, (element, hint) in enumerate(zip(value, hints, strict=True)):
@@ -227,14 +223,14 @@ def _check_tuple(hints: tuple[Any, ...], name: str, value: Any) -> None:
 
 def _check_kind(kinds: tuple[type, ...], name: str, value: Any) -> None:
     if isinstance(value, type):
-        raise FieldError(
+        raise ValueError(
             f"{name} is the class {value.__name__}: make a value of it, {value.__name__}()"
         )
     if isinstance(value, bool | np.bool_) and bool in kinds:
         return
     if not isinstance(value, kinds) or isinstance(value, bool):
         names = ["None" if k is types.NoneType else WORDS.get(k, k.__name__) for k in kinds]
-        raise FieldError(f"{name} must be {' or '.join(names)}, got {shown(value)}")
+        raise ValueError(f"{name} must be {' or '.join(names)}, got {shown(value)}")
 
 
 WORDS = {bool: "True or False", str: "a string", os.PathLike: "a path"}

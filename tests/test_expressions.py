@@ -52,11 +52,11 @@ def test_lists_and_nested_values() -> None:
         ("__import__('os')", "none of"),
         (
             "DPMSolverPP(order=9)",
-            "^DPMSolverPP.order must be a whole number from 1 to 3, got 9$",
+            "^DPMSolverPP.order must be a whole number .*, got 9$",
         ),
         ("RungeKutta(3)", "^RungeKutta.clock must be one of schedules.*; got 3$"),
         ("EulerMaruyama(clock=3)", "clock must be one of schedules.*, None; got 3$"),
-        ("EulerMaruyama(clock=Heun())", "clock must be one of schedules.*, None; got Heun"),
+        ("EulerMaruyama(clock=Heun())", "is none of BoundedCosine"),
         ("Heun, Euler", "names 2 values"),
         ("", "names 0 values"),
         ("Heun(**{})", "by its name"),

@@ -247,9 +247,7 @@ def test_an_interval_is_open_below_and_closed_above(ratio: float, w: float) -> N
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (-0.1, 1.0)])
 def test_an_empty_interval_is_refused(low: float, high: float) -> None:
-    with pytest.raises(
-        ValueError, match=f"needs low < high, got low = {low}|from 0 .* got {low}"
-    ):
+    with pytest.raises(ValueError, match=f"(low =|got) {low}"):
         jd.guidance.Interval(1.0, low, high)
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jaxdiff.config.experiment import Experiment
 from jaxdiff.config.fields import elements, fields_of
 from jaxdiff.config.table import KINDS, NAMES, TYPES
-from jaxdiff.ranges import FieldError, shown
+from jaxdiff.ranges import rules, shown
 
 
 def to_dict(value: Any) -> Any:
@@ -93,14 +93,15 @@ def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
                 f"{where} ({kind}) has no field {shown(name)}; it has "
                 f"{', '.join(fields) or 'none'}"
             )
-        values[name] = _read(value, fields[name], f"{where}.{name}", depth + 1)
+        path = f"{where}.{name}"
+        values[name] = _read(value, fields[name], path, depth + 1)
+        if rule := rules(cls).get(name):
+            rule(path, values[name])
     if missing := [name for name in _required(cls) if name not in values]:
         many = "values" if len(missing) > 1 else "a value"
         raise ValueError(f"{where} needs {many} for {' and '.join(missing)}")
     try:
         return cls(**values)
-    except FieldError as error:
-        raise ValueError(f"{where}.{error}") from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from error
 
