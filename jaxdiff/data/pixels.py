@@ -33,6 +33,8 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxdiff.ranges import Whole
+
 MAX_PIXELS = 2**26
 """Pixels that images in memory may have together: about 0.6 GB."""
 VARIABLE = "JAXDIFF_MAX_PIXELS"

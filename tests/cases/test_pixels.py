@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.config import from_dict
 from jaxdiff.data import Folder, Records, pixels, prepare
 from jaxdiff.quality import images_in
 
@@ -254,7 +255,8 @@ def test_images_in_memory_are_bounded_together() -> None:
 
 
 def test_a_size_of_two_numbers_is_refused() -> None:
+    saved = {"type": "data.Folder", "path": "x", "size": (64, 96)}
     with pytest.raises(
-        ValueError, match=r"size must be .*got \(64, 96\); the side of a square"
+        ValueError, match=r"size must .*got \(64, 96\); the side of a square"
     ):
-        pixels.require_side((64, 96))
+        from_dict(saved)
