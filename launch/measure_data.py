@@ -2,9 +2,9 @@
 
     python launch/measure_data.py --config=configs/digits.py
 
-Reads every image once, shows each channel's mean and std of x0, and keeps them beside the
-data, where the next call finds them; --again measures data that have changed. Any field of
-the config can be changed: --config.data.path=my/images.
+Reads every image once, shows each channel's mean and std of x0, and keeps them in the cache
+folder ($JAXDIFF_CACHE or ~/.cache/jaxdiff), where training finds them; --again measures
+what is known already. Any field of the config can be changed: --config.data.path=my/images.
 """
 
 import command
@@ -24,11 +24,12 @@ def main() -> None:
     """Measures, keeps, prints."""
     experiment = from_config(CONFIG.value)
     data = experiment.data
-    if AGAIN.value:
-        found = statistics.measure(data.load(), encoder_of(data), progress=True)
-        statistics.keep(data, found)
-    else:
-        found = statistics.measured(data, progress=True)
+    dataset = data.load()
+    found = None if AGAIN.value else statistics.stored(data, dataset)
+    where = f"known from {statistics.file_of(data, dataset)}"
+    if found is None:
+        found = statistics.measure(dataset, encoder_of(data), progress=True)
+        where = statistics.try_to_keep(data, found, dataset)
     print(f"{data}: {found.count} images\n")
     print(f"{'channel':>10} {'mean':>10} {'std':>10}")
     for i, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
@@ -36,7 +37,7 @@ def main() -> None:
     print(f"\nsigma_data {found.sigma_data:.4f}", end="")
     trained = sorted({edm.sigma_data for edm in parts(experiment, EDM)})
     print(f"; the config has {trained[0]}" if trained else "; the config needs none")
-    print(f"kept in {statistics.file_of(data)}")
+    print(where)
 
 
 if __name__ == "__main__":

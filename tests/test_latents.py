@@ -15,7 +15,6 @@ from jaxdiff.data import (
     Dataset,
     Digits,
     Encoder,
-    Folder,
     Latents,
     Pixels,
     VAELatents,
@@ -365,28 +364,32 @@ def test_statistics_of_latents_count_the_spread_of_their_draws(tmp_path: Path) -
     np.testing.assert_allclose(found.std, np.sqrt(variance), rtol=1e-13)
 
 
-def test_statistics_are_kept_beside_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "statistics"
+
+
+def test_statistics_are_kept_in_the_cache(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path / "a.npz")
-    data = Latents(str(path), SIZE)
+    data = Latents(str(written(tmp_path / "there" / "a.npz")), SIZE)
     assert statistics.stored(data) is None
     found = measured(data)
-    assert statistics.file_of(data) == tmp_path / "a.statistics.json"
+    assert statistics.file_of(data).parent == cache
     assert statistics.stored(data) == found
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    for file in list(tmp_path.glob("a.*")):
-        file.rename(moved / file.name)
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["a.npz"]
+    (tmp_path / "there").rename(tmp_path / "moved")
     monkeypatch.setattr(
         statistics, "measure", lambda *a, **k: pytest.fail("measured again")
     )
-    assert measured(Latents(str(moved / "a.npz"), SIZE)) == found
-    other = Latents(str(moved / "a.npz"), SIZE, VAELatents(sigma_data=1.0))
+    moved = str(tmp_path / "moved" / "a.npz")
+    assert measured(Latents(moved, SIZE)) == found
+    other = Latents(moved, SIZE, VAELatents(sigma_data=1.0))
     assert statistics.stored(other) is None  # other settings, other statistics
 
 
-def test_statistics_of_other_data_are_measured_again(tmp_path: Path) -> None:
+def test_statistics_of_other_data_are_measured_again(tmp_path: Path, cache: Path) -> None:
     data = Latents(str(written(tmp_path / "a.npz", 7)), SIZE)
     first = measured(data)
     written(tmp_path / "a.npz", 9)
@@ -395,24 +398,27 @@ def test_statistics_of_other_data_are_measured_again(tmp_path: Path) -> None:
     assert statistics.stored(data) == again
 
 
-def test_places_of_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "cache"))
-    assert statistics.file_of(Digits()) == tmp_path / "cache" / "statistics.json"
-    assert statistics.file_of(Folder(str(tmp_path))) == tmp_path / "statistics.json"
+def test_splits_have_statistics_of_their_own(cache: Path) -> None:
     for split in ("train", "test"):
         statistics.keep(Digits(split), Statistics(len(split), (0.5,), (1.0,)))
     assert statistics.stored(Digits("train")).count == 5
     assert statistics.stored(Digits("test")).count == 4
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"Digits(split=\'all\')": {"count": 3}}'])
-def test_damaged_statistics_are_refused(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path))
-    (tmp_path / "statistics.json").write_text(text)
-    with pytest.raises(ValueError, match="delete it, to measure again"):
-        statistics.stored(Digits("all"))
+DAMAGED = ["{", "[1]", "null", '{"count": 3}', '{"count": 3, "mean": 1, "std": [1]}']
+DAMAGED += ['{"count": "3", "mean": [0], "std": [1]}', "[" * 10**5]
+DAMAGED += ['{"count": 3, "mean": [NaN], "std": [1]}', '{"count":1,"mean":[{}],"std":[1]}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_statistics_are_measured_again(text: str, cache: Path) -> None:
+    data = Digits("test")
+    path = statistics.file_of(data)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.warns(UserWarning, match=r"is damaged .*measuring again"):
+        assert measured(data).count == 300
+    assert statistics.stored(data).count == 300
 
 
 def test_a_run_keeps_its_statistics(tmp_path: Path) -> None:

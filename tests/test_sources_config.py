@@ -44,8 +44,13 @@ def test_cifar10s_config_is_conditional_and_mirrors() -> None:
     assert (experiment.batch_size, experiment.label_dropout) == (512, 0.1)
 
 
-def test_mirroring_and_skipping_leave_the_statistics(tmp_path: Path) -> None:
-    data = Folder(str(tmp_path), size=8)
+def test_mirroring_and_skipping_leave_the_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").touch()
+    data = Folder(str(tmp_path / "data"), size=8)
     found = statistics.Statistics(3, (0.1,) * 3, (0.2,) * 3)
     statistics.keep(data, found)
     other = dataclasses.replace(data, flip=True, on_error="skip")

@@ -48,10 +48,13 @@ class File(Protocol):
 
 
 def stamp(file: File) -> str:
-    """What tells that a file was changed: its date and size, or an archive's checksum."""
+    """What tells that a file was changed: its date and size, or an archive's checksum.
+
+    Where it lies is no part of it.
+    """
     if isinstance(file, Path):
         at = file.stat()
-        return f"{file} {at.st_size} {at.st_mtime_ns}"
+        return f"{file.name} {at.st_size} {at.st_mtime_ns}"
     return f"{file.path} {file.size} {file.crc}"
 
 

@@ -10,6 +10,7 @@ cancels. An experiment's sigma_data should be what `Statistics.sigma_data` says.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import warnings
@@ -20,9 +21,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiff.data.batches import Dataset
+from jaxdiff.data.batches import Dataset, fingerprint
 from jaxdiff.data.encoders import Encoder, encoder_of
-from jaxdiff.files import PathLike, cache_folder, place, write_atomically
+from jaxdiff.data.skipping import Skipping
+from jaxdiff.files import PathLike, cache_folder, write_atomically
 
 BLOCK = 64
 """Images that are added at a time."""
@@ -95,60 +97,78 @@ def _sums(
     return Sums(len(mean), centre, ((mean - centre) ** 2 + variance).sum(0))
 
 
-def measured(source: Any, *, progress: bool = False) -> Statistics:
-    """The statistics of a data set's value, from the file beside its data if it is there.
+def measured(
+    source: Any, dataset: Dataset | None = None, *, progress: bool = False
+) -> Statistics:
+    """The statistics of a data set's value, from the cache if the same data were measured.
 
-    They are measured if they are not there, or are of another number of images, and kept
-    where a file can be written. Of other changes to the data nothing is noticed.
+    Else they are measured, and kept there where a file can be written; a warning says so
+    where none can. `dataset` is what `source.load()` gives, if that is at hand.
     """
-    dataset = source.load()
-    found = stored(source)
-    if found is None or found.count != len(dataset):
-        found = measure(dataset, encoder_of(source), progress=progress)
+    dataset = source.load() if dataset is None else dataset
+    known = stored(source, dataset)
+    if known is None:
+        known = measure(dataset, encoder_of(source), progress=progress)
         try:
-            keep(source, found)
+            keep(source, known, dataset)
         except OSError as error:
             warnings.warn(f"the statistics are not kept: {error}", stacklevel=2)
-    return found
+    return known
 
 
-def file_of(source: Any) -> Path:
-    """Where a data set's statistics are kept: beside its data.
+def file_of(source: Any, dataset: Dataset | None = None) -> Path:
+    """Where a data set's statistics are kept: in the cache folder, never beside the data.
 
-    `statistics.json` in a folder, NAME.statistics.json beside a file NAME.npz, and in the
-    cache folder for data that come with a package.
+    The name is a hash of the settings that change them and of the data's fingerprint: that
+    of dates, sizes or checksums, so that changed data have a file of their own, and moved
+    data have not.
     """
-    if not getattr(source, "path", ""):
-        return cache_folder() / "statistics.json"
-    path = place(source.path)
-    return path / "statistics.json" if path.is_dir() else path.with_suffix(SUFFIX)
+    dataset = source.load() if dataset is None else dataset
+    images = dataset.source.of if isinstance(dataset.source, Skipping) else dataset.source
+    key = f"{_name(source)} {fingerprint(images)}"
+    name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+    return cache_folder() / "statistics" / f"{name}.json"
 
 
-SUFFIX = ".statistics.json"
+def stored(source: Any, dataset: Dataset | None = None) -> Statistics | None:
+    """What was measured before of the same data; None if nothing was.
+
+    A file that is damaged is passed over with a warning.
+    """
+    path = file_of(source, dataset)
+    try:
+        row = json.loads(path.read_bytes())
+        count, *parts = row["count"], row["mean"], row["std"]
+        numbers = [float(value) for part in parts for value in part]
+        if type(count) is not int or not np.isfinite(numbers).all():
+            raise ValueError("it holds other things than numbers")
+        return Statistics(count, *(tuple(map(float, part)) for part in parts))
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        warnings.warn(f"{path} is damaged ({error}): measuring again", stacklevel=2)
+        return None
 
 
-def stored(source: Any) -> Statistics | None:
-    """What was measured before; None if nothing was.
+def keep(source: Any, statistics: Statistics, dataset: Dataset | None = None) -> Path:
+    """Writes them where `stored` finds them, and returns where.
 
     Raises:
-        ValueError: the file is damaged.
+        OSError: it cannot be written there.
     """
-    row = _rows(file_of(source)).get(_name(source))
-    if row is None:
-        return None
+    path = file_of(source, dataset)
+    row = {"data": _name(source), **dataclasses.asdict(statistics)}
+    text = json.dumps(row, indent=1).encode()
+    write_atomically(path, lambda file: file.write(text))
+    return path
+
+
+def try_to_keep(source: Any, statistics: Statistics, dataset: Dataset) -> str:
+    """Writes them if it can be done; a line that says where they are, or why not."""
     try:
-        return Statistics(int(row["count"]), tuple(row["mean"]), tuple(row["std"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{file_of(source)} is damaged ({error!r}): delete it, to measure again"
-        ) from error
-
-
-def keep(source: Any, statistics: Statistics) -> None:
-    """Writes them where `stored` finds them; those of other settings stay."""
-    rows = _rows(file_of(source)) | {_name(source): dataclasses.asdict(statistics)}
-    text = json.dumps(rows, indent=1).encode()
-    write_atomically(file_of(source), lambda file: file.write(text))
+        return f"kept in {keep(source, statistics, dataset)}"
+    except OSError as error:
+        return f"not kept, as the cache folder cannot be written to: {error}"
 
 
 def save(path: PathLike, statistics: Statistics) -> None:
@@ -156,16 +176,6 @@ def save(path: PathLike, statistics: Statistics) -> None:
     row = dataclasses.asdict(statistics) | {"sigma_data": statistics.sigma_data}
     text = json.dumps(row, indent=1).encode()
     write_atomically(path, lambda file: file.write(text))
-
-
-def _rows(path: Path) -> dict[str, Any]:
-    try:
-        rows = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: delete it, to measure again") from error
-    if not isinstance(rows, dict):
-        raise ValueError(f"{path} is no table: delete it, to measure again")
-    return rows
 
 
 def _name(source: Any) -> str:

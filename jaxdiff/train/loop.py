@@ -128,7 +128,7 @@ def prepared(
     if processes.first():
         checkpoint.describe(workdir, e)
         provenance.started(workdir, int(state.step), to_dict(e))
-    known = start.data_statistics(e, workdir, len(dataset))
+    known = start.data_statistics(e, workdir, dataset)
     examine = examiner(e, workdir, dataset, draw, mesh) if e.eval_every else None
     return Run(e, workdir, mesh, dataset, saved, step, probe, draw, examine, known), state
 

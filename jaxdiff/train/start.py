@@ -5,7 +5,7 @@ from jax.sharding import Mesh
 
 from jaxdiff import checkpoint, losses, networks, processes, sharding
 from jaxdiff.config import PLACES, Experiment, differences, from_dict, parts, to_dict
-from jaxdiff.data import statistics
+from jaxdiff.data import Dataset, statistics
 from jaxdiff.files import Place
 from jaxdiff.state import TrainState, init_state
 from jaxdiff.weightings import require_finite_mean
@@ -77,14 +77,15 @@ def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
 
 
 def data_statistics(
-    experiment: Experiment, workdir: Place, images: int
+    experiment: Experiment, workdir: Place, dataset: Dataset
 ) -> statistics.Statistics | None:
     """What is known of the data, kept in the run's folder too; few data are measured.
 
     launch/measure_data.py measures many.
     """
-    few = images <= MEASURED
-    found = (statistics.measured if few else statistics.stored)(experiment.data)
+    few = len(dataset) <= MEASURED
+    look = statistics.measured if few else statistics.stored
+    found = look(experiment.data, dataset)
     if found and processes.first():
         statistics.save(workdir / "statistics.json", found)
     return found
