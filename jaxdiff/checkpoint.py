@@ -163,9 +163,11 @@ class Checkpoints:
         state: TrainState,
         experiment: Experiment,
         statistics: Statistics | None = None,
+        images: int | None = None,
     ) -> None:
         """Starts to save, and returns once the state may be donated.
 
+        `images` are those seen so far, by default as many as steps of the batch size.
         A checkpoint that this step already has is kept, unless it could not be read.
         """
         if step in self.steps() and step not in self._damaged:
@@ -180,6 +182,7 @@ class Checkpoints:
                     "experiment": to_dict(experiment),
                     "checksum": _checksum(state).tolist(),
                     "statistics": statistics and dataclasses.asdict(statistics),
+                    "images": step * experiment.batch_size if images is None else images,
                 },
             )
 
@@ -250,6 +253,11 @@ class Checkpoints:
             f"{', '.join(map(str, steps))} are damaged. Bring back a copy, or delete the "
             "run's folder to start over"
         )
+
+    def images(self, step: int, experiment: Experiment) -> int:
+        """How many images the run of a saved step, and of its experiment, had seen."""
+        saved = processes.told(self._metadata(step)) or {}
+        return int(saved.get("images", step * experiment.batch_size))
 
     # Orbax has no exception of its own for damage, and raises almost any other.
 

@@ -48,13 +48,19 @@ def nan_to_zero() -> optax.GradientTransformation:
 
 
 def inverse_sqrt_schedule(
-    ref_lr: float, ref_batches: float | int, rampup_images: float | int, batch_size: int
+    ref_lr: float,
+    ref_batches: float | int,
+    rampup_images: float | int,
+    batch_size: int,
+    more_images: int = 0,
 ) -> optax.Schedule:
     """lr(n) = ref_lr / sqrt(max(n / (ref_batches B), 1)) min(n / rampup_images, 1).
 
-    n = step * B images were seen before this step [EDM2 eq. 67], so that with a ramp-up
-    the first step has lr 0. ref_batches = 0 keeps the rate constant after the ramp-up,
-    rampup_images = 0 starts at the full rate.
+    n = step * B + more_images images were seen before this step [EDM2 eq. 67], so that with
+    a ramp-up the first step has lr 0. ref_batches = 0 keeps the rate constant after the
+    ramp-up, rampup_images = 0 starts at the full rate. `more_images` is not 0 where earlier
+    batches were of another size: the rate is then that of a run whose batches were all of
+    this size, after as many images.
 
     >>> lr = inverse_sqrt_schedule(0.01, ref_batches=100, rampup_images=0, batch_size=8)
     >>> [round(float(lr(step)), 6) for step in (0, 100, 400)]
@@ -63,6 +69,8 @@ def inverse_sqrt_schedule(
 
     def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
         step, lr = jnp.asarray(step, float), jnp.asarray(ref_lr)
+        if more_images:
+            step = step + more_images / batch_size
         if ref_batches:
             lr = lr / jnp.sqrt(jnp.maximum(step / ref_batches, 1))
         if rampup_images:
@@ -252,15 +260,16 @@ class EDM2Optimizer:
         """
         return self.stds + self.halflives
 
-    def schedule(self, batch_size: int) -> optax.Schedule:
-        """Steps made -> learning rate."""
-        return inverse_sqrt_schedule(
-            self.learning_rate, self.ref_batches, self.rampup_images, batch_size
-        )
+    def schedule(self, batch_size: int, more_images: int = 0) -> optax.Schedule:
+        """Steps made -> learning rate; `more_images` as in `inverse_sqrt_schedule`."""
+        given = self.learning_rate, self.ref_batches, self.rampup_images
+        return inverse_sqrt_schedule(*given, batch_size, more_images)
 
-    def transformation(self, batch_size: int) -> optax.GradientTransformation:
-        """The Optax chain."""
-        rate = self.schedule(batch_size)
+    def transformation(
+        self, batch_size: int, more_images: int = 0
+    ) -> optax.GradientTransformation:
+        """The Optax chain; `more_images` as in `inverse_sqrt_schedule`."""
+        rate = self.schedule(batch_size, more_images)
         halflives = tuple(halflife / batch_size for halflife in self.halflives)
         betas = {"b1": self.b1, "b2": self.b2, "eps": self.eps}
         return edm2_adam(

@@ -122,7 +122,7 @@ def on_terminal() -> bool:
 def duration(seconds: float) -> str:
     """Seconds for people.
 
-    >>> duration(7.2), duration(95), duration(7300)
+    >>> duration(7.2), duration(95.0), duration(7300.0)
     ('7 s', '1 min 35 s', '2 h 1 min')
     """
     whole = round(seconds)

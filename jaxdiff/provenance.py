@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -60,14 +60,21 @@ def commit_of(file: PathLike) -> str | None:
         return None
 
 
-def started(workdir: PathLike, start: int, experiment: Mapping[str, Any]) -> None:
+def started(
+    workdir: PathLike,
+    start: int,
+    experiment: Mapping[str, Any],
+    notes: Sequence[str] = (),
+) -> None:
     """Notes in starts.jsonl that a run begins, or goes on, after this many steps.
 
-    A line is {"time", "step", what `provenance` says, "experiment"}; a line that a kill cut
-    short is dropped.
+    A line is {"time", "step", what `provenance` says, "notes", "experiment"}, the whole
+    experiment as it is from that step on; `notes` say what changed, or where the network
+    comes from. A line that a kill cut short is dropped.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    line = {"time": now, "step": start, **provenance(), "experiment": dict(experiment)}
+    line = {"time": now, "step": start, **provenance(), "notes": list(notes)}
+    line["experiment"] = dict(experiment)
     path = place(workdir) / "starts.jsonl"
     whole = [before for before in lines(path) if before.endswith("\n")]
     text = "".join([*whole, json.dumps(line) + "\n"]).encode()

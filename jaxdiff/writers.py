@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from jaxdiff import progress
 from jaxdiff.files import (
     PathLike,
     Place,
@@ -73,13 +74,16 @@ class JSONL:
 
 
 class Terminal:
-    """A line for people, above the progress bar where there is one."""
+    """A line for people, above the progress bar where there is one.
+
+    Goodput is left out: it means little until a run has made many steps, and the last line
+    of a long run tells it.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        from tqdm import tqdm
-
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        tqdm.write(f"step {step:>7}  {numbers}", file=sys.stderr)
+        shown = {name: value for name, value in values.items() if name != "goodput"}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        progress.say(f"step {step:>7}  {numbers}")
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
         """A terminal shows no pictures."""

@@ -308,8 +308,10 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_experiment_s_run_is_not_gone_on_with(tmp_path: Path) -> None:
     run(tmp_path, steps=4)
-    with pytest.raises(ValueError, match="batch_size: 1 there, 2 here"):
-        run(tmp_path, batch_size=2)
+    with pytest.raises(
+        ValueError, match=r"loss_scale: 1.0 there, 2.0 here.*set these back"
+    ):
+        run(tmp_path, loss_scale=2.0)
 
 
 ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4"}

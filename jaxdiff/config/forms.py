@@ -128,29 +128,55 @@ def from_config(config: ConfigDict) -> Experiment:
 PLACES = ("data.path", "data.cache", "data.data_dir")
 """Fields that say where data lie, which may be elsewhere on each host."""
 
+NETWORKS = ("network", "network.backbone")
+"""Where the fields of a network lie, the second in an estimator's."""
+
 FREE = (
     *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
     *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", "fsdp"),
     *("on_nonfinite", "data.on_error", *PLACES),
 )
-"""Fields, or what they begin with, that a resumed run may change."""
+"""Fields, or what they begin with, that a resumed run may change, as no step sees them."""
+
+FROM_HERE_ON = (
+    *("batch_size", "accumulation"),
+    *("optimizer.learning_rate", "optimizer.ref_batches", "optimizer.rampup_images"),
+    *(f"{net}.{name}" for net in NETWORKS for name in ("remat", "dtype")),
+)
+"""Fields that a resumed run may change too: only later steps differ by them."""
 
 
 def differences(
-    there: Experiment, here: Experiment, free: tuple[str, ...] = FREE
+    there: Experiment, here: Experiment, free: tuple[str, ...] = (*FREE, *FROM_HERE_ON)
 ) -> list[str]:
     """What keeps a run from going on as another experiment, a line for each field.
 
     Fields that do not alter the steps already made may differ: how many steps there are,
-    how often something is written, how pictures are drawn, where the data lie.
+    how often something is written, how pictures are drawn, where the data lie. So may
+    those of which the state's meaning does not depend, which `changes` lists.
     """
+    return [
+        f"{path}: {before} there, {after} here"
+        for path, before, after in _changed(there, here)
+        if not path.startswith(free)
+    ]
+
+
+def changes(there: Experiment, here: Experiment) -> list[str]:
+    """What a run does otherwise from now on, "field before -> after" for each field."""
+    return [
+        f"{path} {before} -> {after}"
+        for path, before, after in _changed(there, here)
+        if path in FROM_HERE_ON
+    ]
+
+
+def _changed(there: Experiment, here: Experiment) -> list[tuple[str, Any, Any]]:
+    """Path, value there and value here of each field that differs."""
     before, after = (dict(_leaves(to_dict(e))) for e in (there, here))
     paths = [*after, *(before.keys() - after.keys())]
-    return [
-        f"{path}: {before.get(path)} there, {after.get(path)} here"
-        for path in paths
-        if before.get(path) != after.get(path) and not path.startswith(free)
-    ]
+    values = ((path, before.get(path), after.get(path)) for path in paths)
+    return [(path, old, new) for path, old, new in values if old != new]
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

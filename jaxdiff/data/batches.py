@@ -1,11 +1,12 @@
 """A data set, and the endless stream of shuffled batches that training reads.
 
 Images are counted on and on: step s of a run with batch B reads the positions s B ...
-(s + 1) B - 1. Position i is image number `order(n, seed, i // n)[i % n]`, where n is the
-size of the data set: every epoch shows every image once, in an order of its own. So what
-a step sees is a function of (seed, B, s) alone. It depends neither on when a run was
-interrupted nor on how many processes share it: each reads the rows of the batch that its
-devices hold.
+(s + 1) B - 1, and where earlier batches were of another size it goes on after the last
+position. Position i is image number `order(n, seed, i // n)[i % n]`, where n is the size of
+the data set: every epoch shows every image once, in an order of its own. So what a step
+sees is a function of (seed, B, s) and of the images before. It depends neither on when a
+run was interrupted nor on how many processes share it: each reads the rows of the batch
+that its devices hold.
 """
 
 import dataclasses
@@ -179,9 +180,11 @@ class Stream:
     batch_size: int
     seed: int
     rows: Int[np.ndarray, " b"]
+    more_images: int = 0
+    """Read before step s beyond s batch_size, where earlier batches had another size."""
 
     def __len__(self) -> int:
-        return sys.maxsize // self.batch_size
+        return (sys.maxsize - max(self.more_images, 0)) // self.batch_size
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         return take(self.source, self.indices(step))
@@ -189,7 +192,8 @@ class Stream:
     def indices(self, step: int) -> Int[np.ndarray, " b"]:
         """The numbers of the images in these rows of a step's batch."""
         n = len(self.source)
-        epochs, positions = np.divmod(step * self.batch_size + self.rows, n)
+        first = step * self.batch_size + self.more_images
+        epochs, positions = np.divmod(first + self.rows, n)
         found = np.empty_like(positions)
         for epoch in np.unique(epochs):
             now = epochs == epoch
@@ -203,6 +207,7 @@ def batches(
     seed: int,
     start_step: int = 0,
     rows: Int[np.ndarray, " b"] | None = None,
+    more_images: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The endless batches of a run, from `start_step` on, as a grain `DatasetIterator`.
 
@@ -210,11 +215,12 @@ def batches(
     that this process holds (`sharding.rows`), by default of all `batch_size`. The
     iterator's state is {"next_index": step}, the number of the next step, so `set_state`
     and `start_step` do the same, whatever processes wrote the state. A source without
-    `take` is read ahead by threads.
+    `take` is read ahead by threads. Where batches before `start_step` were of another size,
+    `more_images` is how many more images they held than as many of this size.
 
     Raises:
         ValueError: an empty data set; a batch size that is not positive; a negative seed
-            or start_step.
+            or start_step; `more_images` that puts the first image before the first.
     """
     import grain
 
@@ -226,8 +232,10 @@ def batches(
         raise ValueError(f"seed must be in 0 ... 2^64 - 1, got {seed}")
     if start_step < 0:
         raise ValueError(f"start_step must not be negative, got {start_step}")
+    if start_step * batch_size + more_images < 0:
+        raise ValueError(f"more_images must not be below 0 images, got {more_images}")
     rows = np.arange(batch_size) if rows is None else rows
-    stream = Stream(dataset.source, batch_size, seed, rows)
+    stream = Stream(dataset.source, batch_size, seed, rows, more_images)
     threads = 0 if hasattr(dataset.source, "take") else 8
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     iterator = iter(grain.MapDataset.source(stream).to_iter_dataset(ahead))

@@ -18,6 +18,8 @@ class Clock:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self.spent: dict[str, float] = {}
+        self.made = 0
+        """Steps that were made."""
 
     @property
     def total(self) -> float:
@@ -43,6 +45,11 @@ class Clock:
         finally:
             took = time.perf_counter() - began
             self.spent[name] = self.spent.get(name, 0.0) + took
+
+    @property
+    def tells(self) -> bool:
+        """Whether its shares mean something: of many steps, which took a while."""
+        return self.made >= 100 and self.total >= 60
 
     def __str__(self) -> str:
         """One line for people, the largest first."""

@@ -2,10 +2,9 @@
 
 import dataclasses
 import signal
-import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import jax
@@ -17,8 +16,9 @@ from jaxdiff import checkpoint, data, generate, magnitudes, processes, provenanc
 from jaxdiff.config import Experiment, resolve, to_dict
 from jaxdiff.data.statistics import Statistics
 from jaxdiff.files import PathLike, Place, place
+from jaxdiff.progress import doing, say
 from jaxdiff.state import TrainState
-from jaxdiff.train import start
+from jaxdiff.train import start, summary
 from jaxdiff.train.clock import Clock
 from jaxdiff.train.profiling import Profile
 from jaxdiff.train.reporter import Reporter, reporting
@@ -52,6 +52,14 @@ class Run:
     examine: Callable[[TrainState], Mapping[str, float]] | None
     known: Statistics | None
     """Of the data."""
+    more_images: int
+    """Seen beyond steps times the batch size, where earlier batches had another size."""
+    says: bool
+    """Whether this process says what it does."""
+
+    def images(self, step: int) -> int:
+        """Images seen until a step."""
+        return step * self.experiment.batch_size + self.more_images
 
 
 def fit(
@@ -64,8 +72,13 @@ def fit(
 ) -> TrainState:
     """Trains, or goes on training, in the run's folder; returns the last state.
 
-    A run that has all its steps is returned as it is. `profile` are the first and the last
-    step to trace, `wandb` a project of Weights & Biases. All processes call it alike.
+    A run that has all its steps is returned as it is. One that exists may go on with some
+    fields changed, `config.FROM_HERE_ON` and `config.FREE`: it says which, and starts.jsonl
+    in its folder keeps what it was trained by from each start on. After a change of the
+    batch size it reads on from the image where it was, and the learning rate follows the
+    images seen. With `progress`, process 0 says on stderr what it does. `profile` are the
+    first and the last step to trace, `wandb` a project of Weights & Biases. All processes
+    call it alike; a call outside the main thread trains, but no signal stops it.
 
     Raises:
         Stopped: SIGINT or SIGTERM came, and the state was saved.
@@ -73,8 +86,8 @@ def fit(
             `on_nonfinite` knows no more to do; the last checkpoint is before it.
         ValueError: the folder is another experiment's, or the batch does not split.
     """
-    workdir = place(workdir)
     start.require_alike(experiment)
+    workdir, says = place(workdir), progress and processes.first()
     clock, traced = Clock(), Profile(workdir / "profile", *profile)
     with (
         checkpoint.alone(workdir),
@@ -83,13 +96,14 @@ def fit(
         closing(traced),
     ):
         with clock("start"):
-            run, state = prepared(experiment, workdir, saved)
+            run, state = prepared(experiment, workdir, saved, says)
         attempt, base, whole = 0, int(state.step), False
         traced.require_ahead(base, experiment.steps)
         while True:
             first = int(state.step)
             e = run.experiment
-            with reporting(e, workdir, first, clock, progress, wandb) as report:
+            more = run.more_images
+            with reporting(e, workdir, first, clock, says, wandb, more) as report:
                 try:
                     state = steps(run, state, report, clock, stop, traced)
                     with clock("checkpoints"):
@@ -105,32 +119,47 @@ def fit(
                         saved.wait()
                         newest = max(saved.steps(), default=0)
                         attempt, base = attempt + 1 if newest == base else 1, newest
-                        state = rolled_back(run, error, attempt)
-        if progress and processes.first():
-            print(clock, file=sys.stderr)
+                        run, state = rolled_back(run, error, attempt)
+        if says and clock.tells:
+            say(str(clock))
     if not whole:
         raise Stopped(int(state.step), stop.signal or signal.SIGTERM)
     return state
 
 
 def prepared(
-    experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints
+    experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints, says: bool
 ) -> tuple[Run, TrainState]:
-    """What the loop works with, and the state that it starts from."""
+    """What the loop works with, and the state that it starts from; says what it is."""
     part = experiment.batch_size // experiment.accumulation
     mesh = sharding.mesh_for(part, experiment.fsdp)
-    dataset = experiment.data.load()
+    with doing("reading the data", says):
+        dataset = experiment.data.load()
     e = resolve(experiment, dataset)
+    if says:
+        summary.say_all(summary.of_data(e, dataset))
     start.require_finite_objective(e)
-    step, probe = compiled_step(e, mesh), magnitudes.probe(e)
+    probe = magnitudes.probe(e)
     draw = generate.sampler(e) if e.sample_every or e.eval_every else None
-    state = start.restored(saved, mesh, workdir, e) or start.begun(e, mesh)
+    with doing("restoring the run" if saved.steps() else "making the network", says):
+        at = start.first_or_last(saved, mesh, workdir, e)
+    first = int(at.state.step)
     if processes.first():
         checkpoint.describe(workdir, e)
-        provenance.started(workdir, int(state.step), to_dict(e))
-    known = start.data_statistics(e, workdir, dataset)
-    examine = examiner(e, workdir, dataset, draw, mesh) if e.eval_every else None
-    return Run(e, workdir, mesh, dataset, saved, step, probe, draw, examine, known), state
+        provenance.started(workdir, first, to_dict(e), at.lines)
+    if says:
+        summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))
+        summary.say_all(summary.of_start(at.lines))
+    with doing("measuring the data", says):
+        known = start.data_statistics(e, workdir, dataset)
+    examine = None
+    if e.eval_every:
+        with doing("preparing the scores", says):
+            examine = examiner(e, workdir, dataset, draw, mesh)
+    more = at.images - first * e.batch_size
+    step = compiled_step(e, mesh, more)
+    given = workdir, mesh, dataset, saved, step, probe, draw, examine, known, more, says
+    return Run(e, *given), at.state
 
 
 def steps(
@@ -148,7 +177,8 @@ def steps(
     """
     e, mesh, first = run.experiment, run.mesh, int(state.step)
     rows = sharding.rows(mesh, e.batch_size)
-    read = data.batches(run.dataset, e.batch_size, e.seed, first, rows)
+    more = run.more_images
+    read = data.batches(run.dataset, e.batch_size, e.seed, first, rows, more)
     batches = sharding.ahead(read, mesh)
     for n in range(first + 1, e.steps + 1):
         with clock("data"):
@@ -157,12 +187,13 @@ def steps(
         with clock("magnitudes"):
             before = copied(state) if looking else None
         with (
-            clock("compiling") if n == first + 1 else nullcontext(),
+            compiling(run, clock) if n == first + 1 else nullcontext(),
             profile.step(n, state),
             jax.transfer_guard("disallow"),
         ):
             state, metrics = run.step(state, batch)
             report.made(metrics, wait=n == first + 1)
+            clock.made += 1
         with clock("tracing"):
             profile.after(n, state)
         stopping = stop.after(n)  # asked once: what is not saved must not stop the run
@@ -177,16 +208,24 @@ def steps(
         if e.snapshot_every and (n == e.steps or n % e.snapshot_every == 0):
             require_finite(state)
             with clock("snapshots"):
-                save_averages(run.workdir, e, state)
+                save_averages(run.workdir, e, state, run.images(n))
         if last or n % e.checkpoint_every == 0:  # after all that a restart would not make
             require_finite(state)
             with clock("checkpoints"):
-                run.saved.save(n, state, e, run.known)
+                run.saved.save(n, state, e, run.known, run.images(n))
         if stopping:
             break
         if n < e.steps:
             shown(run, n, state, report, clock, stop)
     return state
+
+
+@contextmanager
+def compiling(run: Run, clock: Clock) -> Iterator[None]:
+    """The first step of a start, which compiles it."""
+    what = "compiling the training step, about a minute the first time"
+    with clock("compiling"), doing(what, run.says):
+        yield
 
 
 def shown(
@@ -205,12 +244,14 @@ def shown(
     e, work = run.experiment, []
 
     def picture() -> None:
-        with clock("pictures"), warning_if_not_finite(n, "picture"):
+        what = doing(f"drawing samples of step {n}", run.says)
+        with clock("pictures"), what, warning_if_not_finite(n, "picture"):
             images = show(e, run.draw, state, run.mesh)
             report.picture(n, images, run.dataset.classes)
 
     def scores() -> None:
-        with clock("scores"), warning_if_not_finite(n, "scores"):
+        what = doing(f"scoring {e.eval_images} images of step {n}", run.says)
+        with clock("scores"), what, warning_if_not_finite(n, "scores"):
             report.quality(n, run.examine(state))
 
     kinds = (e.sample_every, picture), (e.eval_every, scores)
@@ -220,8 +261,8 @@ def shown(
     return all(stop.unless_asked(make) for make in work)
 
 
-def rolled_back(run: Run, error: NotFinite, attempt: int) -> TrainState:
-    """The state of the newest checkpoint, to go on from with noise of its own.
+def rolled_back(run: Run, error: NotFinite, attempt: int) -> tuple[Run, TrainState]:
+    """The run at its newest checkpoint, to go on from there with noise of its own.
 
     Every step draws from the run's key, which is another one after each attempt: the same
     numbers would do the same again.
@@ -236,17 +277,19 @@ def rolled_back(run: Run, error: NotFinite, attempt: int) -> TrainState:
         raise NotFinite(
             f"{error}. It was rolled back {ROLL_BACKS} times, with other noise each time"
         ) from error
-    if run.saved.steps():
-        state, _ = run.saved.restore(run.mesh)
-    else:
-        state = start.begun(e, run.mesh)
+    at = start.first_or_last(run.saved, run.mesh, run.workdir, e)
+    state, step = at.state, int(at.state.step)
+    if (more := at.images - step * e.batch_size) != run.more_images:
+        again = compiled_step(e, run.mesh, more)
+        run = dataclasses.replace(run, more_images=more, step=again)
     warnings.warn(
-        f"{str(error).split(';')[0]}: going back to step {int(state.step)}, and on from "
+        f"{str(error).split(';')[0]}: going back to step {step}, and on from "
         f"there with other noise ({attempt} of {ROLL_BACKS} times)",
         stacklevel=2,
     )
     other = jax.jit(jax.random.fold_in, out_shardings=sharding.replicated(run.mesh))
-    return dataclasses.replace(state, key=other(state.key, jnp.uint32(ROLLED + attempt)))
+    key = other(state.key, jnp.uint32(ROLLED + attempt))
+    return run, dataclasses.replace(state, key=key)
 
 
 ROLLED = 0x0BADF10A

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from jaxdiff import magnitudes, pictures, processes, writers
 from jaxdiff.config import Experiment, to_dict
 from jaxdiff.files import Place, lines, write_atomically
+from jaxdiff.progress import Bar
+from jaxdiff.progress import bar as progress_bar
 from jaxdiff.train.clock import Clock
 from jaxdiff.train.step import METRICS, Metrics
 
@@ -29,7 +30,7 @@ class Reporter:
         experiment: Experiment,
         workdir: Place,
         clock: Clock,
-        bar: tqdm,
+        bar: Bar,
         log: writers.Writer,
         layers: writers.Writer,
     ) -> None:
@@ -133,10 +134,11 @@ def reporting(
     clock: Clock,
     progress: bool = False,
     wandb: str = "",
+    more_images: int = 0,
 ) -> Iterator[Reporter]:
     """The reporter of a run that starts at a step, its files closed at the end.
 
-    The bar shows on a terminal alone.
+    Of images, it counts `more_images` more than as many steps of the batch size have.
     """
     log, layers = writers.All([]), writers.All([])
     tells = processes.first()
@@ -145,13 +147,12 @@ def reporting(
     if tells and experiment.magnitudes_every:
         layers = writers.JSONL(workdir / "magnitudes.jsonl", first)
     size = experiment.batch_size
-    with tqdm(
-        total=experiment.steps * size,
-        initial=first * size,
+    with progress_bar(
+        total=experiment.steps * size + more_images,
+        initial=first * size + more_images,
         unit="img",
-        unit_scale=True,
-        dynamic_ncols=True,
-        disable=None if progress and tells else True,
+        desc="training",
+        show=progress and tells,
     ) as bar:
         try:
             yield Reporter(experiment, workdir, clock, bar, log, layers)

@@ -17,14 +17,18 @@ from jaxdiff.finite import NotFiniteError
 from jaxdiff.state import TrainState, ema_variables
 
 
-def save_averages(workdir: PathLike, experiment: Experiment, state: TrainState) -> None:
-    """Writes the tracked averages as snapshots; a step made again writes the same."""
+def save_averages(
+    workdir: PathLike, experiment: Experiment, state: TrainState, images: int
+) -> None:
+    """Writes the tracked averages as snapshots; a step made again writes the same.
+
+    `images` are those seen so far.
+    """
     step = int(state.step)
     for std in experiment.optimizer.stds:
         variables = processes.on_host(ema_variables(experiment, state, std))
         if not processes.first():
             continue
-        images = step * experiment.batch_size
         snapshot = snapshots.Snapshot(experiment, variables, std, step, images)
         snapshots.write(
             place(workdir) / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype

@@ -1,78 +1,101 @@
 """How a run begins, or goes on: its first state, and what it must agree with."""
 
+import dataclasses
+from dataclasses import dataclass
+
 import jax
 from jax.sharding import Mesh
 
-from jaxdiff import checkpoint, losses, networks, processes, sharding
-from jaxdiff.config import PLACES, Experiment, differences, from_dict, parts, to_dict
+from jaxdiff import checkpoint, losses, processes, sharding
+from jaxdiff.config import (
+    PLACES,
+    Experiment,
+    changes,
+    differences,
+    from_dict,
+    parts,
+    to_dict,
+)
 from jaxdiff.data import Dataset, statistics
 from jaxdiff.files import Place
 from jaxdiff.state import TrainState, init_state
+from jaxdiff.train import finetuning
 from jaxdiff.weightings import require_finite_mean
 
 
-def restored(
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The state that a run begins or goes on with, and what is said of it."""
+
+    state: TrainState
+    images: int
+    """Seen so far."""
+    lines: list[str]
+    """What another run's network was used for, or which fields are changed from here on."""
+
+
+def first_or_last(
     saved: checkpoint.Checkpoints, mesh: Mesh, workdir: Place, experiment: Experiment
-) -> TrainState | None:
-    """The state that a run goes on from; None if it has not begun.
+) -> Start:
+    """The newest saved state of a run, or the state before its first step.
 
     Raises:
-        ValueError: the folder is another experiment's.
+        ValueError: the folder is another experiment's, or `init_from` does not fit.
     """
     if not saved.steps():
-        return None
+        fitted = loaded(experiment)
+        state = begun(experiment, mesh, fitted)
+        return Start(state, 0, fitted.lines if fitted else [])
     state, before = saved.restore(mesh)
     require_same(workdir, before, experiment)
-    return state
+    step = int(state.step)
+    changed = [f"from step {step} on: {line}" for line in changes(before, experiment)]
+    return Start(state, saved.images(step, before), changed)
 
 
-def begun(experiment: Experiment, mesh: Mesh) -> TrainState:
-    """The state before the first step, from `init_from`'s averages if one is named.
+def loaded(experiment: Experiment) -> finetuning.Fitted | None:
+    """The averages of `init_from` as far as they fit; None if it names nothing.
 
     Raises:
         ValueError: that run's network means something else, or is of another size.
     """
+    if not experiment.init_from:
+        return None
+    run = checkpoint.restore(experiment.init_from)
+    fitted = finetuning.fitted(run.variables, run.experiment, experiment)
+    what = f"init_from: {experiment.init_from}, step {run.step}"
+    return dataclasses.replace(fitted, lines=[what, *fitted.lines])
+
+
+def begun(
+    experiment: Experiment, mesh: Mesh, fitted: finetuning.Fitted | None = None
+) -> TrainState:
+    """The state before the first step; from what fitted of another run's averages.
+
+    By default, from `init_from`'s averages if one is named, as `loaded` finds them.
+
+    Raises:
+        ValueError: as `loaded`.
+    """
     given = None
-    if experiment.init_from:
-        run = checkpoint.restore(experiment.init_from)
-        require_same_meaning(run.experiment, experiment)
-        given = jax.device_put(run.variables, sharding.replicated(mesh))
+    if fitted := fitted or loaded(experiment):
+        given = jax.device_put(fitted.variables, sharding.replicated(mesh))
     state = jax.eval_shape(lambda: init_state(experiment))
     place = sharding.shared(state, mesh)
     return jax.jit(init_state, static_argnums=0, out_shardings=place)(experiment, given)
-
-
-def require_same_meaning(there: Experiment, here: Experiment) -> None:
-    """Refuses to start from a network whose inputs or outputs mean something else.
-
-    The schedule may be another: a denoiser is a function on rays. An estimator of the
-    level takes features alone, so what they were trained to predict is free as well.
-
-    Raises:
-        ValueError: what differs, there and here.
-    """
-    estimates = isinstance(here.network, networks.LevelEstimator)
-    found = [("data.shape", there.data.shape, here.data.shape)]
-    if not estimates:
-        found += [("parameterization", there.parameterization, here.parameterization)]
-    for name, theirs, ours in found:
-        if theirs != ours:
-            raise ValueError(
-                f"init_from: {here.init_from} holds a network whose numbers mean something "
-                f"else, its {name} is {theirs}, here {ours}: set it to the same"
-            )
 
 
 def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
     """Refuses to go on with a run as if it were another.
 
     Raises:
-        ValueError: it is another; the message says in what.
+        ValueError: it is another; the message says in what, and what can be done.
     """
     if lines := differences(before, now):
         raise ValueError(
-            f"{workdir} holds another experiment ({'; '.join(lines)}): choose another "
-            "--workdir, or delete this one"
+            f"{workdir} holds another experiment ({'; '.join(lines)}): set these back to "
+            f"go on with it, or choose another --workdir for a new run, which may start "
+            f"from this one's network with --config.init_from={workdir}"
         )
 
 

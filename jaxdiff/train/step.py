@@ -23,16 +23,17 @@ METRICS = ("loss", "grad_norm", "learning_rate")
 
 
 def make_step(
-    experiment: Experiment,
+    experiment: Experiment, more_images: int = 0
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step: (state, batch) -> (state, metrics), pure, to be jitted.
 
     The batch is {"image": what is stored, "label": [B] int32}. The way it takes: encode,
-    draw t, corrupt, withhold conditions, denoise, loss, gradients, Optax chain.
+    draw t, corrupt, withhold conditions, denoise, loss, gradients, Optax chain. After n
+    steps, n batch_size + more_images images were seen, which the learning rate follows.
     """
     e = experiment
-    tx = e.optimizer.transformation(e.batch_size)
-    rate = e.optimizer.schedule(e.batch_size)
+    tx = e.optimizer.transformation(e.batch_size, more_images)
+    rate = e.optimizer.schedule(e.batch_size, more_images)
     encoder = data.encoder_of(e.data)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -135,9 +136,13 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def compiled_step(
-    experiment: Experiment, mesh: Mesh
+    experiment: Experiment, mesh: Mesh, more_images: int = 0
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step, its state donated and left where it was, its metrics on every device."""
+    """`make_step`, compiled.
+
+    Its state is donated and left where it was, its metrics are on every device.
+    """
     state = jax.eval_shape(lambda: init_state(experiment))
     places = sharding.shared(state, mesh), sharding.replicated(mesh)
-    return jax.jit(make_step(experiment), donate_argnums=0, out_shardings=places)
+    step = make_step(experiment, more_images)
+    return jax.jit(step, donate_argnums=0, out_shardings=places)

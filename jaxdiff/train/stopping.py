@@ -6,6 +6,8 @@ any one of them goes to all through jax's preemption service, which catches SIGT
 
 import os
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -72,8 +74,20 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Makes SIGINT and SIGTERM ask for a stop."""
+    """Makes SIGINT and SIGTERM ask for a stop.
+
+    Python hears of signals in its main thread alone: in another one it warns that none
+    will stop the run.
+    """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        warnings.warn(
+            "training outside the main thread, so neither Ctrl-C nor SIGTERM can stop it: "
+            "to stop, end the process; the same call goes on from the last checkpoint",
+            stacklevel=4,
+        )
+        yield stop
+        return
     heard = [signal.SIGINT] if processes.several() else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, stop.asked) for number in heard}
     try:

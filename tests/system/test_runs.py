@@ -203,8 +203,8 @@ def test_a_mistake_is_one_line(
 def test_mistakes_about_a_run_are_one_line(
     finished: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = run(train(finished, "--config.batch_size=32"), environment)
-    assert "another experiment (batch_size: 16 there, 32 here)" in errors(done)
+    done = run(train(finished, "--config.loss_scale=2.0"), environment)
+    assert "another experiment (loss_scale: 1.0 there, 2.0 here)" in errors(done)
     for arguments, complaint in [
         ([f"--workdir={tmp_path}/none"], "holds no run"),
         ([f"--workdir={finished}", "--labels=11"], "'11' is no class of this run's 10"),

@@ -1,0 +1,62 @@
+"""What a run says when it starts: its data, its network, its devices, its folder."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from jaxdiff import data, processes
+from jaxdiff.config import NAMES, Experiment
+from jaxdiff.files import Place
+from jaxdiff.progress import say
+
+
+def of_data(experiment: Experiment, dataset: data.Dataset) -> Iterator[str]:
+    """Images, classes with their counts, files left out and why."""
+    first, *rest = data.describe(dataset)
+    where = getattr(experiment.data, "path", "")
+    kind = NAMES[type(experiment.data)].removeprefix("data.")
+    yield f"data: {kind}{f' {where}' if where else ''}, {first}"
+    yield from (f"  {line}" for line in rest)
+
+
+def of_run(
+    experiment: Experiment, workdir: Place, mesh: Mesh, params: PyTree, step: int
+) -> Iterator[str]:
+    """The network's size, the devices, where the run is written and how far it is."""
+    e, count = experiment, sum(math.prod(a.shape) for a in jax.tree.leaves(params))
+    yield f"network: {type(e.network).__name__}, {count:,} parameters, {e.network.dtype}"
+    unused = jax.device_count() - mesh.size
+    idle = f" ({unused} more do not divide the batch)" if unused else ""
+    several = f" in {jax.process_count()} processes" if processes.several() else ""
+    kind = mesh.devices.flat[0].device_kind
+    parts = f" in {e.accumulation} parts" if e.accumulation > 1 else ""
+    yield (
+        f"devices: {mesh.size} x {kind}{several}{idle}, "
+        f"for batches of {e.batch_size}{parts}"
+    )
+    if step >= e.steps:
+        how = f"has all its {e.steps:,} steps"
+    elif step:
+        how = f"goes on from step {step:,} of {e.steps:,}"
+    else:
+        how = f"a new run of {e.steps:,} steps"
+    yield f"folder: {workdir}, {how}"
+
+
+def say_all(lines: Iterable[str]) -> None:
+    """Says them, one after the other."""
+    for line in lines:
+        say(line)
+
+
+def of_start(lines: Sequence[str]) -> Iterator[str]:
+    """What `start.Start` has to say, the first line to the left of the others."""
+    if lines and lines[0].startswith("init_from"):
+        first, *rest = lines
+        yield first
+        yield from (f"  {line}" for line in rest)
+    else:
+        yield from lines
