@@ -4,14 +4,15 @@ import errno
 import faulthandler
 import logging as python_logging
 import os
-import runpy
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import config_files
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
@@ -21,7 +22,8 @@ from jaxdiff.files import Place, cache_folder, place
 
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices to split the CPU into, where there is no other "
-    "accelerator; 0 = one a core. A resumed run is bit for bit the same on as many."
+    "accelerator; 0 = one a core. A resumed run is bit for bit the same on as many.",
+    lower_bound=0, upper_bound=256,
 )  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def run(main: Callable[[], None], together: bool = False) -> None:
             status = 130
         except SystemExit as asked:
             status = asked.code
-        except (*MISTAKES, MemoryError, jax.errors.JaxRuntimeError) as error:
+        except Exception as error:
             status = _judged(error, joined)
         else:
             return
@@ -146,28 +148,33 @@ def _set_up(together: bool) -> bool:
 def _parse(argv: list[str]) -> list[str]:
     """Flags, of which a config is one: its own errors become one line too."""
     argv = [_expanded(a) for a in argv]
-    for path in (a.split("=", 1)[1] for a in argv if a.startswith("--config=")):
-        file = Path(path.split(":")[0])
-        if not file.is_file():
-            known = ", ".join(sorted(str(f) for f in Path("configs").glob("*.py")))
-            _fail(f"--config: there is no file {file}; there are {known or 'none'}", 2)
+    if wrong := config_files.complaint(argv):
+        _fail(wrong, 2)
     try:
-        return flags.FLAGS(argv)
-    except flags.IllegalFlagValueError as error:
-        missing = [n for n in REQUIRED if n in flags.FLAGS and f"{n}=None" in str(error)]
-        if missing:
-            _fail(f"--{missing[0]} is missing; see --help", 2)
-        cause = str(error).rstrip().splitlines()[-1]
-        by_value = "parsing config file" in str(error) and cause.startswith("ValueError: ")
-        _fail(f"--config: {cause.removeprefix('ValueError: ')}" if by_value else error, 2)
+        rest = flags.FLAGS(argv)
+        config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+        if isinstance(config, ConfigDict):
+            config_files.fill(config)
+            return rest
+    except SystemExit:  # of --help, or of a config file
+        if wrong := config_files.fault(argv):
+            _fail(wrong, 2)
+        raise
     except flags.UnrecognizedFlagError as error:
         _fail(f"{str(error).splitlines()[0]}; --help tells which there are", 2)
-    except flags.Error as error:
-        _fail(error, 2)
-    except (AttributeError, KeyError, ValueError, TypeError, ImportError) as error:
-        _fail(_unknown_field(argv) or error, 2)
-    except SyntaxError as error:
-        _fail(f"{error.filename}, line {error.lineno}: {error.msg}", 2)
+    except Exception as error:  # also what a config file raises, which may be anything
+        _fail(config_files.fault(argv) or _of_flags(error), 2, error)
+    if wrong := config_files.fault(argv):  # get_config returned something else
+        _fail(wrong, 2)
+    return rest
+
+
+def _of_flags(error: Exception) -> str:
+    """What a flag's error says, in one line."""
+    missing = [n for n in REQUIRED if n in flags.FLAGS and f"{n}=None" in str(error)]
+    if missing and isinstance(error, flags.IllegalFlagValueError):
+        return f"--{missing[0]} is missing; see --help"
+    return _line(error)
 
 
 def _expanded(argument: str) -> str:
@@ -180,43 +187,47 @@ REQUIRED = ("config", "workdir")
 """Flags that some command cannot do without."""
 
 
-def _unknown_field(argv: list[str]) -> str:
-    """Which --config.a.b names no field, and what fields there are; "" if none does."""
-    file, *argument = next(
-        (a.split("=", 1)[1].split(":", 1) for a in argv if a.startswith("--config=")), [""]
-    )
-    wrong = [a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")]
-    if not (file and wrong):
-        return ""
-    try:
-        config = runpy.run_path(file)["get_config"](*argument)
-    except Exception:  # the file's own mistake, which is already being told
-        return ""
-    for flag in wrong:
-        node, names = config, flag.split(".")[1:]
-        for i, name in enumerate(names):
-            fields = sorted({*node} - {"type"}) if isinstance(node, ConfigDict) else []
-            if name not in fields:
-                at = ".".join(["config", *names[:i]])
-                known = ", ".join(fields) or "none"
-                return f"--{flag}: {at} has no field {name!r}; it has {known}"
-            node = node[name]
-    return ""
-
-
 def _judged(error: Exception, joined: bool) -> int:
     """Tells of an error, and returns the status to exit with; raises it if it is ours."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return _told("out of memory: ask for smaller batches or a smaller network")
+        return _told(_out_of_memory(error))
     if joined and processes.tells_of_a_loss(error):
         lost = "lost another process, or the way to it: start all of them again"
         return _told(f"{lost} ({_line(error)})", processes.AGAIN)
     if not isinstance(error, MISTAKES):
+        print(f"error: {_line(error)} ({type(error).__name__}): {BUG}", file=sys.stderr)
         raise error
     return _told(error)
 
 
-def _fail(error: Exception | str, status: int) -> NoReturn:
+def _out_of_memory(error: Exception) -> str:
+    """How much was missing, and the sizes that were asked for."""
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    sizes = {name: flags.FLAGS[name].value for name in SIZES if name in flags.FLAGS}
+    asked = [f"--{name}={value}" for name, value in sizes.items() if value]
+    for path in CONFIG_SIZES if isinstance(config, ConfigDict) else ():
+        node: Any = config
+        for name in path.split("."):
+            node = node.get(name) if isinstance(node, ConfigDict) else None
+        asked += [f"--config.{path}={node}"] if node else []
+    dry = "; launch/train.py --dry_run says what each takes" if config else ""
+    text = f"out of memory: {_line(error).removeprefix('RESOURCE_EXHAUSTED: ')}"
+    return f"{text}. Ask for less than {', '.join(asked)}{dry}" if asked else text
+
+
+SIZES = ("batch", "number", "blocks", "steps")
+CONFIG_SIZES = (
+    *("batch_size", "network.label_dim", "network.model_channels", "network.channel_mult"),
+    *("network.num_blocks", "data.size", "data.shape", "data.labels"),
+)
+"""Flags and fields that memory grows with."""
+
+BUG = "a fault of jaxdiff, not of yours: please report the command and the lines below"
+
+
+def _fail(error: Exception | str, status: int, cause: Exception | None = None) -> NoReturn:
+    if cause and os.environ.get("JAXDIFF_TRACEBACK"):
+        raise cause
     sys.exit(_told(error, status))
 
 
@@ -238,4 +249,4 @@ def _line(error: Exception | str) -> str:
     first = lines[0] if lines else type(error).__name__
     if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
         first = f"{first} {lines[-1]}"
-    return first
+    return re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}…{word[0][-20:]}", first)

@@ -121,7 +121,7 @@ def test_too_many_steps_are_nan(x64: None) -> None:
         (lambda: Adaptive(atol=-1.0), "atol must be a number from 1e-12 to 1, got -1.0"),
         (
             lambda: Adaptive(max_steps=0),
-            "max_steps must be a whole number from 16 to 1,000,000, got 0",
+            "max_steps must be a whole number from 1 to 1,000,000, got 0",
         ),
         (lambda: Adaptive(method="RK45"), "diffrax has no solver 'RK45'; Tsit5"),
         (lambda: Adaptive(method="AbstractSolver"), "no solver 'AbstractSolver'"),

@@ -29,7 +29,7 @@ class Adaptive:
     rtol: Tolerance = 1e-5
     atol: Tolerance = 1e-5
     method: str = "Tsit5"
-    max_steps: Annotated[int, Whole(16, 10**6)] = 4096
+    max_steps: Annotated[int, Whole(1, 10**6)] = 4096
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("diffrax") is None:

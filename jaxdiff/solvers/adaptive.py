@@ -46,7 +46,7 @@ class Adaptive:
     atol: Tolerance = 1e-5
     method: Any = "Tsit5"
     controller: Any = None
-    max_steps: Annotated[int, Whole(16, 10**6)] = 4096
+    max_steps: Annotated[int, Whole(1, 10**6)] = 4096
 
     def __post_init__(self) -> None:
         _check_method(self.method, self.controller)

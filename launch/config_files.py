@@ -1,0 +1,154 @@
+"""--config: files that return an experiment, and flags that change any field of it.
+
+A field that holds one of jaxdiff's own values is changed as --solver is, by writing the
+value: --config.schedule=Cosine() or --config.times="NormalLogSigma(mean=-1.0)".
+"""
+
+import inspect
+import re
+import runpy
+import traceback
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxdiff import expressions
+from jaxdiff.config import TYPES, Experiment, to_dict
+from jaxdiff.config.fields import fields_of
+from jaxdiff.ranges import shown
+
+
+class _Parser(flags.ArgumentParser):
+    """Keeps what was written for a field until `fill` knows what the field may hold."""
+
+    def parse(self, argument: str | ConfigDict) -> ConfigDict:
+        kept = isinstance(argument, ConfigDict)
+        return argument if kept else ConfigDict({WRITTEN: argument})
+
+
+WRITTEN = "written"
+config_flags.register_flag_parser_for_type(ConfigDict, _Parser())
+
+
+def fill(config: ConfigDict, where: str = "config") -> None:
+    """Puts values where flags wrote them, in place.
+
+    Raises:
+        ValueError: the flag, and what may stand there.
+    """
+    fields = fields_of(TYPES.get(config.get("type"), Experiment))
+    for name, value in config.items():
+        if not isinstance(value, ConfigDict):
+            continue
+        if WRITTEN not in value:
+            fill(value, f"{where}.{name}")
+            continue
+        try:
+            made = expressions.read(value[WRITTEN], fields.get(name, Any))
+        except ValueError as error:
+            raise ValueError(f"--{where}.{name}: {error}") from error
+        config[name] = ConfigDict(to_dict(made))
+
+
+def complaint(argv: list[str]) -> str:
+    """What is wrong with how --config and its fields were given; "" if nothing is."""
+    for argument in argv:
+        if match := re.match(r"--?(config[\w.]*)\.type(?:=(.*)|$)", argument):
+            field, kind = match.groups()
+            name = kind.split(".")[-1] if kind in TYPES else "NAME"
+            return (
+                f"--{field}.type alone would leave the fields of another type: write the "
+                f"whole value, as --{field}='{name}(…)', with the fields that you change"
+            )
+    path = _path(argv)
+    if path is None:
+        return ""
+    try:
+        is_file = Path(path.split(":")[0]).is_file()
+    except (OSError, ValueError) as error:  # too long, or with a null byte
+        return f"--config={shown(path, 60)}: {getattr(error, 'strerror', None) or error}"
+    if not is_file:
+        known = ", ".join(sorted(str(f) for f in Path("configs").glob("*.py")))
+        name = path.split(":")[0]
+        return (
+            f"--config: there is no file {shown(name)[1:-1]}; there are {known or 'none'}"
+        )
+    return ""
+
+
+def fault(argv: list[str]) -> str:
+    """What is wrong with the config file itself, or with a field's name; "" if nothing is.
+
+    The file is run again, by itself, so that its own error can be told from others.
+    """
+    path = _path(argv)
+    if path is None:
+        return ""
+    file, *argument = path.split(":", 1)
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        if not callable(get_config):
+            return f"{file} has no function get_config: see configs/digits.py"
+        if wrong := _misfit(get_config, file, argument):
+            return wrong
+        config = get_config(*argument)
+    except BaseException as error:  # the user's code may raise anything
+        return _where(error, file)
+    if not isinstance(config, ConfigDict):
+        return (
+            f"{file}: get_config() returned {_kind(config)}: end it with "
+            "return jaxdiff.to_config(Experiment(...))"
+        )
+    return _unknown_field(argv, config)
+
+
+def _path(argv: list[str]) -> str | None:
+    """What --config names, the last time that it is given."""
+    named = None
+    for i, argument in enumerate(argv):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            named = following if match[1] is None else match[1]
+    return named
+
+
+def _misfit(get_config: Any, file: str, argument: list[str]) -> str:
+    try:
+        inspect.signature(get_config).bind(*argument)
+    except TypeError:
+        if argument:
+            return f"{file} has no variants: write --config={file} without {argument[0]!r}"
+        return f"{file} needs a variant: write --config={file}:NAME"
+    return ""
+
+
+def _where(error: BaseException, file: str) -> str:
+    """File, line and error; the message alone where the file refuses something itself."""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    at = f"{file}, line {lines[-1]}" if lines else file
+    named = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{at}: {named}{text}" if text else f"{at}: {type(error).__name__}"
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _unknown_field(argv: list[str], config: ConfigDict) -> str:
+    """Which --config.a.b names no field, and what fields there are; "" if none does."""
+    for flag in (a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")):
+        node, names = config, flag.split(".")[1:]
+        for i, name in enumerate(names):
+            fields = sorted({*node} - {"type"}) if isinstance(node, ConfigDict) else []
+            if name not in fields:
+                at = ".".join(["config", *names[:i]])
+                known = ", ".join(fields) or "none"
+                return f"--{flag}: {at} has no field {name!r}; it has {known}"
+            node = node[name]
+    return ""
