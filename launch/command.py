@@ -148,6 +148,7 @@ def _set_up(together: bool) -> bool:
 def _parse(argv: list[str]) -> list[str]:
     """Flags, of which a config is one: its own errors become one line too."""
     argv = [_expanded(a) for a in argv]
+    logging.set_verbosity(logging.FATAL)  # what is wrong is said once, below
     if wrong := config_files.complaint(argv):
         _fail(wrong, 2)
     try:
