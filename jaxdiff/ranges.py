@@ -66,7 +66,7 @@ class Range:
     def check(self, name: str, value: Any) -> None:
         """ValueError unless the value is such a number, or an array left alone."""
         number = _scalar(value)
-        if number is None:
+        if number is ARRAY:
             return
         kinds = int if self.whole else (int, float)
         right = isinstance(number, kinds) and not isinstance(number, bool)
@@ -240,14 +240,17 @@ def _and(note: str) -> str:
     return f"; {note}" if note else ""
 
 
+ARRAY = object()
+
+
 def _scalar(value: Any) -> Any:
-    """A number as Python's; None for an array that is traced, abstract or not scalar."""
+    """A number as Python's; ARRAY for one that is traced, abstract or not scalar."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, jax.Array | np.ndarray):
         known = value.ndim == 0 and not isinstance(value, jax.core.Tracer)
-        return value.item() if known else None
-    return None if isinstance(value, jax.ShapeDtypeStruct) else value
+        return value.item() if known else ARRAY
+    return ARRAY if isinstance(value, jax.ShapeDtypeStruct) else value
 
 
 class _Short(reprlib.Repr):

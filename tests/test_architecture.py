@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
     {"version", "reprs", "pixels", "ranges"},
-    {"types", "files", "accelerators", "finite", "progress"},
+    {"types", "files", "jsontext", "accelerators", "finite", "progress"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"}
     | {"processes"},
     {"times", "weightings", "denoisers", "optim"},
