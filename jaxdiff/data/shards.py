@@ -7,7 +7,8 @@ A folder has `records.json`, the header, and array_record files, its shards. A r
     file    a whole image file: PNG, JPEG, or any other that Pillow reads
 
 array_record's own checksums find damage when a record is read; the header has the sizes,
-counts and SHA-256 of the shards, of which the first two are compared on opening.
+counts and SHA-256 of the shards, of which the first two are compared on opening, and a
+checksum of itself.
 """
 
 import dataclasses
@@ -81,7 +82,17 @@ class Header:
 def dumps(header: Header) -> bytes:
     """The header as the JSON of records.json."""
     said = {"format": FORMAT, "version": VERSION, "count": header.count}
-    return json.dumps(said | dataclasses.asdict(header), indent=1).encode()
+    said |= dataclasses.asdict(header)
+    return json.dumps(said | {DIGEST: digest(said)}, indent=1).encode()
+
+
+DIGEST = "header_sha256"
+
+
+def digest(said: dict[str, Any]) -> str:
+    """The SHA-256 of all else that records.json says, however it is laid out."""
+    rest = {name: value for name, value in said.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_header(folder: Path) -> Header:
@@ -106,6 +117,11 @@ def read_header(folder: Path) -> Header:
         header = Header(**kinds, **parts, shards=shards)
         if said["count"] != header.count:
             raise ValueError(f"it counts {said['count']}, its shards {header.count}")
+        if said.get(DIGEST, digest(said)) != digest(said):  # version 0.1 wrote none
+            raise ValueError(
+                "its checksum is another: copy it again, or remove the line of "
+                f"{DIGEST!r} if the change is yours"
+            )
         return header
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error

@@ -101,7 +101,8 @@ def members(path: Path) -> tuple[dict[str, Member], set[str]]:
         for entry in archives.entries(data, MEMBERS, DIRECTORY):
             name = normal(entry.name)
             if len(files) < CHECKED:
-                archives.body(bytes(data[entry.at :][: archives.HEAD + 2**16]), entry)
+                end = entry.at + archives.HEAD + len(entry.raw_name)
+                archives.body(bytes(data[entry.at : end]), entry)
             if entry.name.endswith(("/", "\\")):
                 folders.add(name)
                 continue

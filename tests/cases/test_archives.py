@@ -1,6 +1,7 @@
 """Archives that are damaged, hostile or unusual: one line, and little memory."""
 
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff.data import Latents, VAELatents
+from jaxdiff.data import Latents, VAELatents, shards
 from jaxdiff.interop import npz
 
 ONE = VAELatents(mean=(0.0,), std=(1.0,))
@@ -145,6 +146,20 @@ def test_labels_of_latents_are_bounded(tmp_path: Path) -> None:
             ValueError, match=r"classes has shape .* a list of at most 65,536"
         ):
             Latents(str(path), 1, ONE).load()
+
+
+def test_a_name_that_changed_in_the_header_of_records_is_damage(tmp_path: Path) -> None:
+    header = shards.Header("raw", "uint8", (8, 8, 3), ("cat", "dog"), 0, (), {"data": "x"})
+    path = tmp_path / shards.HEADER
+    path.write_bytes(shards.dumps(header))
+    assert shards.read_header(tmp_path) == header
+    path.write_bytes(shards.dumps(header).replace(b'"cat"', b'"cau"'))
+    with pytest.raises(ValueError, match=r"records\.json is damaged: its checksum"):
+        shards.read_header(tmp_path)
+    said = json.loads(shards.dumps(header))
+    del said[shards.DIGEST]  # as version 0.1 wrote it
+    path.write_text(json.dumps(said))
+    assert shards.read_header(tmp_path) == header
 
 
 def test_a_flipped_bit_of_a_latent_is_damage(tmp_path: Path) -> None:
