@@ -5,11 +5,14 @@ left to data at the right (`logsnr_axis`), as sampling does. A name has one colo
 figures (`looks`): that of the path it speaks of where it names a well-known one, so "EDM"
 and "Karras (EDM)" share theirs. Colours are Okabe and Ito's, which people with any colour
 vision can tell apart, and every curve also has its name beside it. Names are texts, and no
-part of them is read as mathematics. Save with `figure.savefig(path)`.
+part of them is read as mathematics. Save with
+`figure.savefig(path)`; a notebook shows a figure that ends a cell.
 """
 
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -194,9 +197,7 @@ def _figure(
     title: str, width: float, height: float, ratios: Sequence[float] = (1.0,)
 ) -> "tuple[Figure, tuple[Axes, ...]]":
     """An empty figure with its panels, quiet axes and a title at the left."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = _kind()(figsize=(width, height), dpi=150, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08, wspace=0.04)
     figure.suptitle(title, x=0.012, ha="left", size=13, weight="bold", color=INK)
     panels = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
@@ -210,6 +211,20 @@ def _figure(
         axes.xaxis.label.set(color=INK)
         axes.yaxis.label.set(color=INK)
     return figure, tuple(panels)
+
+
+@cache
+def _kind() -> "type[Figure]":
+    """Figures that a notebook shows, with `%matplotlib inline` or without."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return Shown
 
 
 def _legend(figure: "Figure", names: Mapping[str, object]) -> None:

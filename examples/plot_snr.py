@@ -1,0 +1,38 @@
+"""Plot the signal-to-noise ratio of schedules, and where a law of t looks.
+
+    python examples/plot_snr.py
+
+Writes snr.png and where.png, and prints what each schedule leaves of the data at t = 1. A
+schedule is a function of t, so one of your own can stand beside the known ones. In a
+notebook a figure shows itself.
+"""
+
+import jaxdiff as jd
+
+
+def main(out: str = "snr.png", where: str = "where.png") -> dict[str, float]:
+    """Draws both figures; returns the amplitude of the signal at t = 1."""
+    schedules = {
+        "DDPM linear": jd.Table(jd.LinearBetas()),
+        "DDPM, zero terminal SNR": jd.zero_terminal_snr(jd.Table(jd.LinearBetas())),
+        "cosine": jd.Cosine(),
+        "flow": jd.RectifiedFlow(),
+        "flow, shifted by 3": jd.Shifted(jd.RectifiedFlow(), 3.0),
+        "EDM": jd.LogSigma(),
+    }
+    paths = {name: jd.analysis.path(schedule) for name, schedule in schedules.items()}
+    jd.plots.schedules(paths).savefig(out)
+    law = jd.times.LogitNormal()
+    densities = {
+        f"{name}, logit-normal t": jd.analysis.density(schedules[name], law)
+        for name in ("cosine", "flow", "flow, shifted by 3")
+    }
+    jd.plots.densities(densities).savefig(where)
+    left = {name: jd.analysis.terminal(s).amplitude for name, s in schedules.items()}
+    for name, amplitude in left.items():
+        print(f"{name:24} {100 * amplitude:8.4f} % of the signal is left at t = 1")
+    return left
+
+
+if __name__ == "__main__":
+    main()
