@@ -1,4 +1,4 @@
-"""The README's example works when pasted."""
+"""The README's examples work when pasted, and its links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -18,3 +18,20 @@ def test_the_example_runs(capsys: pytest.CaptureFixture) -> None:
         assert float(mean) == pytest.approx(0.3, abs=0.05)
         assert float(std) == pytest.approx(0.5, abs=0.05)
     assert guided == "guided: 0.6"
+
+
+def test_links_and_programs_exist() -> None:
+    text = README.read_text()
+    links = set(re.findall(r"\]\((?!http)([^)#]+)\)", text))
+    links |= set(re.findall(r"(?:launch|examples|benchmarks|configs)/\w+\.py", text))
+    assert len(links) > 30
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_python_comes_first_and_the_lines_that_ci_pastes_are_there() -> None:
+    lines = README.read_text().splitlines()
+    assert "```python" in lines[:15]
+    environment = [line for line in lines if line.startswith("python3 -m venv ")]
+    train, test = environment
+    assert "launch/train.py" in train
+    assert "pytest" in test
