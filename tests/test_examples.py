@@ -66,11 +66,11 @@ def test_each_is_under_40_lines_and_says_how_to_start_it(path: Path) -> None:
 
 def test_own_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "digits.png"
-    example("own_optimizer").main(steps=51, channels=8, out=str(out))
-    first, second = capsys.readouterr().out.splitlines()
+    example("own_optimizer").main(steps=101, channels=8, out=str(out))
+    first, _, last = capsys.readouterr().out.splitlines()
     # an untrained network says 0: the mean of v^2 = (alpha eps)^2 + (sigma x0)^2
     assert 0.6 < float(first.removeprefix("step 0: loss ")) < 1.1
-    assert float(second.removeprefix("step 50: loss ")) < 0.9 * float(first.split()[-1])
+    assert float(last.removeprefix("step 100: loss ")) < 0.8 * float(first.split()[-1])
     assert np.asarray(Image.open(out)).std() > 20
 
 
