@@ -19,6 +19,7 @@ from jaxdiff import generate, pictures, reprs, sharding
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
 from jaxdiff.files import PathLike
+from jaxdiff.progress import doing
 from jaxdiff.quality import Judge, in_memory
 from jaxdiff.sampling import evaluations, normal, trajectory
 from jaxdiff.solvers import Adaptive
@@ -57,6 +58,8 @@ def compare(
     label: Int[np.ndarray, " N"],
     batch: int = 256,
     judge: Judge | None = None,
+    *,
+    progress: bool = False,
 ) -> Iterator[Row]:
     """A row for each solver and number of steps, as it is measured.
 
@@ -69,7 +72,7 @@ def compare(
             s = dataclasses.replace(experiment.sampling, solver=solver, steps=count)
             s.grid(experiment.schedule, count)
             asked.append(dataclasses.replace(experiment, sampling=s))
-    return _rows(asked, variables, seeds, label, batch, judge)
+    return _rows(asked, variables, seeds, label, batch, judge, progress)
 
 
 def _rows(
@@ -79,10 +82,11 @@ def _rows(
     label: Int[np.ndarray, " N"],
     batch: int,
     judge: Judge | None,
+    progress: bool,
 ) -> Iterator[Row]:
     first = None
     for e in asked:
-        images, seconds = _timed(e, variables, seeds, label, batch)
+        images, seconds = _timed(e, variables, seeds, label, batch, progress)
         first = images if first is None else first
         away = np.sqrt(np.mean((_flat(images) - _flat(first)) ** 2))
         quality = judge(in_memory(images))[0] if judge else {}
@@ -97,14 +101,17 @@ def _timed(
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
     batch: int,
+    progress: bool,
 ) -> tuple[UInt8[np.ndarray, "N H W C"], float]:
     """The images, and the seconds they took once all was compiled."""
     draw, encoder = generate.sampler(experiment), encoder_of(experiment.data)
     given = draw, variables, encoder
     batch, mesh = min(batch, len(seeds)), sharding.data_mesh()
-    generate.images(*given, seeds[:batch], label[:batch], mesh, batch)
+    name = f"{short(experiment.sampling.solver)}, {experiment.sampling.steps} steps"
+    with doing(f"{name}: compiling", show=progress):
+        generate.images(*given, seeds[:batch], label[:batch], mesh, batch)
     began = time.perf_counter()
-    images = generate.images(*given, seeds, label, mesh, batch)
+    images = generate.images(*given, seeds, label, mesh, batch, progress=progress)
     seconds = time.perf_counter() - began
     return encoder.preview(images), seconds
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
-from tqdm import tqdm
 
 from jaxdiff import data, editing, processes, sharding
 from jaxdiff.config import Experiment
@@ -19,6 +18,7 @@ from jaxdiff.finite import require_finite
 from jaxdiff.guidance import Interval, PlusPlus, noise_aware, thresholded, without
 from jaxdiff.guidance import guide as differences
 from jaxdiff.networks import LevelEstimator
+from jaxdiff.progress import bar
 from jaxdiff.sampling import follow, normal, sample
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import Condition, Denoiser, NoiseLevel
@@ -276,7 +276,7 @@ def images(
     size += -size % mesh.size
     rows = sharding.rows(mesh, size)
     parts = []
-    with tqdm(total=len(seeds), unit="img", disable=None if progress else True) as bar:
+    with bar(total=len(seeds), unit="images", desc="drawing", show=progress) as done:
         for start in range(0, len(seeds), size):
             part = slice(start, start + size)
             count = len(seeds[part])
@@ -292,5 +292,5 @@ def images(
             x0 = processes.on_host(drawn)[:count]
             require_finite(x0, what, seeds[part])
             parts.append(encoder.decode(x0))
-            bar.update(count)
+            done.update(count)
     return np.concatenate(parts)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,8 @@ def folder(flag: flags.FlagHolder[str]) -> Place:
 def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
+    Those that are there already will be overwritten, which is said.
+
     Raises:
         ValueError: the folder cannot be written to, or be made where it would lie.
     """
@@ -95,14 +98,26 @@ def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[
     if flag.value and (flag.value.endswith(os.sep) or out.is_dir()):
         out = out / default.name
     out = out.with_suffix("") if out.suffix[1:] in suffixes else out
+    named = {suffix: out.parent / f"{out.name}.{suffix}" for suffix in suffixes}
+    overwriting(*named.values())
     if not isinstance(out, Path):
-        return {suffix: out.parent / f"{out.name}.{suffix}" for suffix in suffixes}
+        return named
     there = next(p for p in out.absolute().parents if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(
             f"--{flag.name}: cannot write to {out.parent}: choose another place"
         )
-    return {suffix: out.with_name(f"{out.name}.{suffix}") for suffix in suffixes}
+    return named
+
+
+def overwriting(*paths: Place) -> None:
+    """Says which of the files that a command will write are there already."""
+    there = [path for path in paths if path.exists()]
+    if there:
+        newest = max(there, key=lambda path: path.stat().st_mtime)
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
+        names = ", ".join([str(there[0]), *(path.name for path in there[1:])])
+        print(f"overwriting {names}, of {date}", file=sys.stderr)
 
 
 def need(*pairs: tuple[flags.FlagHolder, flags.FlagHolder]) -> None:

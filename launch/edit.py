@@ -24,7 +24,7 @@ from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
 from jaxdiff import generate, pictures, sharding
-from jaxdiff.config import Experiment
+from jaxdiff.checkpoint import Restored
 from jaxdiff.data import Pixels, folder, listing, split_of
 from jaxdiff.files import place, write_atomically
 from jaxdiff.pixels import to_float
@@ -49,7 +49,7 @@ def main() -> None:
     out = command.output(OUT, asking.beside() / "edited", "npz", "png")
     model = asking.asked()
     experiment = model.experiment
-    image, label = _images(experiment)
+    image, label = _images(model.run)
     known = _known(experiment.data.shape)
     if RESAMPLE.present and known is None:
         raise ValueError("--resample needs --mask or --box: it makes two parts agree")
@@ -79,7 +79,9 @@ def main() -> None:
         if n != "kept" or known is not None
     }
     count = min(len(image), pictures.COLUMNS)
-    heads = [str(k) for k in label[:count]] if experiment.network.label_dim else []
+    names = dict(enumerate(asking.classes(model.run))) | {-1: "none"}
+    heads = [names.get(int(k), str(k)) for k in label[:count]]
+    heads = heads if experiment.network.label_dim else []
     pictures.save_grid(
         png, np.concatenate([*lines.values()]), count, rows=[*lines], heads=heads
     )
@@ -87,15 +89,15 @@ def main() -> None:
 
 
 def _images(
-    experiment: Experiment,
+    run: Restored,
 ) -> tuple[UInt8[np.ndarray, "N H W C"], Int[np.ndarray, " N"]]:
     """What is edited, and the classes it becomes."""
-    classes = experiment.network.label_dim
+    experiment, classes = run.experiment, run.experiment.network.label_dim
     if IMAGE.value is None:
         data = split_of(experiment.data).load()
         rows = data.take(np.arange(min(NUMBER.value, len(data))))
         own = rows["label"]
-        return rows["image"], np.resize(asking.labels(classes), len(own)) if (
+        return rows["image"], np.resize(asking.labels(run), len(own)) if (
             asking.LABELS.value
         ) else own  # fmt: skip
     if classes and not asking.LABELS.value:
@@ -110,7 +112,7 @@ def _images(
         raise ValueError(f"--image are squares, this run's images are {height} by {width}")
     files = found[: NUMBER.value]
     image = np.stack([folder.read(file, height, channels) for file in files])
-    return image, np.resize(asking.labels(classes), len(image))
+    return image, np.resize(asking.labels(run), len(image))
 
 
 def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:

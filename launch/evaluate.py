@@ -34,11 +34,15 @@ from jaxdiff.data import split_of
 from jaxdiff.data.batches import Source, take
 from jaxdiff.features.extractor import Extractor
 from jaxdiff.files import place, write_atomically
+from jaxdiff.pictures import printable
 from jaxdiff.posterior import LargeVariance
 from jaxdiff.quality import Copies, Judge, page
 
 IMAGES = flags.DEFINE_string(
     "images", None, "A folder or NPZ of images, in place of a run."
+)
+SIZE = flags.DEFINE_integer(
+    "size", None, "Crop and resize --images to so many pixels a side, as training does.", 1
 )
 OUT = flags.DEFINE_string("out", None, "OUT.json, .md and .png; default WORKDIR/quality.")
 LEVELS = 20
@@ -52,6 +56,7 @@ def main() -> None:
     """Draws what is missing, scores, prints, writes."""
     if (IMAGES.value is None) == (asking.WORKDIR.value is None):
         raise ValueError("give --workdir, a run to draw from, or --images, a folder or NPZ")
+    command.need((SIZE, IMAGES))
     out = command.output(OUT, _beside(), "json", "md", "png")
     extractors = scoring.extractors()
     images, judge, said = _given(extractors) if IMAGES.value else _drawn(extractors)
@@ -91,7 +96,7 @@ def _losses(model: asking.Model) -> list[dict[str, Any]]:
     cost = bits.bound.coster(experiment, LargeVariance(), clip=False)
     process = likelihood.process(experiment.schedule, LEVELS)
     data = split_of(experiment.data).load()
-    asked = {"number": min(256, len(data)), "batch": BATCH.value}
+    asked = {"number": min(256, len(data)), "batch": BATCH.value, "progress": True}
     found = bits.bound.measure(cost, model.run.variables, data, process, mesh, **asked)
     return bits.bound.report(found, LEVELS)["bins"]
 
@@ -105,9 +110,9 @@ def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
         if flag.present:
             raise ValueError(f"--{flag.name} says how a run draws, and --images are drawn")
     count = NUMBER.value * _count() if NUMBER.present else None
-    images = quality.images_in(path, count)
+    images = quality.images_in(path, count, size=SIZE.value)
     given, mesh = scoring.reference(), sharding.data_mesh()
-    judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value)
+    judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value, progress=True)
     judge.check(images[0]["image"].shape, len(images) // _count())
     return images, judge, {"title": str(path), "source": str(path)}
 
@@ -140,6 +145,9 @@ def _notes(judge: Judge, blocks: list[quality.Block], near: Copies | None) -> li
             for e in judge.extractors
         ),
     ]
+    shape = take(blocks[0], np.arange(1))["image"].shape[1:]
+    if real.shape and real.shape[2] != shape[2]:
+        notes.append("grey images are set against RGB ones, as RGB of three equal parts")
     wide = [e.name for e in judge.extractors if size < 2 * e.dims]
     if wide:
         notes.append(f"few images for {', '.join(wide)}: their fd is mostly bias")
@@ -165,15 +173,15 @@ def _write(
 ) -> None:
     text = page.table(found)
     write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=2).encode()))
-    notes = "\n".join(f"* {note}" for note in found["notes"])
-    lines = f"# {found['title']}\n\n{text}\n\n{notes}\n".encode()
+    notes = "\n".join(f"* {page.markdown(note)}" for note in found["notes"])
+    lines = f"# {page.markdown(found['title'])}\n\n{text}\n\n{notes}\n".encode()
     write_atomically(named["md"], lambda f: f.write(lines))
+    print(f"{text}\n\n" + "\n".join(map(printable, found["notes"])))
     some = take(images, np.arange(min(page.SHOWN, len(images))))["image"]
     copied = None
     if near is not None:
         copied = judge.train[near.nearest[: page.PAIRS]]
     page.save_page(named["png"], found, some, copied, found.get("bins", ()))
-    print(f"{text}\n\n" + "\n".join(found["notes"]))
     print(f"\n{named['png']}, {named['md']} and {named['json']}")
 
 

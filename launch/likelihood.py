@@ -1,13 +1,16 @@
-"""Bits/dim of a run on its data: by the variational bound, or by the probability flow.
+"""Bits/dim of a run on its data: by the probability flow, or by the variational bound.
 
     python launch/likelihood.py --workdir=runs/digits --split=test
 
-    python launch/likelihood.py --workdir=runs/digits --by=flow --number=96 --steps=16
+    python launch/likelihood.py --workdir=runs/digits --number=8 --exact
 
-    python launch/likelihood.py --workdir=runs/digits --by=flow --number=8 --exact
+    python launch/likelihood.py --workdir=runs/digits --by=bound
 
-No config file is needed. The bound has --timesteps steps, at t = 1/T ... 1 of the run's
-schedule: a table's entries by default, 1000 steps of a closed form. The flow is integrated
+No config file is needed. Runs on a table of betas are measured by the bound, others by the
+flow: the bound's decoder is as narrow as a step of the path [IDDPM], and the small steps of
+EDM's path make it cost more than an image without a model. --by says which.
+The bound has --timesteps steps, at t = 1/T ... 1 of the run's schedule: a table's entries
+by default, 1000 steps of a closed form. The flow is integrated
 from the least noise of the schedule, by --steps of order 4 or within a tolerance
 (--adaptive), and its divergence is exact or estimated by --probes; pixels are dequantised
 uniformly. Image i's noise depends on --seed and i alone, not on --batch or the devices.
@@ -17,10 +20,9 @@ the loss by logSNR, of the flow how bits/dim are spread over images, beside thos
 bound where that was measured before on the same images.
 """
 
-import dataclasses
 import json
 import time
-from pathlib import Path
+import warnings
 from typing import Any
 
 import command
@@ -28,14 +30,23 @@ from absl import flags
 
 from jaxdiff import checkpoint, likelihood, posterior, sharding
 from jaxdiff.bits import bound, flow
-from jaxdiff.data import Dataset
-from jaxdiff.files import place, write_atomically
+from jaxdiff.data import Dataset, split_of
+from jaxdiff.files import Place, write_atomically
+from jaxdiff.finite import NotFiniteError
 from jaxdiff.likelihood import RK4, Adaptive, Divergence, Exact, Hutchinson, Skilling
+from jaxdiff.pictures import printable
+from jaxdiff.schedules import Table
+
+Files = dict[str, Place]
+"""What is written, by suffix."""
 
 VARIANCES = ("SmallVariance", "LargeVariance", "LearnedVariance")
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
-BY = flags.DEFINE_enum("by", "bound", ("bound", "flow"), "What bits/dim are measured by.")
+BY = flags.DEFINE_enum(
+    "by", None, ("bound", "flow"), "What bits/dim are measured by; default: the bound for "
+    "a table of betas, else the flow."
+)  # fmt: skip
 SPLIT = flags.DEFINE_string("split", None, "Split of the run's data; test if there is one.")
 TIMESTEPS = flags.DEFINE_integer("timesteps", None, "Steps T of the bound.", lower_bound=1)
 VARIANCE = flags.DEFINE_enum(
@@ -75,28 +86,38 @@ OWN["flow"] += (SKILLING, EXACT)
 
 def main() -> None:
     """Restores, measures, prints, writes."""
-    _refuse_unread()
+    given = _given()
     rule, divergence = _rule(), _divergence()
     run = checkpoint.restore(command.folder(WORKDIR), STD.value, STEP.value)
-    data = _split(run.experiment.data)
-    asked = {"step": run.step, "std": STD.value, "data": str(data), "seed": SEED.value}
-    if BY.value == "bound":
-        _bound(run, data.load(), asked)
+    way = given or ("bound" if isinstance(run.experiment.schedule, Table) else "flow")
+    out = command.output(OUT, _folder() / NAMES[way], "json", "png")
+    dataset = split_of(run.experiment.data, SPLIT.value).load()
+    data = str(split_of(run.experiment.data, SPLIT.value))
+    asked = {"step": run.step, "std": STD.value, "data": data, "seed": SEED.value}
+    if way == "bound":
+        _bound(run, dataset, asked, out)
     else:
-        _flow(run, data.load(), asked, rule, divergence)
+        _flow(run, dataset, asked, out, rule, divergence)
 
 
-def _bound(run: checkpoint.Restored, dataset: Dataset, asked: dict[str, Any]) -> None:
+NAMES = {"bound": "bits", "flow": "bits_flow"}
+"""The names of what each way writes, by default."""
+
+
+def _bound(
+    run: checkpoint.Restored, dataset: Dataset, asked: dict[str, Any], out: Files
+) -> None:
     """The variational bound, and losses by logSNR."""
     experiment = run.experiment
     count = TIMESTEPS.value or getattr(experiment.schedule, "steps", 1000)
     head = experiment.network.learned_variance
     variance = VARIANCE.value or ("LearnedVariance" if head else "LargeVariance")
+    process = likelihood.process(experiment.schedule, count)
     measured = bound.measure(
         bound.coster(experiment, getattr(posterior, variance)(), CLIP.value),
         run.variables,
         dataset,
-        likelihood.process(experiment.schedule, count),
+        process,
         sharding.data_mesh(),
         number=NUMBER.value,
         batch=BATCH.value or 256,
@@ -104,25 +125,40 @@ def _bound(run: checkpoint.Restored, dataset: Dataset, asked: dict[str, Any]) ->
         progress=True,
     )
     found = bound.report(measured, BINS.value)
-    if learned := bound.uncertainty(experiment, run.variables, measured):
-        found["uncertainty"] = learned
-    path = _write("bits", {**asked, "variance": variance, "clip": CLIP.value, **found})
-    bound.save_plot(path.with_suffix(".png"), found)
+    found = {**asked, "variance": variance, "clip": CLIP.value, **found}
+    _write(out["json"], found)
     print(bound.table(found))
     of = f"{asked['data']}, {found['images']} images, {count} steps, {variance}"
-    print(f"\n{of}, step {run.step}\n{path} and {path.with_suffix('.png')}")
+    print(f"\n{of}, step {run.step}")
+    parts = {name: pair["mean"] for name, pair in found["bits_per_dim"].items()}
+    _check_sense(
+        parts["total"],
+        f"{parts['decoder']:.2f} of them are the decoder's, which is as narrow as a step "
+        "of the path and suits tables of betas, not the many small steps of EDM's path, "
+        f"and {parts['diffusion']:.2f} the other steps'; --by=flow measures densities",
+    )
+    try:
+        learned = bound.uncertainty(experiment, run.variables, measured)
+    except NotFiniteError as error:
+        learned = {}
+        warnings.warn(str(error), stacklevel=2)
+    if learned:
+        _write(out["json"], found := {**found, "uncertainty": learned})
+    bound.save_plot(out["png"], found)
+    print(f"{out['png']} and {out['json']}")
 
 
 def _flow(
     run: checkpoint.Restored,
     dataset: Dataset,
     asked: dict[str, Any],
+    out: Files,
     rule: Adaptive | None,
     divergence: Divergence,
 ) -> None:
     """Densities by the flow."""
     levels = likelihood.rising(run.experiment.schedule, STEPS.value)
-    start = time.perf_counter()
+    earlier, start = _earlier(), time.perf_counter()
     measured = flow.measure(
         flow.solver(run.experiment, levels, rule or RK4, divergence),
         run.variables,
@@ -137,31 +173,58 @@ def _flow(
     found, low = flow.report(measured), float(levels.sigma[0] / levels.alpha[0])
     how = {"rule": str(rule or f"{STEPS.value} RK4"), "divergence": str(divergence)}
     found = {**asked, **how, "noise": low, "seconds": seconds, **found}
-    if beside := _bound_beside(found):
-        found["bound"] = beside["bits_per_dim"]["total"]
-    path = _write("bits_flow", found)
-    flow.save_plot(path.with_suffix(".png"), found, beside.get("each"))
+    same = ("step", "std", "data", "images")
+    each = None
+    if earlier and all(earlier.get(k, "") == found[k] for k in same):
+        found["bound"], each = earlier["bits_per_dim"]["total"], earlier["each"]
+    _write(out["json"], found)
     print(flow.table(found))
     of = f"{asked['data']}, {found['images']} images, {', '.join(how.values())}"
     cost = f"{found['evaluations']:.0f} evaluations an image, {seconds:.1f} s"
     print(f"\n{of}, step {run.step}\nfrom sigma / alpha = {low:.3g} of noise, {cost}")
-    print(f"{path} and {path.with_suffix('.png')}")
+    _check_sense(
+        found["bits_per_dim"]["mean"],
+        "the run is too weak, or its average too short: train longer, or try another "
+        "--std or --checkpoint",
+    )
+    flow.save_plot(out["png"], found, each)
+    print(f"{out['png']} and {out['json']}")
 
 
-def _refuse_unread() -> None:
-    """Flags that the way asked for does not read, or that another one replaces."""
-    for way, owned in OWN.items():
-        for flag in owned if way != BY.value else ():
-            if flag.present:
-                raise ValueError(
-                    f"--{flag.name} is for --by={way}: leave it out, or add --by={way}"
-                )
+def _check_sense(bits: float, why: str) -> None:
+    """Warns of more bits/dim than bytes have, which cost 8 without any model."""
+    if bits > BITS:
+        warnings.warn(
+            f"{bits:.2f} bits/dim are more than the {BITS} that an image of bytes costs "
+            f"without any model: {why}",
+            stacklevel=2,
+        )
+
+
+BITS = 8
+"""log2 of the number of values of a pixel."""
+
+
+def _given() -> str:
+    """The way that the flags name, by --by or by what one way alone reads; "" if none.
+
+    Raises:
+        ValueError: a flag that this way does not read, or that another one replaces.
+    """
+    read = {way: [f for f in owned if f.present] for way, owned in OWN.items()}
+    ways = [BY.value] if BY.value else [way for way, owned in read.items() if owned]
+    for way, owned in read.items():
+        if owned and way != ways[0]:
+            raise ValueError(
+                f"--{owned[0].name} is for --by={way}: leave it out, or add --by={way}"
+            )
     for flag, others in ((EXACT, (PROBES, SKILLING)), (ADAPTIVE, (STEPS,))):
         for other in others if flag.present and flag.value else ():
             if other.present:
                 raise ValueError(
                     f"--{flag.name} has no use for --{other.name}: leave one of them out"
                 )
+    return ways[0] if ways else ""
 
 
 def _rule() -> Adaptive | None:
@@ -176,39 +239,36 @@ def _divergence() -> Divergence:
     return (Skilling if SKILLING.value else Hutchinson)(PROBES.value)
 
 
-def _split(data: Any) -> Any:
-    """The data asked for: another split of the run's own."""
-    if not any(field.name == "split" for field in dataclasses.fields(data)):
-        if SPLIT.value:
-            raise ValueError(
-                f"--split: {type(data).__name__} has no splits; leave --split out to "
-                "measure on all of it"
-            )
-        return data
-    return dataclasses.replace(data, split=SPLIT.value or "test")
-
-
-def _folder() -> Path:
+def _folder() -> Place:
     """Where results go by default: into the run's folder, or beside its snapshot."""
     workdir = command.folder(WORKDIR)
     return workdir.parent if workdir.suffix == ".npz" else workdir
 
 
-def _write(name: str, found: dict[str, Any]) -> Path:
-    """OUT.json, or NAME.json by default."""
-    out = place(OUT.value) if OUT.value else _folder() / name
-    path = out.with_name(f"{out.name}.json")
+def _write(path: Place, found: dict[str, Any]) -> None:
     text = json.dumps(found, indent=2).encode()
     write_atomically(path, lambda file: file.write(text))
-    return path
 
 
-def _bound_beside(found: dict[str, Any]) -> dict[str, Any]:
-    """The bound of the same images and weights, if WORKDIR/bits.json has it; else {}."""
+def _earlier() -> dict[str, Any]:
+    """What WORKDIR/bits.json says of the bound, if it can be read; else {}."""
     path = _folder() / "bits.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    same = ("step", "std", "data", "images")
-    return earlier if all(earlier.get(k, "") == found[k] for k in same) else {}
+    if not path.exists():
+        return {}
+    try:
+        earlier = json.loads(path.read_text())
+        total, each = earlier["bits_per_dim"]["total"], earlier["each"]
+        whole = all(type(total[key]) is float for key in ("mean", "error"))
+        if not whole or not all(type(value) is float for value in each):
+            raise ValueError("it holds no bits/dim")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        warnings.warn(
+            f"the bound is left out: {path} cannot be read ({type(error).__name__}: "
+            f"{printable(error)})",
+            stacklevel=2,
+        )
+        return {}
+    return earlier
 
 
 if __name__ == "__main__":

@@ -69,17 +69,16 @@ def main() -> None:
     experiment = chosen(run.experiment)
     shifts.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
     levels = shifts.inner_levels(experiment)
+    out = command.output(OUT, beside(command.folder(WORKDIR)), "json", "png")
     said = estimates(run, estimator, experiment, levels)
     found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
-    out = place(OUT.value) if OUT.value else beside(command.folder(WORKDIR))
-    written = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.png")
     text = json.dumps(as_numbers(experiment, levels, found), indent=2).encode()
-    write_atomically(written[0], lambda file: file.write(text))
+    write_atomically(out["json"], lambda file: file.write(text))
     figure = draw(levels, said, found)
-    write_atomically(written[1], lambda file: figure.savefig(file, format="png"))
+    write_atomically(out["png"], lambda file: figure.savefig(file, format="png"))
     for kind, shift in found.items():
         print(f"\n{kind}\n{table(levels, shift)}\n{kind}: {shift.verdict(levels)}")
-    print(f"\n{NUMBER.value} states of step {run.step}: {written[0]} and {written[1]}")
+    print(f"\n{NUMBER.value} states of step {run.step}: {out['json']} and {out['png']}")
 
 
 def chosen(experiment: Experiment) -> Experiment:
@@ -183,7 +182,7 @@ def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) ->
         axes = figure.add_subplot(grid[cell // 3, cell % 3])
         axes.set_prop_cycle(color=["#888888", *COLOURS])
         kinds = {kind: values[i] for kind, values in said.items()}
-        noise_shift.draw_densities(axes, nominal[i], kinds)
+        noise_shift.draw_densities(axes, float(nominal[i]), kinds)
         axes.set(title=f"σ/α = {np.exp(nominal[i]):.3g}", xlabel="estimated ln σ/α")
         axes.set_yticks([])
         if not place:

@@ -22,6 +22,7 @@ from jaxdiff import quality, sharding
 from jaxdiff.config import from_config
 from jaxdiff.features.extractor import extractor
 from jaxdiff.files import place
+from jaxdiff.pictures import printable
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 IMAGES = flags.DEFINE_string("images", None, "A folder of pictures, or an NPZ.")
@@ -31,6 +32,9 @@ PROTOCOL = flags.DEFINE_enum(
     "for TTUR's, EDM's, EDM2's and ADM's, pytorch for pytorch-fid's, clean for clean-fid's."
 )  # fmt: skip
 COUNT = flags.DEFINE_integer("count", None, "Of how many images those are.", 2)
+SIZE = flags.DEFINE_integer(
+    "size", None, "Crop and resize --images to so many pixels a side, as training does.", 1
+)
 EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
 MOMENTS = flags.DEFINE_bool("moments", False, "Keep means and covariances alone.")
@@ -48,14 +52,14 @@ def main() -> None:
     for flag in (PROTOCOL, COUNT):
         if flag.present and not PUBLISHED.value:
             raise ValueError(f"--{flag.name} says what --published does not: give that")
-    out = place(OUT.value)
-    out = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
+    command.need((SIZE, IMAGES))
+    out = command.output(OUT, place(OUT.value), "npz")["npz"]
     observed = _published() if PUBLISHED.value else _observed()
     quality.save(out, observed)
     for name, seen in observed.seen.items():
         kept = "moments" if seen.features is None else "features"
         print(f"{name}: {kept} of {seen.moments.count} images, {seen.extractor.dims} wide")
-    print(f"{out}: {observed.source}")
+    print(f"{out}: {printable(observed.source)}")
 
 
 def _published() -> quality.Observed:
@@ -66,7 +70,7 @@ def _observed() -> quality.Observed:
     """What the extractors see of the images."""
     extractors = [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
     if IMAGES.value:
-        source, images = IMAGES.value, quality.images_in(place(IMAGES.value))
+        source, images = IMAGES.value, quality.images_in(IMAGES.value, size=SIZE.value)
     else:
         data = from_config(CONFIG.value).data
         quality.require_pixels(data)

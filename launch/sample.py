@@ -25,12 +25,12 @@ import command
 import numpy as np
 import sampling_flags as asking
 from absl import flags
-from tqdm import tqdm
 
 from jaxdiff import comparison, expressions, generate, pictures, quality, sharding
 from jaxdiff.data import encoder_of
 from jaxdiff.features.extractor import extractor
 from jaxdiff.files import write_atomically
+from jaxdiff.progress import bar
 from jaxdiff.types import Solver
 
 NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, 2**32)
@@ -54,7 +54,7 @@ def main() -> None:
     model = asking.asked()
     experiment = model.experiment
     seeds = SEED.value + np.arange(NUMBER.value)
-    label = np.resize(asking.labels(experiment.network.label_dim), NUMBER.value)
+    label = np.resize(asking.labels(model.run), NUMBER.value)
     if COMPARE.value is not None:
         return _compare(model, seeds, label)
     encoder = encoder_of(experiment.data)
@@ -74,7 +74,7 @@ def main() -> None:
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     shown = encoder.preview(images[: pictures.MOST])
     by = label[: len(shown)] if experiment.network.label_dim else None
-    pictures.save_grid(png, shown, labels=by)
+    pictures.save_grid(png, shown, labels=by, classes=asking.classes(model.run))
     few = f" (the first {len(shown)})" if len(shown) < len(images) else ""
     print(f"{len(images)} images of step {model.run.step}: {png}{few} and {npz}")
 
@@ -89,6 +89,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
         raise ValueError("--compare is empty: name solvers, such as Heun, UniPC")
     if model.guide or model.estimator:
         raise ValueError("--compare takes one network: no --guide, --estimator or --preset")
+    out = command.output(OUT, asking.beside() / "compared", "md", "png")
     judge = None
     if REFERENCE.value:
         if len(seeds) <= quality.NEIGHBOURS:
@@ -104,7 +105,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
             progress=True,
         )
     steps, rows = [int(text) for text in texts], []
-    with tqdm(total=len(chosen) * len(steps), unit="row", disable=None) as bar:
+    with bar(total=len(chosen) * len(steps), unit="row", desc="comparing") as done:
         for row in comparison.compare(
             model.experiment,
             model.run.variables,
@@ -114,15 +115,16 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
             label,
             BATCH.value,
             judge,
+            progress=True,
         ):
             rows.append(row)
-            bar.update()
-    png, md = command.output(OUT, asking.beside() / "compared", "png", "md").values()
-    comparison.save_sheet(png, rows)
+            done.update()
     text = comparison.table(rows)
-    write_atomically(md, lambda file: file.write(f"{text}\n".encode()))
+    write_atomically(out["md"], lambda file: file.write(f"{text}\n".encode()))
     away = "away: root mean square difference to the first row's images, pixels in [-1, 1]"
-    print(f"{text}\n\n{away}\n{len(seeds)} images each; {png}")
+    print(f"{text}\n\n{away}")
+    comparison.save_sheet(out["png"], rows)
+    print(f"{len(seeds)} images each: {out['png']} and {out['md']}")
 
 
 if __name__ == "__main__":

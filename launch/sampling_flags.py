@@ -5,7 +5,10 @@ that guide it.
 """
 
 import dataclasses
+import difflib
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,10 @@ STD = flags.DEFINE_float(
     "std", None, "Relative width of the EMA, tracked or reconstructed."
 )
 STEP = flags.DEFINE_integer("checkpoint", None, "Another checkpoint than the newest.", 0)
-LABELS = flags.DEFINE_list("labels", [], "Classes, in turn; all of them by default.")
+LABELS = flags.DEFINE_list(
+    "labels", [], "Classes in turn, by name or number, or none for images without a "
+    "label; all classes by default."
+)  # fmt: skip
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 1, 10_000)
 SOLVER = flags.DEFINE_string(
     "solver", None, f"One of {', '.join(solvers.__all__)}, with fields or without."
@@ -150,14 +156,75 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
     return Model(run, experiment, guide, weight, estimator, noise_weight)
 
 
-def labels(classes: int) -> list[int]:
-    """The classes asked for, checked; all of them by default."""
+def labels(run: Restored) -> list[int]:
+    """The labels that --labels names, by number or name; all of them by default.
+
+    Raises:
+        ValueError: one that the run does not have; lists those that it has.
+    """
+    count = run.experiment.network.label_dim
     if not LABELS.value:
-        return list(range(max(classes, 1)))
-    for text in LABELS.value:
-        if not whole(text) or int(text) >= classes:
-            raise ValueError(f"--labels: {text!r} is no class of this run's {classes}")
-    return [int(text) for text in LABELS.value]
+        return list(range(max(count, 1)))
+    names = classes(run)
+    found = [_label(text.strip(), count, names) for text in LABELS.value]
+    if count and -1 in found and not run.experiment.label_dropout:
+        raise ValueError(
+            "--labels: this run has label_dropout 0 and has never seen an image without "
+            "its label, so it cannot draw one: name classes"
+        )
+    return found
+
+
+NO_LABEL = ("-1", "none")
+"""What --labels calls an image without a label."""
+LISTED = 20
+"""Classes that a message lists, at most."""
+
+
+def classes(run: Restored) -> tuple[str, ...]:
+    """The names of a run's labels; () where they are not known."""
+    kept = getattr(run, "classes", ())
+    if kept:
+        return tuple(kept)
+    try:
+        names = tuple(getattr(run.experiment.data, "classes", ()))
+    except (OSError, ValueError, ImportError):  # the data are elsewhere
+        return ()
+    return names if len(names) == run.experiment.network.label_dim else ()
+
+
+def _label(text: str, count: int, names: Sequence[str]) -> int:
+    """The number of the label that a text names.
+
+    Raises:
+        ValueError: there is none; lists those that there are.
+    """
+    if whole(text) and int(text) < count:
+        if text in names and names.index(text) != int(text):
+            warnings.warn(
+                f"--labels={text} is label {text}, {names[int(text)]!r}; the class with "
+                f"that name is label {names.index(text)}",
+                stacklevel=2,
+            )
+        return int(text)
+    if text in names:
+        return names.index(text)
+    if text.lower() in NO_LABEL:
+        return -1
+    alike = [k for k, name in enumerate(names) if name.lower() == text.lower()]
+    if len(alike) == 1:
+        return alike[0]
+    if not count:
+        raise ValueError(f"--labels={text}: this run has no classes: leave out --labels")
+    listed = [f"{k} {name!r}" for k, name in enumerate(names[:LISTED])]
+    more = f", ... {count - 1} {names[-1]!r}" if len(names) > LISTED else ""
+    known = ", ".join(listed) + more if names else f"0 to {count - 1}"
+    near = difflib.get_close_matches(text, names, 1)
+    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(
+        f"--labels: {text!r} is no class of this run{meant}; there are {known}, and none "
+        "for images without a label"
+    )
 
 
 def whole(text: str) -> bool:

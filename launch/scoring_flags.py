@@ -15,7 +15,8 @@ from absl import flags
 from jaxtyping import Int
 
 from jaxdiff import generate, quality, sharding
-from jaxdiff.config import Experiment, to_dict
+from jaxdiff.checkpoint import Restored
+from jaxdiff.config import to_dict
 from jaxdiff.data import encoder_of
 from jaxdiff.features.extractor import Extractor, extractor
 from jaxdiff.files import place
@@ -62,15 +63,17 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
     return dataclasses.replace(own, reference=given) if given else own
 
 
-def label(experiment: Experiment) -> Int[np.ndarray, " N"]:
+def label(run: Restored) -> Int[np.ndarray, " N"]:
     """Of each image of all blocks: --labels in turn, or as the data have them."""
     count = NUMBER.value * BLOCKS.value
     if SEED.value + count > 2**32:
         raise ValueError(f"{count} seeds from --seed={SEED.value} on go beyond 2^32 - 1")
     if asking.LABELS.value:
-        return np.resize(asking.labels(experiment.network.label_dim), count)
-    if experiment.network.label_dim:
-        return quality.labels_like(experiment.data.load(), count, SEED.value)
+        return np.resize(asking.labels(run), count)
+    if run.experiment.network.label_dim:
+        return quality.labels_like(
+            run.experiment.data.load(), count, SEED.value, progress=True
+        )
     return np.full(count, -1, np.int32)
 
 
@@ -92,6 +95,6 @@ def drawn(
     make = lambda seeds, label: generate.images(
         draw, model.variables, encoder, seeds, label, mesh, BATCH.value
     )
-    labels = label(model.experiment)
+    labels = label(model.run)
     seeds = SEED.value + np.arange(len(labels))
     return quality.draw(folder, said(model), make, seeds, labels, progress=progress)

@@ -35,13 +35,13 @@ import sampling_flags as asking
 import scoring_flags as scoring
 from absl import flags
 from jaxtyping import Array, PyTree
-from tqdm import tqdm
 
 from jaxdiff import checkpoint, generate, quality, snapshots
 from jaxdiff.checkpoint import Restored
 from jaxdiff.config import Experiment
-from jaxdiff.files import place, write_atomically
-from jaxdiff.quality import sweeps, swept
+from jaxdiff.files import Place, write_atomically
+from jaxdiff.progress import bar
+from jaxdiff.quality import page, sweeps, swept
 from jaxdiff.sampling import sample
 from jaxdiff.state import labelled
 
@@ -77,6 +77,7 @@ def main() -> None:
     axes = [sweeps.axis(text) for text in OVER.value]
     points = sweeps.points(axes)
     _refuse(axes)
+    out = command.output(OUT, asking.beside() / "quality" / "sweep", "md", "json", "png")
     extractors = scoring.extractors()
     asked = _asked(points, [e.name for e in extractors])
     made = _averages(asked)
@@ -85,14 +86,14 @@ def main() -> None:
     missing = [a for a in asked if not book.find(a.made_by)]
     if missing:
         judge = scoring.judge(asked[0].model.experiment.data, extractors, kept)
-        with tqdm(total=len(asked), unit="point", desc="Sweep", disable=None) as bar:
-            bar.update(len(asked) - len(missing))
+        there = len(asked) - len(missing)
+        with bar(total=len(asked), initial=there, unit="points", desc="sweeping") as done:
             for one, run in made(missing):
                 model = dataclasses.replace(one.model, run=run)
                 book.write(one.made_by, _measured(model, judge, kept))
-                bar.update()
+                done.update()
     rows = [{"point": dict(a.point), **book.find(a.made_by)} for a in asked]
-    _write(axes, rows, asked[0].model)
+    _write(out, axes, rows, asked[0].model)
 
 
 def _refuse(axes: Sequence[sweeps.Axis]) -> None:
@@ -216,7 +217,10 @@ def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str
     """The metrics of each block."""
     began = time.perf_counter()
     images = scoring.drawn(
-        model, program(model), kept / ("images" if KEEP.value else "sweep")
+        model,
+        program(model),
+        kept / ("images" if KEEP.value else "sweep"),
+        progress=True,
     )
     blocks = [judge(b)[0] for b in quality.blocks(images, scoring.BLOCKS.value)]
     if not KEEP.value:
@@ -224,10 +228,13 @@ def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str
     return {"blocks": blocks, "seconds": time.perf_counter() - began}
 
 
-def _write(axes: Sequence[sweeps.Axis], rows: list[dict], model: asking.Model) -> None:
+def _write(
+    named: dict[str, Place],
+    axes: Sequence[sweeps.Axis],
+    rows: list[dict],
+    model: asking.Model,
+) -> None:
     """Tables, verdicts and curves."""
-    out = place(OUT.value) if OUT.value else asking.beside() / "quality" / "sweep"
-    named = {s: out.with_name(f"{out.name}.{s}") for s in ("md", "json", "png")}
     title = f"{asking.WORKDIR.value}, step {model.run.step}"
     judged = list(swept.verdicts(axes, rows))
     notes = [
@@ -239,9 +246,12 @@ def _write(axes: Sequence[sweeps.Axis], rows: list[dict], model: asking.Model) -
     text = "\n\n".join([swept.tables(axes, rows), "\n".join(lines), *notes])
     found = {"title": title, "verdicts": judged, "rows": rows}
     write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=1).encode()))
-    write_atomically(named["md"], lambda f: f.write(f"# {title}\n\n{text}\n".encode()))
+    write_atomically(
+        named["md"], lambda f: f.write(f"# {page.markdown(title)}\n\n{text}\n".encode())
+    )
+    print(text)
     swept.save_picture(named["png"], axes, rows, title)
-    print(f"{text}\n\n{named['png']}, {named['md']} and {named['json']}")
+    print(f"\n{named['png']}, {named['md']} and {named['json']}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
-from tqdm import tqdm
 
 from jaxdiff import analysis, likelihood, losses, plots, reprs
 from jaxdiff.bits import images
@@ -24,6 +23,7 @@ from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.finite import MODEL_ADVICE, require_finite
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
 from jaxdiff.posterior import Variance
+from jaxdiff.progress import bar
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import UNCONDITIONAL, Real
 
@@ -101,15 +101,14 @@ def measure(
         NotFiniteError: a term is NaN or infinite; says of which images.
     """
     count, found = images.count_of(dataset, number), []
-    with tqdm(
-        total=count * len(steps.entry), unit="term", disable=None if progress else True
-    ) as bar:
+    total = count * len(steps.entry)
+    with bar(total=total, unit="terms", desc="measuring", show=progress) as done:
         for part in images.parts(dataset, mesh, number, batch, seed):
             costs = []
             for some in _chunks(steps):
                 asked = part.keys, part.image, part.label, some
                 costs.append(jax.device_get(cost(variables, *asked)))
-                bar.update(part.count * len(some.entry))
+                done.update(part.count * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *costs)
             prior = likelihood.prior(
                 Pixels().moments(np.asarray(part.image))[0], steps.at[-1]

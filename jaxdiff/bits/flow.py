@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
-from tqdm import tqdm
 
 from jaxdiff import likelihood
 from jaxdiff.bits import images
@@ -21,6 +20,7 @@ from jaxdiff.data import Dataset
 from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.finite import require_finite
 from jaxdiff.likelihood import RK4, Bits, Divergence, Hutchinson, Rule
+from jaxdiff.progress import bar
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import NoiseLevel
 
@@ -73,7 +73,7 @@ def measure(
         NotFiniteError: a likelihood is NaN or infinite; says of which images.
     """
     found, count = [], images.count_of(dataset, number)
-    with tqdm(total=count, unit="image", disable=None if progress else True) as bar:
+    with bar(total=count, unit="images", desc="measuring", show=progress) as done:
         for part in images.parts(dataset, mesh, number, batch, seed):
             solved = jax.device_get(solve(variables, part.keys, part.image, part.label))
             some = jax.tree.map(lambda a, n=part.count: np.float64(a[:n]), solved)
@@ -81,7 +81,7 @@ def measure(
                 some.bits, "likelihoods", part.numbers, unit="image", advice=ADVICE
             )
             found.append(some)
-            bar.update(part.count)
+            done.update(part.count)
     return jax.tree.map(lambda *a: np.concatenate(a), *found)
 
 

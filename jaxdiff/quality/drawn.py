@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree, UInt8
-from tqdm import tqdm
 
 from jaxdiff.data import Dataset
 from jaxdiff.data.batches import Memory, Source, order, take
 from jaxdiff.data.summary import labels_of
 from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.interop import npz
+from jaxdiff.progress import bar
 
 Make = Callable[[Int[np.ndarray, " n"], Int[np.ndarray, " n"]], UInt8[np.ndarray, "..."]]
 """(seeds, labels) -> uint8 images [n, H, W, C]."""
@@ -80,9 +80,7 @@ def draw(
     own = place(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
     write_atomically(own / "drawn.json", lambda file: file.write(text.encode()))
     paths = []
-    with tqdm(
-        total=len(seeds), unit="img", desc="Drawing", disable=None if progress else True
-    ) as bar:
+    with bar(total=len(seeds), unit="images", desc="drawing", show=progress) as done:
         for first in range(0, len(seeds), part):
             some = slice(first, first + part)
             path = own / f"{seeds[first]:010d}-{len(seeds[some])}.npz"
@@ -91,7 +89,7 @@ def draw(
                 arrays = {"image": image, "label": label[some], "seed": seeds[some]}
                 write_atomically(path, lambda file, arrays=arrays: np.savez(file, **arrays))
             paths.append(path)
-            bar.update(len(seeds[some]))
+            done.update(len(seeds[some]))
     return Parts(tuple(paths), len(seeds), part)
 
 
@@ -120,26 +118,28 @@ def digest(variables: PyTree) -> str:
     return found.hexdigest()
 
 
-def labels_like(dataset: Dataset, count: int, seed: int = 0) -> Int[np.ndarray, " N"]:
+def labels_like(
+    dataset: Dataset, count: int, seed: int = 0, *, progress: bool = False
+) -> Int[np.ndarray, " N"]:
     """`count` labels in the proportions of a data set: its own, shuffled, again and again.
 
     >>> from jaxdiff.data import Digits
     >>> labels_like(Digits("test").load(), 300).sum() == sum(range(10)) * 30
     np.True_
     """
-    label, n = labels(dataset.source), len(dataset)
+    label, n = labels(dataset.source, progress=progress), len(dataset)
     epochs = range(-(-count // n))
     return np.concatenate([label[order(n, seed, e)] for e in epochs])[:count]
 
 
-def labels(source: Source) -> Int[np.ndarray, " N"]:
+def labels(source: Source, *, progress: bool = False) -> Int[np.ndarray, " N"]:
     """The labels of all images, without reading these where the source has them apart."""
     apart = labels_of(source)
     if apart is not None:
         return np.asarray(apart, np.int32)
-    parts = (slice(i, i + 256) for i in range(0, len(source), 256))
-    every = np.arange(len(source))
-    return np.concatenate([take(source, every[part])["label"] for part in parts])
+    parts = np.array_split(np.arange(len(source)), -(-len(source) // 256))
+    shown = bar(parts, unit="x 256 labels", desc="reading", show=progress)
+    return np.concatenate([take(source, part)["label"] for part in shown])
 
 
 def in_memory(images: UInt8[np.ndarray, "N H W C"]) -> Memory:

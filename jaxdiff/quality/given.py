@@ -1,6 +1,7 @@
 """Images of others, to be scored as they are: an NPZ, or a folder of pictures.
 
-Nothing is resized, cropped or converted: what would change a metric unsaid is refused.
+Nothing is resized, cropped or converted unless a size is asked for: what would change a
+metric unsaid is refused.
 """
 
 import warnings
@@ -13,6 +14,7 @@ from jaxtyping import Shaped
 
 from jaxdiff.data import pixels, zips
 from jaxdiff.data.batches import Memory, Source
+from jaxdiff.data.folder import Files
 from jaxdiff.data.listing import File, content, pictures
 from jaxdiff.data.summary import said
 from jaxdiff.files import PathLike, place
@@ -42,13 +44,16 @@ class Pictures:
         return {"image": array, "label": np.int32(-1)}
 
 
-def images_in(path: PathLike, number: int | None = None) -> Source:
+def images_in(
+    path: PathLike, number: int | None = None, *, size: int | None = None
+) -> Source:
     """The images of an NPZ ("images" or "arr_0", uint8), or of a folder or ZIP archive.
 
     All pictures in a folder are taken, at any depth, by the rules of `data.listing`; a
     warning counts what is left out.
 
-    `number` takes the first so many, in the order of the array or of the names.
+    `number` takes the first so many, in the order of the array or of the names. With `size`
+    the pictures of a folder are made RGB squares, cropped and resized as training does it.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -59,7 +64,9 @@ def images_in(path: PathLike, number: int | None = None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"there is no folder and no file {path}")
     if path.is_dir() or _is_archive_of_pictures(path):
-        return _files(path, number)
+        return _files(path, number, size)
+    if size is not None:
+        raise ValueError(f"--size is for pictures, and {path} is an array of images")
     try:
         stored = npz.arrays(archives.mapped(path), texts=True)
         name = next((n for n in ("images", "arr_0") if n in stored), None)
@@ -89,12 +96,14 @@ def _require(images: Shaped[np.ndarray, "..."], path: Path) -> None:
         )
 
 
-def _files(path: Path, number: int | None) -> Pictures:
+def _files(path: Path, number: int | None, size: int | None) -> Source:
     """The pictures of a folder or a ZIP archive, whose headers are looked at."""
     files, left_out = pictures(path)
     if left_out:
         warnings.warn(f"{path}: {'; '.join(said(left_out))}", stacklevel=3)
     count = _count(len(files), number, path)
+    if size is not None:
+        return Files(files[:count], (-1,) * count, size)
     first: tuple[Any, ...] | None = None
     for file in files[:count]:
         try:
@@ -105,12 +114,14 @@ def _files(path: Path, number: int | None) -> Pictures:
         if found != first:
             raise ValueError(
                 f"{file} is {_said(found)}, {files[0].name} {_said(first)}: all images "
-                "must be alike"
+                "must be of one size and mode; --size=64 makes them RGB of 64 x 64, "
+                "cropped and resized as training does it"
             )
         if found[2] not in MODES:
             raise ValueError(
-                f"{file} is {_said(found)}: metrics are of RGB, or of grey pictures where "
-                "the reference is grey; lay transparent ones over a colour"
+                f"{file} is {_said(found)}: metrics are of RGB or grey of 8 bits; "
+                "--size=64 makes them RGB of 64 x 64, transparent parts white, as training "
+                "does it"
             )
     width, height, mode = first
     return Pictures(files[:count], (height, width, MODES[mode]))

@@ -16,6 +16,7 @@ from jaxdiff.data.batches import Dataset, Source, fingerprint, take
 from jaxdiff.features.extractor import Extractor
 from jaxdiff.files import PathLike, place
 from jaxdiff.finite import require_finite
+from jaxdiff.progress import Bar, bar
 from jaxdiff.quality.observed import ORIGIN, Observed, load, observe, save
 from jaxdiff.quality.score import NEIGHBOURS, require_alike, score
 from jaxdiff.quality.unseen import Copies, copies
@@ -37,6 +38,8 @@ class Judge:
     train: UInt8[np.ndarray, "N H W C"] | None = None
     holdout: UInt8[np.ndarray, "M H W C"] | None = None
     batch: int = 256
+    progress: bool = False
+    """Whether to say how far looking at images is."""
 
     def __call__(self, images: Source) -> tuple[dict[str, float], Copies | None]:
         """The metrics of images, and which training images are near them.
@@ -45,7 +48,8 @@ class Judge:
             ValueError: images of another size than the reference's, or too few.
         """
         self.check(take(images, np.arange(1))["image"].shape[1:], len(images))
-        seen = observe(images, self.extractors, self.mesh, batch=self.batch)
+        how = {"batch": self.batch, "progress": self.progress}
+        seen = observe(images, self.extractors, self.mesh, **how)
         found = score(real=self.reference, fake=seen)
         values = np.array([*found.values()])
         require_finite(values, "metrics", [*found], unit="metric", advice=SCORE_ADVICE)
@@ -68,10 +72,11 @@ class Judge:
                 f"a block of {count} images is too small for metrics that look at "
                 f"{NEIGHBOURS} neighbours of each: take {NEIGHBOURS + 1} or more"
             )
-        if self.reference.shape not in (None, tuple(shape)):
+        ours, theirs = tuple(shape), self.reference.shape
+        if theirs and ours[:2] != theirs[:2]:
             raise ValueError(
-                f"the images are {tuple(shape)}, the reference's {self.reference.shape}: "
-                "make both of one size, as resizing changes every metric"
+                f"the images are {ours}, the reference's {theirs}: make both of one size, "
+                "as resizing changes every metric; --images can be made so by --size"
             )
         require_alike(self.reference, self.extractors)
 
@@ -95,9 +100,11 @@ def judge_of(
     require_pixels(data)
     dataset, other = data.load(), split_of(data)
     reference = _kept(data, dataset, extractors, mesh, cache, batch, progress)
-    train = everything(dataset.source, MOST)
-    holdout = None if other == data else everything(other.load().source, MOST)
-    return Judge(tuple(extractors), reference, mesh, train, holdout, batch)
+    train = everything(dataset.source, MOST, progress=progress)
+    holdout = None
+    if other != data:
+        holdout = everything(other.load().source, MOST, progress=progress)
+    return Judge(tuple(extractors), reference, mesh, train, holdout, batch, progress)
 
 
 def require_pixels(data: Any) -> None:
@@ -166,11 +173,22 @@ def blocks(source: Source, count: int) -> Iterator[Block]:
     return (Block(source, i * size, size) for i in range(count))
 
 
-def everything(source: Source, most: int | None = None) -> UInt8[np.ndarray, "N H W C"]:
+def everything(
+    source: Source, most: int | None = None, *, progress: bool = False
+) -> UInt8[np.ndarray, "N H W C"]:
     """All images of a source, or `most` of them, evenly spaced, in memory."""
     count = len(source)
     numbers = np.arange(count)
     if most is not None and count > most:
         numbers = np.linspace(0, count - 1, most).astype(int)
     parts = np.array_split(numbers, -(-len(numbers) // 1024))
-    return np.concatenate([take(source, part)["image"] for part in parts])
+    with bar(total=len(numbers), unit="images", desc="reading", show=progress) as done:
+        return np.concatenate([_read(source, part, done) for part in parts])
+
+
+def _read(
+    source: Source, numbers: Int[np.ndarray, " n"], done: Bar
+) -> UInt8[np.ndarray, "n H W C"]:
+    images = take(source, numbers)["image"]
+    done.update(len(numbers))
+    return images

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
-from tqdm import tqdm
 
 from jaxdiff import reprs, sharding
 from jaxdiff.data.batches import Source, take
@@ -23,6 +22,7 @@ from jaxdiff.features.extractor import NETWORKS, Extractor
 from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.finite import require_finite
 from jaxdiff.interop import npz, statistics
+from jaxdiff.progress import bar
 
 VERSION = 1
 """Of the file's layout."""
@@ -94,9 +94,7 @@ def observe(
     size = min(batch, count)
     size += -size % mesh.size
     each = [_Watcher(extractor, keep, mesh) for extractor in extractors]
-    with tqdm(
-        total=count, unit="img", desc="Looking", disable=None if progress else True
-    ) as (bar):
+    with bar(total=count, unit="images", desc="looking", show=progress) as done:
         for start in range(0, count, size):
             filled = np.arange(start, start + size)
             real = filled < count
@@ -104,7 +102,7 @@ def observe(
             placed = jax.device_put((some, real), sharding.split(mesh))
             for watcher in each:
                 watcher(*placed, filled[real])
-            bar.update(int(real.sum()))
+            done.update(int(real.sum()))
     seen = {watcher.extractor.name: watcher.seen() for watcher in each}
     return Observed(source, some.shape[1:], seen)
 

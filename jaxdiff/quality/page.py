@@ -1,5 +1,6 @@
 """One page on a set of images: metrics, samples, and the training images near them."""
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,15 @@ def table(found: Mapping[str, Any]) -> str:
         cells = " | ".join("" if np.isnan(v) else f"{v:.4g}" for v in numbers)
         lines.append(f"| {name} {arrow(name)} | {cells} |")
     return "\n".join(lines)
+
+
+def markdown(text: object) -> str:
+    """A text that comes from data, for Markdown: no part of it is markup.
+
+    >>> markdown("a|b <i> `c`")
+    'a\\\\|b \\\\<i\\\\> \\\\`c\\\\`'
+    """
+    return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", pictures.printable(text))
 
 
 def _beside(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
@@ -63,7 +73,7 @@ def save_page(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), dpi=100, layout="constrained")
-    figure.suptitle(found["title"], fontsize=10)
+    figure.suptitle(pictures.plain(found["title"]), fontsize=10)
     left, right = figure.subfigures(1, 2)
     rows = 3 if near is not None else 1
     panels = left.subplots(rows, 1, height_ratios=[5, 1, 1][:rows], squeeze=False)[:, 0]
@@ -73,7 +83,9 @@ def save_page(
         _show(panels[2], near, len(near), "nearest training images")
     panels = right.subplots(2 if bins else 1, 1, squeeze=False)[:, 0]
     panels[0].axis("off")
-    panels[0].text(0, 1, _plain(found), family="monospace", size=7.5, va="top")
+    panels[0].text(
+        0, 1, pictures.plain(_plain(found)), family="monospace", size=7.5, va="top"
+    )
     if bins:
         _losses(panels[1], bins)
     write_atomically(path, lambda file: figure.savefig(file, format="png"))

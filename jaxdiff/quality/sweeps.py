@@ -158,9 +158,20 @@ class Book:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and "made_by" in row:
+            if isinstance(row, dict) and "made_by" in row and _scored(row.get("blocks")):
                 rows.append(row)
         return rows
+
+
+def _scored(blocks: Any) -> bool:
+    """Whether these are metrics of blocks: numbers by name, of the same names in each."""
+    return (
+        isinstance(blocks, list)
+        and bool(blocks)
+        and all(isinstance(block, dict) and block for block in blocks)
+        and all(block.keys() == blocks[0].keys() for block in blocks)
+        and all(type(v) in (int, float) for block in blocks for v in block.values())
+    )
 
 
 def _as_read(value: Any) -> Any:

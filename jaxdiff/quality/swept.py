@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxdiff import pictures
 from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.plots import COLOURS, INK
 from jaxdiff.quality import page
@@ -149,7 +150,9 @@ def save_picture(
     groups = list(filter(None, groups))
     width, height = 3.1 * max(map(len, groups)), 2.6 * len(groups) + 0.6
     figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
-    figure.suptitle(title, x=0.012, ha="left", size=11, weight="bold", color=INK)
+    figure.suptitle(
+        pictures.plain(title), x=0.012, ha="left", size=11, weight="bold", color=INK
+    )
     panels = figure.subplots(len(groups), max(map(len, groups)), squeeze=False)
     for line, group in zip(panels, groups, strict=True):
         for panel in line[len(group) :]:

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,10 @@ def run(script: str, *arguments: object) -> Done:
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("default")
+        patch.setattr(warnings, "showwarning", _warn)
         patch.setattr(sys, "argv", argv)
         patch.setattr(sys, "path", [str(LAUNCH), *sys.path])
         try:
@@ -52,6 +56,10 @@ def run(script: str, *arguments: object) -> Done:
         except SystemExit as done:
             status = done.code or 0
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def _warn(message: object, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager
