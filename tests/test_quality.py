@@ -13,7 +13,7 @@ from PIL import Image
 from jaxdiff import distances, quality, sharding
 from jaxdiff.data import Digits, Folder, Latents
 from jaxdiff.features.extractor import NETWORKS, Extractor, extractor
-from jaxdiff.quality import in_memory
+from jaxdiff.quality import in_memory, unseen
 
 PIXELS = extractor("pixels8")
 RNG = np.random.default_rng(0)
@@ -325,3 +325,10 @@ def test_a_judge_refuses_before_it_looks(images: np.ndarray, said: str) -> None:
     judge = quality.Judge((blind,), seen(IMAGES), sharding.data_mesh(jax.devices()[:1]))
     with pytest.raises(ValueError, match=said):
         judge(in_memory(images))
+
+
+def test_large_images_are_averaged_down_before_copies_are_looked_for() -> None:
+    images = RNG.integers(0, 256, (3, 32, 32, 3), np.uint8)
+    exact = images.reshape(3, 16, 2, 16, 2, 3).mean((2, 4)) / 127.5 - 1
+    found = unseen.flat(images)
+    np.testing.assert_allclose(found, exact.reshape(3, -1), atol=1e-6)

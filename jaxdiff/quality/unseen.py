@@ -49,7 +49,8 @@ def copies(
 
 def flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:
     """Images as points of pixels in [-1, 1], of at most SIDE pixels a side."""
-    if max(images.shape[1:3]) > SIDE:
-        parts = np.array_split(images, max(1, len(images) // 256))
-        images = np.concatenate([np.asarray(resize(part, SIDE, AREA)) for part in parts])
-    return to_float(images).reshape(len(images), -1)
+    if max(images.shape[1:3]) <= SIDE:
+        return to_float(images).reshape(len(images), -1)
+    parts = np.array_split(images, max(1, len(images) // 256))
+    grey = np.concatenate([np.asarray(resize(part, SIDE, AREA)) for part in parts])
+    return grey.reshape(len(images), -1) / np.float32(127.5) - 1
