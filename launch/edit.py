@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from jaxdiff import generate, pictures, sharding
 from jaxdiff.checkpoint import Restored
-from jaxdiff.data import Pixels, folder, listing, split_of
+from jaxdiff.data import Pixels, folder, listing, pixels, split_of
 from jaxdiff.files import place, write_atomically
 from jaxdiff.pixels import to_float
 
@@ -124,9 +124,10 @@ def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
         raise ValueError("--mask and --box say the same: give one of them")
     if MASK.value is not None:
         try:
-            with Image.open(MASK.value) as file:
-                picture = file.convert("L").resize((width, height), Image.Resampling.BOX)
-        except OSError as error:
+            with pixels.opened(listing.content(place(MASK.value))) as file:
+                grey = pixels.converted(file, 1)
+                picture = grey.resize((width, height), Image.Resampling.BOX)
+        except ValueError as error:
             raise ValueError(f"--mask: {MASK.value} is no picture: {error}") from error
         return np.asarray(picture)[..., None] < 128
     if BOX.value is None:

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxdiff.config import from_config, parts
-from jaxdiff.data import encoder_of, statistics
+from jaxdiff.data import describe, encoder_of, statistics
 from jaxdiff.parameterizations import EDM
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -30,7 +30,7 @@ def main() -> None:
     if found is None:
         found = statistics.measure(dataset, encoder_of(data), progress=True)
         where = statistics.try_to_keep(data, found, dataset)
-    print(f"{data}: {found.count} images\n")
+    print(data, *describe(dataset), "", sep="\n")
     print(f"{'channel':>10} {'mean':>10} {'std':>10}")
     for i, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
         print(f"{i:10d} {mean:10.5f} {std:10.5f}")

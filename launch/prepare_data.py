@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from jaxdiff.config import from_config
 from jaxdiff.data import Folder, Pixels, encoder_of, prepare
+from jaxdiff.data.summary import said
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 IMAGES = flags.DEFINE_string("images", "", "A folder or a ZIP file of images.")
@@ -53,6 +54,7 @@ def main() -> None:
         f"{header.total} shards ({made.kept} were there), {size / 1e6:,.1f} MB; "
         f"{made.skipped} images could not be read"
     )
+    print(*said(made.left_out), sep="\n", end="\n" if made.left_out else "")
     if latents:
         print(f'To train on them: data=LatentRecords("{out}", size={data.shape[0]})')
         return

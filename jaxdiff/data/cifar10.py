@@ -13,6 +13,7 @@ in them is run, and those that are not the published ones, byte for byte, are re
 
 import dataclasses
 import hashlib
+import lzma
 import tarfile
 import types
 import zlib
@@ -181,6 +182,9 @@ def _files(path: Path, names: tuple[str, ...]) -> Found:
     if path.is_dir():
         inside = (p for pattern in ("*", "*/*") for p in sorted(path.glob(pattern)))
         files = {_key(p.name, names): p for p in inside if p.is_file()}
+        large = [str(p) for k, p in files.items() if k and p.stat().st_size > LARGEST]
+        if large:
+            raise ValueError(f"{large[0]} has more bytes than any file of CIFAR-10")
         return {k: (p.suffix == ".bin", p.read_bytes()) for k, p in files.items() if k}
     if not path.is_file():
         raise FileNotFoundError(
@@ -198,9 +202,10 @@ def _files(path: Path, names: tuple[str, ...]) -> Found:
                     found[key] = name.suffix == ".bin", archive.extractfile(member).read()
             while archive.fileobj.read(2**20):  # the checksum stands at the end
                 pass
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        text = str(error).partition("\n")[0].partition(":")[0]
         raise ValueError(
-            f"{path} is no archive of CIFAR-10, or is cut short: {error}"
+            f"{path} is no archive of CIFAR-10, or is cut short or damaged: {text}"
         ) from error
     return found
 

@@ -129,7 +129,7 @@ def decoded(
 
     with opened(data) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        image = _converted(_middle(image, height, width), channels)
+        image = converted(_middle(image, height, width), channels)
         return fitted(image, height, width).reshape(height, width, channels)
 
 
@@ -240,7 +240,7 @@ def _middle(image: Any, height: int, width: int) -> Any:
     return image.crop((left, top, left + across, top + down))
 
 
-def _converted(image: Any, channels: int) -> Any:
+def converted(image: Any, channels: int) -> Any:
     """The image in RGB, or in grey with one channel; a strip at a time, to save memory.
 
     Raises:

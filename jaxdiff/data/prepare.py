@@ -12,7 +12,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxdiff.data import shards
-from jaxdiff.data.batches import Source
+from jaxdiff.data.batches import LeftOut, Source
 from jaxdiff.data.encoders import encoder_of
 from jaxdiff.data.folder import Files
 from jaxdiff.data.skipping import Skipping
@@ -36,11 +36,15 @@ Pack = Callable[[int], bytes | None]
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What there is now: the header, images that were skipped, shards there were before."""
+    """What there is now: the header, images that were skipped, shards there were before.
+
+    `left_out` are the files that are not used, by their reason.
+    """
 
     header: shards.Header
     skipped: int
     kept: int
+    left_out: Mapping[str, LeftOut]
 
 
 def prepare(
@@ -80,7 +84,7 @@ def prepare(
             shard = write(path, records(images, pack, pool, bar.update))
             header = dataclasses.replace(header, shards=(*header.shards, shard))
             _keep(out, header)
-    return Prepared(header, count - header.count, kept)
+    return Prepared(header, count - header.count, kept, dataset.left_out)
 
 
 def planned(

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff.data import Latents, VAELatents, shards
+from jaxdiff.data import CIFAR10, Latents, VAELatents, shards
 from jaxdiff.interop import npz
 
 ONE = VAELatents(mean=(0.0,), std=(1.0,))
@@ -169,3 +170,21 @@ def test_a_flipped_bit_of_a_latent_is_damage(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"latents\.npy is damaged: its checksum"):
         Latents(str(path), 1, ONE).load()
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_damaged_tar_is_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cifar.tar.{kind}"
+    content = np.random.default_rng(0).bytes(5000)
+    with tarfile.open(path, f"w:{kind}") as archive:
+        info = tarfile.TarInfo("data_batch_1.bin")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    data = bytearray(path.read_bytes())
+    for at in range(100, len(data), 211):
+        damaged = data.copy()
+        damaged[at] ^= 16
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cifar\.tar") as caught:
+            CIFAR10(path).load()
+        assert "\n" not in str(caught.value)

@@ -99,13 +99,13 @@ def test_modes_that_files_may_have(mode: str) -> None:
         image = Image.frombytes(
             mode, (16, 16), WIDE.astype(">u2" if mode[-1] == "B" else "<u2")
         )
-        made = np.asarray(pixels._converted(image, 3))
+        made = np.asarray(pixels.converted(image, 3))
         np.testing.assert_array_equal(made, RGB)
         return
     image = Image.new("RGB", (4, 4), (255, 0, 0))
     between = {"La": "LA", "RGBa": "RGBA", "PA": "P", "HSV": "RGB"}.get(mode, mode)
     image = image.convert(between).convert(mode)
-    made = np.asarray(pixels._converted(image, 3))[0, 0].astype(int)
+    made = np.asarray(pixels.converted(image, 3))[0, 0].astype(int)
     grey = mode in ("1", "L", "LA", "La")
     expected = (made[0],) * 3 if grey else (255, 0, 0)
     assert np.abs(made - expected).max() <= (80 if mode == "CMYK" else 1)
