@@ -144,10 +144,11 @@ def by_class(
 
     Few classes stand side by side, each in as many columns as make the sheet about square,
     under its name. Where that would be a strip, or `columns` is given, images are sorted by
-    class and each has its name below. Without any class there is no text.
+    class and each has its name below. Without any class there is no text. A class without
+    a name is shown by its number.
 
     Raises:
-        ValueError: labels of another number than images, or one without a name.
+        ValueError: labels of another number than images.
     """
     images, labels = _checked(images), np.asarray(labels)
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
@@ -155,8 +156,6 @@ def by_class(
             f"labels are one class number for each of {len(images)} images, got "
             f"{labels.dtype} of shape {labels.shape}"
         )
-    if classes and labels.max() >= len(classes):
-        raise ValueError(f"label {labels.max()} has no name: there are {len(classes)}")
     order = np.argsort(np.where(labels < 0, labels.max() + 1, labels), kind="stable")
     images, labels = images[order], labels[order]
     present, counts = list(dict.fromkeys(labels.tolist())), np.bincount(labels + 1)
@@ -223,7 +222,7 @@ def save_curves(path: PathLike, metrics: PathLike) -> None:
 def _name(label: int, classes: Sequence[str]) -> str:
     if label < 0:
         return "no class"
-    return str(classes[label]) if classes else str(label)
+    return str(classes[label]) if label < len(classes) else str(label)
 
 
 def _checked(images: Any) -> UInt8[np.ndarray, "N H W C"]:

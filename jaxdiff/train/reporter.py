@@ -107,7 +107,7 @@ class Reporter:
         texts = {}
         if count:
             texts["labels"] = np.arange(len(images)) % count
-            texts["classes"] = classes if len(classes) >= count else ()
+            texts["classes"] = classes
         path = self._workdir / f"samples/{step:07d}.png"
         self._log.image(step, "samples", pictures.save_grid(path, images, **texts))
         png = path.read_bytes()
