@@ -11,7 +11,9 @@ terminal.csv and terminal.json, and prints the table of what is left of the data
 
 import csv
 import dataclasses
+import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from jaxdiff.types import Grid, Schedule, Times, Weighting
 OUT = flags.DEFINE_string("out", "analysis", "The folder to write to, made if need be.")
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 STEPS = flags.DEFINE_integer("steps", None, "Steps of the grids; 18, or the config's.",
-    lower_bound=1)  # fmt: skip
+    1, 10_000)  # fmt: skip
 STD = flags.DEFINE_float("std", 0.5, "Standard deviation of the data, for the grids.")
 
 SD, DDPM = jd.Table(jd.ScaledLinearBetas()), jd.Table(jd.LinearBetas())
@@ -89,8 +91,12 @@ GRIDS: Mapping[str, tuple[Schedule, Grid]] = {
 
 def main() -> None:
     """Computes, draws, writes, prints."""
-    if STD.value <= 0:
-        raise ValueError(f"--std must be above 0, got {STD.value}")
+    if not 0 < STD.value < math.inf:
+        raise ValueError(f"--std must be above 0 and finite, got {STD.value}")
+    if not OUT.value.strip():
+        raise ValueError("--out is empty: name a folder, such as --out=analysis")
+    out = place(OUT.value)
+    command.output(OUT, out, "png")  # before any work
     table, drawn, laws, recipes, grids, steps = (
         SCHEDULES, DRAWN, LAWS, RECIPES, GRIDS, 18
     )  # fmt: skip
@@ -114,12 +120,11 @@ def main() -> None:
         "weightings": plots.weightings(weights),
         "grids": plots.grids(contraction),
     }
-    out = place(OUT.value)
+    rows = {n: dataclasses.asdict(analysis.terminal(s)) for n, s in table.items()}
+    _write_table(out, rows)
     for name, figure in figures.items():
         png = out / f"{name}.png"
         write_atomically(png, lambda f, p=figure: p.savefig(f, format="png"))
-    rows = {n: dataclasses.asdict(analysis.terminal(s)) for n, s in table.items()}
-    _write_table(out, rows)
     print(f"\n{', '.join(f'{n}.png' for n in figures)}, terminal.csv, terminal.json: {out}")
 
 
@@ -146,16 +151,15 @@ def _write_table(out: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
     for name, row in rows.items():
         print(f"{name:<{width}}  " + "".join(f"{row[field]:>13.6g}" for field in fields))
 
-    def as_csv(file: object) -> None:
-        lines = csv.writer(file)
-        lines.writerow(["schedule", *fields])
-        lines.writerows([name, *(row[f] for f in fields)] for name, row in rows.items())
-
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "terminal.csv", "w", newline="") as file:
-        as_csv(file)
+    text = io.StringIO()
+    lines = csv.writer(text)
+    lines.writerow(["schedule", *fields])
+    lines.writerows([name, *(row[f] for f in fields)] for name, row in rows.items())
     finite = {n: {k: _json(v) for k, v in row.items()} for n, row in rows.items()}
-    (out / "terminal.json").write_text(json.dumps(finite, indent=1) + "\n")
+    written = {"csv": text.getvalue(), "json": json.dumps(finite, indent=1) + "\n"}
+    for suffix, content in written.items():
+        path = out / f"terminal.{suffix}"
+        write_atomically(path, lambda f, c=content: f.write(c.encode()))
 
 
 def _json(value: float) -> float | str:

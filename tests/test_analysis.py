@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from jaxdiff import analysis, plots, schedules, times
 from jaxdiff.levels import Karras, Trailing, Uniform
 from jaxdiff.losses import Total, Uncertain, WeightedError
 from jaxdiff.types import NoiseLevel
+from tests.cases import commands
 from tests.toys import SCHEDULES, follow
 
 ROOT = Path(__file__).parents[1]
@@ -257,17 +255,9 @@ def test_plots_have_titles_units_and_every_name(tmp_path: Path) -> None:
     assert len(set(looks)) == len(looks)
 
 
-def _analyze(*args: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    return subprocess.run(
-        [sys.executable, "launch/analyze.py", *args],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def test_the_command_writes_pictures_and_tables(tmp_path: Path) -> None:
-    done = _analyze(f"--out={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    done = commands.run("analyze", f"--out={tmp_path}")
+    assert done.status == 0, done.err
     for name in ("schedules", "densities", "weightings", "grids"):
         assert (tmp_path / f"{name}.png").stat().st_size > 20_000
     with open(tmp_path / "terminal.csv") as file:
@@ -279,7 +269,7 @@ def test_the_command_writes_pictures_and_tables(tmp_path: Path) -> None:
     assert float(rows["IDDPM cosine"]["amplitude"]) == pytest.approx(4.92825e-5, abs=5e-11)
     assert float(rows["SD, zero terminal SNR"]["amplitude"]) == 0
     for name in ("0.0682649", "0.00635282", "4.92825e-05"):
-        assert name in done.stdout
+        assert name in done.out
     table = json.loads((tmp_path / "terminal.json").read_text())
     assert table["rectified flow"]["logsnr"] == "-inf"
     assert {n: float(r["snr"]) for n, r in rows.items()} == {
@@ -289,12 +279,29 @@ def test_the_command_writes_pictures_and_tables(tmp_path: Path) -> None:
 
 def test_the_command_on_one_experiment(tmp_path: Path) -> None:
     config = f"--config={ROOT / 'configs/digits.py'}"
-    done = _analyze(config, f"--out={tmp_path}", "--config.schedule.sigma_max=10.0")
-    assert done.returncode == 0, done.stderr
+    changed = "--config.schedule.sigma_max=10.0"
+    done = commands.run("analyze", config, f"--out={tmp_path}", changed)
+    assert done.status == 0, done.err
     (row,) = json.loads((tmp_path / "terminal.json").read_text()).values()
     assert row["sigma"] == pytest.approx(10)
-    bad = _analyze("--std=-1", f"--out={tmp_path}")
-    assert (bad.returncode, bad.stderr) == (1, "error: --std must be above 0, got -1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--std=-1", "--std must be above 0 and finite, got -1.0"),
+        ("--std=inf", "--std must be above 0 and finite, got inf"),
+        ("--std=nan", "--std must be above 0 and finite, got nan"),
+        ("--out=", "--out is empty: name a folder, such as --out=analysis"),
+    ],
+)
+def test_the_command_refuses_before_it_writes(
+    flag: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = commands.run("analyze", flag)
+    assert (done.status, done.err) == (1, f"error: {message}\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_built_in_schedule_is_in_the_table() -> None:
