@@ -18,6 +18,7 @@ from tests.test_snapshots import average, tracked, weight
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import digits_judge
 import ema_made
+import flips
 import gradient_noise
 import study
 import zero_terminal_snr
@@ -169,3 +170,16 @@ def test_a_book_finds_what_it_wrote(tmp_path: Path) -> None:
 def test_a_table_is_markdown() -> None:
     lines = study.table(["a", "b"], [["c", "1"]]).splitlines()
     assert lines == ["| a | b |", "| --- | ---: |", "| c | 1 |"]
+
+
+@pytest.mark.parametrize("name", ["PNG", "ZIP of pictures", "sample NPZ", "latents NPZ"])
+def test_flipped_bits_are_told_from_whole_files(name: str, tmp_path: Path) -> None:
+    kind = flips.KINDS[name](tmp_path / "data")
+    whole, data = flips.digest(kind.load()), kind.path.read_bytes()
+    assert flips.outcome(kind, whole, 0) == ("whole", "")
+    assert flips.outcome(kind, "another", 0) == ("changed", "")
+    for at in flips.used(data)[:: len(data) // 25]:
+        damaged = bytearray(data)
+        damaged[at] ^= 2
+        kind.path.write_bytes(damaged)
+        assert flips.outcome(kind, whole, 0)[0] in ("whole", "refused")

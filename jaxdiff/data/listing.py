@@ -16,6 +16,7 @@ or else the sub-folders: these are classes, in the order of their names, or by n
 all names are numbers. Folders that wrap all of this, one in the other, are looked through.
 """
 
+import functools
 import json
 import os
 import stat
@@ -324,17 +325,23 @@ def _in_zip(root: Path, tree: _Tree, left: _Left) -> Iterator[tuple[str, File]]:
     """The files of an archive that are in no folder that is left out."""
     files, folders = zips.members(root)
 
-    def kept(parts: list[str]) -> bool:
-        for depth, name in enumerate(parts, 1):
-            if reason := _why_not_into(name):
-                left.folder(reason, "/".join(parts[:depth]))
-                return False
+    @functools.cache
+    def kept(folder: str) -> bool:
+        above, _, name = folder.rpartition("/")
+        if folder.count("/") >= DEPTH:
+            deep = "/".join(folder.split("/", DEPTH + 1)[: DEPTH + 1])
+            left.folder(f"folders more than {DEPTH} deep", deep)
+            return False
+        if above and not kept(above):
+            return False
+        if name and (reason := _why_not_into(name)):
+            left.folder(reason, folder)
+            return False
         return True
 
-    tree.folders.update(path for path in folders if kept(path.split("/")))
+    tree.folders.update(path for path in folders if kept(path))
     for path, file in files.items():
-        *parts, _ = path.split("/")
-        if kept(parts):
+        if kept(path.rpartition("/")[0]):
             if not _why_not(path):
                 file.require_readable()
             yield path, file

@@ -217,10 +217,11 @@ def _entry(data: memoryview, at: int, limit: int, stop: int) -> tuple[Entry, int
     if ends[-1] > stop:
         raise ValueError("the zip's directory is damaged")
     name, extra = (bytes(data[a:b]) for a, b in itertools.pairwise(ends[:3]))
-    wide = iter(_wide(extra))
-    size, packed, place = (
-        next(wide, -1) if n == WIDER else n for n in (size, packed, place)
-    )
+    if WIDER in (size, packed, place):
+        wide = iter(_wide(extra))
+        size, packed, place = (
+            next(wide, -1) if n == WIDER else n for n in (size, packed, place)
+        )
     entry = Entry(name, flags, method, crc, packed, size, place)
     shown = entry.name[:80]
     if min(size, packed, place) < 0:

@@ -228,6 +228,19 @@ def test_an_empty_class_is_refused_with_a_way_on(tmp_path: Path) -> None:
         Folder(path, 8).load()
 
 
+@BOTH
+def test_folders_without_end_are_left_out(pack: Pack, tmp_path: Path) -> None:
+    deep, deeper = "/".join("a" * 64), "/".join("a" * 65)
+    files = {f"{deep}/1.png": picture(1), f"{deeper}/2.png": picture(2)}
+    path = pack(tmp_path / "d.zip", files | {"b/3.png": picture(3)})
+    assert seen(path) == [(1, 0), (3, 1)]
+    (reason,) = Folder(path, 8).load().left_out.items()
+    assert reason == ("folders more than 64 deep", LeftOut(1, deeper))
+    if pack is archive:
+        path = pack(tmp_path / "e.zip", {"a/" * 30_000 + "1.png": b"", "2.png": picture(2)})
+        assert seen(path) == [(2, -1)]
+
+
 def test_a_file_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
     files = {"cat/1.png": picture(1), "cat\\1.png": picture(2)}
     with pytest.raises(ValueError, match=r"cannot be read as a ZIP file: it has two files"):
