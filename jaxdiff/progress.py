@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-FIRST, EVERY, RARELY = 2.0, 10.0, 600.0
+FIRST, EVERY, RARELY = 2.0, 8.0, 600.0
 """Seconds until the first plain line, between two, and between two after many hours."""
 
 
@@ -149,21 +149,24 @@ class _Plain:
         show: bool,
     ) -> None:
         self._iterable, self._total, self._unit, self._desc = iterable, total, unit, desc
-        self._initial, self.n, self._extra = initial, initial, ""
+        self.n, self._extra = initial, ""
         self._began, self._lines = time.monotonic(), 0
+        self._first: tuple[float, int] | None = None  # after what is compiled for it
         if show:
             _ticker.add(self)
 
     def __str__(self) -> str:
-        took, made = time.monotonic() - self._began, self.n - self._initial
+        now = time.monotonic()
         of, left = "", ""
+        since, first = self._first or (now, self.n)
         if self._total:
             of = f" of {self._total:,.0f} ({self.n / self._total:.0%})"
-            if made > 0 and self.n < self._total:
-                left = f", {duration(took * (self._total - self.n) / made)} left"
+            if first < self.n < self._total:
+                pace = (now - since) / (self.n - first)
+                left = f", {duration(pace * (self._total - self.n))} left"
         name = f"{self._desc}: " if self._desc else ""
         done = f"{self.n:,.0f}{of} {self._unit}"
-        return f"{name}{done}, {duration(took)}{left}{self._extra}"
+        return f"{name}{done}, {duration(now - self._began)}{left}{self._extra}"
 
     def tick(self) -> None:
         """Says how far it is, if nothing was said for long enough."""
@@ -173,6 +176,7 @@ class _Plain:
 
     def update(self, n: int = 1) -> None:
         self.n += n
+        self._first = self._first or (time.monotonic(), self.n)
 
     def set_postfix(self, **values: Any) -> None:
         self._extra = "".join(f", {name} {value}" for name, value in values.items())

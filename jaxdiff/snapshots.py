@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
-from tqdm import tqdm
 
 from jaxdiff import posthoc, reprs
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
 from jaxdiff.files import PathLike, Place, place, write_atomically
 from jaxdiff.interop import npz
+from jaxdiff.progress import bar as progress_bar
 
 TRACKED, POSTHOC = "snapshots", "posthoc"
 """The folders of a run that hold tracked and reconstructed averages."""
@@ -209,7 +209,7 @@ def reconstruct(
     shapes = _shapes(last)
 
     def params() -> Iterator[Any]:
-        for entry in tqdm(found, unit="snapshot", disable=None if progress else True):
+        for entry in progress_bar(found, unit="snapshot", desc="averaging", show=progress):
             snapshot = read(entry.path)
             if lines := differences(last.experiment, snapshot.experiment):
                 raise ValueError(

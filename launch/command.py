@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import beginning  # before what takes long
 import config_files
 import jax
 from absl import app, flags, logging
@@ -53,6 +54,7 @@ def run(main: Callable[[], None], together: bool = False) -> None:
     """
 
     def guarded(argv: list[str]) -> None:
+        beginning.done()
         if len(argv) > 1:
             _fail(ValueError(f"{argv[1]!r} is not a flag; see --help"), 1)
         joined = False

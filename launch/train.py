@@ -2,7 +2,9 @@
 
     python launch/train.py --config=configs/digits.py --workdir=runs/digits
 
-Any field of the config can be changed: --config.batch_size=64 --config.times.std=1.4.
+Any field of the config can be changed: --config.batch_size=64 --config.times.std=1.4;
+some of a run that exists too, and --config.init_from starts from another run's network
+(docs/finetuning.md).
 The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and pictures.
 Ctrl-C and SIGTERM save and stop. On several hosts, give each the same command
 (docs/clusters.md). --profile=100:110 traces these steps. --dry_run trains nothing, and

@@ -25,6 +25,7 @@ from jaxdiff.data.encoders import VAELatents
 from jaxdiff.data.listing import MOST, stamp
 from jaxdiff.files import PathLike, keep_text, place, write_atomically
 from jaxdiff.interop import archives, npz
+from jaxdiff.progress import bar as progress_bar
 from jaxdiff.ranges import Size, checked
 
 DTYPES = ("float32", "float16")
@@ -269,8 +270,6 @@ def _write_rows(
     member: Any, count: int, rows: Iterable[np.ndarray], progress: bool
 ) -> None:
     """The NPY header of `count` rows, and the rows."""
-    from tqdm import tqdm
-
     rows, written = iter(rows), 0
     first = next(rows, None)
     if first is None:
@@ -279,8 +278,9 @@ def _write_rows(
     shape = (count, *first.shape[1:])
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, header)
-    disable = None if progress else True
-    with tqdm(total=count, unit="img", desc="Writing latents", disable=disable) as bar:
+    with progress_bar(
+        total=count, unit="img", desc="Writing latents", show=progress
+    ) as bar:
         for part in itertools.chain([first], rows):
             written += len(part)
             if written > count:

@@ -37,6 +37,7 @@ from jaxdiff import files
 from jaxdiff.data.batches import Dataset, Memory
 from jaxdiff.files import PathLike, keep_text
 from jaxdiff.interop import npz
+from jaxdiff.progress import bar as progress_bar
 from jaxdiff.ranges import Choice, Whole, checked
 
 SPLITS = ("train", "test", "all")
@@ -190,11 +191,11 @@ def render(size: int) -> UInt8[np.ndarray, "N size size 3"]:
     """Every drawing on white at this size, sorted by code."""
     import resvg_py
     from PIL import Image
-    from tqdm import tqdm
 
     paths = drawings()
     image = np.empty([len(paths), size, size, 3], np.uint8)
-    bar = tqdm(paths, desc=f"Rendering OpenMoji at {size} pixels", disable=None)
+    what = f"Rendering OpenMoji at {size} pixels"
+    bar = progress_bar(paths, unit="drawing", desc=what)
     for pixels, path in zip(image, bar, strict=True):
         png = resvg_py.svg_to_bytes(
             svg_path=str(path),

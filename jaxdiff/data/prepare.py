@@ -25,6 +25,7 @@ from jaxdiff.data.encoders import encoder_of
 from jaxdiff.data.folder import Files
 from jaxdiff.data.skipping import Skipping
 from jaxdiff.files import write_atomically
+from jaxdiff.progress import bar as progress_bar
 
 ENCODINGS = ("raw", "png", "file")
 CHUNK = 64
@@ -60,8 +61,6 @@ def prepare(
         ValueError: another encoding or size, data that do not suit it, an image that
             cannot be read, or a folder of other records.
     """
-    from tqdm import tqdm
-
     shards.module()
     dataset = data.load()
     skips = isinstance(dataset.source, Skipping)
@@ -69,12 +68,12 @@ def prepare(
     header = begun(out, planned(data, source, dataset.classes, encoding, shard_size))
     pack, count, kept = packer(source, encoding, skips), len(source), len(header.shards)
     with (
-        tqdm(
+        progress_bar(
             total=count,
             initial=min(kept * shard_size, count),
             unit="img",
             desc="Writing records",
-            disable=None if progress else True,
+            show=progress,
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):

@@ -25,6 +25,7 @@ from jaxdiff.data.batches import Dataset, fingerprint
 from jaxdiff.data.encoders import Encoder, encoder_of
 from jaxdiff.data.skipping import Skipping
 from jaxdiff.files import PathLike, cache_folder, write_atomically
+from jaxdiff.progress import bar as progress_bar
 
 BLOCK = 64
 """Images that are added at a time."""
@@ -72,13 +73,10 @@ def measure(dataset: Dataset, encoder: Encoder, *, progress: bool = False) -> St
     Raises:
         ValueError: an empty data set.
     """
-    from tqdm import tqdm
-
     count, sums = len(dataset), None
     if not count:
         raise ValueError("the data set has no images, so there is nothing to measure")
-    disable = None if progress else True
-    with tqdm(total=count, unit="img", desc="Measuring", disable=disable) as bar:
+    with progress_bar(total=count, unit="img", desc="Measuring", show=progress) as bar:
         for first in range(0, count, BLOCK):
             numbers = range(first, min(first + BLOCK, count))
             stored = np.stack([dataset.source[i]["image"] for i in numbers])

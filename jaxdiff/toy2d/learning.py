@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from tqdm import trange
 
+from jaxdiff import progress
 from jaxdiff.denoisers import denoiser
 from jaxdiff.levels import Karras
 from jaxdiff.losses import WeightedError
@@ -88,10 +88,12 @@ def train(
 
     chunk = jax.jit(lambda carry, numbers: jax.lax.scan(step, carry, numbers))
     carry = params, tx.init(params)
-    with trange(0, steps, CHUNK, desc=name, unit_scale=CHUNK, disable=name is None) as bar:
-        for first in bar:
+    show = name is not None
+    with progress.bar(total=steps, unit="step", desc=name or "", show=show) as bar:
+        for first in range(0, steps, CHUNK):
             carry, values = chunk(carry, jnp.arange(first, first + CHUNK))
-            bar.set_postfix(loss=f"{float(values.mean()):.4f}", refresh=False)
+            bar.set_postfix(loss=f"{float(values.mean()):.4f}")
+            bar.update(CHUNK)
     return averages(carry[1])[0]
 
 

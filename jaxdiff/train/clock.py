@@ -48,8 +48,8 @@ class Clock:
 
     @property
     def tells(self) -> bool:
-        """Whether its shares mean something: of many steps, which took a while."""
-        return self.made >= 100 and self.total >= 60
+        """Whether its shares mean something: of many steps, which took minutes."""
+        return self.made >= 100 and self.steps >= 300
 
     def __str__(self) -> str:
         """One line for people, the largest first."""

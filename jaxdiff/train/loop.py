@@ -106,7 +106,7 @@ def fit(
             with reporting(e, workdir, first, clock, says, wandb, more) as report:
                 try:
                     state = steps(run, state, report, clock, stop, traced)
-                    with clock("checkpoints"):
+                    with clock("checkpoints"), doing("writing the checkpoint", says):
                         saved.wait()
                     n = int(state.step)
                     there = report.shown(n) if first == n else (False, False)
@@ -141,7 +141,8 @@ def prepared(
     start.require_finite_objective(e)
     probe = magnitudes.probe(e)
     draw = generate.sampler(e) if e.sample_every or e.eval_every else None
-    with doing("restoring the run" if saved.steps() else "making the network", says):
+    making = "making the network, which compiles too the first time"
+    with doing("restoring the run" if saved.steps() else making, says):
         at = start.first_or_last(saved, mesh, workdir, e)
     first = int(at.state.step)
     if processes.first():

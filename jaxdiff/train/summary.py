@@ -44,6 +44,12 @@ def of_run(
     else:
         how = f"a new run of {e.steps:,} steps"
     yield f"folder: {workdir}, {how}"
+    rampup = math.ceil(e.optimizer.rampup_images / e.batch_size)
+    if rampup > e.steps / 2:
+        yield (
+            f"note: the learning rate rises until step {rampup:,} of {e.steps:,}; lower "
+            "optimizer.rampup_images for a run this short"
+        )
 
 
 def say_all(lines: Iterable[str]) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import grain as grain
 import pytest
 from absl import app, flags
-from absl import logging as logging  # its flags are of BASE too
+from absl import logging as logging  # its flags are of BASE too, as grain's are
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

@@ -59,16 +59,20 @@ def test_one_call_that_takes_long_is_no_silence(said: Said) -> None:
 
 def test_a_bar_in_a_pipe_is_a_line_now_and_then(said: Said) -> None:
     with progress.bar(total=2000, unit="image", desc="drawing", initial=100) as bar:
-        bar.update(900)
+        time.sleep(0.1)  # compiling, which says nothing of the pace
+        bar.update(100)
+        bar.update(800)
         bar.set_postfix(loss="0.5")
         time.sleep(0.3)
         bar.update(1000)
     *ticks, last = said.getvalue().splitlines()
-    assert 2 <= len(ticks) <= 10
-    for line in ticks:
-        assert re.fullmatch(
-            r"drawing: 1,000 of 2,000 \(50%\) image, \d+ s, \d+ s left, loss 0.5", line
-        )
+    before = [
+        t for t in ticks if re.fullmatch(r"drawing: 100 of 2,000 \(5%\) image, \d+ s", t)
+    ]
+    rest = r"drawing: 1,000 of 2,000 \(50%\) image, \d+ s, \d+ s left, loss 0.5"
+    after = [t for t in ticks if re.fullmatch(rest, t)]
+    assert len(before) >= 1
+    assert len(after) >= 2
     assert last.startswith("drawing: 2,000 of 2,000 (100%) image")
     assert "\r" not in said.getvalue()
 
@@ -80,12 +84,14 @@ def test_a_short_bar_says_nothing_in_a_pipe(
     assert capsys.readouterr().err == ""
 
 
-def test_other_lines_put_a_tick_off(said: Said) -> None:
-    with progress.bar(total=2, unit="image"):
-        for _ in range(30):
-            progress.say("step")
-            time.sleep(0.002)
-    assert set(said.getvalue().splitlines()) == {"step"}
+def test_other_lines_put_a_tick_off(capsys: pytest.CaptureFixture) -> None:
+    with progress.bar(total=2, unit="image") as bar:
+        progress.say("step")
+        bar.tick()
+        assert capsys.readouterr().err == "step\n"
+        bar._began = progress._ticker.last = time.monotonic() - progress.FIRST
+        bar.tick()
+        assert capsys.readouterr().err.startswith("0 of 2 (0%) image")
 
 
 def test_the_innermost_ticks(said: Said) -> None:

@@ -1,0 +1,37 @@
+"""Says that a command is being imported, which takes a minute where nothing is cached yet.
+
+To be imported before anything that takes long; needs Python alone. A command that starts
+within `FIRST` seconds says nothing.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+FIRST, EVERY = 2.0, 8.0
+"""Seconds until the first line, and between two."""
+
+_ended = threading.Event()
+
+
+def done() -> None:
+    """All is imported."""
+    _ended.set()
+
+
+def say() -> None:
+    """A line now and then until `done`."""
+    began, pause = time.monotonic(), FIRST
+    while not _ended.wait(pause):
+        seconds = time.monotonic() - began
+        print(
+            f"importing JAX and jaxdiff, about a minute the first time ({seconds:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        pause = EVERY
+
+
+if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:  # as a command
+    threading.Thread(target=say, name="importing", daemon=True).start()
