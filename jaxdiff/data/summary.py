@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdiff.data.batches import Dataset, LeftOut, Source
+from jaxdiff.data.folder import Files
 from jaxdiff.data.skipping import Skipping
 
 SHOWN = 12
@@ -69,7 +70,28 @@ def _classes(dataset: Dataset) -> list[str]:
         )
     if label is not None and (missing := int((label < 0).sum())):
         lines.append(f"{missing:,} of the images have no label")
+    if moved := _renumbered(dataset):
+        lines.append(
+            f"labels follow the numbers of the folders: label {moved[0]} is "
+            f"{names[moved[0]]!r}, and was {sorted(names)[moved[0]]!r} in version 0.1, "
+            "whose runs on these data should not go on"
+        )
     return lines
+
+
+def _renumbered(dataset: Dataset) -> list[int]:
+    """The labels that are other folders than in version 0.1, which sorted them as text."""
+    source = dataset.source
+    source = source.of if isinstance(source, Skipping) else source
+    if not isinstance(source, Files) or [*dataset.classes] == sorted(dataset.classes):
+        return []
+    some = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
+    folders = (str(source.paths[i]).replace("\\", "/").split("/")[:-1] for i in some)
+    labels = (dataset.classes[source.labels[i]] for i in some)
+    if not all(name in parts for name, parts in zip(labels, folders, strict=True)):
+        return []  # they are those of a dataset.json
+    pairs = zip(dataset.classes, sorted(dataset.classes), strict=True)
+    return [i for i, (now, before) in enumerate(pairs) if now != before]
 
 
 def labels_of(source: Source) -> Int[np.ndarray, " N"] | None:
@@ -111,6 +133,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if changed:
         i = changed[0]
         more = f", and {len(changed) - 1} more labels changed" if len(changed) > 1 else ""
+        more += ": the same names in another order" * (sorted(names) == sorted(others))
         lines.append(f"label {i} was {names[i]!r}, now {others[i]!r}{more}")
     if len(names) != len(others):
         lines.append(f"{_were(len(names), 'class', 'classes')}, now {len(others):,}")

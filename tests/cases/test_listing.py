@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data import Folder, LeftOut, differences, identity, listing, pixels, zips
+from jaxdiff.data import (
+    Folder,
+    LeftOut,
+    describe,
+    differences,
+    identity,
+    listing,
+    pixels,
+    zips,
+)
 from jaxdiff.quality import images_in
 
 Files = Mapping[str, bytes]
@@ -191,9 +200,25 @@ def test_classes_named_by_numbers(pack: Pack, tmp_path: Path) -> None:
     assert Folder(path, 8).classes == ("0", "1", "2", "10", "11")
     assert sorted(seen(path)) == [(0, 0), (1, 1), (2, 2), (10, 3), (11, 4)]
     kept = {"classes": ["0", "1", "10", "11", "2"], "count": 5, "shape": [8, 8, 3]}
-    text = "label 2 was '10', now '2', and 2 more labels changed"
+    text = (
+        "label 2 was '10', now '2', and 2 more labels changed: the same names in another "
+    )
+    text += "order"
+    assert (
+        "label 2 is '2', and was '10' in version 0.1"
+        in describe(Folder(path, 8, on_error="skip").load())[-1]
+    )
     assert differences(kept, identity(Folder(path, 8).load())) == text
     assert listing.natural(["9" * 5000, "8"]) == ["8", "9" * 5000]
+
+
+def test_numbers_of_a_table_are_as_they_were(tmp_path: Path) -> None:
+    rows = [[f"00000/{n}.png", n] for n in range(12)]
+    files = {path: picture(n) for path, n in rows}
+    lines = describe(
+        Folder(folder(tmp_path, files | {"dataset.json": _table(rows)})).load()
+    )
+    assert not any("version 0.1" in line for line in lines)
 
 
 @BOTH
