@@ -170,6 +170,10 @@ class Inpaint:
         return x, memory, first
 
 
+LONGEST = 100_000
+"""Steps of a grid that goes up again."""
+
+
 def resampled(levels: NoiseLevel, jump: int, times: int) -> NoiseLevel:
     """The grid that goes down by `jump` levels, up again and down, `times` times in all.
 
@@ -181,7 +185,7 @@ def resampled(levels: NoiseLevel, jump: int, times: int) -> NoiseLevel:
     [5, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0]
 
     Raises:
-        ValueError: a jump or a number of times below 1.
+        ValueError: a jump or a number of times below 1, or more steps than LONGEST.
     """
     if jump < 1 or times < 1:
         raise ValueError(
@@ -189,6 +193,11 @@ def resampled(levels: NoiseLevel, jump: int, times: int) -> NoiseLevel:
             "RePaint uses 10 and 10 on 250 steps"
         )
     steps = levels.sigma.shape[0] - 1
+    if steps * times > LONGEST:
+        raise ValueError(
+            f"{times:,} times {steps:,} steps are more than {LONGEST:,}: RePaint uses 10 "
+            "times on 250 steps"
+        )
     left = dict.fromkeys(range(0, steps - jump, jump), times - 1)
     node, nodes = steps, [steps]
     while node:

@@ -24,7 +24,7 @@ from ml_collections import config_flags
 import jaxdiff as jd
 from jaxdiff import analysis, levels, plots, schedules, times
 from jaxdiff.config import Experiment, from_config
-from jaxdiff.files import place, write_atomically
+from jaxdiff.files import write_atomically
 from jaxdiff.types import Grid, Schedule, Times, Weighting
 
 OUT = flags.DEFINE_string("out", "analysis", "The folder to write to, made if need be.")
@@ -95,7 +95,7 @@ def main() -> None:
         raise ValueError(f"--std must be above 0 and finite, got {STD.value}")
     if not OUT.value.strip():
         raise ValueError("--out is empty: name a folder, such as --out=analysis")
-    out = place(OUT.value)
+    out = command.folder(OUT)
     command.output(OUT, out, "png")  # before any work
     table, drawn, laws, recipes, grids, steps = (
         SCHEDULES, DRAWN, LAWS, RECIPES, GRIDS, 18

@@ -88,6 +88,18 @@ def folder(flag: flags.FlagHolder[str]) -> Place:
     return place(flag.value)
 
 
+def names(flag: flags.FlagHolder[list[str]]) -> list[str]:
+    """The names that a flag lists.
+
+    Raises:
+        ValueError: it lists none, or an empty one.
+    """
+    if not flag.value or not all(flag.value):
+        text = ",".join(flag.value)
+        raise ValueError(f"--{flag.name}={text}: name one at least, as {flag.default[0]}")
+    return flag.value
+
+
 def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
@@ -189,9 +201,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _of_flags(error: Exception) -> str:
     """What a flag's error says, in one line."""
-    missing = [n for n in REQUIRED if n in flags.FLAGS and f"{n}=None" in str(error)]
-    if missing and isinstance(error, flags.IllegalFlagValueError):
-        return f"--{missing[0]} is missing; see --help"
+    text = str(error)
+    if missing := re.match(r"flag --(\w+)=None: Flag --\1 must have a value", text):
+        return f"--{missing[1]} is missing; see --help"
     return _line(error)
 
 
@@ -199,10 +211,6 @@ def _expanded(argument: str) -> str:
     """--config=~/mine.py, whose ~ a shell leaves alone."""
     flag, _, path = argument.partition("=")
     return f"{flag}={place(path)}" if flag == "--config" and path else argument
-
-
-REQUIRED = ("config", "workdir")
-"""Flags that some command cannot do without."""
 
 
 def _judged(error: Exception, joined: bool) -> int:

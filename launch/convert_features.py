@@ -46,7 +46,7 @@ def main() -> None:
             "--source=pt_inception-2015-12-05-6726825d.pth; --help says more"
         )
     found = convert(place(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
-    out = place(OUT.value)
+    out = command.folder(OUT)
     path = out if out.suffix == ".npz" else out / f"{found.network}.npz"
     weights.save(path, found)
     count = sum(a.size for a in found.tensors.values())

@@ -35,7 +35,7 @@ def main() -> None:
         for name, folder in zip(names, folders, strict=True)
     }
     figure = magnitudes.plot(runs)
-    write_atomically(place(OUT.value), lambda f: figure.savefig(f, format="png"))
+    write_atomically(command.folder(OUT), lambda f: figure.savefig(f, format="png"))
     head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
     print(f"{'run':>12} {'':>12} " + " ".join(f"{name:>10}" for name in head))
     for name, rows in runs.items():

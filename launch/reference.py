@@ -68,7 +68,7 @@ def _published() -> quality.Observed:
 
 def _observed() -> quality.Observed:
     """What the extractors see of the images."""
-    extractors = [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
+    extractors = [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
     if IMAGES.value:
         source, images = IMAGES.value, quality.images_in(IMAGES.value, size=SIZE.value)
     else:

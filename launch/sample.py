@@ -99,7 +99,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
             )
         judge = quality.judge_of(
             model.experiment.data,
-            [extractor(name) for name in EXTRACTORS.value],
+            [extractor(name) for name in command.names(EXTRACTORS)],
             sharding.data_mesh(),
             asking.beside() / "quality",
             progress=True,

@@ -52,7 +52,7 @@ def main() -> None:
     title = f"What metrics say of degraded images: {data}"
     page = md.read_text(encoding="utf-8") if md.exists() else ""
     before, after = sanity.around(page, title)
-    made = [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
+    made = [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
     found, mesh = data.load(), sharding.data_mesh()
     study = sanity.study(
         found,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 import sampling_flags as asking
 from absl import flags
@@ -40,9 +41,7 @@ def extractors() -> list[Extractor]:
     Raises:
         ValueError: none is named, or one that there is not.
     """
-    if not EXTRACTORS.value:
-        raise ValueError("--extractors is empty: name some, such as lite0,pixels8")
-    return [extractor(name, WEIGHTS.value) for name in EXTRACTORS.value]
+    return [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
 
 
 def reference() -> quality.Observed:

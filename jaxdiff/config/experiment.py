@@ -28,6 +28,7 @@ from jaxdiff.ranges import (
     Choice,
     Finite,
     Fraction,
+    Items,
     Limit,
     NonNegative,
     Positive,
@@ -165,7 +166,7 @@ class Experiment:
     on_nonfinite: Annotated[str, Choice(*REMEDIES)] = "stop"
     eval_every: Every = 0
     eval_images: Annotated[int, Whole(10, 10**7)] = 500
-    eval_extractors: tuple[str, ...] = ("lite0", "pixels8")
+    eval_extractors: Annotated[tuple[str, ...], Items(1, 20)] = ("lite0", "pixels8")
 
     def __post_init__(self) -> None:
         keep_text(self, "init_from")
