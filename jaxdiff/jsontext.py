@@ -9,7 +9,9 @@ Traceback (most recent call last):
 ValueError: line 1: loss must be a whole number from 0 to 1,000,000,000, got -1
 """
 
+import contextlib
 import json
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from jaxdiff.ranges import Whole, check, shown
@@ -62,8 +64,18 @@ def fields(row: dict[str, Any], where: str, **hints: Any) -> list[Any]:
     return [row[name] for name in hints]
 
 
+def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one on each line, as metrics.jsonl.
+
+    Other lines are passed over: a kill may have cut one in two.
+    """
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield loads(line, "line")
+
+
 def _whole(text: str) -> int:
-    if len(text) > 400:
+    if len(text) > 300:  # more than a float can hold
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 

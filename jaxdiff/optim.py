@@ -216,7 +216,7 @@ def edm2_adam(
     )
 
 
-HalfLife = Annotated[float, Range(1, above=True)]
+HalfLife = Annotated[float, Range(1, above=True, note="it counts images")]
 """Images, after which a moving average has forgotten half."""
 
 

@@ -4,11 +4,10 @@ Every function takes images as `pixels` says: uint8 in 0 ... 255, or floats in [
 """
 
 import io
-import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -17,7 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdiff.files import PathLike, place, write_atomically
+from jaxdiff import jsontext
+from jaxdiff.files import PathLike, lines, place, write_atomically
 from jaxdiff.pixels import to_uint8
 
 SIDE = 48
@@ -203,7 +203,7 @@ def save_curves(path: PathLike, metrics: PathLike) -> None:
     """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl."""
     from matplotlib.figure import Figure
 
-    every = [json.loads(line) for line in place(metrics).read_text().splitlines()]
+    every = list(jsontext.objects(lines(metrics)))
     panels = [("loss", "loss"), ("learning_rate", "learning rate")]
     first = next((row for row in every if "loss" not in row), {})
     panels += [(name, name) for name in first if name.startswith(("fd_", "fid_"))][:1]
@@ -212,11 +212,15 @@ def save_curves(path: PathLike, metrics: PathLike) -> None:
     for axes, (name, title), colour in zip(
         figure.subplots(1, len(panels)), panels, colours, strict=False
     ):
-        rows = [row for row in every if name in row]
+        rows = [row for row in every if _are_numbers(row, "step", name)]
         axes.plot([r["step"] for r in rows], [r[name] for r in rows], color=colour)
         axes.set(xlabel="step", title=plain(title))
         axes.grid(alpha=0.3)
     write_atomically(place(path), lambda f: figure.savefig(f, format="png", dpi=120))
+
+
+def _are_numbers(row: Mapping[str, Any], *names: str) -> bool:
+    return all(type(row.get(name)) in (int, float) for name in names)
 
 
 def _name(label: int, classes: Sequence[str]) -> str:

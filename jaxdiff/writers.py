@@ -13,12 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff import progress
+from jaxdiff import jsontext, progress
 from jaxdiff.files import (
     PathLike,
     Place,
@@ -28,6 +28,7 @@ from jaxdiff.files import (
     place,
     write_atomically,
 )
+from jaxdiff.ranges import Whole
 
 
 @runtime_checkable
@@ -196,7 +197,7 @@ class WandB:
         self._has = self._last = has
         for line in lines(workdir / "metrics.jsonl"):
             if _tells(line, start):
-                row = json.loads(line)
+                row = jsontext.loads(line, "a line of metrics.jsonl")
                 self.scalars(row.pop("step"), row)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -218,8 +219,8 @@ class WandB:
 def _known(path: Place, name: str) -> tuple[str, int]:
     """A run's id at W&B, made up and kept if it has none, and the last step when closed."""
     if path.exists():
-        known = json.loads(path.read_text())
-        return known["id"], known["step"]
+        known = jsontext.loads(path.read_text(), str(path))
+        return tuple(jsontext.fields(known, str(path), id=str, step=LastStep))
     made = f"{re.sub(r'[^A-Za-z0-9_-]', '-', name)[:48]}-{secrets.token_hex(4)}"
     _know(path, made, -1)
     return made, -1
@@ -267,6 +268,9 @@ def open_all(
     return All([*opened, TensorBoard(workdir / "tensorboard", start)])
 
 
+LastStep = Annotated[int, Whole(-1, 10**9)]
+
+
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
@@ -274,6 +278,6 @@ def _line(values: Mapping[str, Any]) -> bytes:
 def _tells(line: str, step: int) -> bool:
     """Whether a line is whole and about a step up to this one."""
     try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
+        return line.endswith("\n") and jsontext.loads(line, "line")["step"] <= step
     except (ValueError, TypeError, KeyError):
         return False

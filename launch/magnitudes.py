@@ -10,14 +10,13 @@ mean, largest over smallest; the smallest and the largest of any layer at any ro
 most that a layer grew, last over first, with that layer's name.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import command
 from absl import flags
 
-from jaxdiff import magnitudes
+from jaxdiff import jsontext, magnitudes
 from jaxdiff.files import place, write_atomically
 
 WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs with --config.magnitudes_every.")
@@ -64,7 +63,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _row(line: str) -> dict[str, Any]:
     """A line of the file, checked."""
-    row = json.loads(line)
+    row = jsontext.loads(line, "it")
     wanted = ("step", *magnitudes.KINDS)
     said = row if type(row) is dict else {}
     if lost := [name for name in wanted if name not in said]:

@@ -295,7 +295,7 @@ def test_the_command_by_the_bound_and_by_the_flow(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--split=fest", "split must be one of ('train', 'test', 'all'), got 'fest'"),
+        ("--split=fest", "split must be one of 'train', 'test', 'all', got 'fest'"),
         ("--variance=LearnedVariance --number=3 --timesteps=4", "learned_variance = True"),
         ("--probes=2", "--probes is for --by=flow: leave it out, or add --by=flow"),
         ("--by=flow --noclip", "--clip is for --by=bound: leave it out, or add --by=bound"),

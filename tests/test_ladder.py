@@ -134,7 +134,10 @@ def test_without_forced_norm_the_optimiser_is_adam_and_starts_as_it_is() -> None
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"halflives": (0.5,)}, "halflives count images, more than 1; got 0.5"),
+        (
+            {"halflives": (0.5,)},
+            "halflives.0. must be a number above 1, .*, got 0.5; it counts images",
+        ),
         ({"halflives": (5e6, 5e6)}, "halflives has one length twice"),
     ],
 )

@@ -297,7 +297,7 @@ def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path)
     [
         (("--steps=2", "--over=steps=2,3"), "--steps and --over=steps=… say two things"),
         (("--over=guidance=0,1",), "sampling.guidance is 1.0, which needs a network"),
-        (("--over=threshold=0.5,2",), "threshold is a quantile, got 2.0"),
+        (("--over=threshold=0.5,2",), "threshold must be a number from 0 to 1, got 2.0"),
         (("--over=steps=4,20000",), "--over=steps=…: flag --steps=20000: "),
         (("--over=std=0.1,0.2", "--checkpoint=1"), "and no such snapshot"),
     ],

@@ -17,13 +17,13 @@ all names are numbers. Folders that wrap all of this, one in the other, are look
 """
 
 import functools
-import json
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from jaxdiff import jsontext
 from jaxdiff.data import pixels, zips
 from jaxdiff.data.batches import LeftOut
 
@@ -195,8 +195,8 @@ def json_labels(
     (3,)
     """
     try:
-        rows = json.loads(text)["labels"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        rows = jsontext.loads(text, where)["labels"]
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f'{where} must be JSON, {{"labels": [["a/1.png", 3], ...]}}'
         ) from error

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from jaxdiff import jsontext
+
 HEADER = "records.json"
 FORMAT, VERSION = "jaxdiff.records", 1
 ENCODINGS = ("raw", "file")
@@ -108,7 +110,7 @@ def read_header(folder: Path) -> Header:
             f"there is no {str(path)!r}: make records with launch/prepare_data.py"
         )
     try:
-        said = json.loads(path.read_bytes())
+        said = jsontext.loads(path.read_bytes(), "it")
         if said["format"] != FORMAT or said["version"] != VERSION:
             raise ValueError(f"it is {said['format']} of version {said['version']}")
         shards = tuple(Shard(**row) for row in said["shards"])

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxdiff import jsontext
 from jaxdiff.data.batches import Dataset, fingerprint
 from jaxdiff.data.encoders import Encoder, encoder_of
 from jaxdiff.data.skipping import Skipping
@@ -135,7 +136,7 @@ def stored(source: Any, dataset: Dataset | None = None) -> Statistics | None:
     """
     path = file_of(source, dataset)
     try:
-        row = json.loads(path.read_bytes())
+        row = jsontext.loads(path.read_bytes(), str(path))
         count, *parts = row["count"], row["mean"], row["std"]
         numbers = [float(value) for part in parts for value in part]
         if type(count) is not int or not np.isfinite(numbers).all():

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdiff import reprs, sharding
+from jaxdiff import jsontext, reprs, sharding
 from jaxdiff.data.batches import Source, take
 from jaxdiff.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.features.extractor import NETWORKS, Extractor
@@ -23,6 +23,7 @@ from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.finite import require_finite
 from jaxdiff.interop import npz, statistics
 from jaxdiff.progress import bar
+from jaxdiff.ranges import Size, check, shown
 
 VERSION = 1
 """Of the file's layout."""
@@ -190,16 +191,19 @@ def load(path: PathLike) -> Observed:
         raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
     try:
         arrays = npz.load(path)
-        meta = json.loads(str(arrays["meta"]))
+        meta = jsontext.loads(str(arrays["meta"]), "its description")
         if meta["jaxdiff_observed"] != VERSION:
-            raise ValueError(f"is of layout {meta['jaxdiff_observed']}, not {VERSION}")
-        seen = {
-            name: _seen(name, origin, arrays) for name, origin in meta["extractors"].items()
-        }
-        shape = meta["shape"] and tuple(map(int, meta["shape"]))
-        if not seen or (shape and len(shape) != 3):
-            raise ValueError("names no extractor, or no shape of images")
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+            layout = shown(meta["jaxdiff_observed"])
+            raise ValueError(f"is of layout {layout}, not {VERSION}")
+        known = meta["extractors"]
+        check("extractors", known, dict)
+        seen = {name: _seen(name, origin, arrays) for name, origin in known.items()}
+        shape = None if meta["shape"] is None else tuple(meta["shape"])
+        if shape is not None:
+            check("shape", shape, tuple[Size, Size, Size])
+        if not seen:
+            raise ValueError("names no extractor")
+    except (ValueError, KeyError, TypeError, OSError, ArithmeticError) as error:
         raise ValueError(
             f"{path} is no reference of ours, or is damaged ({error}): launch/reference.py "
             "makes one, also of other tools' files with --published"

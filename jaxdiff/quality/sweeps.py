@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Real
 
-from jaxdiff import expressions, posthoc
+from jaxdiff import expressions, jsontext, posthoc
 from jaxdiff.guidance import Rule
 from jaxdiff.quality.score import BETTER
 from jaxdiff.types import Grid, Solver
@@ -155,7 +155,7 @@ class Book:
         rows = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
-                row = json.loads(line)
+                row = jsontext.loads(line, "line")
             except ValueError:
                 continue
             if isinstance(row, dict) and "made_by" in row and _scored(row.get("blocks")):

@@ -1,6 +1,5 @@
 """What a run tells the world, by process 0: a progress bar, metrics, pictures."""
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff import magnitudes, pictures, processes, writers
+from jaxdiff import jsontext, magnitudes, pictures, processes, writers
 from jaxdiff.config import Experiment, to_dict
 from jaxdiff.files import Place, lines, write_atomically
 from jaxdiff.progress import Bar
@@ -116,7 +115,7 @@ class Reporter:
     def shown(self, step: int) -> tuple[bool, bool]:
         """Whether an earlier start of the run has left pictures, and scores, of a step."""
         rows = lines(self._workdir / "metrics.jsonl")
-        told = [set(json.loads(row)) for row in rows if f'"step": {step},' in row]
+        told = [set(row) for row in jsontext.objects(rows) if row.get("step") == step]
         scored = any(not names & {"loss", "skipped_steps"} for names in told)
         picture = (self._workdir / f"samples/{step:07d}.png").exists()
         return tuple(processes.told([picture, scored]))
