@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -23,11 +23,13 @@ from jaxdiff.files import PathLike, place, write_atomically
 from jaxdiff.finite import require_finite
 from jaxdiff.interop import npz, statistics
 from jaxdiff.progress import bar
-from jaxdiff.ranges import Size, check, shown
+from jaxdiff.ranges import Size, Whole, check, shown
 
+TEXTS = ("name", "preprocessing", "sha256")
+Dims = Annotated[int, Whole(1, 2**20)]
 VERSION = 1
 """Of the file's layout."""
-ORIGIN = ("name", "preprocessing", "sha256", "dims")
+ORIGIN = (*TEXTS, "dims")
 """What of an extractor has to agree for its features to compare."""
 
 
@@ -197,7 +199,11 @@ def load(path: PathLike) -> Observed:
             raise ValueError(f"is of layout {layout}, not {VERSION}")
         known = meta["extractors"]
         check("extractors", known, dict)
-        seen = {name: _seen(name, origin, arrays) for name, origin in known.items()}
+        seen = {}
+        for name, origin in known.items():
+            check(name, origin, dict)
+            jsontext.fields(origin, name, **dict.fromkeys(TEXTS, str), dims=Dims)
+            seen[name] = _seen(name, origin, arrays)
         shape = None if meta["shape"] is None else tuple(meta["shape"])
         if shape is not None:
             check("shape", shape, tuple[Size, Size, Size])
