@@ -114,7 +114,8 @@ def last_weights(run: Path, step: int) -> Restored | None:
     with checkpoint.checkpoints(run) as saved:
         if step not in saved.steps():
             return None
-        state, experiment = saved.restore(sharding.data_mesh(), [step])
+        state, record = saved.restore(sharding.data_mesh(), [step])
+    experiment = record.experiment
     variables = {"params": state.params, "constants": state.constants}
     return Restored(run_denoiser(experiment, variables), experiment, variables, step)
 

@@ -138,7 +138,8 @@ def trained(folder: Path) -> tuple[Experiment, TrainState]:
     """A run's experiment and newest state."""
     mesh = sharding.data_mesh(jax.devices()[:1])
     with checkpoint.checkpoints(folder) as saved:
-        state, experiment = saved.restore(mesh)
+        state, record = saved.restore(mesh)
+    experiment = record.experiment
     return experiment, state
 
 

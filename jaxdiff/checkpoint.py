@@ -3,7 +3,8 @@
 A run's folder holds
 
     config.json           the experiment, for people
-    checkpoints/<step>/   the whole TrainState, the experiment and the data's statistics
+    classes.json          the names of the classes by their labels, for people
+    checkpoints/<step>/   the whole TrainState, and a record of what it is of
     statistics.json       mean and std of the data, where they were measured
     metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
 
@@ -18,20 +19,21 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxdiff import processes, reprs, sharding, snapshots
-from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff import orbax_files, processes, reprs, sharding, snapshots
+from jaxdiff.config import Experiment, to_dict
 from jaxdiff.data.statistics import Statistics
-from jaxdiff.files import PathLike, Place, place, write_atomically
+from jaxdiff.files import PathLike, Place, place, printable, write_atomically
+from jaxdiff.record import DamagedError, OtherVersionError, Record, opened, sealed
 from jaxdiff.snapshots import Snapshot
 from jaxdiff.state import TrainState, checksum, ema_variables, init_state, run_denoiser
 from jaxdiff.types import Denoiser, NoiseLevel
@@ -50,6 +52,8 @@ class Restored:
     variables: PyTree
     """The network's {"params", "constants"}, the parameters averaged."""
     step: int
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of their labels; () if none were kept."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,14 +131,15 @@ def restore(
                 "checkpoint_every steps"
             )
         steps = None if step is None else [step]
-        state, experiment = saved.restore(sharding.data_mesh(), steps)
+        state, record = saved.restore(sharding.data_mesh(), steps)
+    experiment = record.experiment
     std = experiment.sampling.std if std is None else std
     found = snapshots.find(folder, std, step)
     if found and std not in experiment.optimizer.lengths:
         return of_snapshot(snapshots.read(found))
     variables = ema_variables(experiment, state, std)
     denoise = run_denoiser(experiment, variables)
-    return Restored(denoise, experiment, variables, int(state.step))
+    return Restored(denoise, experiment, variables, int(state.step), record.classes)
 
 
 def of_snapshot(snapshot: Snapshot) -> Restored:
@@ -142,20 +147,24 @@ def of_snapshot(snapshot: Snapshot) -> Restored:
     everywhere = sharding.replicated(sharding.data_mesh())
     variables = jax.device_put(snapshot.variables, everywhere)
     denoise = run_denoiser(snapshot.experiment, variables)
-    return Restored(denoise, snapshot.experiment, variables, snapshot.step)
+    return Restored(
+        denoise, snapshot.experiment, variables, snapshot.step, snapshot.classes
+    )
 
 
 class Checkpoints:
     """The checkpoints of one run; made by `checkpoints`."""
 
-    def __init__(self, orbax: Any) -> None:
-        self._orbax = orbax
+    def __init__(self, folder: Place, writer: Callable[[], Any], name: str) -> None:
+        """Takes the folder of the steps, what writes there, and its name in messages."""
+        self._folder, self._open, self._name = folder, writer, name
+        self._writer: Any = None
         self._damaged: set[int] = set()
+        self._verified = False
 
     def steps(self) -> list[int]:
         """The steps that have one, newest first, as process 0 finds them."""
-        listed = (checkpoint.step for checkpoint in self._orbax.checkpoints)
-        return processes.told(sorted(listed, reverse=True))
+        return processes.told(orbax_files.listed(self._folder)[::-1])
 
     def save(
         self,
@@ -164,27 +173,41 @@ class Checkpoints:
         experiment: Experiment,
         statistics: Statistics | None = None,
         images: int | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts to save, and returns once the state may be donated.
 
-        `images` are those seen so far, by default as many as steps of the batch size.
-        A checkpoint that this step already has is kept, unless it could not be read.
+        `images` are those seen so far, by default as many as steps of the batch size, and
+        `data` is what `data.identity` says of the data set.
+        A checkpoint that this step already has is kept, unless it could not be read. The
+        first one is waited for and read back, so that training does not go on for nothing.
+
+        Raises:
+            OSError: it cannot be written, or what was written cannot be read.
         """
         if step in self.steps() and step not in self._damaged:
             return
+        known = statistics and dataclasses.asdict(statistics)
+        sums = tuple(_checksum(state).tolist())
+        saved = sealed(Record(step, experiment, sums, known, data, images))
         with self._one_line_errors():
-            self._orbax.save_async(
+            self.open()
+            self._writer.save_async(
                 step,
                 state,
                 force=True,
                 overwrite=step in self._damaged,
-                custom_metadata={
-                    "experiment": to_dict(experiment),
-                    "checksum": _checksum(state).tolist(),
-                    "statistics": statistics and dataclasses.asdict(statistics),
-                    "images": step * experiment.batch_size if images is None else images,
-                },
+                custom_metadata=saved,
             )
+        if not self._verified:
+            self.wait()
+            self._read_back(step, _places(state), saved, sums)
+            self._verified = True
+
+    def open(self) -> None:
+        """Opens the folder to write there, and clears away what a kill left unfinished."""
+        if self._writer is None:
+            self._writer = self._open()
 
     def wait(self) -> None:
         """Returns once all that was saved is on disk.
@@ -193,12 +216,14 @@ class Checkpoints:
             OSError: it could not be written; the checkpoints before it are whole.
         """
         with self._one_line_errors():
-            self._orbax.wait()
+            if self._writer is not None:
+                self._writer.wait()
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         with self._one_line_errors():
-            self._orbax.close()
+            if self._writer is not None:
+                self._writer.close()
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:
@@ -211,70 +236,167 @@ class Checkpoints:
             text = str(error)
             full = "No space left on device"
             cause = full if full in text else text.split("\n")[0][:200]
-            names = [path.name for path in self._orbax.directory.glob("*")]
-            steps = sorted(int(name) for name in names if name.isdigit())
-            there = ", ".join(map(str, steps)) or "none"
             raise OSError(
-                f"cannot save a checkpoint in {self._orbax.directory}: {cause}. Those "
-                f"already there ({there}) are whole: "
-                "mend it, and the same command goes on from the newest"
+                f"cannot save a checkpoint in {self._name}: {cause}. Those already there "
+                f"({self._there()}) are as they were: mend it, and the same command goes "
+                "on from the newest"
             ) from error
+
+    def _there(self, but: int = -1) -> str:
+        """The steps that this process finds, as a text."""
+        steps = [step for step in orbax_files.listed(self._folder) if step != but]
+        return ", ".join(map(str, steps)) or "none"
 
     def restore(
         self, mesh: Mesh, steps: list[int] | None = None
-    ) -> tuple[TrainState, Experiment]:
-        """The newest state that can be read (of `steps`), and its experiment.
+    ) -> tuple[TrainState, Record]:
+        """The newest state that can be read (of `steps`), and what it is of.
 
         It lies on the mesh as `sharding.shared` says, whatever mesh it was saved from.
 
         A damaged checkpoint is passed over with a warning that names it and the next.
 
         Raises:
-            ValueError: none can be read.
+            ValueError: none can be read, or the newest is of another version of jaxdiff.
+            OSError: the system does not let it be read.
         """
         steps = self.steps() if steps is None else steps
+        reasons = []
         for step, after in itertools.zip_longest(steps, steps[1:]):
-            saved = processes.told(self._metadata(step))
-            if saved is not None:
-                experiment = from_dict(saved["experiment"])
-                state = self._state(step, _abstract(experiment, mesh))
-                read = processes.all_agree(state is not None)
-                if read and _checksum(state).tolist() == saved["checksum"]:
-                    return state, experiment
-            self._damaged.add(step)
+            try:
+                return self._read(step, mesh)
+            except DamagedError as error:
+                self._damaged.add(step)
+                reason = f"is damaged ({printable(error)})"
+                reasons.append(f"{step} {reason}")
             if after is not None:
                 warnings.warn(
-                    f"checkpoint {step} of {self._orbax.directory} is damaged and was "
-                    f"passed over; going back to checkpoint {after}",
+                    f"checkpoint {step} of {self._name} {reason} and was passed over; "
+                    f"going back to checkpoint {after}",
                     stacklevel=2,
                 )
         raise ValueError(
-            f"no checkpoint in {self._orbax.directory} can be read: "
-            f"{', '.join(map(str, steps))} are damaged. Bring back a copy, or delete the "
-            "run's folder to start over"
+            f"no checkpoint in {self._name} can be read: {'; '.join(reasons)}. Bring back "
+            "a copy of the folder, or start over in another --workdir"
         )
 
-    def images(self, step: int, experiment: Experiment) -> int:
-        """How many images the run of a saved step, and of its experiment, had seen."""
-        saved = processes.told(self._metadata(step)) or {}
-        return int(saved.get("images", step * experiment.batch_size))
+    def record(self, step: int) -> Record:
+        """What a checkpoint is of, compared with its digest.
 
-    # Orbax has no exception of its own for damage, and raises almost any other.
-
-    def _metadata(self, step: int) -> dict[str, Any] | None:
-        """The experiment and checksum saved beside a state; None if they are lost."""
+        Raises:
+            DamagedError: what is wrong with it.
+            ValueError: another version of jaxdiff wrote it.
+        """
         try:
-            saved = self._orbax.metadata(step).custom_metadata
-        except Exception:
-            return None
-        return saved if saved and {"experiment", "checksum"} <= saved.keys() else None
+            record = opened(processes.told(orbax_files.kept(self._folder, step)))
+        except OtherVersionError as error:
+            raise ValueError(f"checkpoint {step} of {self._name}: {error}") from error
+        if record.step not in (None, step):
+            raise DamagedError(f"it holds step {record.step}")
+        return record
 
-    def _state(self, step: int, target: PyTree) -> TrainState | None:
-        """A saved state, as the target says; None if it cannot be read."""
+    def _read(self, step: int, mesh: Mesh) -> tuple[TrainState, Record]:
+        """One checkpoint, compared with its digest and checksums.
+
+        Raises:
+            DamagedError: what is wrong with it.
+            ValueError: another version of jaxdiff wrote it.
+        """
+        record = self.record(step)
         try:
-            return self._orbax.load(step, target)
-        except Exception:
-            return None
+            target = _abstract(record.experiment, mesh)
+        except (ValueError, TypeError, OverflowError) as error:  # there is no digest
+            text = orbax_files.line(error)
+            raise DamagedError(f"its network cannot be built: {text}") from error
+        state = orbax_files.load(self._folder, step, target)
+        if not processes.all_agree(state is not None):
+            raise DamagedError(self._misfit(step, target))
+        _compare(state, _checksum(state).tolist(), record.checksum)
+        return state, record
+
+    def _read_back(
+        self, step: int, target: TrainState, saved: Mapping[str, str], sums: Sequence[int]
+    ) -> None:
+        """Reads what was just written, one field of the state after the other.
+
+        Raises:
+            OSError: it is not what was to be saved.
+        """
+        wrong, done = "", []
+        try:
+            if orbax_files.kept(self._folder, step) != saved:
+                raise DamagedError("its record is not the one that was written")
+            for field in dataclasses.fields(target):
+                part = {field.name: getattr(target, field.name)}
+                if not jax.tree.leaves(part):
+                    continue
+                read = orbax_files.load(self._folder, step, part)
+                if read is None:
+                    raise DamagedError(self._misfit(step, target))
+                done += _checksum(read).tolist()
+            _compare(target, done, sums)
+        except DamagedError as error:
+            wrong = str(error)
+        except MemoryError:
+            warnings.warn(
+                f"checkpoint {step} of {self._name} was not read back: there is no memory "
+                f"for another {field.name} of the state",
+                stacklevel=2,
+            )
+        if not processes.all_agree(not wrong):
+            raise OSError(
+                f"checkpoint {step} was written to {self._name}, but cannot be read back "
+                f"({wrong or 'by another process'}): the run stops here, as nothing it "
+                f"learns would be kept. Those before it ({self._there(step)}) are as they "
+                "were; train in another --workdir, on another disk"
+            )
+
+    def _misfit(self, step: int, target: PyTree) -> str:
+        """Which array is not as the network wants it, as far as the file says."""
+        if (listed := orbax_files.arrays(self._folder, step)) is None:
+            return "its list of arrays cannot be read"
+        there = _shapes(listed)
+        here = _shapes(target)
+        for name in sorted(there.keys() | here.keys()):
+            held, wanted = (
+                str(list(side[name])) if name in side else "missing"
+                for side in (there, here)
+            )
+            if held != wanted:
+                return f"{name} is {held} in it, and {wanted} in its network"
+        return "its arrays cannot be read"
+
+
+def _compare(state: PyTree, found: Sequence[int], kept: Sequence[int]) -> None:
+    """Compares checksums.
+
+    Raises:
+        DamagedError: names the first array that has another.
+    """
+    if tuple(found) == tuple(kept):
+        return
+    named = [name for name, _ in _named(state)]
+    pairs = itertools.zip_longest(named, found, kept)
+    name = next((name for name, one, other in pairs if one != other), None)
+    raise DamagedError(f"{name or 'a list of checksums'} does not fit its checksum")
+
+
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
+    """Arrays by their names, as Orbax joins them, in the order of the tree."""
+    part = lambda key: str(
+        getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))
+    )
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(map(part, path)), leaf) for path, leaf in flat]
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Shapes by name; keys of generators are left out, which are saved as numbers."""
+    return {
+        name: tuple(leaf.shape)
+        for name, leaf in _named(tree)
+        if name != "key" and hasattr(leaf, "shape")
+    }
 
 
 @contextmanager
@@ -282,27 +404,24 @@ def checkpoints(workdir: PathLike, keep: int = 0, every: int = 0) -> Iterator[Ch
     """The checkpoints of a run: to read with keep = 0, else to write.
 
     The latest `keep` stay, and those of every step that `every` divides, if it is not 0.
-    """
-    from orbax.checkpoint import v1 as ocp
 
-    policies = ocp.training.preservation_policies
-    kept = [policies.LatestN(keep) if keep else policies.PreserveAll()]
-    kept += [policies.EveryNSteps(every)] if every else []
+    Raises:
+        ValueError: a bucket's folder whose name has characters that Orbax takes for others.
+    """
     workdir = place(workdir)
-    local = isinstance(workdir, Path)  # what a bucket calls absolute is none
-    orbax = ocp.training.Checkpointer(
-        (workdir.absolute() if local else workdir) / "checkpoints",
-        preservation_policy=policies.AnyPreservationPolicy(kept),
-        cleanup_tmp_directories=keep > 0,
-    )
-    saved = Checkpoints(orbax)
-    try:
-        yield saved
-    except BaseException:
-        if not processes.several():  # to wait for a process that was lost may take minutes
-            saved.close()
-        raise
-    saved.close()
+    with orbax_files.plainly_named(workdir) as plain:
+        folder = plain / "checkpoints"
+        writer = lambda: orbax_files.writer(folder, keep, every)
+        saved = Checkpoints(folder, writer, printable(workdir / "checkpoints"))
+        try:
+            if keep:
+                saved.open()
+            yield saved
+        except BaseException:
+            if not processes.several():  # to wait for a lost process may take minutes
+                saved.close()
+            raise
+        saved.close()
 
 
 @contextmanager
@@ -368,13 +487,37 @@ def _held(workdir: Place) -> Iterator[None]:
         yield
 
 
-def describe(workdir: PathLike, experiment: Experiment) -> None:
-    """Writes config.json, for people: a run's own record is in its checkpoints."""
+def describe(
+    workdir: PathLike, experiment: Experiment, classes: Sequence[str] = ()
+) -> None:
+    """Writes config.json, and classes.json: the names of the classes by their labels.
+
+    For people: a run's own record is in its checkpoints.
+    """
+    if classes:
+        names = json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n"
+        path = place(workdir) / "classes.json"
+        write_atomically(path, lambda file: file.write(names.encode()))
     text = json.dumps(to_dict(experiment), indent=2) + "\n"
     write_atomically(place(workdir) / "config.json", lambda file: file.write(text.encode()))
 
 
 _checksum = jax.jit(checksum)
+
+
+def _places(state: PyTree) -> PyTree:
+    """Shapes, types and places of the arrays of a state.
+
+    The key of a generator that was read lies as the numbers that it is made of, [2], do.
+    """
+
+    def one(a: jax.Array) -> jax.ShapeDtypeStruct:
+        place = a.sharding
+        if isinstance(place, NamedSharding) and len(place.spec) > a.ndim:
+            place = NamedSharding(place.mesh, PartitionSpec(*place.spec[: a.ndim]))
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
+
+    return jax.tree.map(one, state)
 
 
 def _abstract(experiment: Experiment, mesh: Mesh) -> PyTree:

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,6 +59,19 @@ def place(text: PathLike) -> Place:
     if importlib.util.find_spec("gcsfs") is None:
         raise ImportError(f"{text} needs gcsfs, which is not installed: pip install gcsfs")
     return epath.Path(text)
+
+
+def printable(text: object) -> str:
+    """A text that comes from files, as a path, on one line: control characters escaped.
+
+    >>> printable("a\\x1b[31m\\nb"), printable("müde")
+    ('a\\\\x1b[31m\\\\nb', 'müde')
+    """
+    escaped = lambda c: c if c.isprintable() else c.encode("unicode_escape").decode()
+    return "".join(
+        escaped(c) if not "\ud800" <= c <= "\udfff" else f"\\x{ord(c) - 0xDC00:02x}"
+        for c in str(text)
+    )
 
 
 def keep_text(value: object, field: str) -> None:
@@ -163,6 +177,27 @@ def append(path: PathLike) -> BinaryIO | Resent:
         return Resent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("ab")
+
+
+def private_folder(path: PathLike) -> Path:
+    """A folder for code that will be run, made for its user alone where it is not there.
+
+    Raises:
+        ValueError: others may write there, or it is another user's: what they put there
+            would be run as this user.
+    """
+    folder = Path(place(path))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    about = folder.stat()
+    theirs = about.st_uid not in (os.getuid(), 0)
+    if theirs or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        whose = "is another user's" if theirs else "may be written to by others"
+        raise ValueError(
+            f"{printable(folder)} {whose}, and compiled code that lies there is run: use a "
+            f"folder of your own, or take that right away (chmod go-w {printable(folder)})"
+        )
+    return folder
 
 
 def cache_folder() -> Path:

@@ -17,9 +17,9 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from jaxdiff import posthoc, reprs
+from jaxdiff import networks, posthoc, reprs
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
-from jaxdiff.files import PathLike, Place, place, write_atomically
+from jaxdiff.files import PathLike, Place, place, printable, write_atomically
 from jaxdiff.interop import npz
 from jaxdiff.progress import bar as progress_bar
 
@@ -42,6 +42,8 @@ class Snapshot:
     std: float
     step: int
     images: int
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of their labels; () if not known."""
 
 
 @dataclass(frozen=True, order=True)
@@ -62,7 +64,7 @@ def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place
     if dtype not in SNAPSHOT_DTYPES:
         raise ValueError(f"snapshots are saved in one of {SNAPSHOT_DTYPES}, not {dtype!r}")
     said = {"dtype": dtype, "experiment": to_dict(snapshot.experiment)}
-    said |= {name: getattr(snapshot, name) for name in ("std", "step", "images")}
+    said |= {k: getattr(snapshot, k) for k in ("std", "step", "images", "classes")}
     arrays = {"json": np.frombuffer(json.dumps(said).encode(), np.uint8)}
     flat = traverse_util.flatten_dict(snapshot.variables, sep="/")
     for name, value in flat.items():
@@ -81,33 +83,85 @@ def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place
 
 
 def read(path: PathLike) -> Snapshot:
-    """The snapshot in a file, as float32.
+    """The snapshot in a file, as float32, with just the arrays that its network has.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or no snapshot.
+        ValueError: it is damaged, no snapshot, or not of its network; the message names the
+            array, what it is and what the network wants.
     """
     path = place(path)
     try:
-        arrays = npz.load(path, texts=False)
-        said = json.loads(bytes(arrays.pop("json")))
-        flat = {name: _widened(array, said["dtype"]) for name, array in arrays.items()}
-        numbers = float(said["std"]), int(said["step"]), int(said["images"])
+        stored = npz.opened(path)
+        said = _said(stored.pop("json", None))
+        experiment = from_dict(said["experiment"], kind=Experiment)
+        held = {name: array.shape for name, array in stored.items()}
+        wanted = networks.shapes(experiment.network, experiment.data.shape)
+        networks.require_shapes(held, wanted)
+        flat = {name: _read(name, stored[name], said["dtype"]) for name in wanted}
+        numbers = float(said["std"]), said["step"], said["images"]
         variables = traverse_util.unflatten_dict(flat, sep="/")
-        return Snapshot(from_dict(said["experiment"]), variables, *numbers)
+        return Snapshot(experiment, variables, *numbers, tuple(said.get("classes", ())))
     except FileNotFoundError as error:
         say = f"there is no snapshot {path}: launch/reconstruct.py and training write them"
         raise FileNotFoundError(say) from error
     except DAMAGED as error:
-        raise ValueError(f"{path} is damaged, or no snapshot: {error}") from error
+        raise ValueError(
+            f"{printable(path)} is damaged, or no snapshot: {printable(error)}"
+        ) from error
 
 
-DAMAGED = (ValueError, KeyError, TypeError, OSError, RecursionError)
+DAMAGED = (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError)
 """What is raised on files that are not what they should be."""
 
+TEXT = 2**22
+"""Bytes that the description of a snapshot may have."""
 
-def _widened(saved: np.ndarray, dtype: str) -> np.ndarray:
-    return (saved.view(jnp.bfloat16) if dtype == "bfloat16" else saved).astype(np.float32)
+
+def _said(stored: npz.Stored | None) -> dict[str, Any]:
+    """What a snapshot says of itself, each part of the kind and in the range it must be.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    if stored is None:
+        raise ValueError("it has no array `json`, which says what it is of")
+    if stored.member.size > TEXT:
+        raise ValueError(f"its description has {stored.member.size:,} bytes")
+    said = json.loads(bytes(stored.read()))
+    if not isinstance(said, dict):
+        raise ValueError(f"its description is a {type(said).__name__}")
+    number = lambda v: type(v) in (int, float) and math.isfinite(v)
+    count = lambda v: type(v) is int and 0 <= v < 2**63
+    names = lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v)
+    for name, right, wanted in (
+        ("experiment", lambda v: isinstance(v, dict), "a table"),
+        ("dtype", lambda v: v in SNAPSHOT_DTYPES, f"one of {SNAPSHOT_DTYPES}"),
+        ("std", lambda v: number(v) and 0 < v < posthoc.WIDEST, "a relative width"),
+        ("step", count, "a number of steps"),
+        ("images", count, "a number of images"),
+        ("classes", names, "a list of names"),
+    ):
+        value = said.get(name, [] if name == "classes" else None)
+        if not right(value):
+            raise ValueError(f"its {name} is {str(value)[:80]}, not {wanted}")
+    return said
+
+
+def _read(name: str, stored: npz.Stored, dtype: str) -> np.ndarray:
+    """An array as float32.
+
+    Raises:
+        ValueError: another dtype than the snapshot says, damage, or nan or infinity in it.
+    """
+    written = "uint16" if dtype == "bfloat16" else dtype
+    if stored.dtype != np.dtype(written):
+        raise ValueError(f"{name} is {stored.dtype}, in a snapshot of {dtype}")
+    saved = stored.read()
+    wide = (saved.view(jnp.bfloat16) if dtype == "bfloat16" else saved).astype(np.float32)
+    if not np.isfinite(wide).all():
+        raise ValueError(f"{name} has nan or infinity in it")
+    return wide
 
 
 def entries(folder: PathLike) -> list[Entry]:
@@ -183,11 +237,6 @@ def _until(folder: PathLike, step: int | None) -> list[Entry]:
     return [e for e in found if step is None or e.step <= step]
 
 
-def _shapes(snapshot: Snapshot) -> dict[str, tuple[int, ...]]:
-    flat = traverse_util.flatten_dict(snapshot.variables, sep="/")
-    return {name: value.shape for name, value in flat.items()}
-
-
 def reconstruct(
     folder: PathLike,
     targets: Sequence[float],
@@ -201,12 +250,11 @@ def reconstruct(
     and the results. Constants are the last snapshot's.
 
     Raises:
-        ValueError: no snapshots, none of that step, they are not of one run, or one
-            holds other tensors than the last.
+        ValueError: no snapshots, none of that step, they are not of one run, or one is
+            damaged.
     """
     found = _until(folder, step)
     end, last = found[-1].step, read(found[-1].path)
-    shapes = _shapes(last)
 
     def params() -> Iterator[Any]:
         for entry in progress_bar(found, unit="snapshot", desc="averaging", show=progress):
@@ -214,12 +262,6 @@ def reconstruct(
             if lines := differences(last.experiment, snapshot.experiment):
                 raise ValueError(
                     f"{entry.path} and {found[-1].path} are of different runs: {lines[0]}"
-                )
-            if wrong := sorted(dict(_shapes(snapshot).items() ^ shapes.items())):
-                raise ValueError(
-                    f"{entry.path} is damaged, or {found[-1].path} is: {wrong[0]} has the "
-                    f"shape {_shapes(snapshot).get(wrong[0])} there, "
-                    f"{shapes.get(wrong[0])} here"
                 )
             yield snapshot.variables["params"]
 
@@ -233,6 +275,7 @@ def reconstruct(
             float(std),
             end,
             last.images,
+            last.classes,
         )
         for std, sums in zip(targets, posthoc.combine(params(), share), strict=True)
     ]

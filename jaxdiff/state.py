@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, PyTree, UInt32
 
-from jaxdiff import optim
+from jaxdiff import networks, optim
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoiser, Leaf, pytree
@@ -37,8 +37,7 @@ def init_state(experiment: Experiment, given: PyTree = None) -> TrainState:
     `given` are variables of another run, which replace this network's where they agree.
     """
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
-    x = jnp.zeros((1, *experiment.data.shape))
-    variables = experiment.network.init(params_key, x, jnp.zeros(()), UNCONDITIONAL)
+    variables = networks.initial(experiment.network, experiment.data.shape, params_key)
     variables = replaced(variables, given or {})
     params = experiment.optimizer.start(variables["params"])
     tx = experiment.optimizer.transformation(experiment.batch_size)
@@ -97,8 +96,8 @@ def labelled(experiment: Experiment, label: Leaf) -> Condition:
     return Condition(label=label) if experiment.network.label_dim else UNCONDITIONAL
 
 
-def checksum(state: TrainState) -> UInt32[Array, " leaves"]:
-    """One number for each array of the state, which any flipped bit changes.
+def checksum(state: PyTree) -> UInt32[Array, " leaves"]:
+    """One number for each array of a state, or of a part, which any flipped bit changes.
 
     The sum over its 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of integers, so
     the same on any number of devices.

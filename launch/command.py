@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from jaxdiff import accelerators, processes
-from jaxdiff.files import Place, cache_folder, place
+from jaxdiff.files import CLOUD, Place, cache_folder, place, printable, private_folder
 
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices to split the CPU into, where there is no other "
@@ -156,10 +156,12 @@ def _set_up(together: bool) -> bool:
     sys.unraisablehook = lambda _: None  # and Orbax's event loop and TensorBoard's
     threading.excepthook = lambda _: None  # thread die noisily after one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(
+        f"warning: {printable(message)}", file=sys.stderr
+    )
     os.environ |= accelerators.settings(os.environ, accelerators.kind_of_machine())
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
-    jax.config.update("jax_compilation_cache_dir", cache or None)
+    jax.config.update("jax_compilation_cache_dir", _compiled(cache))
     given = COORDINATOR.value, PROCESSES.value, PROCESS.value
     at = processes.place(*given) if together else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -172,6 +174,23 @@ def _set_up(together: bool) -> bool:
         sys.exit(_told(f"cannot join the other processes: {_line(error)}", processes.AGAIN))
     faulthandler.disable()  # a process that lost another ends with one line, and no dump
     return True
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    """Prints a warning; what comes from files moves no cursor."""
+    text = "\n".join(printable(line) for line in str(message).split("\n"))
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def _compiled(cache: str) -> str | None:
+    """Where compiled code is kept: in no folder that others can put theirs into."""
+    if not cache or CLOUD.match(cache):
+        return cache or None
+    try:
+        return str(private_folder(cache))
+    except (ValueError, OSError) as error:
+        warnings.warn(f"compiled code is not kept: {error}", stacklevel=2)
+        return None
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -265,7 +284,7 @@ def _told(error: Exception | str, status: int = 1) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         first = f"the disk is full ({first}); the last checkpoint is whole: make room, and"
         first += " the same command goes on"
-    print(f"error: {first}", file=sys.stderr)
+    print(f"error: {printable(first)}", file=sys.stderr)
     return status
 
 

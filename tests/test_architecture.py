@@ -20,7 +20,7 @@ ROWS = (
     | {"pictures", "provenance", "writers"},
     {"plots", "toy2d", "editing"},
     {"config"},
-    {"state", "snapshots", "presets", "expressions", "features"},
+    {"state", "snapshots", "record", "orbax_files", "presets", "expressions", "features"},
     {"checkpoint", "generate", "bits", "magnitudes", "quality"},
     {"train", "lengths", "comparison", "shifts"},
     {"footprint"},

@@ -15,7 +15,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.networks import UNet
 from jaxdiff.snapshots import Snapshot
 from jaxdiff.state import init_state, run_denoiser
-from tests.test_snapshots import average, tracked
+from tests.test_snapshots import average, tracked, weight
 
 
 def test_what_a_profile_lacks_is_an_integral() -> None:
@@ -36,10 +36,6 @@ def test_a_snapshot_s_own_profile_lacks_nothing() -> None:
     """But for rounding, of which the root of a difference of 1e-16 leaves 1e-8."""
     found = lengths.profile_errors([1, 2, 2], [0.1, 0.1, 0.05], 2, [0.05, 0.1])
     np.testing.assert_allclose(found, 0, atol=1e-7)
-
-
-def weight(run: Restored) -> np.ndarray:
-    return np.asarray(run.variables["params"]["enc"]["conv"]["weight"])
 
 
 def test_each_width_is_measured_on_its_own_average(

@@ -9,33 +9,46 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from jaxdiff import posthoc, snapshots
+from jaxdiff import networks, posthoc, snapshots
 from jaxdiff.config import Experiment
 from jaxdiff.files import place
+from jaxdiff.networks import UNet
 from jaxdiff.snapshots import Snapshot
 from tests import buckets
 
 BATCH = 4
-EXPERIMENT = Experiment(batch_size=BATCH)
+NETWORK = UNet(
+    model_channels=4, channel_mult=(1,), num_blocks=1, attn_resolutions=(),
+    channels_per_head=4, logvar_channels=4,
+)  # fmt: skip
+EXPERIMENT = Experiment(batch_size=BATCH, network=NETWORK)
+WEIGHT = "params/dec/8x8_block0/conv_res1/weight"
+"""The array that differs from snapshot to snapshot, [3, 3, 4, 4]."""
 
 
 def snapshot(step: int, std: float, weight: Any, **changed: Any) -> Snapshot:
-    variables = {
-        "params": {"enc": {"conv": {"weight": np.asarray(weight, np.float32)}}},
-        "constants": {"freqs": np.float32([step, 2.0])},
-    }
+    """One whose WEIGHT begins with these numbers; others are zero."""
+    shapes = networks.shapes(NETWORK, EXPERIMENT.data.shape)
+    flat = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    flat[WEIGHT].flat[: np.size(weight)] = np.ravel(weight)
+    flat["constants/emb_fourier/freqs"][:2] = [step, 2.0]
     experiment = dataclasses.replace(EXPERIMENT, **changed)
+    variables = traverse_util.unflatten_dict(flat, sep="/")
     return Snapshot(experiment, variables, std, step, step * BATCH)
 
 
-def weight(of: Snapshot) -> np.ndarray:
-    return of.variables["params"]["enc"]["conv"]["weight"]
+def weight(of: Any, size: int = 50) -> np.ndarray:
+    """What a snapshot, or a run that was restored from it, holds there."""
+    return np.asarray(traverse_util.flatten_dict(of.variables, sep="/")[WEIGHT]).ravel()[
+        :size
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_what_is_written_is_read(dtype: str, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
     path = snapshots.write(tmp_path, snapshot(12, 0.0625, values), dtype)
     assert path.name == "0000012-0.0625.npz"
     found = snapshots.read(path)
@@ -56,7 +69,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_damage_is_one_line_and_pickles_are_not_run(tmp_path: Path) -> None:
-    path = snapshots.write(tmp_path, snapshot(3, 0.1, np.ones(4000)))
+    path = snapshots.write(tmp_path, snapshot(3, 0.1, np.ones(100)))
     whole = path.read_bytes()
     for damaged in (whole[:-30], whole[:200], b"", whole[:9000] + b"X" + whole[9001:]):
         path.write_bytes(damaged)
@@ -103,7 +116,8 @@ def test_a_width_that_was_not_tracked_is_made_of_two_that_were(tmp_path: Path) -
         assert error < (1e-6 if made.std == 0.05 else 5e-3), (made.std, error)
         assert made.step == 640
         assert made.images == 640 * BATCH
-        np.testing.assert_array_equal(made.variables["constants"]["freqs"], [640, 2])
+        freqs = made.variables["constants"]["emb_fourier"]["freqs"]
+        np.testing.assert_array_equal(freqs, [640, 2, 0, 0])
     (half,) = snapshots.reconstruct(tmp_path, (0.12,), step=320)
     exact = average(path[:320], 0.12)
     assert np.linalg.norm(weight(half) - exact) < 5e-3 * np.linalg.norm(exact)
@@ -157,9 +171,9 @@ def test_a_snapshot_with_other_tensors_is_named(tmp_path: Path) -> None:
     tracked(tmp_path, 80, 20, (0.05,))
     for damaged in ({"weight": np.ones(1, np.float32)}, {"bias": np.ones(1, np.float32)}):
         one = snapshot(40, 0.05, np.ones(1))
-        one.variables["params"]["enc"]["conv"] = damaged
+        one.variables["params"]["dec"]["8x8_block0"]["conv_res1"] = damaged
         snapshots.write(tmp_path, one)
-        with pytest.raises(ValueError, match=r"0000040-0.05.npz is damaged, .*params/enc"):
+        with pytest.raises(ValueError, match=r"0000040-0.05.npz is damaged, .*params/dec"):
             snapshots.reconstruct(tmp_path, (0.1,))
 
 
@@ -175,12 +189,12 @@ def test_snapshots_in_a_bucket_are_as_those_on_disk(
     assert sent == ["run/snapshots/0000010-0.1.npz", "run/snapshots/0000020-0.1.npz"]
     found = snapshots.find(there)
     assert str(found) == "gs://bucket/run/snapshots/0000020-0.1.npz"
-    assert weight(snapshots.read(found)) == 20 / 64
+    assert weight(snapshots.read(found), 1) == 20 / 64
     made = [
         snapshots.reconstruct(folder / snapshots.TRACKED, (0.12,))[0]
         for folder in (there, tmp_path)
     ]
-    assert weight(made[0]) == weight(made[1])
+    np.testing.assert_array_equal(weight(made[0]), weight(made[1]))
     with pytest.raises(FileNotFoundError, match=r"no snapshot gs://bucket/run/none.npz"):
         snapshots.read(there / "none.npz")
     (there / "bad.npz").write_bytes(b"no archive")

@@ -76,10 +76,20 @@ def load(
         FileNotFoundError: there is no such file.
         ValueError: no NPZ, damage, or arrays of objects; the message is without the path.
     """
+    stored = opened(path, texts)
+    return {k: a.read() for k, a in stored.items() if names is None or k in names}
+
+
+def opened(path: Place, texts: bool = False) -> dict[str, Stored]:
+    """The arrays of an NPZ file by name, none of them read; of a bucket's, all bytes are.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `arrays`.
+    """
     local = isinstance(path, Path)
     data = archives.mapped(path) if local else memoryview(path.read_bytes())
-    stored = arrays(data, texts)
-    return {k: a.read() for k, a in stored.items() if names is None or k in names}
+    return arrays(data, texts)
 
 
 def arrays(data: memoryview, texts: bool = False) -> dict[str, Stored]:

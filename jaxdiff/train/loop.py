@@ -143,10 +143,10 @@ def prepared(
     draw = generate.sampler(e) if e.sample_every or e.eval_every else None
     making = "making the network, which compiles too the first time"
     with doing("restoring the run" if saved.steps() else making, says):
-        at = start.first_or_last(saved, mesh, workdir, e)
+        at = start.first_or_last(saved, mesh, workdir, e, dataset)
     first = int(at.state.step)
     if processes.first():
-        checkpoint.describe(workdir, e)
+        checkpoint.describe(workdir, e, dataset.classes)
         provenance.started(workdir, first, to_dict(e), at.lines)
     if says:
         summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))
@@ -209,11 +209,12 @@ def steps(
         if e.snapshot_every and (n == e.steps or n % e.snapshot_every == 0):
             require_finite(state)
             with clock("snapshots"):
-                save_averages(run.workdir, e, state, run.images(n))
+                save_averages(run.workdir, e, state, run.images(n), run.dataset.classes)
         if last or n % e.checkpoint_every == 0:  # after all that a restart would not make
             require_finite(state)
             with clock("checkpoints"):
-                run.saved.save(n, state, e, run.known, run.images(n))
+                known = run.known, run.images(n), data.identity(run.dataset)
+                run.saved.save(n, state, e, *known)
         if stopping:
             break
         if n < e.steps:
@@ -278,7 +279,7 @@ def rolled_back(run: Run, error: NotFinite, attempt: int) -> tuple[Run, TrainSta
         raise NotFinite(
             f"{error}. It was rolled back {ROLL_BACKS} times, with other noise each time"
         ) from error
-    at = start.first_or_last(run.saved, run.mesh, run.workdir, e)
+    at = start.first_or_last(run.saved, run.mesh, run.workdir, e, run.dataset)
     state, step = at.state, int(at.state.step)
     if (more := at.images - step * e.batch_size) != run.more_images:
         again = compiled_step(e, run.mesh, more)

@@ -18,18 +18,22 @@ from jaxdiff.state import TrainState, ema_variables
 
 
 def save_averages(
-    workdir: PathLike, experiment: Experiment, state: TrainState, images: int
+    workdir: PathLike,
+    experiment: Experiment,
+    state: TrainState,
+    images: int,
+    classes: tuple[str, ...] = (),
 ) -> None:
     """Writes the tracked averages as snapshots; a step made again writes the same.
 
-    `images` are those seen so far.
+    `images` are those seen so far, `classes` the names of the data's.
     """
     step = int(state.step)
     for std in experiment.optimizer.stds:
         variables = processes.on_host(ema_variables(experiment, state, std))
         if not processes.first():
             continue
-        snapshot = snapshots.Snapshot(experiment, variables, std, step, images)
+        snapshot = snapshots.Snapshot(experiment, variables, std, step, images, classes)
         snapshots.write(
             place(workdir) / snapshots.TRACKED, snapshot, dtype=experiment.snapshot_dtype
         )

@@ -1,12 +1,14 @@
 """How a run begins, or goes on: its first state, and what it must agree with."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from jaxdiff import checkpoint, losses, processes, sharding
+from jaxdiff import checkpoint, data, losses, processes, sharding
 from jaxdiff.config import (
     PLACES,
     Experiment,
@@ -35,22 +37,28 @@ class Start:
 
 
 def first_or_last(
-    saved: checkpoint.Checkpoints, mesh: Mesh, workdir: Place, experiment: Experiment
+    saved: checkpoint.Checkpoints,
+    mesh: Mesh,
+    workdir: Place,
+    experiment: Experiment,
+    dataset: Dataset,
 ) -> Start:
     """The newest saved state of a run, or the state before its first step.
 
     Raises:
-        ValueError: the folder is another experiment's, or `init_from` does not fit.
+        ValueError: the folder is another experiment's, or was trained on other data, or
+            `init_from` does not fit.
     """
     if not saved.steps():
         fitted = loaded(experiment)
         state = begun(experiment, mesh, fitted)
         return Start(state, 0, fitted.lines if fitted else [])
-    state, before = saved.restore(mesh)
+    state, record = saved.restore(mesh)
+    before, step = record.experiment, int(state.step)
     require_same(workdir, before, experiment)
-    step = int(state.step)
+    require_same_data(workdir, record.data, data.identity(dataset))
     changed = [f"from step {step} on: {line}" for line in changes(before, experiment)]
-    return Start(state, saved.images(step, before), changed)
+    return Start(state, record.images(step), changed)
 
 
 def loaded(experiment: Experiment) -> finetuning.Fitted | None:
@@ -96,6 +104,24 @@ def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
             f"{workdir} holds another experiment ({'; '.join(lines)}): set these back to "
             f"go on with it, or choose another --workdir for a new run, which may start "
             f"from this one's network with --config.init_from={workdir}"
+        )
+
+
+def require_same_data(
+    workdir: Place, before: Mapping[str, Any] | None, now: Mapping[str, Any]
+) -> None:
+    """Refuses other data than those that a run began with; they may lie elsewhere.
+
+    Runs that did not keep what their data were go on.
+
+    Raises:
+        ValueError: what differs, and what can be done.
+    """
+    if before and (line := data.differences(before, now)):
+        raise ValueError(
+            f"{workdir} was trained on other data ({line}): give it those, wherever they "
+            "lie now, or choose another --workdir for a new run, which may start from this "
+            f"one's network with --config.init_from={workdir}"
         )
 
 

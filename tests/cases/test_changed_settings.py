@@ -133,7 +133,7 @@ def test_a_changed_batch_size_is_kept_exactly(
     assert seen[4] == tuple(numbers[8:12].tolist())  # after 4 steps of 2 images
     assert seen[7] == tuple(numbers[20:24].tolist())
     with checkpoint.checkpoints(tmp_path / "pieces") as saved:
-        assert [saved.images(s, RUN) for s in saved.steps()] == [24, 16]
+        assert [saved.record(s).images(s) for s in saved.steps()] == [24, 16]
 
 
 def test_the_history_of_settings_is_kept_and_said(

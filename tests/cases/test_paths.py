@@ -19,10 +19,15 @@ from jaxdiff.config import Experiment, from_dict, to_dict
 from tests.test_fit import QUIET
 from tests.test_snapshots import snapshot
 
-INSIDE = ("data.", "train.", "processes.", "interop.archives", "features.lite0")
+INSIDE = (
+    *("data.", "train.", "processes.", "orbax_files."),
+    *("interop.archives", "interop.npz", "features.lite0"),
+)
 """Modules whose functions are called with what `place` made, but for what is exported."""
-NO_FILES = {"accelerators.kind_of_machine", "plots.schedules", "files.Resent.__init__"}
-"""A path of devices, one of noise levels, and an object of a cloud."""
+NO_FILES = {"accelerators.kind_of_machine", "plots.schedules", "files.Resent.__init__"} | {
+    "checkpoint.Checkpoints.__init__"
+}
+"""A path of devices, one of noise levels, and what `append` and `checkpoints` make."""
 
 
 def functions(module: Any, exported: set[str] | None) -> Iterator[tuple[str, Any]]:

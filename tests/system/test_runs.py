@@ -80,7 +80,7 @@ def test_a_run_leaves_what_it_says(finished: Path, environment: dict[str, str]) 
 def test_a_run_and_its_checkpoints_know_the_data_s_statistics(finished: Path) -> None:
     pixels = Digits(split="train").load().source.image / 127.5 - 1
     with checkpoint.checkpoints(finished) as saved:
-        known = [saved._metadata(step)["statistics"] for step in saved.steps()]
+        known = [saved.record(step).statistics for step in saved.steps()]
     for found in (*known, json.loads((finished / "statistics.json").read_text())):
         assert found["count"] == len(pixels)
         np.testing.assert_allclose(found["mean"], [pixels.mean()], rtol=1e-6)

@@ -1,0 +1,44 @@
+"""The arrays of a network: how they begin, and whether given ones are its own."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import Array, Key, PyTree
+
+from jaxdiff.types import UNCONDITIONAL
+
+
+def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]) -> PyTree:
+    """The {"params", "constants"} of a network of images of this shape, before training."""
+    x = jnp.zeros((1, *shape))
+    return network.init(key, x, jnp.zeros(()), UNCONDITIONAL)
+
+
+@functools.lru_cache(maxsize=8)
+def shapes(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's arrays by name, "params/conv/weight"; none is computed."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    abstract = jax.eval_shape(functools.partial(initial, network, shape), key)
+    flat = traverse_util.flatten_dict(abstract, sep="/")
+    return {name: tuple(array.shape) for name, array in flat.items()}
+
+
+def require_shapes(held: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]) -> None:
+    """Refuses arrays that are not a network's own.
+
+    Raises:
+        ValueError: names the first one that is missing, of another shape, or extra, with
+            both shapes.
+    """
+    for name in sorted(wanted.keys() | held.keys()):
+        if name not in held:
+            raise ValueError(f"{name} is missing, which its network wants {wanted[name]}")
+        if name not in wanted:
+            raise ValueError(f"{name} {held[name]} is an array that its network has not")
+        if held[name] != wanted[name]:
+            raise ValueError(f"{name} is {held[name]}, its network wants {wanted[name]}")

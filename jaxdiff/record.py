@@ -1,0 +1,102 @@
+"""What lies beside a saved state: what it is a state of, under a digest of its own.
+
+A record is one JSON text and the SHA-256 of it. A flipped bit anywhere in it is seen, so a
+network is never built with another number than it was trained with. Checkpoints that were
+written before there was a digest have their fields side by side instead; no flip makes
+the one form of the other.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxdiff.config import Experiment, from_dict, to_dict
+
+
+class DamagedError(ValueError):
+    """A record that does not fit its digest, or is none."""
+
+
+class OtherVersionError(ValueError):
+    """A whole record of an experiment that this version cannot build."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a saved state.
+
+    Attributes:
+        step: steps made; None in checkpoints without a digest.
+        experiment: the run's, as it was when the state was saved.
+        checksum: `state.checksum` of every array.
+        statistics: mean and standard deviation of the data, if they were measured.
+        data: `data.identity` of the data set, if it is known.
+        seen: images seen so far; None where every step saw one batch of the experiment's.
+    """
+
+    step: int | None
+    experiment: Experiment
+    checksum: tuple[int, ...]
+    statistics: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] | None = None
+    seen: int | None = None
+
+    def images(self, step: int) -> int:
+        """Images seen until this record's step, which old ones do not hold."""
+        return step * self.experiment.batch_size if self.seen is None else self.seen
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels; () if not known."""
+        return tuple((self.data or {}).get("classes", ()))
+
+
+def sealed(record: Record) -> dict[str, str]:
+    """The record as text, and the digest of the text: what JSON keeps beside a state."""
+    fields = vars(record) | {"experiment": to_dict(record.experiment)}
+    text = json.dumps(fields)
+    return {"record": text, "sha256": digest(text)}
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def opened(saved: Any) -> Record:
+    """The record that `sealed` wrote, or that was written before there was a digest.
+
+    Raises:
+        DamagedError: it does not fit its digest, or is no record.
+        OtherVersionError: it is whole, and its experiment is not one of this version.
+    """
+    if not isinstance(saved, Mapping):
+        raise DamagedError("no record lies beside its arrays")
+    if {"experiment", "checksum"} <= saved.keys():
+        return _without_digest(saved)
+    text = saved.get("record")
+    if not isinstance(text, str) or saved.get("sha256") != digest(text):
+        raise DamagedError("its record does not fit its digest")
+    fields = json.loads(text)
+    try:
+        experiment = from_dict(fields.pop("experiment"), kind=Experiment)
+        checksum = tuple(fields.pop("checksum"))
+        return Record(experiment=experiment, checksum=checksum, **fields)
+    except (ValueError, TypeError) as error:
+        raise OtherVersionError(
+            f"another version of jaxdiff wrote it, and this one cannot build it: {error}"
+        ) from error
+
+
+def _without_digest(saved: Mapping[str, Any]) -> Record:
+    """The record of a checkpoint of jaxdiff 0.1, of which any field may be damaged."""
+    statistics, checksum = saved.get("statistics"), saved["checksum"]
+    try:
+        if not isinstance(checksum, list) or not all(type(c) is int for c in checksum):
+            raise TypeError("checksum is no list of numbers")
+        experiment = from_dict(saved["experiment"], kind=Experiment)
+        return Record(None, experiment, tuple(checksum), statistics)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise DamagedError(f"its record is damaged: {error}") from error

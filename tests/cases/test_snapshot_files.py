@@ -1,0 +1,115 @@
+"""Snapshots are held against the network that they are of, and read within bounds."""
+
+import json
+import resource
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import snapshots
+from tests.test_snapshots import WEIGHT, snapshot
+
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return snapshots.write(tmp_path, snapshot(3, 0.1, [1.0]), "float32")
+
+
+def changed(path: Path, change: Callable[[Arrays], Any]) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def says(**fields: Any) -> Callable[[Arrays], None]:
+    def change(arrays: Arrays) -> None:
+        said = json.loads(bytes(arrays["json"])) | fields
+        arrays["json"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+
+    return change
+
+
+def holds(name: str, array: Any) -> Callable[[Arrays], None]:
+    return lambda arrays: arrays.update({name: np.asarray(array)})
+
+
+ONES = np.ones((3, 3, 4, 4), np.float32)
+NAN = np.full((3, 3, 4, 4), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (holds(WEIGHT, NAN), rf"{WEIGHT} has nan or infinity in it"),
+        (holds(WEIGHT, NAN * np.inf), "has nan or infinity"),
+        (
+            holds(WEIGHT, ONES[0]),
+            r"is \(3, 4, 4\), its network wants \(3, 3, 4, 4\)",
+        ),
+        (holds(WEIGHT, ONES.astype(np.float64)), "is float64, in a snapshot of float32"),
+        (holds(WEIGHT, ONES.astype(np.int32)), "is int32, in a snapshot of float32"),
+        (
+            lambda a: a.pop(WEIGHT),
+            rf"{WEIGHT} is missing, which its network wants",
+        ),
+        (holds("params/more", ONES), "params/more .* is an array that its network has not"),
+        (holds(f"{WEIGHT}/in", ONES), "weight/in .* is an array that its network has not"),
+        (lambda a: a.pop("json"), "no array `json`"),
+        (holds("json", np.zeros(2**23, np.uint8)), "its description has 8,388,736 bytes"),
+        (says(std=float("nan")), "its std is nan, not a relative width"),
+        (says(std=-1.0), "its std is -1.0"),
+        (says(std=float("inf")), "its std is inf"),
+        (says(std=True), "its std is True"),
+        (says(std="0.1"), "its std is 0.1, not a relative width"),
+        (says(step=-5), "its step is -5, not a number of steps"),
+        (says(step=2.5), "its step is 2.5"),
+        (says(step=10**30), "its step is 10+, not"),
+        (says(images=-1), "its images is -1"),
+        (says(dtype="int8"), "its dtype is int8"),
+        (says(experiment=[]), r"its experiment is \[\], not a table"),
+        (says(experiment={"type": "solvers.Heun"}), "experiment|config"),
+        (says(classes="cat"), "its classes is cat, not a list of names"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    change: Callable[[Arrays], Any], said: str, path: Path
+) -> None:
+    changed(path, change)
+    with pytest.raises(ValueError, match=said) as error:
+        jd.restore(path)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path} is damaged, or no snapshot: ")
+
+
+def test_a_member_of_four_gigabytes_is_not_read(path: Path) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays.pop(WEIGHT)
+    np.savez(path, **arrays)
+    header = b"\x93NUMPY\x01\x00v\x00"
+    count = 2**30 - 64
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count},), }}"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        content = header + text.ljust(117).encode() + b"\n" + bytes(10**6)
+        archive.writestr(f"{WEIGHT}.npy", content)
+        archive.infolist()[-1].file_size = 4 * count + 128
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"is \(1073741760,\), its network wants"):
+        snapshots.read(path)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 200_000  # kilobytes
+
+
+def test_names_that_come_from_files_move_no_cursor() -> None:
+    from jaxdiff.files import printable
+
+    assert printable("a\x1b[2J\nb\x9bm\udcff") == r"a\x1b[2J\nb\x9bm\xff"
+    assert printable("müde 日本") == "müde 日本"
