@@ -32,7 +32,7 @@ def test_an_experiment_takes_it(name: str) -> None:
 def test_the_folders_config_takes_either(argument: tuple, kind: type) -> None:
     config = runpy.run_path(str(ROOT / "configs" / "folder.py"))["get_config"]
     assert isinstance(from_config(config(*argument)).data, kind)
-    with pytest.raises(ValueError, match="'zip' is none of images and records"):
+    with pytest.raises(ValueError, match="'zip' is none of images, records and try"):
         config("zip")
 
 
