@@ -39,6 +39,7 @@ def run(script: str, *arguments: object) -> Done:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does by default
         patch.setattr(warnings, "showwarning", _warn)
         patch.setattr(sys, "argv", argv)
         patch.setattr(sys, "path", [str(LAUNCH), *sys.path])
