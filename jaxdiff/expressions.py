@@ -6,6 +6,7 @@ truth values, tuples and such values again; nothing is evaluated.
 
 import ast
 import math
+import warnings
 from typing import Any
 
 from jaxdiff.config import TYPES, allowed, from_dict
@@ -48,7 +49,8 @@ def read_all(text: str, kind: Any) -> list[Any]:
             f"{shown(text, 40)} has {len(text):,} characters, over {LONGEST:,}"
         )
     try:
-        parsed = ast.parse(f"[{text}]", mode="eval").body
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            parsed = ast.parse(f"[{text}]", mode="eval").body
         if not isinstance(parsed, ast.List):
             raise SyntaxError("no list")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
