@@ -152,12 +152,19 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def save_sheet(
-    path: PathLike, rows: Sequence[Row], columns: int = pictures.COLUMNS
+    path: PathLike,
+    rows: Sequence[Row],
+    columns: int = pictures.COLUMNS,
+    classes: Sequence[str] = (),
 ) -> None:
-    """Draws a line of images for each row, with its name, as a PNG."""
+    """Draws a line of images for each row, with its name, as a PNG.
+
+    `classes` are the names of the images' classes, one an image, above them.
+    """
     shown = [row.images[:columns] for row in rows]
     names = [f"{short(row.solver)}\n{row.steps} steps, NFE {row.nfe}" for row in rows]
-    pictures.save_grid(path, np.concatenate(shown), len(shown[0]), rows=names)
+    count, heads = len(shown[0]), classes[:columns]
+    pictures.save_grid(path, np.concatenate(shown), count, rows=names, heads=heads)
 
 
 def short(value: object) -> str:

@@ -159,7 +159,7 @@ def by_class(
     order = np.argsort(np.where(labels < 0, labels.max() + 1, labels), kind="stable")
     images, labels = images[order], labels[order]
     present, counts = list(dict.fromkeys(labels.tolist())), np.bincount(labels + 1)
-    names = [_name(k, classes) for k in present]
+    heads = names(present, classes)
     if present == [-1]:
         return Sheet(images, columns or _square(images))
     height, width = images.shape[1:3]
@@ -167,17 +167,27 @@ def by_class(
     deep = math.ceil(counts.max() / each)
     strip = len(present) * each * width > 3 * deep * height
     if len(present) > 1 and (strip or columns):
-        captions = [_name(k, classes) for k in labels.tolist()]
+        captions = names(labels.tolist(), classes)
         return Sheet(images, columns or _square(images), captions=captions)
     if len(present) == 1:
-        return Sheet(images, columns or _square(images), heads=names)
+        return Sheet(images, columns or _square(images), heads=heads)
     cells = np.full((deep, len(present), each, *images.shape[1:]), 255, np.uint8)
     for column, k in enumerate(present):
         own = images[labels == k]
         blank = np.full((deep * each - len(own), *own.shape[1:]), 255, np.uint8)
         cells[:, column] = np.concatenate([own, blank]).reshape(cells[:, column].shape)
     cells = cells.reshape(-1, *images.shape[1:])
-    return Sheet(cells, len(present) * each, heads=names)
+    return Sheet(cells, len(present) * each, heads=heads)
+
+
+def names(labels: Any, classes: Sequence[str] = ()) -> list[str]:
+    """The name of each label [N]; its number where it has none.
+
+    >>> names([1, 0, 2, -1], ("cat", "dog"))
+    ['dog', 'cat', '2', 'no class']
+    """
+    known = {-1: "no class", **dict(enumerate(map(str, classes)))}
+    return [known.get(int(label), str(label)) for label in labels]
 
 
 def printable(text: object) -> str:
@@ -221,12 +231,6 @@ def save_curves(path: PathLike, metrics: PathLike) -> None:
 
 def _are_numbers(row: Mapping[str, Any], *names: str) -> bool:
     return all(type(row.get(name)) in (int, float) for name in names)
-
-
-def _name(label: int, classes: Sequence[str]) -> str:
-    if label < 0:
-        return "no class"
-    return str(classes[label]) if label < len(classes) else str(label)
 
 
 def _checked(images: Any) -> UInt8[np.ndarray, "N H W C"]:

@@ -79,8 +79,7 @@ def main() -> None:
         if n != "kept" or known is not None
     }
     count = min(len(image), pictures.COLUMNS)
-    names = dict(enumerate(asking.classes(model.run))) | {-1: "none"}
-    heads = [names.get(int(k), str(k)) for k in label[:count]]
+    heads = pictures.names(label[:count], asking.classes(model.run))
     heads = heads if experiment.network.label_dim else []
     pictures.save_grid(
         png, np.concatenate([*lines.values()]), count, rows=[*lines], heads=heads

@@ -123,7 +123,9 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
     write_atomically(out["md"], lambda file: file.write(f"{text}\n".encode()))
     away = "away: root mean square difference to the first row's images, pixels in [-1, 1]"
     print(f"{text}\n\n{away}")
-    comparison.save_sheet(out["png"], rows)
+    known = model.experiment.network.label_dim > 0
+    heads = pictures.names(label, asking.classes(model.run)) if known else ()
+    comparison.save_sheet(out["png"], rows, classes=heads)
     print(f"{len(seeds)} images each: {out['png']} and {out['md']}")
 
 

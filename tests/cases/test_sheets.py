@@ -150,7 +150,11 @@ def test_a_sheet_of_edits_and_a_comparison_name_their_rows(tmp_path: Path) -> No
         comparison.Row(solver, 6, shades(3), 12, 0.1, 0.0, {})
         for solver in (jd.Heun(), jd.Euler())
     ]
+    comparison.save_sheet(tmp_path / "b.png", rows, classes=["cat", "dog", "bird"])
     comparison.save_sheet(tmp_path / "a.png", rows)
+    assert Image.open(tmp_path / "b.png").height == (
+        Image.open(tmp_path / "a.png").height + pictures.LINE
+    )
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
     margin = sheet.shape[1] - (3 * (50 + pictures.GAP) + pictures.GAP)
     assert margin > 60
