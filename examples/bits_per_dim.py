@@ -26,8 +26,7 @@ def main(workdir: str = "runs/digits", count: int = 16) -> float:
     )
     levels = jd.likelihood.rising(run.experiment.schedule, steps=16)
     keys = jax.random.split(jax.random.key(0), count)
-    measure = jax.jit(jd.likelihood.flow_bits_per_dim, static_argnums=0)
-    bits = measure(run.denoise, cond, images, keys, levels).bits
+    bits = jd.likelihood.flow_bits_per_dim(run.denoise, cond, images, keys, levels).bits
     error = bits.std() / count**0.5
     print(f"{bits.mean():.2f} +- {error:.2f} bits/dim of {count} images")
     return float(bits.mean())
