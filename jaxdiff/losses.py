@@ -147,7 +147,8 @@ def bound_term(
     log_variance = variance(between, denoised.variance)
     gap = between.c_x0 * (x0 - denoised.x0)
     log_ratio = SmallVariance()(between) - log_variance
-    kl = (jnp.exp(log_ratio) - log_ratio - 1 + gap**2 * jnp.exp(-log_variance)) / 2
+    excess = jnp.expm1(log_ratio) - log_ratio  # of close variances, its digits kept
+    kl = (excess + gap**2 * jnp.exp(-log_variance)) / 2
     nll = decoder(x0, denoised.x0, log_variance)
     return _per_image(jnp.where(between.lands, nll, kl)) / math.log(2)
 

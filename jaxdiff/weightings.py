@@ -26,8 +26,16 @@ and trains the same thing under every parameterization. SNR is held to
     Sigmoid                 -d SNR / dt / 2 sigmoid(bias - logsnr)
 
 An uncertainty that is learned per level is `losses.Uncertain`, for any of them.
+
+Weights that are 0 at SNR = 0 leave the network untrained at pure noise, where sampling
+starts: on a table with zero terminal SNR the last entry counts for nothing under V, X0,
+Flow and EDM alike. Their field `zero_snr` is the weight there instead, on the x0 error and
+so, at alpha = 0, on v's too; the code of [MinSNR] has 1.
 """
 
+import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -70,21 +78,27 @@ class UniformOnX0:
 @dataclass(frozen=True)
 @checked
 class Debias:
-    """1 / sqrt(SNR) on the eps error, so sqrt(SNR) on the x0 error [Debias]."""
+    """1 / sqrt(SNR) on the eps error, so sqrt(SNR) on the x0 error [Debias].
+
+    `zero_snr` is the weight at SNR = 0.
+    """
+
+    zero_snr: NonNegative = 0.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
-        return jnp.sqrt(_snr(at))
+        return _with_zero(self, jnp.sqrt(_snr(at)), at)
 
 
 @dataclass(frozen=True)
 @checked
 class MinSNR:
-    """min(SNR, gamma) on the x0 error [MinSNR]."""
+    """min(SNR, gamma) on the x0 error [MinSNR]; `zero_snr` at SNR = 0, 1 in their code."""
 
     gamma: Positive = 5.0
+    zero_snr: NonNegative = 0.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
-        return jnp.minimum(_snr(at), self.gamma)
+        return _with_zero(self, jnp.minimum(_snr(at), self.gamma), at)
 
 
 @dataclass(frozen=True)
@@ -93,14 +107,15 @@ class SoftMinSNR:
     """gamma SNR / (SNR + gamma) on the x0 error [HDiT].
 
     gamma = 1 / sigma_data^2 is, but for that factor, (sigma sigma_data)^2 /
-    (sigma^2 + sigma_data^2)^2 on the error of EDM's F.
+    (sigma^2 + sigma_data^2)^2 on the error of EDM's F. `zero_snr` is the weight at SNR = 0.
     """
 
     gamma: Positive = 5.0
+    zero_snr: NonNegative = 0.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         snr = _snr(at)
-        return self.gamma * (snr / (snr + self.gamma))
+        return _with_zero(self, self.gamma * (snr / (snr + self.gamma)), at)
 
 
 @dataclass(frozen=True)
@@ -108,15 +123,16 @@ class SoftMinSNR:
 class P2:
     """(k + SNR)^-gamma on the eps error, so SNR (k + SNR)^-gamma on the x0 error [P2].
 
-    gamma is 1 or 0.5 there; 0 is L_simple.
+    gamma is 1 or 0.5 there; 0 is L_simple. `zero_snr` is the weight at SNR = 0.
     """
 
     k: Positive = 1.0
     gamma: NonNegative = 1.0
+    zero_snr: NonNegative = 0.0
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         snr = _snr(at)
-        return snr * (self.k + snr) ** -self.gamma
+        return _with_zero(self, snr * (self.k + snr) ** -self.gamma, at)
 
 
 @dataclass(frozen=True)
@@ -225,6 +241,56 @@ def require_finite_mean(
             f"as t^-{power:.2g}, so the mean loss is infinite. Use weightings.MinSNR(), or "
             "a law that stays away from t = 0, such as times.Uniform(low=0.001)"
         )
+
+
+FORGOTTEN = 1e-6
+"""A weight at t = 1 below this share of its median over t trains nothing there."""
+
+
+def warn_of_vanishing_weight(
+    weightings: Sequence[tuple[float, object]],
+    parameterization: Parameterization,
+    schedule: Schedule,
+) -> None:
+    """Warns if a sum of weightings, (factor, weighting), vanishes at t = 1.
+
+    What counts is w c_out^2, the weight on the error of the network's output, beside its
+    median over t: at t = 1 sampling starts. Runs a small program on the device.
+    """
+
+    @jax.jit
+    def weigh(t: Float[Array, " n"]) -> Float[Array, " n"]:
+        at = schedule(t)
+        total = sum(factor * weighting(at) for factor, weighting in weightings)
+        return total * parameterization(at).c_out ** 2
+
+    *some, last = weigh(jnp.linspace(0.0, 1.0, 129)[1:]).tolist()
+    median = sorted(some)[len(some) // 2]
+    if last >= FORGOTTEN * median:
+        return
+    names = " + ".join(str(weighting) for _, weighting in weightings)
+    prediction = type(parameterization).__name__
+    own = schedule.reaches_pure_noise and hasattr(schedule, "steps")
+    field = "zero_snr = 1.0, as the authors of Min-SNR do, or " if own else ""
+    warnings.warn(
+        f"{names} weighs the error of {prediction}'s output by {last:.1e} at t = 1, where "
+        f"sampling starts, and by {median:.2g} at most t: the network is not trained at "
+        f"pure noise. Use {field}weightings.TruncatedSNR() or "
+        f"UniformOnNetwork({prediction}()), or sample on a grid that starts below t = 1",
+        stacklevel=2,
+    )
+
+
+def _with_zero(
+    weighting: "Debias | MinSNR | SoftMinSNR | P2",
+    weight: Float[Array, "..."],
+    at: NoiseLevel,
+) -> Float[Array, "..."]:
+    """The weight, and `zero_snr` where SNR = 0."""
+    if not weighting.zero_snr:
+        return weight
+    zero = at.alpha <= at.sigma * math.exp(-LIMIT / 2)
+    return jnp.where(zero, weighting.zero_snr, weight)
 
 
 def _clipped(at: NoiseLevel) -> NoiseLevel:

@@ -1,8 +1,9 @@
 """Grids: the noise levels that a sampler visits, N + 1 levels for N steps.
 
-A grid is an array of levels, and any solver takes any grid. Levels are host-side numbers:
-N is a Python integer. A grid that ends on the data (sigma = 0) makes the solver end on
-the denoiser's x0; one that stops before it leaves the rest of the noise in.
+A grid is an array of levels, and any solver takes any grid. Levels are float64 NumPy
+arrays, since a solver reads the differences of close ones, and N is a Python integer. A
+grid that ends on the data (sigma = 0) makes the solver end on the denoiser's x0; one that
+stops before it leaves the rest of the noise in.
 
 `times` has the grids along a schedule's path, `entries` those of a table's entries and
 `sigmas` those that bring a path of their own. A shift to another resolution is the path's:

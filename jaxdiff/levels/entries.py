@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
-from jaxdiff.levels.times import Uniform, require_steps, then_data
+from jaxdiff.levels.times import Uniform, on_path, require_steps, then_data
 from jaxdiff.ranges import Whole, checked
 from jaxdiff.types import NoiseLevel, Schedule
 
@@ -30,7 +30,7 @@ class Leading:
                 f"offset = {self.offset} leads to entry {entry[0]} of {total}: use at most "
                 f"{total - 1 - entry[0] + self.offset}"
             )
-        return then_data(schedule((entry + 1) / total))
+        return then_data(on_path(self, schedule, (entry + 1) / total))
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Linspace:
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
         total = _entries(self, schedule, steps)
         entry = np.round(np.linspace(0, total - 1, steps))[::-1]
-        return then_data(schedule((entry + 1) / total))
+        return then_data(on_path(self, schedule, (entry + 1) / total))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Trailing:
             return Uniform()(schedule, steps)
         total = _entries(self, schedule, steps)
         entry = np.round(total - np.arange(steps) * total / steps) - 1
-        return then_data(schedule((entry + 1) / total))
+        return then_data(on_path(self, schedule, (entry + 1) / total))
 
 
 def _entries(grid: object, schedule: Schedule, steps: int) -> int:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiff.levels.times import require_steps
+from jaxdiff.levels.times import falling, require_steps
 from jaxdiff.ranges import Items, NonNegative, Positive, Range, checked
 from jaxdiff.types import NoiseLevel, Schedule
 
@@ -115,7 +114,7 @@ class LogLinear:
         index = np.arange(len(self.sigmas)) / (len(self.sigmas) - 1)
         ramp = np.linspace(0, 1, steps)
         sigma = np.exp(np.interp(ramp, index, np.log(self.sigmas)))
-        return NoiseLevel(jnp.ones(steps + 1), jnp.asarray(np.r_[sigma, 0.0]))
+        return NoiseLevel(np.ones(steps + 1), np.r_[sigma, 0.0])
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Listed:
                 f"ask for {len(self.sigmas) - 1}"
             )
         alphas = self.alphas or np.ones(steps + 1)
-        return NoiseLevel(jnp.asarray(alphas), jnp.asarray(self.sigmas))
+        return NoiseLevel(np.asarray(alphas, float), np.asarray(self.sigmas, float))
 
 
 def _between(
@@ -158,7 +157,7 @@ def _between(
     sigma[0] = grid.sigma_max
     if sigma.size > 1:
         sigma[-1] = grid.sigma_min
-    return NoiseLevel(jnp.ones(sigma.size + 1), jnp.asarray(np.r_[sigma, 0.0]))
+    return falling(grid, NoiseLevel(np.ones(sigma.size + 1), np.r_[sigma, 0.0]))
 
 
 def _check(grid: Karras | Polyexponential | Beta) -> None:
@@ -194,14 +193,34 @@ def _beta_quantile(
 
 
 def _beta_law(x: Float[np.ndarray, " N"], a: float, b: float) -> Float[np.ndarray, " N"]:
-    """I_x(a, b) = x^a / B(a, b) sum_k (1 - b)_k / k! x^k / (a + k), mirrored above 1/2."""
+    """I_x(a, b), the regularised incomplete beta function, by its continued fraction.
 
-    def lower(x: Float[np.ndarray, " N"], a: float, b: float) -> Float[np.ndarray, " N"]:
-        total, term = np.zeros_like(x), np.ones_like(x)
-        for k in range(80):
-            total, term = total + term / (a + k), term * x * (k + 1 - b) / (k + 1)
-        log_norm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-        return x**a * total * math.exp(log_norm)
+    It converges fast below the mean, (a + 1) / (a + b + 2); above it is 1 - I_{1-x}(b, a).
+    """
+    above = x > (a + 1) / (a + b + 2)
+    z, p, q = np.where(above, 1 - x, x), np.where(above, b, a), np.where(above, a, b)
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    with np.errstate(divide="ignore"):
+        front = np.exp(p * np.log(z) + q * np.log1p(-z) - log_beta) / p
+    tail = front * _beta_fraction(z, p, q)
+    return np.where(above, 1 - tail, tail)
 
-    left = x < 0.5
-    return np.where(left, lower(x * left, a, b), 1 - lower((1 - x) * ~left, b, a))
+
+def _beta_fraction(
+    x: Float[np.ndarray, " N"], a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    """1 / (1 + d_1 / (1 + d_2 / ...)) by Lentz's method [Abramowitz, Stegun 26.5.8]."""
+    tiny = 1e-300
+    nonzero = lambda v: np.where(np.abs(v) < tiny, tiny, v)
+    c, d = np.ones_like(x), 1 / nonzero(1 - (a + b) * x / (a + 1))
+    total = d
+    for m in range(1, 100_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for coefficient in (even, odd):
+            d = 1 / nonzero(1 + coefficient * d)
+            c = nonzero(1 + coefficient / c)
+            total = total * c * d
+        if (np.abs(c * d - 1) < 1e-15).all():
+            break
+    return total

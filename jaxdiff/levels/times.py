@@ -1,12 +1,16 @@
 """Grids along a schedule's path: uniform in t, and uniform in logsnr."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jaxdiff.ranges import FractionBelowOne, LogSNR, checked
-from jaxdiff.types import NoiseLevel, Schedule
+from jaxdiff.types import NoiseLevel, Real, Schedule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,13 @@ class Uniform:
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
         require_steps(steps)
         if self.last:
-            return then_data(schedule(np.linspace(1.0, self.last, steps)))
+            return then_data(on_path(self, schedule, np.linspace(1.0, self.last, steps)))
         t = np.linspace(1.0, self.end, steps + 1)
-        return schedule(t) if self.end else then_data(schedule(t[:-1]))
+        return (
+            on_path(self, schedule, t)
+            if self.end
+            else then_data(on_path(self, schedule, t[:-1]))
+        )
 
 
 @dataclass(frozen=True)
@@ -65,20 +73,51 @@ class UniformLogSNR:
 
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
         require_steps(steps)
-        start = max(self.logsnr_min, float(schedule(1.0).logsnr))
+        start = max(self.logsnr_min, float(in_float64(lambda: schedule(1.0).logsnr)))
         if start >= self.logsnr_max:
             raise ValueError(
                 f"{schedule} begins at a logsnr of {start:.4g}, above logsnr_max = "
                 f"{self.logsnr_max}: set that higher"
             )
         nodes = steps if self.lands else steps + 1
-        levels = schedule(schedule.time(np.linspace(start, self.logsnr_max, nodes)))
+        logsnr = np.linspace(start, self.logsnr_max, nodes)
+        levels = on_path(self, schedule, in_float64(lambda: schedule.time(logsnr)))
         return then_data(levels) if self.lands else levels
+
+
+def on_path(grid: object, schedule: Schedule, t: Real) -> NoiseLevel:
+    """The path's levels at t, float64 on the host: a solver reads their differences."""
+    return falling(grid, in_float64(lambda: schedule(t)))
+
+
+def falling(grid: object, levels: NoiseLevel) -> NoiseLevel:
+    """The levels, if each has less noise than the one before.
+
+    Raises:
+        ValueError: two are the same in float64, or noise rises.
+    """
+    at, to = levels[:-1], levels[1:]
+    stuck = np.flatnonzero(~(at.sigma * to.alpha > to.sigma * at.alpha))
+    if stuck.size:
+        i = int(stuck[0])
+        ratio = at.sigma[i] / max(at.alpha[i], 1e-300)
+        raise ValueError(
+            f"{grid} repeats a level, {len(stuck)} times in {len(at.sigma)} steps, first "
+            f"sigma / alpha = {ratio:.6g} at levels {i} and {i + 1}: use fewer steps, or "
+            "other parameters"
+        )
+    return levels
+
+
+def in_float64(compute: Callable[[], T]) -> T:
+    """What jax computes of constants, in float64, as NumPy arrays; inside jit too."""
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return jax.tree.map(lambda a: np.asarray(a, np.float64), compute())
 
 
 def then_data(levels: NoiseLevel) -> NoiseLevel:
     """The levels, and the data after them."""
-    return NoiseLevel(jnp.append(levels.alpha, 1.0), jnp.append(levels.sigma, 0.0))
+    return NoiseLevel(np.append(levels.alpha, 1.0), np.append(levels.sigma, 0.0))
 
 
 def require_steps(steps: int) -> None:

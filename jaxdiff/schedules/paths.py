@@ -172,7 +172,11 @@ class RectifiedFlow:
         return NoiseLevel(1 - t, t)
 
     def time(self, logsnr: Real) -> Time:
-        return jax.nn.sigmoid(-logsnr / 2)
+        # sigmoid(-logsnr / 2), with a slope that is exact at both ends: not s (1 - s)
+        logsnr = jnp.asarray(logsnr)
+        noisy = logsnr < 0
+        u = jnp.exp(jnp.where(noisy, logsnr, -logsnr) / 2)
+        return jnp.where(noisy, 1, u) / (1 + u)
 
 
 @dataclass(frozen=True)

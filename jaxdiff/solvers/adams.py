@@ -21,14 +21,13 @@ from jaxdiff.ranges import Whole, checked
 from jaxdiff.solvers.multistep import (
     Memory,
     Rule,
-    cast,
     exponent,
     moments,
     nodes,
-    on_host,
     weights,
 )
 from jaxdiff.solvers.onestep import Denoise, Noise
+from jaxdiff.solvers.rows import cast, on_host
 from jaxdiff.types import Denoised, NoiseLevel
 
 Rows = tuple[NoiseLevel, Rule]

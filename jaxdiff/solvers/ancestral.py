@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
 from jaxdiff.ranges import checked
 from jaxdiff.solvers.onestep import Denoise, Noise
+from jaxdiff.solvers.rows import cast, on_host
 from jaxdiff.types import Denoised, NoiseLevel
 
 
@@ -39,8 +40,9 @@ class Ancestral:
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, tuple[NoiseLevel, Posterior]]:
-        between = jax.tree.map(jnp.flip, chain(jax.tree.map(jnp.flip, levels)))
-        return (), (levels[:-1], between)
+        grid, xp = on_host(levels)
+        between = jax.tree.map(xp.flip, chain(jax.tree.map(xp.flip, grid)))
+        return (), cast((grid[:-1], between), levels)
 
     def step(
         self,

@@ -28,14 +28,13 @@ from jaxdiff.solvers.multistep import (
     FlagColumns,
     Memory,
     Rule,
-    cast,
     exponent,
     moments,
     nodes,
-    on_host,
     weights,
 )
 from jaxdiff.solvers.onestep import Denoise, Noise
+from jaxdiff.solvers.rows import cast, on_host
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
 
 CONSTANTS = ("published", "midpoint", "exact")

@@ -9,18 +9,12 @@ step against a kernel with moments c_m = int_0^1 u^m w(u) du, gives f_{i-j} the 
 Since u_0 = 0 that is the step of order 1, f_i c_0, and a sum over b_j (f_{i-j} - f_i) whose
 weights solve the equations m >= 1. A node at infinity (alpha = 0, sigma = 0, before the
 start) has no weight, so that start-up and landing are entries of a table, not branches.
-
-Levels that are known when a function is compiled make the table in float64 on the host;
-traced ones make it in their own precision, by the same lines.
 """
 
-from types import ModuleType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 from jaxdiff.types import Leaf, NoiseLevel, pytree
 
@@ -62,21 +56,6 @@ class Exponent:
     finite: Leaf
     ratio: Leaf
     """sigma' / sigma."""
-
-
-def on_host(levels: NoiseLevel) -> tuple[NoiseLevel, ModuleType]:
-    """The levels and the NumPy to compute with: float64 and NumPy's, unless traced."""
-    if isinstance(levels.sigma, jax.core.Tracer) or isinstance(
-        levels.alpha, jax.core.Tracer
-    ):
-        return levels, jnp
-    return jax.tree.map(lambda a: np.asarray(a, np.float64), levels), np
-
-
-def cast(rows: PyTree, levels: NoiseLevel) -> PyTree:
-    """The rows in the levels' own precision."""
-    dtype = jnp.asarray(levels.sigma).dtype
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype), rows)
 
 
 def exponent(at: NoiseLevel, to: NoiseLevel, xp: Any) -> Exponent:

@@ -19,14 +19,15 @@ which is Heun's rule, with D' at the left-endpoint step's end y. There eps' is
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.ranges import Fraction, NonNegative, Range, checked
-from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
+from jaxdiff.solvers.rows import cast, on_host
+from jaxdiff.types import Denoised, Leaf, NoiseLevel, Real, pytree
 
 Denoise = Callable[[Float[Array, "B ..."], NoiseLevel], Denoised]
 """A denoiser with its condition already given."""
@@ -41,6 +42,21 @@ class Interval:
 
     at: NoiseLevel
     to: NoiseLevel
+
+
+@pytree
+class LeftEndpoint:
+    """The left-endpoint rule between two levels as numbers: `x` x + `x0` D."""
+
+    at: NoiseLevel
+    to: NoiseLevel
+    x: Leaf
+    x0: Leaf
+
+    def __call__(
+        self, x: Float[Array, "B ..."], x0: Float[Array, "B ..."]
+    ) -> Float[Array, "B ..."]:
+        return self.x * x + self.x0 * x0
 
 
 @dataclass(frozen=True)
@@ -65,21 +81,22 @@ class Euler:
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"]]]:
-        return (), _churned(self, levels)
+    ) -> tuple[PyTree, tuple[LeftEndpoint, Float[Array, " N"]]]:
+        grid, xp = on_host(levels)
+        return (), cast(_churned(self, grid, xp), levels)
 
     def step(
         self,
         denoise: Denoise,
         x: Float[Array, "B ..."],
         memory: PyTree,
-        row: tuple[Interval, Float[Array, ""]],
+        row: tuple[LeftEndpoint, Float[Array, ""]],
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        levels, added = row
+        rule, added = row
         x = x + added * noise(0) if self.churn else x
-        first = denoise(x, levels.at)
-        return left_endpoint(x, first.x0, levels.at, levels.to), memory, first
+        first = denoise(x, rule.at)
+        return rule(x, first.x0), memory, first
 
 
 @dataclass(frozen=True)
@@ -104,25 +121,25 @@ class Heun:
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"], Float[Array, " N"]]]:
-        row, added = _churned(self, levels)
-        return (), (row, _trapezoid(row), added)
+    ) -> tuple[PyTree, tuple[LeftEndpoint, Float[Array, " N"], Float[Array, " N"]]]:
+        grid, xp = on_host(levels)
+        rule, added = _churned(self, grid, xp)
+        return (), cast((rule, _trapezoid(rule, xp), added), levels)
 
     def step(
         self,
         denoise: Denoise,
         x: Float[Array, "B ..."],
         memory: PyTree,
-        row: tuple[Interval, Float[Array, ""], Float[Array, ""]],
+        row: tuple[LeftEndpoint, Float[Array, ""], Float[Array, ""]],
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        levels, correction, added = row
-        at, to = levels.at, levels.to
+        rule, correction, added = row
         x = x + added * noise(0) if self.churn else x
-        first = denoise(x, at)
-        euler = left_endpoint(x, first.x0, at, to)
-        corrected = lambda: euler + correction * (denoise(euler, to).x0 - first.x0)
-        return jax.lax.cond(to.sigma > 0, corrected, lambda: euler), memory, first
+        first = denoise(x, rule.at)
+        euler = rule(x, first.x0)
+        corrected = lambda: euler + correction * (denoise(euler, rule.to).x0 - first.x0)
+        return jax.lax.cond(rule.to.sigma > 0, corrected, lambda: euler), memory, first
 
 
 @dataclass(frozen=True)
@@ -144,44 +161,52 @@ class DDIM:
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[Interval, Float[Array, " N"]]]:
-        row = intervals(levels)
-        down, fresh = split(row.at, row.to, self.eta)
-        return (), (Interval(row.at, down), fresh)
+    ) -> tuple[PyTree, tuple[LeftEndpoint, Float[Array, " N"]]]:
+        grid, xp = on_host(levels)
+        down, fresh = split(grid[:-1], grid[1:], self.eta, xp)
+        return (), cast((left_rule(grid[:-1], down), fresh), levels)
 
     def step(
         self,
         denoise: Denoise,
         x: Float[Array, "B ..."],
         memory: PyTree,
-        row: tuple[Interval, Float[Array, ""]],
+        row: tuple[LeftEndpoint, Float[Array, ""]],
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        levels, fresh = row
-        first = denoise(x, levels.at)
-        x = left_endpoint(x, first.x0, levels.at, levels.to)
+        rule, fresh = row
+        first = denoise(x, rule.at)
+        x = rule(x, first.x0)
         x = x + fresh * noise(0) if self.eta else x
         return x, memory, first
 
 
-def split(at: NoiseLevel, to: NoiseLevel, eta: float) -> tuple[NoiseLevel, Leaf]:
+def split(
+    at: NoiseLevel, to: NoiseLevel, eta: float, xp: Any = jnp
+) -> tuple[NoiseLevel, Leaf]:
     """`to` with part of its noise taken out, and the std s that replaces it [DDIM].
 
     s = eta (sigma'/sigma) sqrt(sigma^2 - sigma'^2 alpha^2/alpha'^2); the rest of sigma'^2
     stays. Where alpha' = 0 nothing is replaced.
     """
     below = at.sigma * to.alpha
-    q = jnp.where(below > 0, to.sigma * at.alpha / jnp.where(below > 0, below, 1), 1)
-    q = jnp.minimum(q, 1)
-    fresh = eta * to.sigma * root(1 - q**2)
+    q = xp.where(below > 0, to.sigma * at.alpha / xp.where(below > 0, below, 1), 1)
+    q = xp.minimum(q, 1)
+    fresh = eta * to.sigma * root((1 - q) * (1 + q), xp)
     # sqrt(sigma'^2 - s^2), as a sum of squares that rounding cannot make negative
-    down = to.sigma * jnp.hypot(math.sqrt(1 - eta**2), eta * q)
+    down = to.sigma * xp.hypot(math.sqrt(1 - eta**2), eta * q)
     return NoiseLevel(to.alpha, down), fresh
 
 
-def root(a: Float[Array, "..."]) -> Float[Array, "..."]:
+def root(a: Real, xp: Any = jnp) -> Real:
     """sqrt(a), of slope 0 at 0."""
-    return jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)
+    return xp.where(a > 0, xp.sqrt(xp.where(a > 0, a, 1)), 0)
+
+
+def left_rule(at: NoiseLevel, to: NoiseLevel) -> LeftEndpoint:
+    """(sigma'/sigma) x + (alpha' - alpha sigma'/sigma) D."""
+    ratio = to.sigma / at.sigma
+    return LeftEndpoint(at, to, ratio, to.alpha - at.alpha * ratio)
 
 
 def left_endpoint(
@@ -190,23 +215,22 @@ def left_endpoint(
     at: NoiseLevel,
     to: NoiseLevel,
 ) -> Float[Array, "B ..."]:
-    """(sigma'/sigma) x + (alpha' - alpha sigma'/sigma) D."""
-    ratio = to.sigma / at.sigma
-    return ratio * x + (to.alpha - at.alpha * ratio) * x0
+    """The same rule between levels that are known in the step alone."""
+    return left_rule(at, to)(x, x0)
 
 
 def _churned(
-    solver: Euler | Heun, levels: NoiseLevel
-) -> tuple[Interval, Float[Array, " N"]]:
+    solver: Euler | Heun, levels: NoiseLevel, xp: Any
+) -> tuple[LeftEndpoint, Leaf]:
     """The steps from the levels that churn leads up to, and the noise it adds."""
-    row = intervals(levels)
-    gamma = min(solver.churn / max(row.at.sigma.shape[0], 1), math.sqrt(2) - 1)
-    ratio = row.at.sigma / row.at.alpha
+    at, to = levels[:-1], levels[1:]
+    gamma = min(solver.churn / max(at.sigma.shape[0], 1), math.sqrt(2) - 1)
+    signal = at.alpha > 0  # sigma / alpha is infinite on pure noise
+    ratio = xp.where(signal, at.sigma / xp.where(signal, at.alpha, 1), math.inf)
     churned = (solver.churn_min <= ratio) & (ratio <= solver.churn_max)
-    gamma = jnp.where(churned, gamma, 0.0)
-    added = row.at.sigma * jnp.sqrt(gamma * (2 + gamma)) * solver.churn_noise
-    up = NoiseLevel(row.at.alpha, row.at.sigma * (1 + gamma))
-    return Interval(up, row.to), added
+    gamma = xp.where(churned, gamma, 0.0)
+    added = at.sigma * xp.sqrt(gamma * (2 + gamma)) * solver.churn_noise
+    return left_rule(NoiseLevel(at.alpha, at.sigma * (1 + gamma)), to), added
 
 
 def _check_churn(solver: Euler | Heun) -> None:
@@ -217,11 +241,12 @@ def _check_churn(solver: Euler | Heun) -> None:
         )
 
 
-def _trapezoid(row: Interval) -> Float[Array, " N"]:
+def _trapezoid(rule: LeftEndpoint, xp: Any) -> Leaf:
     """What Heun's rule multiplies D' - D by; 0 where a step lands on the data."""
-    lands = row.to.sigma == 0
-    ratio = row.at.sigma / jnp.where(lands, 1, row.to.sigma)
-    return jnp.where(lands, 0, (row.to.alpha * ratio - row.at.alpha) / 2)
+    at, to = rule.at, rule.to
+    lands = to.sigma == 0
+    ratio = at.sigma / xp.where(lands, 1, to.sigma)
+    return xp.where(lands, 0, (to.alpha * ratio - at.alpha) / 2)
 
 
 def intervals(levels: NoiseLevel) -> Interval:

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.ranges import Choice, checked
 from jaxdiff.schedules import RectifiedFlow
-from jaxdiff.solvers.onestep import Denoise, Interval, Noise, intervals, left_endpoint
+from jaxdiff.solvers.onestep import Denoise, LeftEndpoint, Noise, left_rule
+from jaxdiff.solvers.rows import in_float64
 from jaxdiff.solvers.singlestep import on_path, times
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
@@ -37,7 +38,7 @@ METHODS = {
 class Stages:
     """One step: its levels, and S stages on the clock's path."""
 
-    step: Interval
+    step: LeftEndpoint
     h: Leaf
     k: tuple[Leaf, Leaf]
     """How much further out than the clock's path both levels are."""
@@ -65,8 +66,10 @@ class RungeKutta:
         return (len(c) - c.count(1) if self.full else 1) if lands else len(c)
 
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Stages]:
-        levels = jax.tree.map(jnp.asarray, levels)
-        row, t = intervals(levels), times(self.clock, levels)
+        return (), in_float64(self._table, levels)
+
+    def _table(self, levels: NoiseLevel) -> Stages:
+        row, t = left_rule(levels[:-1], levels[1:]), times(self.clock, levels)
         _, k = on_path(self.clock, t, levels)
         landing = row.to.sigma == 0
         h = t[1:] - t[:-1]
@@ -79,7 +82,7 @@ class RungeKutta:
             at = NoiseLevel(at.alpha, jnp.where(data, 0, at.sigma))
             slopes.append(NoiseLevel(slope.alpha, jnp.where(data, 0, slope.sigma)))
             stages.append(at)
-        return (), Stages(row, h, (k[:-1], k[1:]), tuple(stages), tuple(slopes))
+        return Stages(row, h, (k[:-1], k[1:]), tuple(stages), tuple(slopes))
 
     def step(
         self,
@@ -89,13 +92,12 @@ class RungeKutta:
         row: Stages,
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        at, to = row.step.at, row.step.to
-        first = denoise(x, at)
+        first = denoise(x, row.step.at)
         whole = lambda: self._whole(denoise, x / row.k[0], first.x0, row) * row.k[1]
         if self.full:
             return whole(), memory, first
-        lands = lambda: left_endpoint(x, first.x0, at, to)
-        return jax.lax.cond(to.sigma > 0, whole, lands), memory, first
+        lands = lambda: row.step(x, first.x0)
+        return jax.lax.cond(row.step.to.sigma > 0, whole, lands), memory, first
 
     def _whole(
         self,

@@ -19,6 +19,7 @@ A Langevin step of length a = w h / (2 sigma^2) turns noise of variance 1 into
 pole of g^2 at alpha = 0, and coarse grids near it, from blowing up.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.ranges import Choice, Limit, NonNegative, checked
 from jaxdiff.solvers.onestep import Denoise, Interval, Noise
+from jaxdiff.solvers.rows import in_float64
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
 LAST = ("tweedie", "mean", "euler")
@@ -242,7 +244,12 @@ def _rows(
     solver: Langevin, levels: NoiseLevel
 ) -> tuple[LinearRow, LinearRow, Float[Array, " N"]]:
     """The rule with the drift of each step's left end and of its right end, and k' / k."""
-    levels = jax.tree.map(jnp.asarray, levels)
+    return in_float64(functools.partial(_table, solver), levels)
+
+
+def _table(
+    solver: Langevin, levels: NoiseLevel
+) -> tuple[LinearRow, LinearRow, Float[Array, " N"]]:
     lands = levels.sigma[1:] == 0
     left, right, path = _ends(solver, levels, lands)
     k = jnp.hypot(levels.alpha, levels.sigma) / jnp.hypot(path.alpha, path.sigma)

@@ -13,23 +13,24 @@ two levels, which lie on that ray on any path.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.ranges import Fraction, checked
 from jaxdiff.schedules import LogSigma
 from jaxdiff.solvers.onestep import (
     Denoise,
-    Interval,
+    LeftEndpoint,
     Noise,
-    intervals,
-    left_endpoint,
+    left_rule,
     root,
     split,
 )
+from jaxdiff.solvers.rows import cast, in_float64, on_host
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
 
@@ -37,10 +38,11 @@ from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 class Halfway:
     """One step of 2S: two left-endpoint rules, and the noise that is added after each."""
 
-    step: Interval
     mid: NoiseLevel
-    mid_down: NoiseLevel
-    down: NoiseLevel
+    to_mid: LeftEndpoint
+    to_end: LeftEndpoint
+    lands: Leaf
+    """bool, whether the step ends on the data, without a look at the middle."""
     fresh: tuple[Leaf, Leaf, Leaf]
     """Of the step's first draw in the middle and at the end, of its second at the end."""
 
@@ -63,17 +65,18 @@ class DPMSolverPP2S:
         return 1 if lands else 2
 
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Halfway]:
-        row = intervals(jax.tree.map(jnp.asarray, levels))
-        at, to = row.at, row.to
-        down, fresh = split(at, to, self.eta)
-        mid, q = _halfway(at, down if self.ancestral else to)
-        if self.ancestral:
-            return (), Halfway(row, mid, mid, down, (0 * fresh, fresh, 0 * fresh))
-        mid_down, mid_fresh = split(at, mid, self.eta)
-        # W over (s, s_m) and (s_m, s'), of variance s - s_m and s_m - s'
-        first, second = root(1 / (1 + q)), root(q / (1 + q))
-        parts = (mid_fresh, fresh * first, fresh * second)
-        return (), Halfway(row, mid, mid_down, down, parts)
+        grid, xp = on_host(levels)
+        at, to = grid[:-1], grid[1:]
+        down, fresh = split(at, to, self.eta, xp)
+        mid, q = _halfway(at, down if self.ancestral else to, xp)
+        mid_down, parts = mid, (0 * fresh, fresh, 0 * fresh)
+        if not self.ancestral:
+            mid_down, mid_fresh = split(at, mid, self.eta, xp)
+            # W over (s, s_m) and (s_m, s'), of variance s - s_m and s_m - s'
+            first, second = root(1 / (1 + q), xp), root(q / (1 + q), xp)
+            parts = (mid_fresh, fresh * first, fresh * second)
+        rules = left_rule(at, mid_down), left_rule(at, down)
+        return (), cast(Halfway(mid, *rules, to.sigma == 0, parts), levels)
 
     def step(
         self,
@@ -83,16 +86,15 @@ class DPMSolverPP2S:
         row: Halfway,
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        at = row.step.at
-        first = denoise(x, at)
+        first = denoise(x, row.to_end.at)
 
         def second() -> Float[Array, "B ..."]:
-            y = left_endpoint(x, first.x0, at, row.mid_down)
+            y = row.to_mid(x, first.x0)
             y = y + row.fresh[0] * noise(0) if self.eta else y
             return denoise(y, row.mid).x0
 
-        x0 = jax.lax.cond(row.step.to.sigma > 0, second, lambda: first.x0)
-        x = left_endpoint(x, x0, at, row.down)
+        x0 = jax.lax.cond(row.lands, lambda: first.x0, second)
+        x = row.to_end(x, x0)
         x = x + row.fresh[1] * noise(0) if self.eta else x
         x = x + row.fresh[2] * noise(1) if self.eta and not self.ancestral else x
         return x, memory, first
@@ -117,8 +119,11 @@ class Midpoint:
 
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[Interval, NoiseLevel, tuple[Leaf, Leaf], Leaf]]:
-        row = intervals(jax.tree.map(jnp.asarray, levels))
+    ) -> tuple[PyTree, "MidpointRow"]:
+        return (), in_float64(self._table, levels)
+
+    def _table(self, levels: NoiseLevel) -> "MidpointRow":
+        at, to = levels[:-1], levels[1:]
         t = times(self.clock, levels)
         inside = jnp.isfinite(t[:-1]) & jnp.isfinite(t[1:])
         t = jnp.where(jnp.isfinite(t), t, 0.5)
@@ -127,26 +132,41 @@ class Midpoint:
         per = d.sigma / mid.sigma  # eps_m (sigma' - sigma) = (y - alpha_m D_m) per
         of_d = k[1:] * per * (mid.alpha - path.alpha[:-1] * mid.sigma / path.sigma[:-1])
         of_m = k[1:] * (d.alpha - mid.alpha * per)
-        euler = row.to.alpha - row.at.alpha * row.to.sigma / row.at.sigma
-        parts = jnp.where(inside, of_d, euler), jnp.where(inside, of_m, 0)
+        euler = left_rule(at, to)
         scaled = lambda a, b: jnp.where(inside, k[:-1] * a, b)
-        mid = jax.tree.map(scaled, mid, row.at)
-        return (), (row, mid, parts, inside | (row.to.sigma > 0))
+        return MidpointRow(
+            left_rule(at, jax.tree.map(scaled, mid, at)),
+            euler.x,
+            jnp.where(inside, of_d, euler.x0),
+            jnp.where(inside, of_m, 0),
+            inside | (to.sigma > 0),
+        )
 
     def step(
         self,
         denoise: Denoise,
         x: Float[Array, "B ..."],
         memory: PyTree,
-        row: tuple[Interval, NoiseLevel, tuple[Leaf, Leaf], Leaf],
+        row: "MidpointRow",
         noise: Noise,
     ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
-        levels, mid, (of_d, of_m), looks = row
-        first = denoise(x, levels.at)
-        second = lambda: denoise(left_endpoint(x, first.x0, levels.at, mid), mid).x0
-        x0 = jax.lax.cond(looks, second, lambda: first.x0)
-        x = levels.to.sigma / levels.at.sigma * x + of_d * first.x0 + of_m * x0
+        first = denoise(x, row.to_mid.at)
+        second = lambda: denoise(row.to_mid(x, first.x0), row.to_mid.to).x0
+        x0 = jax.lax.cond(row.looks, second, lambda: first.x0)
+        x = row.x * x + row.x0 * first.x0 + row.x0_mid * x0
         return x, memory, first
+
+
+@pytree
+class MidpointRow:
+    """One step of the midpoint rule: `x` x + `x0` D + `x0_mid` D_m."""
+
+    to_mid: LeftEndpoint
+    x: Leaf
+    x0: Leaf
+    x0_mid: Leaf
+    looks: Leaf
+    """bool, whether D_m is evaluated."""
 
 
 def times(clock: Schedule, levels: NoiseLevel) -> Float[Array, " N"]:
@@ -168,10 +188,10 @@ def on_path(
     return path, jnp.hypot(levels.alpha, levels.sigma) / jnp.hypot(path.alpha, path.sigma)
 
 
-def _halfway(at: NoiseLevel, to: NoiseLevel) -> tuple[NoiseLevel, Float[Array, " N"]]:
+def _halfway(at: NoiseLevel, to: NoiseLevel, xp: Any) -> tuple[NoiseLevel, Leaf]:
     """The geometric means, and s_m / s; `at` itself where s is 0 or infinite."""
-    inside: Bool[Array, " N"] = (at.alpha > 0) & (to.sigma > 0) & (to.alpha > 0)
-    mean = lambda a, b: jnp.where(inside, root(a * b), a)
+    inside = (at.alpha > 0) & (to.sigma > 0) & (to.alpha > 0)
+    mean = lambda a, b: xp.where(inside, root(a * b, xp), a)
     mid = jax.tree.map(mean, at, to)
-    q = mid.sigma * at.alpha / (jnp.where(inside, mid.alpha, 1) * at.sigma)
-    return mid, jnp.where(inside, q, 0)
+    q = mid.sigma * at.alpha / (xp.where(inside, mid.alpha, 1) * at.sigma)
+    return mid, xp.where(inside, q, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxdiff import checkpoint, data, losses, processes, sharding
+from jaxdiff import analysis, checkpoint, data, losses, processes, sharding
 from jaxdiff.config import (
     PLACES,
     Experiment,
@@ -22,7 +22,7 @@ from jaxdiff.data import Dataset, statistics
 from jaxdiff.files import Place
 from jaxdiff.state import TrainState, init_state
 from jaxdiff.train import finetuning
-from jaxdiff.weightings import require_finite_mean
+from jaxdiff.weightings import require_finite_mean, warn_of_vanishing_weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ def require_alike(experiment: Experiment) -> None:
 
 
 def require_finite_objective(experiment: Experiment) -> None:
-    """Refuses a weighting whose mean over the law of t diverges.
+    """Refuses a weighting whose mean over the law of t diverges; warns of a vanishing one.
 
     Raises:
         ValueError: which, and what to use.
@@ -167,3 +167,6 @@ def require_finite_objective(experiment: Experiment) -> None:
     e = experiment
     for term in parts(e.loss, losses.WeightedError):
         require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
+    learned = parts(e.loss, losses.Uncertain)  # which balances levels by itself
+    if (weightings := analysis.weightings(e.loss)) and not any(learned):
+        warn_of_vanishing_weight(weightings, e.parameterization, e.schedule)
