@@ -17,7 +17,7 @@ from jaxdiff.denoisers import Clipped
 from jaxdiff.finite import require_finite
 from jaxdiff.guidance import Interval, PlusPlus, noise_aware, thresholded, without
 from jaxdiff.guidance import guide as differences
-from jaxdiff.networks import LevelEstimator
+from jaxdiff.networks import LevelEstimator, require_labels
 from jaxdiff.progress import bar
 from jaxdiff.sampling import follow, normal, sample
 from jaxdiff.state import labelled, run_denoiser
@@ -89,6 +89,12 @@ def _require_fit(
                 f"images of {experiment.data.shape} cannot be guided by a network of "
                 f"{e.data.shape}: both must be of one size"
             )
+    ours = experiment.network.label_dim
+    if guide and guide.network.label_dim not in (0, ours):
+        raise ValueError(
+            f"the guide knows {guide.network.label_dim} classes, the run {ours}: guide by "
+            "a run with as many, or with none"
+        )
     s = experiment.sampling
     if s.plus_plus and not (guide or experiment.label_dropout):
         raise ValueError(
@@ -227,9 +233,16 @@ def _compiled(
         denoise, cond = denoiser(variables, weights), labelled(experiment, label)
         return draw(denoise, cond, keys, *given)
 
-    return lambda variables, keys, label, *given: compiled(
-        variables, keys, label, weights, *given
-    )
+    def checked(
+        variables: PyTree,
+        keys: Array,
+        label: Int[Array | np.ndarray, " B"],
+        *given: Shaped[Array | np.ndarray, "B ..."] | None,
+    ) -> Float[Array, "B H W C"]:
+        require_labels(label, experiment.network.label_dim)
+        return compiled(variables, keys, label, weights, *given)
+
+    return checked
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:

@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree, UInt32
 from jaxdiff import networks, optim
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
+from jaxdiff.networks import require_labels
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoiser, Leaf, pytree
 
 
@@ -92,7 +93,12 @@ def run_denoiser(experiment: Experiment, variables: PyTree) -> Denoiser:
 
 
 def labelled(experiment: Experiment, label: Leaf) -> Condition:
-    """The condition that asks for these classes; nothing where the network has none."""
+    """The condition that asks for these classes; nothing where the network has none.
+
+    Raises:
+        ValueError: the labels are known, and the network has no such classes.
+    """
+    require_labels(label, experiment.network.label_dim)
     return Condition(label=label) if experiment.network.label_dim else UNCONDITIONAL
 
 

@@ -17,7 +17,8 @@ def evaluate(
     cond: Condition,
 ) -> list[Denoised]:
     """All denoisers at one point; those that differ in their condition alone in a batch."""
-    roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in denoisers), strict=True)
+    with jax.ensure_compile_time_eval():  # labels that are known stay so, to be checked
+        roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in denoisers), strict=True)
     results: list[Denoised | None] = [None] * len(denoisers)
     for root in {id(r): r for r in roots}.values():
         members = [i for i, r in enumerate(roots) if r is root]
@@ -58,7 +59,9 @@ def _stack(conds: list[Condition], batch: int) -> Condition:
     for f in fields(Condition):
         values = [getattr(c, f.name) for c in conds]
         given = next((v for v in values if v is not None), None)
-        if given is not None:
+        if given is None:
+            continue
+        with jax.ensure_compile_time_eval():
             unsaid = UNSAID[f.name](given, batch)
             stacked[f.name] = _interleave([unsaid if v is None else v for v in values])
     return Condition(**stacked)

@@ -40,7 +40,7 @@ class Without:
 
 def _no_label(label: Array | None, batch: int) -> Array:
     """-1 for classes, zeros for rows of weights."""
-    if label is not None and label.ndim == 2:
+    if label is not None and jnp.ndim(label) == 2:
         return jnp.zeros_like(label)
     return jnp.full((batch,), -1)
 

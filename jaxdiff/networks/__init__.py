@@ -2,7 +2,16 @@
 
 from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.level import LevelEstimator
+from jaxdiff.networks.skeleton import require_labels
 from jaxdiff.networks.unet import UNet
 from jaxdiff.networks.variables import initial, require_shapes, shapes
 
-__all__ = ["ADM", "LevelEstimator", "UNet", "initial", "require_shapes", "shapes"]
+__all__ = [
+    "ADM",
+    "LevelEstimator",
+    "UNet",
+    "initial",
+    "require_labels",
+    "require_shapes",
+    "shapes",
+]

@@ -7,10 +7,11 @@ first block at the bottom. What a layer, a block and a join are is the caller's 
 
 import functools
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -105,20 +106,55 @@ def rematerialized(block: type[nn.Module], remat: bool) -> type[nn.Module]:
 def label_rows(cond: Condition, batch: int, label_dim: int) -> Float[Array, "B L"]:
     """Labels as rows [B, label_dim] that sum to 1, or 0 where withheld.
 
+    A class that does not exist is refused where the label is known while the network is
+    traced or called; inside jit its row is nan, and so are the outputs of its image.
+
     Raises:
-        ValueError: labels of another shape.
+        ValueError: labels of another shape or kind, or classes that do not exist.
     """
-    label = cond.label
-    if label is None:
+    if cond.label is None:
         return jnp.zeros((batch, label_dim))
-    if not jnp.issubdtype(label.dtype, jnp.floating):
-        label = jax.nn.one_hot(label, label_dim)
-    if label.shape != (batch, label_dim):
+    require_labels(cond.label, label_dim)
+    label = jnp.asarray(cond.label)
+    shape = (batch, label_dim) if jnp.issubdtype(label.dtype, jnp.floating) else (batch,)
+    if label.shape != shape:
         raise ValueError(
-            f"label has shape {cond.label.shape}; give int labels [{batch}] or float "
-            f"rows [{batch}, {label_dim}]"
+            f"label has shape {label.shape}; give int labels [{batch}] or float rows "
+            f"[{batch}, {label_dim}]"
         )
-    return label
+    if label.ndim == 2:
+        return label
+    known = (label >= -1) & (label < label_dim)
+    return jnp.where(known[:, None], jax.nn.one_hot(label, label_dim), jnp.nan)
+
+
+def require_labels(label: Any, label_dim: int) -> None:
+    """Refuses classes that a network does not have; labels that are traced pass.
+
+    Raises:
+        ValueError: an int outside -1 ... label_dim - 1, a weight that is not finite, or
+            neither ints nor floats.
+    """
+    if isinstance(label, jax.core.Tracer) or label_dim < 1:
+        return
+    if not getattr(label, "is_fully_addressable", True):  # other processes hold a part
+        return
+    label = np.asarray(label)
+    if np.issubdtype(label.dtype, np.floating):
+        if not np.isfinite(label).all():
+            raise ValueError(f"label has weights that are not finite: {label.tolist()}")
+        return
+    if not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(
+            f"label is of {label.dtype}; give ints from 0 to {label_dim - 1}, or rows of "
+            f"{label_dim} floats"
+        )
+    bad = np.unique(label[(label < -1) | (label >= label_dim)])
+    if bad.size:
+        raise ValueError(
+            f"label {', '.join(map(str, bad[:5]))} does not exist: this network has the "
+            f"{label_dim} classes 0 to {label_dim - 1}, and -1 stands for no label"
+        )
 
 
 def withhold_noise(emb: Float[Array, "B E"], cond: Condition) -> Float[Array, "B E"]:
