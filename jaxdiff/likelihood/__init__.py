@@ -1,5 +1,6 @@
 """Likelihood: by the variational bound (`bound`), and by the probability flow.
 
+Images are uint8 pixels or floats in [-1, 1], and the dtype says which (`inputs`).
 `bits_per_dim` is the first, of a model of ancestral steps; `flow_bits_per_dim` the second.
 `flow` has the density, `divergence` its traces, `integrate` and `adaptive` its steps, and
 `pixels` the way from a density to bits.

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxdiff.likelihood.inputs import Image, as_data
 from jaxdiff.losses import Decoder, PixelDecoder, bound_term
 from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
 from jaxdiff.types import (
@@ -85,14 +86,14 @@ def process(schedule: Schedule, steps: int) -> Process:
 def term(
     denoise: Denoiser,
     cond: Condition,
-    x0: Float[Array, "B ..."],
+    x0: Image,
     eps: Float[Array, "B ..."],
     step: Process,
     variance: Variance = SmallVariance(),
     decoder: Decoder = PixelDecoder(),
 ) -> Terms:
     """One step of the bound, with one noise for each image: [B]."""
-    at = step.at
+    x0, at = as_data(x0), step.at
     denoised = denoise(at.alpha * x0 + at.sigma * eps, at, cond)
     vb = bound_term(denoised, x0, step.between, variance, decoder)
     return Terms(vb, _mean((denoised.x0 - x0) ** 2))
@@ -101,7 +102,7 @@ def term(
 def terms(
     denoise: Denoiser,
     cond: Condition,
-    x0: Float[Array, "B ..."],
+    x0: Image,
     keys: Key[Array, " B"],
     steps: Process,
     variance: Variance = SmallVariance(),
@@ -119,6 +120,7 @@ def terms(
     >>> terms(gaussian_denoiser(0.0, 1.0), Condition(), x0, keys, steps).vb.shape
     (20, 5)
     """
+    x0 = as_data(x0)
 
     def one(carry: None, step: Process) -> tuple[None, Terms]:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, step.entry)
@@ -129,13 +131,13 @@ def terms(
     return jax.lax.scan(one, None, jax.tree.map(jnp.asarray, steps))[1]
 
 
-def prior(x0: Real, last: NoiseLevel) -> Float[Array, " B"]:
+def prior(x0: Real | Image, last: NoiseLevel) -> Float[Array, " B"]:
     """KL(q(x_T | x0) || N(0, r^2 I)) in bits/dim, r^2 = alpha_T^2 + sigma_T^2 [B].
 
     r = 1 where the path preserves variance; elsewhere it makes the term a function of the
     last level's SNR alone.
     """
-    r2 = last.alpha**2 + last.sigma**2
+    x0, r2 = as_data(x0), last.alpha**2 + last.sigma**2
     mean2, share = last.alpha**2 * x0**2 / r2, last.sigma**2 / r2
     return _mean((mean2 + share - jnp.log(share) - 1) / 2) / math.log(2)
 
@@ -143,13 +145,20 @@ def prior(x0: Real, last: NoiseLevel) -> Float[Array, " B"]:
 def bits_per_dim(
     denoise: Denoiser,
     cond: Condition,
-    x0: Float[Array, "B ..."],
+    x0: Image,
     keys: Key[Array, " B"],
     steps: Process,
     variance: Variance = SmallVariance(),
     decoder: Decoder = PixelDecoder(),
 ) -> Float[Array, " B"]:
-    """The bound on -log2 p(x0) / (elements of an image): all terms and the prior, [B]."""
+    """The bound on -log2 p(x0) / (elements of an image): all terms and the prior, [B].
+
+    Images are uint8 pixels k or floats, 2 k / 255 - 1 where they are pixels, as in all of
+    `likelihood`.
+
+    Raises:
+        ValueError: other integers, or floats of 0 ... 255.
+    """
     vb = terms(denoise, cond, x0, keys, steps, variance, decoder).vb
     return jnp.sum(vb, axis=0) + prior(x0, steps.at[-1])
 

@@ -23,9 +23,10 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from jaxdiff.likelihood.divergence import Divergence, Exact
+from jaxdiff.likelihood.inputs import require_float
 from jaxdiff.likelihood.integrate import RK4, Rule
 from jaxdiff.types import Condition, Denoiser, Leaf, NoiseLevel, Real, Schedule, pytree
 
@@ -122,7 +123,7 @@ def rising(schedule: Schedule, steps: int, low: float | None = None) -> NoiseLev
 def log_density(
     denoise: Denoiser,
     cond: Condition,
-    x: Float[Array, "B ..."],
+    x: Shaped[Array, "B ..."],
     keys: Key[Array, " B"],
     levels: NoiseLevel,
     rule: Rule = RK4,
@@ -136,7 +137,7 @@ def log_density(
     A fixed rule makes its steps from level to level in the clock's u. Levels may be traced.
 
     Raises:
-        ValueError: the grid does not rise from some noise to more.
+        ValueError: the grid does not rise from some noise to more, or x is of integers.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> from jaxdiff.schedules import Cosine
@@ -145,6 +146,7 @@ def log_density(
     >>> round(float(log_density(toy, Condition(), x, keys, levels).log_density[0]), 3)
     -0.452
     """
+    require_float(x, "x", "give data and their noise, or pixels to flow_bits_per_dim")
     _require_rising(levels)
     nodes = clock.time(levels.logsnr)
     to_path, from_path = (_scale(clock(nodes[i]), levels[i]) for i in (0, -1))

@@ -13,15 +13,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 from jaxdiff.likelihood.divergence import Divergence, Hutchinson
 from jaxdiff.likelihood.flow import Gaussian, Prior, log_density
+from jaxdiff.likelihood.inputs import WIDTH, Image, as_pixels
 from jaxdiff.likelihood.integrate import RK4, Rule
 from jaxdiff.types import Condition, Denoiser, Leaf, NoiseLevel, Real, pytree
-
-WIDTH = 2 / 255
-"""The distance between two values of a pixel."""
 
 DEQUANTISATION = 0
 """What an image's key is folded with for u."""
@@ -39,13 +37,15 @@ class Bits:
     """Calls of the denoiser, each with one tangent a probe."""
 
 
-def dequantise(
-    keys: Key[Array, " B"], image: UInt8[Array, "B ..."]
-) -> Float[Array, "B ..."]:
-    """2 (k + u) / 255 - 1, u uniform in (-1/2, 1/2), from each image's own key."""
+def dequantise(keys: Key[Array, " B"], image: Image) -> Float[Array, "B ..."]:
+    """2 (k + u) / 255 - 1, u uniform in (-1/2, 1/2), from each image's own key.
+
+    Images are uint8 k or floats 2 k / 255 - 1, as in all of `likelihood`.
+    """
+    x0 = as_pixels(image)
     own = jax.vmap(lambda key: jax.random.fold_in(key, DEQUANTISATION))(keys)
     draw = lambda key: jax.random.uniform(key, image.shape[1:], minval=-0.5, maxval=0.5)
-    return WIDTH * (image + jax.vmap(draw)(own)) - 1
+    return x0 + WIDTH * jax.vmap(draw)(own)
 
 
 def bits(log_density: Real, size: int, width: float = WIDTH) -> Real:
@@ -60,7 +60,7 @@ def bits(log_density: Real, size: int, width: float = WIDTH) -> Real:
 def flow_bits_per_dim(
     denoise: Denoiser,
     cond: Condition,
-    image: UInt8[Array, "B ..."],
+    image: Image,
     keys: Key[Array, " B"],
     levels: NoiseLevel,
     rule: Rule = RK4,
@@ -69,7 +69,11 @@ def flow_bits_per_dim(
 ) -> Bits:
     """Bits/dim of pixels [B, ...] by `log_density` up the levels, in the data's units.
 
-    Other keys give other probes and another u; the mean over both is without bias.
+    Images are uint8 k or floats 2 k / 255 - 1. Other keys give other probes and another u;
+    the mean over both is without bias.
+
+    Raises:
+        ValueError: images of another kind, or a grid that does not rise.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> from jaxdiff.likelihood import rising

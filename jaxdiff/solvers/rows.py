@@ -38,7 +38,7 @@ def cast(rows: PyTree, levels: NoiseLevel) -> PyTree:
 
 
 def in_float64(table: Callable[[NoiseLevel], PyTree], levels: NoiseLevel) -> PyTree:
-    """`cast(table(levels))`, computed by jax in float64 unless the levels are traced.
+    """`table(levels)`, computed by jax in float64 and as NumPy's, unless levels are traced.
 
     For tables that evaluate a schedule, which is a function of jax arrays.
     """
@@ -46,5 +46,4 @@ def in_float64(table: Callable[[NoiseLevel], PyTree], levels: NoiseLevel) -> PyT
         return table(levels)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         rows = table(jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), levels))
-        rows = jax.tree.map(np.asarray, rows)
-    return cast(rows, levels)
+        return jax.tree.map(np.asarray, rows)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxdiff.ranges import Choice, checked
 from jaxdiff.schedules import RectifiedFlow
 from jaxdiff.solvers.onestep import Denoise, LeftEndpoint, Noise, left_rule
-from jaxdiff.solvers.rows import in_float64
+from jaxdiff.solvers.rows import cast, in_float64
 from jaxdiff.solvers.singlestep import on_path, times
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
@@ -66,7 +66,7 @@ class RungeKutta:
         return (len(c) - c.count(1) if self.full else 1) if lands else len(c)
 
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Stages]:
-        return (), in_float64(self._table, levels)
+        return (), cast(in_float64(self._table, levels), levels)
 
     def _table(self, levels: NoiseLevel) -> Stages:
         row, t = left_rule(levels[:-1], levels[1:]), times(self.clock, levels)

@@ -20,16 +20,19 @@ pole of g^2 at alpha = 0, and coarse grids near it, from blowing up.
 """
 
 import functools
+import math
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.ranges import Choice, Limit, NonNegative, checked
 from jaxdiff.solvers.onestep import Denoise, Interval, Noise
-from jaxdiff.solvers.rows import in_float64
+from jaxdiff.solvers.rows import cast, in_float64, traced
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 
 LAST = ("tweedie", "mean", "euler")
@@ -203,8 +206,7 @@ class StochasticHeun:
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, tuple["LinearRow", "LinearRow", Float[Array, " N"]]]:
-        left, right, scale = _rows(self, levels)
-        return (), (left, right, scale)
+        return (), _rows(self, levels)
 
     def step(
         self,
@@ -240,16 +242,101 @@ class LinearRow:
 Langevin = EulerMaruyama | StochasticHeun
 
 
-def _rows(
-    solver: Langevin, levels: NoiseLevel
-) -> tuple[LinearRow, LinearRow, Float[Array, " N"]]:
+Rows = tuple[LinearRow, LinearRow, Leaf]
+
+
+def _rows(solver: Langevin, levels: NoiseLevel) -> Rows:
     """The rule with the drift of each step's left end and of its right end, and k' / k."""
-    return in_float64(functools.partial(_table, solver), levels)
+    rows = in_float64(functools.partial(_table, solver), levels)
+    if not traced(levels):
+        _warn_if_unstable(solver, levels, rows)
+    return cast(rows, levels)
 
 
-def _table(
-    solver: Langevin, levels: NoiseLevel
-) -> tuple[LinearRow, LinearRow, Float[Array, " N"]]:
+DATA_STD = 0.5
+"""The standard deviation that data are taken to have, that of images in [-1, 1]."""
+
+TOO_LARGE = 2.0
+"""The std at the end beside the right one, above which a grid is called too coarse."""
+
+
+def excess(solver: Langevin, levels: NoiseLevel, rows: Rows) -> float:
+    """The std at the last level beside the right one, for Gaussian data.
+
+    For N(0, s^2) with s = `DATA_STD` the denoiser is linear, D = d x, and so is a step,
+
+        x' = A (x + b noise),    A = a_x + a_x0 d                          EulerMaruyama
+                                 A = (k + (c_x + c_x0 d') (a_x + a_x0 d)) / 2
+
+    by the drift a of the left end and c of the right. inf where it is not finite.
+    """
+    left, right, scale = rows
+    r2 = (levels.alpha * DATA_STD) ** 2 + levels.sigma**2
+    d = levels.alpha * DATA_STD**2 / r2
+    along, added = left.x + left.x0 * d[:-1], left.noise
+    if isinstance(solver, StochasticHeun):
+        after = right.x + right.x0 * d[1:]
+        along, added = (
+            (scale + after * along) / 2,
+            added / scale * (scale + after * along) / 2,
+        )
+    variance = r2[0]
+    for a, b in zip(along, added, strict=True):
+        variance = a**2 * variance + b**2
+    return math.sqrt(variance / r2[-1]) if math.isfinite(variance) else math.inf
+
+
+def stable_ratio(solver: Langevin) -> float:
+    """The least sigma' / sigma of a step, far above the data, whose errors do not grow.
+
+    There D stays, and an error of eps is multiplied by A while the level falls by r, so a
+    long grid is stable where |A| < r: with w = eta g^2, and a = min(eta (1 - r), limit),
+
+        A = r - a                                                   EulerMaruyama
+        A = (1 + (r - a) (2 - 1 / r - min(a / r, limit))) / 2       StochasticHeun
+
+    For eta = 1 that is r > 1/3 and r > 1/2. Laws of w beside `Proportional` count as that.
+
+    >>> round(stable_ratio(EulerMaruyama()), 2), round(stable_ratio(StochasticHeun()), 2)
+    (0.33, 0.5)
+    """
+    eta, r = getattr(solver.diffusion, "eta", 1.0), np.linspace(0.001, 1, 1000)
+    along = r - np.minimum(eta * (1 - r), solver.limit)
+    if isinstance(solver, StochasticHeun):
+        along = (1 + along * (2 - 1 / r - np.minimum(eta * (1 - r) / r, solver.limit))) / 2
+    unstable = np.abs(along) > r + 1e-9
+    return float(r[unstable].max(initial=0.001))
+
+
+def _warn_if_unstable(solver: Langevin, levels: NoiseLevel, rows: Rows) -> None:
+    """Says that steps are too long for the noise that they add, and how many would do."""
+    levels = jax.tree.map(np.float64, levels)
+    lands = int(levels.sigma[-1] == 0)  # onto the data no noise is added
+    count = len(levels.sigma) - lands
+    ratio = excess(solver, levels[:count], jax.tree.map(lambda a: a[: count - 1], rows))
+    if ratio <= TOO_LARGE or not rows[0].noise.any():
+        return
+    name, steps, least = type(solver).__name__, len(levels.sigma) - 1, stable_ratio(solver)
+    if not math.isfinite(ratio):
+        advice = "give it a finite limit, such as limit=1.0"
+    else:
+        with np.errstate(divide="ignore"):
+            s = levels.sigma[:count] / levels.alpha[:count]
+        inside = (s[:-1] < math.inf) & (s[1:] > DATA_STD / 2)
+        longest = float(np.log(s[:-1] / s[1:])[inside].max(initial=0))
+        enough = max(math.ceil(steps * longest / -math.log(least)), steps + 1)
+        advice = (
+            f"take about {enough} steps, so that none leaves less than {least:.2g} of "
+            "sigma / alpha, or a solver without noise, such as Heun()"
+        )
+    warnings.warn(
+        f"{name} is unstable on this grid of {steps} steps: its noise ends {ratio:.3g} "
+        f"times as large as it should (on data of std {DATA_STD:g}): {advice}",
+        stacklevel=2,
+    )
+
+
+def _table(solver: Langevin, levels: NoiseLevel) -> Rows:
     lands = levels.sigma[1:] == 0
     left, right, path = _ends(solver, levels, lands)
     k = jnp.hypot(levels.alpha, levels.sigma) / jnp.hypot(path.alpha, path.sigma)

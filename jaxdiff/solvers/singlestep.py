@@ -120,7 +120,7 @@ class Midpoint:
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, "MidpointRow"]:
-        return (), in_float64(self._table, levels)
+        return (), cast(in_float64(self._table, levels), levels)
 
     def _table(self, levels: NoiseLevel) -> "MidpointRow":
         at, to = levels[:-1], levels[1:]
