@@ -8,7 +8,7 @@ cannot be such values are refused where they are known, and are nan inside jit.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped
 
 WIDTH = 2 / 255
 """The distance between two values of a pixel."""
@@ -16,8 +16,8 @@ WIDTH = 2 / 255
 FAR = 16.0
 """No image in [-1, 1], nor latent of unit size, has values beyond this."""
 
-Image = Float[Array, "B ..."] | UInt8[Array, "B ..."]
-"""Pixels, or data as networks see them."""
+Image = Shaped[Array, "B ..."]
+"""Pixels, or data as networks see them; `as_data` tells which."""
 
 
 def as_data(image: Image) -> Float[Array, "B ..."]:

@@ -14,7 +14,7 @@ from jaxdiff.types import Condition
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 PIXELS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 6)), jnp.uint8)
-DATA = 2 * PIXELS / 255 - 1
+DATA = 2 * jnp.float32(PIXELS) / 255 - 1
 TOY = jd.gaussian_denoiser(0.0, 0.5)
 RISING = likelihood.rising(jd.Cosine(), 8)
 STEPS = likelihood.process(jd.Cosine(), 8)
