@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.arguments import require_network, require_output
 from jaxdiff.types import (
     UNCONDITIONAL,
     Condition,
@@ -31,13 +32,19 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
 
     The result is a pure function of (x, level, condition); levels, inputs and outputs
     are float32 at least, whatever the network computes in.
+
+    Raises:
+        ValueError: `apply` is a module and no function, or does not return an `Output` of
+            the shape of x.
     """
+    require_network(apply, parameterization)
 
     def denoise(
         x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
     ) -> Denoised:
         scale = parameterization(at)
         out = apply(params, scale.c_in * x, scale.c_noise, cond)
+        require_output(out, x)
         raw = out.raw.astype(jnp.promote_types(out.raw.dtype, jnp.float32))
         x0 = scale.c_skip * x + scale.c_out * raw
         return Denoised(x0, out.variance, out.uncertainty, out.level)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxdiff.arguments import require_data, require_levels
 from jaxdiff.sampling import follow, normal
 from jaxdiff.solvers.onestep import Denoise, Heun, Noise
 from jaxdiff.types import Condition, Denoised, Denoiser, Leaf, NoiseLevel, Real, Solver
@@ -51,6 +52,7 @@ def encode(
     Raises:
         ValueError: the grid ends on the data.
     """
+    require_levels(levels)
     last = levels.sigma[-1]
     if not isinstance(last, jax.core.Tracer) and last == 0:
         raise ValueError(
@@ -110,6 +112,8 @@ def image_to_image(
     Raises:
         ValueError: a strength outside [0, 1].
     """
+    require_levels(levels)
+    require_data(image, "image")
     levels = levels[first_step(levels, strength) :]
     if levels.sigma.shape[0] == 1:
         return image

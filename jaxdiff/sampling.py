@@ -7,13 +7,24 @@ start and j = 1 ... N for the steps; a step's k-th further draw folds in k as we
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxdiff.arguments import (
+    require_data,
+    require_denoised,
+    require_denoiser,
+    require_image_shape,
+    require_keys,
+    require_levels,
+    require_solver,
+)
 from jaxdiff.denoisers import during, initial
+from jaxdiff.ranges import check
 from jaxdiff.types import Condition, Denoised, Denoiser, Leaf, NoiseLevel, Solver, pytree
 
 Carry = tuple[Float[Array, "B ..."], PyTree, PyTree]
@@ -43,6 +54,8 @@ def sample(
     >>> round(float(x0.mean()), 1), round(float(x0.std()), 1)
     (2.0, 0.5)
     """
+    _require(denoise, cond, keys, None, levels, solver)
+    require_image_shape(shape, 0 if keys is None else keys.shape[0])
     x = levels.sigma[0] * normal(keys, shape)
     return follow(denoise, cond, keys, x, levels, solver)
 
@@ -60,6 +73,7 @@ def follow(
     The grid may go up: from an image to its noise. `keys` may be None for a solver that
     draws nothing.
     """
+    _require(denoise, cond, keys, x, levels, solver)
     return _scan(denoise, cond, keys, x, levels, solver, lambda x, first: None)[0]
 
 
@@ -84,6 +98,7 @@ def trajectory(
     solver: Solver,
 ) -> Trajectory:
     """`follow`, with every state and every look ahead at x0 kept."""
+    _require(denoise, cond, keys, x, levels, solver)
     keep = lambda x, first: (x, first.x0)
     _, memory, (states, x0) = _scan(denoise, cond, keys, x, levels, solver, keep)
     return Trajectory(jnp.concatenate([x[None], states]), x0, memory)
@@ -97,6 +112,8 @@ def evaluations(solver: Solver, levels: NoiseLevel) -> int:
     >>> evaluations(Heun(), Karras()(None, 32))
     63
     """
+    require_solver(solver)
+    require_levels(levels)
     lands = np.asarray(levels.sigma[1:]) == 0
     return sum(solver.evaluations(bool(landing)) for landing in lands)
 
@@ -123,6 +140,17 @@ def normal(
     return jax.vmap(draw)(keys)
 
 
+def _require(denoise: Any, cond: Any, keys: Any, x: Any, levels: Any, solver: Any) -> None:
+    """Refuses arguments of another kind, before anything is compiled."""
+    require_denoiser(denoise)
+    check("cond", cond, Condition)
+    if x is not None:
+        require_data(x, "x")
+    require_keys(keys, None if x is None else x.shape[0])
+    require_levels(levels)
+    require_solver(solver)
+
+
 def _scan(
     denoise: Denoiser,
     cond: Condition,
@@ -138,7 +166,7 @@ def _scan(
         x, memory, guidance = carry
         number, at, to, row = numbered
         here = during(denoise, at, to, guidance)
-        conditioned = lambda x, level: here(x, level, cond)
+        conditioned = lambda x, level: require_denoised(here(x, level, cond), x)
         noise = lambda k: normal(keys, x.shape[1:], number, *((k,) if k else ()))
         x, memory, first = solver.step(conditioned, x, memory, row, noise)
         return (x, memory, first.memory), keep(x, first)

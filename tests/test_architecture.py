@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxdiff"
 ROWS = (
     {"version", "reprs", "pixels", "ranges"},
     {"types", "files", "jsontext", "accelerators", "finite", "progress"},
+    {"arguments"},
     {"schedules", "parameterizations", "posterior", "posthoc", "networks", "distances"}
     | {"processes"},
     {"times", "weightings", "denoisers", "optim"},
@@ -28,6 +29,7 @@ ROWS = (
 MATHEMATICS = {"types", "schedules", "parameterizations", "times", "weightings"} | {
     "denoisers", "guidance", "losses", "levels", "solvers", "sampling", "posterior",
     "likelihood", "editing", "noise_shift", "reprs", "pixels", "ranges",
+    "arguments",
 }  # fmt: skip
 """Modules that may import jax, NumPy and jaxtyping alone; adaptive.py, diffrax too."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import jax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jaxdiff.arguments import require_denoiser, require_pairs
 from jaxdiff.denoisers import during, initial
 from jaxdiff.guidance.interval import Switch, Weight, decided, value
 from jaxdiff.guidance.shaped import Projected, Rescaled, Rule, Sum, ZeroStar
@@ -89,13 +90,18 @@ def guide(denoise: Denoiser, *weaker: tuple[Denoiser, Weight]) -> Guided:
     Evaluations of one network that differ in their condition alone are stacked into one
     batch. w may be traced or a function of the level: changing it compiles nothing.
 
+    Raises:
+        ValueError: there is no pair, or something else than one.
+
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> import jax.numpy as jnp
     >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.5)
     >>> guide(strong, (weak, 0.5))(jnp.zeros((1, 1)), NoiseLevel(1.0, 0.5)).x0
     Array([[0.75]], dtype=float32)
     """
-    return Guided(denoise, weaker)
+    require_denoiser(denoise)
+    require_pairs(weaker)
+    return Guided(denoise, tuple((weak, w) for weak, w in weaker))
 
 
 def rescaled(guided: Denoiser, phi: float, on: Parameterization = X0()) -> Guided:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.arguments import require_denoiser
 from jaxdiff.denoisers import during, initial
 from jaxdiff.guidance.interval import Switch, Weight, decided, value
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
@@ -60,6 +61,7 @@ def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> Nois
     w is 0 at alpha = 0. The rule has a pole there, and x is pure noise, which no step
     before it can have made too noisy or too clean.
     """
+    require_denoiser(denoise)
     return NoiseAware(denoise, estimator, w)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.arguments import require_denoiser
 from jaxdiff.denoisers import during, initial
 from jaxdiff.ranges import Limit, Positive, PositiveFraction, checked
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
@@ -64,4 +65,5 @@ def thresholded(
     >>> thresholded(bright, quantile=2 / 3)(x, at).x0
     Array([[0. , 0.5, 1. , 1. ]], dtype=float32)
     """
+    require_denoiser(denoise)
     return Thresholded(denoise, quantile, floor, ceiling)

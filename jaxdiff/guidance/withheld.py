@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.arguments import require_denoiser
 from jaxdiff.denoisers import during, initial
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
 
@@ -63,4 +64,5 @@ def without(denoise: Denoiser, field: str) -> Without:
     """
     if field not in WITHHELD:
         raise ValueError(f"a condition has no field {field!r}; it has {[*WITHHELD]}")
+    require_denoiser(denoise)
     return Without(denoise, field)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
+from jaxdiff.arguments import require_schedule
 from jaxdiff.levels.times import Uniform, on_path, require_steps, then_data
 from jaxdiff.ranges import Whole, checked
 from jaxdiff.types import NoiseLevel, Schedule
@@ -67,6 +68,7 @@ class Trailing:
 def _entries(grid: object, schedule: Schedule, steps: int) -> int:
     """T of a table that has so many steps."""
     require_steps(steps)
+    require_schedule(schedule)
     total = getattr(schedule, "steps", 0)
     if not total:
         raise ValueError(f"{grid} picks a table's entries; for {schedule} use Uniform()")

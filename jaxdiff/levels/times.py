@@ -7,6 +7,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from jaxdiff.arguments import require_schedule
 from jaxdiff.ranges import FractionBelowOne, LogSNR, checked
 from jaxdiff.types import NoiseLevel, Real, Schedule
 
@@ -73,6 +74,7 @@ class UniformLogSNR:
 
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
         require_steps(steps)
+        require_schedule(schedule)
         start = max(self.logsnr_min, float(in_float64(lambda: schedule(1.0).logsnr)))
         if start >= self.logsnr_max:
             raise ValueError(
@@ -87,6 +89,7 @@ class UniformLogSNR:
 
 def on_path(grid: object, schedule: Schedule, t: Real) -> NoiseLevel:
     """The path's levels at t, float64 on the host: a solver reads their differences."""
+    require_schedule(schedule)
     return falling(grid, in_float64(lambda: schedule(t)))
 
 

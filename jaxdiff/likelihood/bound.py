@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxdiff.arguments import require_denoiser, require_keys, require_schedule
 from jaxdiff.likelihood.inputs import Image, as_data
 from jaxdiff.losses import Decoder, PixelDecoder, bound_term
 from jaxdiff.posterior import Posterior, SmallVariance, Variance, chain
@@ -66,6 +67,7 @@ def process(schedule: Schedule, steps: int) -> Process:
     Raises:
         ValueError: less than one step, or more noise does not mean less SNR.
     """
+    require_schedule(schedule)
     if steps < 1:
         raise ValueError(f"the bound needs at least 1 step, got {steps}; 1000 is usual")
     with jax.enable_x64(True):
@@ -120,7 +122,9 @@ def terms(
     >>> terms(gaussian_denoiser(0.0, 1.0), Condition(), x0, keys, steps).vb.shape
     (20, 5)
     """
+    require_denoiser(denoise)
     x0 = as_data(x0)
+    require_keys(keys, x0.shape[0])
 
     def one(carry: None, step: Process) -> tuple[None, Terms]:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, step.entry)

@@ -25,6 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
+from jaxdiff.arguments import (
+    require_denoiser,
+    require_keys,
+    require_levels,
+    require_schedule,
+)
 from jaxdiff.likelihood.divergence import Divergence, Exact
 from jaxdiff.likelihood.inputs import require_float
 from jaxdiff.likelihood.integrate import RK4, Rule
@@ -106,6 +112,7 @@ def rising(schedule: Schedule, steps: int, low: float | None = None) -> NoiseLev
     Raises:
         ValueError: no step, or nothing between `low` and the schedule's end.
     """
+    require_schedule(schedule)
     ratio = lambda at: float(at.sigma) / float(at.alpha) if at.alpha else math.inf
     low = max(0.002, ratio(schedule(0.0))) if low is None else low
     high = ratio(schedule(1.0))
@@ -147,6 +154,9 @@ def log_density(
     -0.452
     """
     require_float(x, "x", "give data and their noise, or pixels to flow_bits_per_dim")
+    require_denoiser(denoise)
+    require_keys(keys, x.shape[0])
+    require_levels(levels)
     _require_rising(levels)
     nodes = clock.time(levels.logsnr)
     to_path, from_path = (_scale(clock(nodes[i]), levels[i]) for i in (0, -1))

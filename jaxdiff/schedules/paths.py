@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxdiff.arguments import require_data, require_schedule
 from jaxdiff.ranges import Positive, Range, checked
 from jaxdiff.types import Noised, NoiseLevel, Real, Schedule, Time
 
@@ -32,8 +33,10 @@ def corrupt(
 
     Raises:
         ValueError: t has another number of axes, as [B] would, and would broadcast
-            along the image instead of the batch.
+            along the image instead of the batch; or x0 is of integers, or of 0 ... 255.
     """
+    require_data(x0)
+    require_schedule(schedule)
     if jnp.ndim(t) not in (0, x0.ndim):
         raise ValueError(
             f"t of shape {jnp.shape(t)} does not go with x0 of shape {x0.shape}: give t "
