@@ -270,7 +270,8 @@ def warn_of_vanishing_weight(
         return
     names = " + ".join(str(weighting) for _, weighting in weightings)
     prediction = type(parameterization).__name__
-    own = schedule.reaches_pure_noise and hasattr(schedule, "steps")
+    held = any(hasattr(weighting, "zero_snr") for _, weighting in weightings)
+    own = held and schedule.reaches_pure_noise and hasattr(schedule, "steps")
     field = "zero_snr = 1.0, as the authors of Min-SNR do, or " if own else ""
     warnings.warn(
         f"{names} weighs the error of {prediction}'s output by {last:.1e} at t = 1, where "
