@@ -152,7 +152,7 @@ def test_published_tables(name: str, betas: Any, x64: None) -> None:
 def test_lists() -> None:
     levels = Listed((1.0, 0.6, 0.0), (0.0, 0.8, 1.0))(None, 2)
     np.testing.assert_array_equal(levels.sigma, [1.0, 0.6, 0.0])
-    np.testing.assert_array_equal(levels.alpha, np.float32([0.0, 0.8, 1.0]))
+    np.testing.assert_array_equal(levels.alpha, [0.0, 0.8, 1.0])
 
 
 @pytest.mark.parametrize("case", [0, 1, 2])

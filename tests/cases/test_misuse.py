@@ -23,7 +23,6 @@ KEYS = jax.random.split(KEY, 2)
 LEVELS = jd.levels.Karras()(None, 3)
 IMAGES = jnp.zeros((2, 4, 4, 3))
 NETWORK = SimpleNamespace(apply=lambda *_: None, init=lambda *_: None)
-UNIFORM = jd.levels.Uniform()
 RUN = SimpleNamespace(denoise=TOY, experiment=None)
 MEAN = lambda params, x, c_noise, cond: Output(x)
 
@@ -197,10 +196,6 @@ CASES = {
     "class for a grid": (lambda: jd.levels.Uniform()(jd.Cosine, 4), "the class Cosine"),
     "class for a table's grid": (lambda: jd.levels.Leading()(jd.Cosine, 4), "class Cosine"),
     "class for logSNR": (lambda: jd.levels.UniformLogSNR()(jd.Cosine, 4), "class Cosine"),
-    "no schedule": (
-        lambda: plain(type(UNIFORM).__call__, UNIFORM, None, 4),
-        "schedule must be Schedule, got None",
-    ),
     "weighting class": (
         lambda: jd.WeightedError(jd.MinSNR),
         "weighting is the class MinSNR",
