@@ -20,6 +20,7 @@ from jaxdiff.finite import MODEL_ADVICE, require_finite
 from jaxdiff.generate import guided, image_keys
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.noise_shift import Mean
+from jaxdiff.progress import bar
 from jaxdiff.sampling import normal, trajectory
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import NoiseLevel
@@ -119,6 +120,8 @@ def sampled(
     w: float,
     mesh: Mesh,
     batch: int = 250,
+    *,
+    progress: bool = False,
 ) -> tuple[Float[np.ndarray, "n H W C"], Float[np.ndarray, "N n"]]:
     """x0 of n images, and what is said of the N states before it; one image a seed.
 
@@ -126,7 +129,8 @@ def sampled(
     """
 
     x0, said = [], []
-    for numbers, count in _parts(len(seeds), batch, mesh.size):
+    parts = list(_parts(len(seeds), batch, mesh.size))
+    for numbers, count in bar(parts, unit="batches", desc="watching", show=progress):
         asked = image_keys(seeds[numbers]), jnp.asarray(label[numbers], jnp.int32)
         drawn, level = watch(*variables, *jax.device_put(asked, sharding.split(mesh)), w)
         x0.append(np.asarray(drawn)[:count])
@@ -145,6 +149,8 @@ def forward(
     mesh: Mesh,
     seed: int = 0,
     batch: int = 250,
+    *,
+    progress: bool = False,
 ) -> tuple[Float[np.ndarray, "N n"], Int[np.ndarray, " n"]]:
     """What is said of forward states at N levels, and the classes of their images.
 
@@ -162,7 +168,8 @@ def forward(
         return jax.lax.map(level_mean(estimator, variables, label), states)
 
     said = []
-    for numbers, count in _parts(number, batch, mesh.size):
+    parts = list(_parts(number, batch, mesh.size))
+    for numbers, count in bar(parts, unit="batches", desc="noising data", show=progress):
         asked = jax.device_put((image[numbers], label[numbers]), sharding.split(mesh))
         level = say(jax.random.fold_in(root, numbers[0]), *asked)
         said.append(np.asarray(level)[:, :count])

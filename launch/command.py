@@ -294,4 +294,5 @@ def _line(error: Exception | str) -> str:
     first = lines[0] if lines else type(error).__name__
     if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
         first = f"{first} {lines[-1]}"
-    return re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}…{word[0][-20:]}", first)
+    short = re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}…{word[0][-20:]}", first)
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)

@@ -119,14 +119,15 @@ def estimates(
     variables = run.variables, estimator.variables
     data = split_of(experiment.data, SPLIT.value).load()
     asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
-    said, label = shifts.forward(*asked, SEED.value, batch)
+    said, label = shifts.forward(*asked, SEED.value, batch, progress=True)
     found, seeds = {FORWARD: said}, SEED.value + np.arange(NUMBER.value)
     ways = {SAMPLED: None}
     if w := NOISE_GUIDANCE.value:
         ways[f"{SAMPLED} with NAG, w = {w:g}"] = interval()
     for kind, within in ways.items():
         watch = shifts.watcher(experiment, estimator.experiment, within)
-        _, found[kind] = shifts.sampled(watch, variables, seeds, label, w, mesh, batch)
+        asked = watch, variables, seeds, label, w, mesh, batch
+        _, found[kind] = shifts.sampled(*asked, progress=True)
     return found
 
 

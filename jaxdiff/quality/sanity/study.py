@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, Shaped
-from tqdm import tqdm
 
 from jaxdiff.data.batches import Dataset
 from jaxdiff.distances import Moments
+from jaxdiff.progress import bar
 from jaxdiff.quality.observed import Observed, Seen
 from jaxdiff.quality.sanity.corruptions import CORRUPTIONS, Images
 from jaxdiff.quality.sanity.splits import Numbers, Split, deal, dealt, kept
@@ -118,16 +118,14 @@ def of_faults(
     none = against(clean, other)
     coloured = image.shape[-1] == 3
     faults = {n: c for n, c in CORRUPTIONS.items() if coloured or not c.of_colour}
-    bar = tqdm(
-        total=sum(len(c.levels) for c in faults.values()), desc="Faults", disable=None
-    )
+    done = bar(total=sum(len(c.levels) for c in faults.values()), desc="faults")
     for i, (name, fault) in enumerate(faults.items()):
         scores = [none]
         for k, level in enumerate(fault.levels):
             scores.append(against(look(fault(image, level, (seed, i, k))), other))
-            bar.update()
+            done.update()
         found[name] = Fault(fault.unit, (0, *fault.levels), tuple(scores))
-    bar.close()
+    done.close()
     return found
 
 
@@ -171,21 +169,21 @@ def of_traps(
         return found | {"copied": near.copied}
 
     turns = [turn for split in deals for turn in split.turns]
-    bar = tqdm(total=len(turns) + len(TRAPS) * len(deals), desc="Traps", disable=None)
+    done = bar(total=len(turns) + len(TRAPS) * len(deals), desc="traps")
     scores = []
     for turn in turns:
         new = turn.quarters[2]
         scores.append(judged(rows(clean, new), image[new], turn))
-        bar.update()
+        done.update()
     found = {FRESH: together(scores)}
     for k, (name, trap) in enumerate(TRAPS.items()):
         scores = []
         for s, split in enumerate(deals):
             x = trap(image[split.real], image[split.quarters[2]], (seed, k, s))
             scores.append(judged(look(x), x, split))
-            bar.update()
+            done.update()
         found[name] = together(scores)
-    bar.close()
+    done.close()
     return found
 
 
