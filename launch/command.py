@@ -60,7 +60,10 @@ def run(main: Callable[[], None], together: bool = False) -> None:
         joined = False
         try:
             joined = _set_up(together)
-            main()
+            try:
+                main()
+            finally:
+                _say_replaced()
         except KeyboardInterrupt:
             print("stopped; what the last checkpoint holds is safe", file=sys.stderr)
             status = 130
@@ -103,7 +106,7 @@ def names(flag: flags.FlagHolder[list[str]]) -> list[str]:
 def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
-    Those that are there already will be overwritten, which is said.
+    Those that are replaced are said at the end; see `writes`.
 
     Raises:
         ValueError: the folder cannot be written to, or be made where it would lie.
@@ -113,7 +116,7 @@ def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[
         out = out / default.name
     out = out.with_suffix("") if out.suffix[1:] in suffixes else out
     named = {suffix: out.parent / f"{out.name}.{suffix}" for suffix in suffixes}
-    overwriting(*named.values())
+    writes(*named.values())
     if not isinstance(out, Path):
         return named
     there = next(p for p in out.absolute().parents if p.exists())
@@ -124,14 +127,22 @@ def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[
     return named
 
 
-def overwriting(*paths: Place) -> None:
-    """Says which of the files that a command will write are there already."""
-    there = [path for path in paths if path.exists()]
-    if there:
-        newest = max(there, key=lambda path: path.stat().st_mtime)
-        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest.stat().st_mtime))
-        names = ", ".join([str(there[0]), *(path.name for path in there[1:])])
-        print(f"overwriting {names}, of {date}", file=sys.stderr)
+def writes(*paths: Place) -> None:
+    """Files that the command will write: at its end those that it has replaced are said."""
+    _BEFORE.update({path: path.stat().st_mtime for path in paths if path.exists()})
+
+
+_BEFORE: dict[Place, float] = {}
+"""When the files that a command writes were written last, before it."""
+
+
+def _say_replaced() -> None:
+    there = {path: date for path, date in _BEFORE.items() if path.exists()}
+    gone = {path: date for path, date in there.items() if path.stat().st_mtime != date}
+    if gone:
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(gone.values())))
+        names = ", ".join(path.name if k else str(path) for k, path in enumerate(gone))
+        print(f"replaced those of {date}: {names}", file=sys.stderr)
 
 
 def need(*pairs: tuple[flags.FlagHolder, flags.FlagHolder]) -> None:

@@ -34,6 +34,7 @@ def main() -> None:
         for name, folder in zip(names, folders, strict=True)
     }
     figure = magnitudes.plot(runs)
+    command.writes(command.folder(OUT))
     write_atomically(command.folder(OUT), lambda f: figure.savefig(f, format="png"))
     head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
     print(f"{'run':>12} {'':>12} " + " ".join(f"{name:>10}" for name in head))

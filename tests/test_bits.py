@@ -297,7 +297,10 @@ def test_the_command_by_the_bound_and_by_the_flow(workdir: Path) -> None:
     [
         ("--split=fest", "split must be one of 'train', 'test', 'all', got 'fest'"),
         ("--variance=LearnedVariance --number=3 --timesteps=4", "learned_variance = True"),
-        ("--probes=2", "--probes is for --by=flow: leave it out, or add --by=flow"),
+        (
+            "--by=bound --probes=2",
+            "--probes is for --by=flow: leave it out, or add --by=flow",
+        ),
         ("--by=flow --noclip", "--clip is for --by=bound: leave it out, or add --by=bound"),
         ("--by=flow --exact --probes=2", "--exact has no use for --probes: leave one"),
         ("--by=flow --adaptive=1e-4 --steps=8", "--adaptive has no use for --steps"),

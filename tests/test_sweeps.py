@@ -101,7 +101,7 @@ def test_what_a_kill_leaves_of_a_line_costs_that_row_alone(tmp_path: Path) -> No
         found = [seed for seed in range(3) if book.find({"seed": seed})]
         assert found in ([0, 1], [0, 1, 2])
         assert (2 in found) == (end == len(whole) - 1)  # the newline alone is lost
-        book.write({"seed": 3}, {"blocks": []})
+        book.write({"seed": 3}, {"blocks": [{"fd_x": 3.0}]})
         assert [s for s in range(4) if book.find({"seed": s})] == [*found, 3]
 
 

@@ -49,10 +49,10 @@ def test_a_second_time_says_what_it_replaces(name: str, workdir: Path) -> None:
     asked, files = script(name, workdir), COMMANDS[name][0]
     first = run(*asked)
     assert first.status == 0, first.err
-    assert "overwriting" not in first.err
+    assert "replaced" not in first.err
     again = run(*asked)
     assert again.status == 0, again.err
-    said = rf"overwriting .*/run/{re.escape(files)}, of 20\d\d-\d\d-\d\d \d\d:\d\d"
+    said = rf"replaced those of 20\d\d-\d\d-\d\d \d\d:\d\d: .*/run/{re.escape(files)}\n"
     assert re.search(said, again.err), again.err
     for file in files.split(", "):
         assert Path(file).name in first.out  # each result is named at the end
@@ -62,8 +62,9 @@ def test_a_reference_that_is_there_is_said_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((8, 8, 8, 3), np.uint8))
     asked = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
     asked = (*asked, "--extractors=pixels8")
-    assert "overwriting" not in run(*asked).err
-    assert f"overwriting {tmp_path / 'ref.npz'}, of 20" in run(*asked).err
+    assert "replaced" not in run(*asked).err
+    assert run(*asked).err.endswith(f": {tmp_path / 'ref.npz'}\n")
+    assert "replaced" not in run(*asked, "--extractors=none").err  # nor was it
 
 
 DAMAGED = ["", "{", "[]", "null", '{"step": 1}', '{"bits_per_dim": {"total": 3}}',
