@@ -22,7 +22,7 @@ from jaxdiff.denoisers import Clipped
 from jaxdiff.files import PathLike, write_atomically
 from jaxdiff.finite import MODEL_ADVICE, require_finite
 from jaxdiff.likelihood import Bin, Process, Terms, mean_and_error, per_bin
-from jaxdiff.posterior import Variance
+from jaxdiff.posterior import LearnedVariance, Variance
 from jaxdiff.progress import bar
 from jaxdiff.state import labelled, run_denoiser
 from jaxdiff.types import UNCONDITIONAL, Real
@@ -61,6 +61,12 @@ def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
         ValueError: the data are no pixels, or the network denoises nothing.
     """
     images.check(experiment)
+    head = getattr(experiment.network, "learned_variance", False)
+    if isinstance(variance, LearnedVariance) and not head:
+        raise ValueError(
+            "LearnedVariance needs a network with a variance head: set "
+            "network.learned_variance = True, or use SmallVariance or LargeVariance"
+        )
 
     @jax.jit
     def cost(
