@@ -21,8 +21,8 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdiff.ranges import Limit, Positive, checked
-from jaxdiff.types import NoiseLevel, Scaling
+from jaxdiff.ranges import Finite, Limit, Positive, checked
+from jaxdiff.types import NoiseLevel, Scaling, Schedule
 
 
 @runtime_checkable
@@ -53,6 +53,27 @@ class AngleLabel:
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         return 2 / jnp.pi * jnp.arctan2(at.sigma, at.alpha)
+
+
+@dataclass(frozen=True)
+@checked
+class TimeLabel:
+    """scale t + offset, t the time at which a schedule has the level's logsnr.
+
+    A network that counts the entries 0 ... T - 1 of a table is told scale = T, offset = -1;
+    SiT's, whose time runs from noise to data, RectifiedFlow(), scale = -1, offset = 1.
+
+    >>> from jaxdiff.schedules import RectifiedFlow
+    >>> float(TimeLabel(RectifiedFlow(), -1.0, 1.0)(NoiseLevel(jnp.ones(()), jnp.ones(()))))
+    0.5
+    """
+
+    schedule: Schedule
+    scale: Finite = 1.0
+    offset: Finite = 0.0
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        return self.scale * self.schedule.time(at.logsnr) + self.offset
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ estimator of the level instead.
 
 Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and so may be
 guided again. `rescaled`, `projected` and `zero_star` say how the differences are combined,
-so they take what `guide` returns.
+and `first_channels` of which channels, so they take what `guide` returns.
 
 A weight may be a function of the level. An `Interval` [GI] switches guidance on for some
 steps of a sampler, and a step is guided in all its evaluations or in none; `PlusPlus`
@@ -20,6 +20,7 @@ each, so the level alone does not tell: `sample` says from where to where each s
 """
 
 from jaxdiff.denoisers import during, initial
+from jaxdiff.guidance.channels import FirstChannels, first_channels
 from jaxdiff.guidance.combination import Guided, guide, projected, rescaled, zero_star
 from jaxdiff.guidance.estimated import LevelEstimator, NoiseAware, noise_aware
 from jaxdiff.guidance.interval import Interval, PlusPlus, Weight
@@ -28,6 +29,7 @@ from jaxdiff.guidance.thresholds import Thresholded, thresholded
 from jaxdiff.guidance.withheld import Without, without
 
 __all__ = [
+    "FirstChannels",
     "Guided",
     "Interval",
     "LevelEstimator",
@@ -42,6 +44,7 @@ __all__ = [
     "Without",
     "ZeroStar",
     "during",
+    "first_channels",
     "guide",
     "initial",
     "noise_aware",

@@ -1,8 +1,8 @@
 """The machine that reads a pickle: stack, memo and marks, and its instructions.
 
 What stands on the stack is None, a truth value, a number, a string, bytes (a slice of the
-input), a list, tuple, dict or set, whose keys are strings, a `Global`, a `Record`, or what
-a function of the table of names has built. Python 2's strings, which are either, are text
+input), a list, tuple, dict or set, whose keys are strings or small whole numbers, a
+`Global`, a `Record`, or what a function of the table of names has built. Python 2's strings, which are either, are text
 of a character a byte where they are short, and bytes from 256 on.
 """
 
@@ -124,9 +124,9 @@ class Machine:
             raise self.fail(f"it recalls {key}, which it never stored")
         self.stack.append(self.memo[key])
 
-    def keys(self, keys: list[Any]) -> list[str]:
-        if not all(type(key) is str for key in keys):
-            raise self.fail("the keys of a dict or set must be strings")
+    def keys(self, keys: list[Any]) -> list[str | int]:
+        if not all(type(key) is str or _is_count(key) for key in keys):
+            raise self.fail("the keys of a dict or set must be strings, or counts")
         return keys
 
     def set_items(self, items: list[Any]) -> None:
@@ -188,6 +188,11 @@ class Machine:
         if self.persistent is None:
             raise self.fail("it has persistent ids, which are refused")
         self.stack.append(self.persistent(self.pop()))
+
+
+def _is_count(key: Any) -> bool:
+    """Whether it is a number as optimizers count parameters by."""
+    return type(key) is int and 0 <= key < 2**20
 
 
 def _kind(value: Any) -> str:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.interop import pickles
-from jaxdiff.interop.machine import Global
+from jaxdiff.interop.machine import Global, Record
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -58,7 +58,7 @@ def load(data: memoryview, budget: Iterator[int] | None = None) -> Any:
     classes = dict.fromkeys((*DTYPES, TYPED))
     seen: dict[str, tuple] = {}
     note = lambda entry: seen.setdefault(entry_of(entry)[2], entry)
-    blank = {**dict.fromkeys(names(), lambda *_: None), **_DICTS, **classes}
+    blank = {**dict.fromkeys(names(), lambda *_: None), **_DICTS, **INERT, **classes}
     root, end = pickles.load(data, blank, at, note, budget)
     alone = type(root) is tuple
     if alone:
@@ -68,7 +68,7 @@ def load(data: memoryview, budget: Iterator[int] | None = None) -> Any:
     resolve = lambda entry: _resolve(entry_of(entry), storages)
     if alone:
         return resolve(root)
-    return pickles.load(data, {**names(), **classes}, at, resolve, budget)[0]
+    return pickles.load(data, {**names(), **INERT, **classes}, at, resolve, budget)[0]
 
 
 def names() -> dict[str, Callable[..., Any]]:
@@ -81,6 +81,10 @@ def names() -> dict[str, Callable[..., Any]]:
 
 
 _DICTS: Mapping[str, Callable[..., Any]] = {"collections.OrderedDict": lambda: {}}
+INERT: Mapping[str, Callable[..., Any]] = {
+    "argparse.Namespace": lambda: Record("argparse.Namespace", {})
+}
+"""What checkpoints have beside tensors, such as the training's settings: no more than data."""
 
 
 def tensor(storage: Any, offset: Any, size: Any, strides: Any, *_: Any) -> np.ndarray:

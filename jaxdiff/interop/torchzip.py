@@ -47,6 +47,7 @@ def load(data: memoryview) -> Any:
     code = archives.read(members[f"{roots[0]}/data.pkl"], PICKLE)
     names = {
         **torchfiles.names(),
+        **torchfiles.INERT,
         **dict.fromkeys(torchfiles.DTYPES),
         **SCRIPT,
         **_classes(code),

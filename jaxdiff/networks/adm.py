@@ -1,4 +1,4 @@
-"""The ADM U-Net, where EDM2's ladder begins: configs A and B.
+"""The ADM U-Net: Improved DDPM's and ADM's own, and where EDM2's ladder begins.
 
 Convolutions and linear layers have biases, the group norm is affine and subtracts a mean,
 and the embedding scales and shifts. With n = group norm, for each block
@@ -12,18 +12,25 @@ and for the network, pe(c) = [cos(c f_i), sin(c f_i)] with f_i = 10000^(-2 i / f
     emb = silu(emb_hidden(silu(emb_noise(pe(c_noise)))) + emb_label(label))
     raw = out_conv(silu(n(decoder(encoder(x; emb); emb))))               [EDM2 fig. 17]
 
+Two options lead from ADM to Improved DDPM: without `scale_shift` the embedding is added,
+y = conv_res1(silu(n(conv_res0(...) + emb_linear(emb)))); without `resample_blocks` a
+convolution of stride 2, or one after nearest-neighbour doubling, changes the resolution.
+
 conv_res1, attn_proj and out_conv start at 0, so an untrained block adds nothing and an
 untrained network returns 0. Other weights start He-uniform, the label's N(0, 1).
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxdiff.networks.attention import attend
 from jaxdiff.networks.block import require_heads
 from jaxdiff.networks.magnitude import Mode, MPFourier, resample, wide
 from jaxdiff.networks.skeleton import (
@@ -31,6 +38,7 @@ from jaxdiff.networks.skeleton import (
     DType,
     Encoder,
     LabelDim,
+    Multiple,
     Multiples,
     label_rows,
     only_told,
@@ -38,7 +46,7 @@ from jaxdiff.networks.skeleton import (
     require_square,
     withhold_noise,
 )
-from jaxdiff.ranges import Blocks, FractionBelowOne, Size, Width, checked
+from jaxdiff.ranges import Blocks, FractionBelowOne, Size, Whole, Width, checked
 from jaxdiff.types import Condition, Output
 
 ZEROS = nn.initializers.zeros
@@ -60,8 +68,9 @@ def positions(c: Float[Array, " B"], features: int) -> Float[Array, "B N"]:
 class ADMBlock(nn.Module):
     """Residual block, and self-attention if asked: (x, emb) -> x.
 
-    Attention has features // channels_per_head heads, and none below one head. Encoder
-    and decoder have the same blocks. Logits and softmax of attention are float32.
+    Attention has `heads` heads, or if that is 0, features // channels_per_head, and none
+    below one. Encoder and decoder have the same blocks. Logits and softmax of attention
+    are float32.
     """
 
     features: int
@@ -69,6 +78,8 @@ class ADMBlock(nn.Module):
     resample: Mode = "keep"
     attention: bool = False
     channels_per_head: int = 64
+    heads: int = 0
+    scale_shift: bool = True
     dropout: float = 0.0
 
     @nn.compact
@@ -78,17 +89,25 @@ class ADMBlock(nn.Module):
         half = (1.0, 1.0)  # the 2 x 2 mean, and nearest neighbour
         y = resample(nn.silu(norm(x, "norm_res0")), half, self.resample)
         y = conv(self.features, (3, 3), x.dtype, "conv_res0")(y)
-        emb = linear(2 * self.features, emb.dtype, "emb_linear")(emb)
-        scale, shift = jnp.split(emb.astype(x.dtype)[:, None, None, :], 2, axis=-1)
-        y = nn.silu(norm(y, "norm_res1") * (1 + scale) + shift)
+        y = nn.silu(self._told(y, emb))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         y = conv(self.features, (3, 3), x.dtype, "conv_res1", ZEROS)(y)
         x = resample(x, half, self.resample)
         if x.shape[-1] != self.features:
             x = conv(self.features, (1, 1), x.dtype, "conv_skip")(x)
         x = x + y
-        heads = self.features // self.channels_per_head if self.attention else 0
-        return x + self._attend(x, heads) if heads else x
+        heads = self.heads or self.features // self.channels_per_head
+        return x + self._attend(x, heads) if self.attention and heads else x
+
+    def _told(self, y: Float[Array, "B H W C"], emb: Array) -> Float[Array, "B H W C"]:
+        """The second norm, scaled and shifted by the embedding, or of the sum with it."""
+        width = (1 + self.scale_shift) * self.features
+        emb = linear(width, emb.dtype, "emb_linear")(emb)
+        emb = emb.astype(y.dtype)[:, None, None, :]
+        if not self.scale_shift:
+            return norm(y + emb, "norm_res1")
+        scale, shift = jnp.split(emb, 2, axis=-1)
+        return norm(y, "norm_res1") * (1 + scale) + shift
 
     def _attend(self, x: Float[Array, "B H W C"], heads: int) -> Float[Array, "B H W C"]:
         """softmax(q k / sqrt(d)) v; the channels of attn_qkv are (qkv, head, d)."""
@@ -96,19 +115,41 @@ class ADMBlock(nn.Module):
         require_heads(c, heads, self.channels_per_head)
         qkv = conv(3 * c, (1, 1), x.dtype, "attn_qkv")(norm(x, "attn_norm"))
         q, k, v = jnp.moveaxis(qkv.reshape(b, h * w, 3, heads, c // heads), 2, 0)
-        exact = {"preferred_element_type": wide(x.dtype)}
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, **exact) / math.sqrt(c // heads)
-        weight = jax.nn.softmax(logits).astype(x.dtype)
-        out = jnp.einsum("bhqk,bkhd->bqhd", weight, v)
-        return conv(c, (1, 1), x.dtype, "attn_proj", ZEROS)(out.reshape(b, h, w, c))
+        out = attend(q, k, v).reshape(b, h, w, c)
+        return conv(c, (1, 1), x.dtype, "attn_proj", ZEROS)(out)
+
+
+class Resampling(nn.Module):
+    """Half or double the resolution by a convolution, (x, emb) -> x; emb is not read."""
+
+    features: int
+    resample: Mode
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], emb: Float[Array, "B E"], train: bool = False
+    ) -> Float[Array, "B H2 W2 C2"]:
+        if self.resample == "up":
+            x = resample(x, (1.0, 1.0), "up")
+            return conv(self.features, (3, 3), x.dtype, "conv")(x)
+        return nn.Conv(
+            self.features, (3, 3), 2, ((1, 1), (1, 1)), dtype=x.dtype,
+            kernel_init=HE_UNIFORM, name="conv",
+        )(x)  # fmt: skip
 
 
 @checked
 class ADM(nn.Module):
-    """The ADM network of EDM2's configs A and B, with B's uncertainty head [EDM2 fig. 17].
+    """The ADM network [EDM2 fig. 17], and with other settings Improved DDPM's.
 
-    Fields are those of `UNet`. Config A attends at resolution 32 too and has no head. With
-    `learned_variance` a second head gives v, 0 in an untrained network, as Improved DDPM's.
+    Fields are those of `UNet`. EDM2's config B is the default; A attends at resolution 32
+    too and has no uncertainty head. `channel_mult_noise` and `channel_mult_emb` give the
+    widths of the position features and of the embedding in model_channels; 0 stands for
+    max(channel_mult). `heads` fixes the number of heads at every resolution. As published,
+    both networks have channel_mult_emb = 4 (2 * 4 at half the model_channels, for a
+    channel_mult of 1/2), no uncertainty head, and blocks of the bottom that attend.
+    With `learned_variance` a second head gives v, 0 in an untrained network, as Improved
+    DDPM's.
 
     >>> net = ADM(model_channels=8, channel_mult=(1, 2), num_blocks=1, channels_per_head=8)
     >>> args = (jax.random.key(0), jnp.zeros([2, 8, 8, 3]), jnp.zeros([]), Condition())
@@ -123,6 +164,11 @@ class ADM(nn.Module):
     num_blocks: Blocks = 3
     attn_resolutions: tuple[Size, ...] = (16, 8)
     channels_per_head: Width = 64
+    channel_mult_noise: Annotated[int, Whole(1, 64)] = 1
+    channel_mult_emb: Multiple = 0
+    heads: Annotated[int, Whole(0, 2**13)] = 0
+    scale_shift: bool = True
+    resample_blocks: bool = True
     dropout: FractionBelowOne = 0.0
     logvar_channels: Width = 128
     uncertainty: bool = True
@@ -156,11 +202,7 @@ class ADM(nn.Module):
         shared = (widths, self.num_blocks, self.attn_resolutions)
         layer = functools.partial(nn.Conv, dtype=dtype, kernel_init=HE_UNIFORM)
         join = lambda x, skip: jnp.concatenate([x, skip], axis=-1)
-        block = functools.partial(
-            rematerialized(ADMBlock, self.remat),
-            channels_per_head=self.channels_per_head,
-            dropout=self.dropout,
-        )
+        block = _blocks(self)
         skips = Encoder(*shared, layer, block, name="enc")(x.astype(dtype), emb, train)
         x = Decoder(*shared, join, block, name="dec")(skips, emb, train)
         x = nn.silu(norm(x, "out_norm"))
@@ -169,8 +211,8 @@ class ADM(nn.Module):
         return Output(raw, self._variance(x, channels), uncertainty, features=x)
 
     def _embed(self, c_noise: Float[Array, " B"], cond: Condition) -> Float[Array, "B E"]:
-        width = self.model_channels * max(self.channel_mult)
-        emb = positions(c_noise, self.model_channels)
+        width = self.model_channels * (self.channel_mult_emb or max(self.channel_mult))
+        emb = positions(c_noise, self.model_channels * self.channel_mult_noise)
         emb = nn.silu(linear(width, emb.dtype, "emb_noise")(emb))
         emb = withhold_noise(linear(width, emb.dtype, "emb_hidden")(emb), cond)
         if self.label_dim:
@@ -197,6 +239,24 @@ class ADM(nn.Module):
         features = MPFourier(self.logvar_channels, gain=1.0, name="logvar_fourier")
         u = linear(1, c_noise.dtype, "logvar_linear")(features(c_noise))[:, 0]
         return only_told(u, cond)
+
+
+def _blocks(net: ADM) -> Callable[..., nn.Module]:
+    """What makes a block of (features), or the convolution that resamples in its place."""
+    block = functools.partial(
+        rematerialized(ADMBlock, net.remat),
+        channels_per_head=net.channels_per_head,
+        heads=net.heads,
+        scale_shift=net.scale_shift,
+        dropout=net.dropout,
+    )
+
+    def make(features: int, resample: Mode = "keep", **where: Any) -> nn.Module:
+        if resample != "keep" and not net.resample_blocks:
+            return Resampling(features, resample, name=where["name"])
+        return block(features, resample=resample, **where)
+
+    return make
 
 
 def norm(x: Float[Array, "B H W C"], name: str) -> Float[Array, "B H W C"]:

@@ -1,0 +1,147 @@
+"""DiT's and SiT's published networks as `DiT`s, and their parameters as its variables.
+
+Both are one network with the same names and shapes, so which of the two a file is must be
+said. DiT's predicts eps, and v in the second half of its channels. SiT's predicts the
+velocity from noise to data, x0 - eps, and does not use that half: it is left out here, and
+the sign of the last layer is turned, so that the network predicts `Flow`'s eps - x0.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxdiff.interop.sources import (
+    Path,
+    Source,
+    Tensors,
+    layer,
+    numbered,
+    output,
+    shape_of,
+    shapes,
+    variables,
+)
+from jaxdiff.networks.dit import SIZES, DiT
+
+Kind = Literal["dit", "sit"]
+Shape = tuple[int, int, int]
+"""Height, width and channels of what the network denoises."""
+
+LAYERS = {
+    "patch": "x_embedder.proj",
+    "emb_noise": "t_embedder.mlp.0",
+    "emb_hidden": "t_embedder.mlp.2",
+    "emb_label": "y_embedder.embedding_table.weight",
+    "positions": "pos_embed",
+    "attn_qkv": "attn.qkv",
+    "attn_proj": "attn.proj",
+    "mlp_hidden": "mlp.fc1",
+    "mlp_out": "mlp.fc2",
+    "modulation": "adaLN_modulation.1",
+    "out_modulation": "final_layer.adaLN_modulation.1",
+    "out_linear": "final_layer.linear",
+}
+"""Names in the file of our layers; those of a block stand inside of `blocks.N`."""
+NAME: dict[str, str] = {"dit": "DiT", "sit": "SiT"}
+
+
+def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
+    """The network that a state dict is of, and the shape of its images.
+
+    No file says the number of heads: it is known for the published widths.
+
+    Raises:
+        ValueError: a tensor that is missing or of another shape, or an unknown number of
+            heads.
+    """
+    said = NAME[kind]
+    width, channels, patch, _ = shape_of(tensors, "x_embedder.proj.weight", 4, said)
+    _, tokens, _ = shape_of(tensors, "pos_embed", 3, said)
+    hidden, _ = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2, said)
+    outputs = _outputs(tensors, patch, said)
+    if outputs not in (channels, 2 * channels):
+        raise ValueError(
+            f"not a {said}: its last layer has {outputs} channels, and its images {channels}"
+        )
+    side = round(tokens**0.5)
+    if side**2 != tokens:
+        raise ValueError(f"not a {said}: {tokens} positions are no square of patches")
+    known = {size["width"]: size["heads"] for size in SIZES.values()}
+    if not heads and width not in known:
+        raise ValueError(
+            f"a {said} of width {width} is none of the published sizes, and no file says "
+            "the number of heads: say it"
+        )
+    net = DiT(
+        label_dim=_classes(tensors, said),
+        patch=patch,
+        width=width,
+        depth=numbered(tensors, "blocks"),
+        heads=heads or known[width],
+        mlp_ratio=hidden / width,
+        learned_variance=kind == "dit" and outputs == 2 * channels,
+    )
+    return net, (side * patch, side * patch, channels)
+
+
+def sources(net: DiT, shape: Shape, kind: Kind, outputs: int) -> dict[Path, Source]:
+    """The source of every variable, in a file whose last layer has so many channels."""
+    return {path: _source(net, path, size, kind, outputs)
+            for path, size in shapes(net, shape).items()}  # fmt: skip
+
+
+def imported(
+    tensors: Tensors, kind: Kind, heads: int = 0
+) -> tuple[DiT, Shape, dict[str, Any]]:
+    """The network, the shape of its images, and its variables in float32.
+
+    Raises:
+        ValueError: tensors that are not those of such a network; one line.
+    """
+    net, shape = network(tensors, kind, heads)
+    outputs = _outputs(tensors, net.patch, NAME[kind])
+    made = sources(net, shape, kind, outputs)
+    return net, shape, variables(made, tensors, NAME[kind])
+
+
+def _classes(tensors: Tensors, said: str) -> int:
+    rows, _ = shape_of(tensors, LAYERS["emb_label"], 2, said)
+    return rows - 1
+
+
+def _outputs(tensors: Tensors, patch: int, said: str) -> int:
+    """Channels of the last layer."""
+    rows, _ = shape_of(tensors, "final_layer.linear.weight", 2, said)
+    return rows // patch**2
+
+
+def _source(
+    net: DiT, path: Path, shape: tuple[int, ...], kind: Kind, outputs: int
+) -> Source:
+    *modules, leaf = path[1:]
+    if not modules:
+        if leaf == "positions":
+            return Source(LAYERS[leaf], (1, *shape), lambda a: a[0])
+        return Source(LAYERS[leaf], shape)
+    name = ".".join(_module(module) for module in modules)
+    if modules == ["patch"] and leaf == "kernel":
+        inputs, width = shape
+        cut = lambda a: a.transpose(2, 3, 1, 0).reshape(shape)
+        side = (net.patch, net.patch)
+        return Source(f"{name}.weight", (width, inputs // net.patch**2, *side), cut)
+    source = layer(name, leaf, shape)
+    if modules == ["out_linear"] and kind == "sit":
+        return output(source, net.patch**2 * outputs, lambda a: _velocity(a, source, net))
+    return source
+
+
+def _velocity(a: np.ndarray, source: Source, net: DiT) -> np.ndarray:
+    """The used half of the channels of each pixel, with the sign of `Flow`."""
+    rows, *rest = source.shape
+    pixels = net.patch**2
+    return -a.reshape(pixels, -1, *rest)[:, : rows // pixels].reshape(source.shape)
+
+
+def _module(name: str) -> str:
+    block = name.removeprefix("block")
+    return f"blocks.{block}" if block.isdecimal() else LAYERS[name]

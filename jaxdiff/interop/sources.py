@@ -1,0 +1,188 @@
+"""From state dicts to variables: which tensor each variable is made of, and how.
+
+A network's variables are known before a file is read, by abstract evaluation; a family of
+files says for each the `Source` it is made of. All names and shapes are compared first, so
+that a file is either the network's whole, or refused with every difference in one line.
+Layouts are those of PyTorch: weights [out, in] and [out, in, h, w].
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import Shaped
+
+from jaxdiff.types import Condition
+
+Path = tuple[str, ...]
+"""What leads to a variable: its collection, modules and name."""
+Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
+"""A state dict: tensors by name."""
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+LISTED = 8
+"""Differences of a kind that a message lists; of the others it gives the number."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of a state dict, and the array that a variable is made of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray
+    older: tuple[str, ...] = ()
+    """Other names that published files have for it."""
+    flat: bool = False
+    """Whether axes of length 1 at the end may be left out, or added."""
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape is one that can be converted."""
+        return _flat(shape) == _flat(self.shape) if self.flat else shape == self.shape
+
+
+def layer(name: str, leaf: str, shape: tuple[int, ...], **more: Any) -> Source:
+    """The source of a parameter of a linear layer, a convolution or a norm.
+
+    `leaf` and `shape` are the variable's own: a kernel, a bias or a scale.
+
+    >>> layer("conv", "kernel", (3, 3, 8, 16)).shape
+    (16, 8, 3, 3)
+    """
+    if leaf == "bias":
+        return Source(f"{name}.bias", shape, **more)
+    if leaf == "scale":
+        return Source(f"{name}.weight", shape, **more)
+    if len(shape) == 2:
+        return Source(f"{name}.weight", shape[::-1], np.transpose, **more)
+    height, width, inputs, outputs = shape
+    to_last = lambda a: a.transpose(2, 3, 1, 0)
+    return Source(f"{name}.weight", (outputs, inputs, height, width), to_last, **more)
+
+
+def shapes(net: nn.Module, *inputs: tuple[int, ...]) -> dict[Path, tuple[int, ...]]:
+    """The shape of each variable of a network; nothing is computed.
+
+    A network of noise levels is given the shape of an image [H, W, C], and other modules
+    their inputs' shapes.
+    """
+    key, float32 = jax.random.key(0), np.float32
+    arguments: tuple[Any, ...] = tuple(
+        jax.ShapeDtypeStruct((1, *shape), float32) for shape in inputs
+    )
+    if hasattr(net, "label_dim"):
+        arguments = (*arguments, jax.ShapeDtypeStruct((), float32), Condition())
+    tree = traverse_util.flatten_dict(dict(jax.eval_shape(net.init, key, *arguments)))
+    return {path: tuple(leaf.shape) for path, leaf in tree.items()}
+
+
+def variables(
+    sources: Mapping[Path, Source], tensors: Tensors, network: str
+) -> dict[str, Any]:
+    """The variables {"params": ..., ...} that a state dict holds, nested, in float32.
+
+    Raises:
+        ValueError: tensors that are missing, left over, of another shape, no floats, or
+            not finite; one line.
+    """
+    chosen = {path: _chosen(source, tensors) for path, source in sources.items()}
+    require(network, sources.values(), tensors)
+    made = {}
+    for path, source in sources.items():
+        value = tensors[chosen[path]]
+        if source.flat:
+            value = value.reshape(source.shape)
+        made[path] = np.ascontiguousarray(source.convert(value), np.float32)
+        if not np.isfinite(made[path]).all():
+            raise ValueError(f"{chosen[path]} of the {network} has nan or inf in it")
+    return traverse_util.unflatten_dict(made)
+
+
+def require(network: str, sources: Iterable[Source], tensors: Tensors) -> None:
+    """Refuses a state dict that is not a network's own.
+
+    Raises:
+        ValueError: the tensors missing, left over, of another shape or type; one line.
+
+    >>> tensors = {"a": np.zeros(2), "c": np.zeros(1)}
+    >>> require("tiny network", [Source("a", (3,)), Source("b", ())], tensors)
+    Traceback (most recent call last):
+        ...
+    ValueError: not the tensors of the tiny network: 1 missing (b); 1 left over (c); \
+1 of another shape (a is (2,), must be (3,))
+    """
+    missing, wrong, numbers, used = [], [], [], set()
+    for source in sources:
+        name = _chosen(source, tensors)
+        used.add(name)
+        if name not in tensors:
+            missing.append(name)
+        elif not source.fits(tensors[name].shape):
+            wrong.append(f"{name} is {tensors[name].shape}, must be {source.shape}")
+        elif tensors[name].dtype.name not in FLOATS:
+            numbers.append(f"{name} is {tensors[name].dtype.name}")
+    extra = [name[:80] for name in tensors if name not in used]
+    kinds = {
+        "missing": missing,
+        "left over": extra,
+        "of another shape": wrong,
+        "of no floating-point type": numbers,
+    }
+    parts = [_listed(kind, sorted(set(some))) for kind, some in kinds.items() if some]
+    if parts:
+        raise ValueError(f"not the tensors of the {network}: {'; '.join(parts)}")
+
+
+def shape_of(tensors: Tensors, name: str, ndim: int, network: str) -> tuple[int, ...]:
+    """The shape of a tensor by which a network is recognised, of so many axes, none empty.
+
+    Raises:
+        ValueError: there is none, or it has another number of axes.
+    """
+    if name not in tensors:
+        raise ValueError(f"not a {network}: its file has a tensor {name}, which is missing")
+    shape = tensors[name].shape
+    if len(shape) != ndim or not all(0 < size < 2**20 for size in shape):
+        raise ValueError(
+            f"not a {network}: {name} has shape {shape}, but needs {ndim} axes"
+        )
+    return shape
+
+
+def numbered(tensors: Tensors, prefix: str) -> int:
+    """How many modules `prefix.0`, `prefix.1`, ... there are, one after the other.
+
+    >>> numbered({"b.0.w": np.zeros(1), "b.1.w": np.zeros(1), "b.3.w": np.zeros(1)}, "b")
+    2
+    """
+    parts = {n.removeprefix(f"{prefix}.").partition(".")[0] for n in tensors
+             if n.startswith(f"{prefix}.")}  # fmt: skip
+    return next(i for i in range(len(parts) + 1) if str(i) not in parts)
+
+
+def output(source: Source, rows: int, take: Callable[[np.ndarray], np.ndarray]) -> Source:
+    """The source whose tensor has `rows` outputs, of which `take` makes the variable's."""
+    convert = source.convert
+    shape = (rows, *source.shape[1:])
+    return Source(source.name, shape, lambda a: convert(take(a)), source.older, source.flat)
+
+
+def _chosen(source: Source, tensors: Tensors) -> str:
+    """The name that the file has for a source; the usual one where it has none."""
+    names = (source.name, *source.older)
+    return next((name for name in names if name in tensors), source.name)
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{len(names)} {kind} ({', '.join(names[:LISTED])}{more})"

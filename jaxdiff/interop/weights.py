@@ -1,0 +1,110 @@
+"""Files of weights as users have them, read as state dicts: torch's formats, safetensors.
+
+A training checkpoint is a dict of several things; its averaged weights, `ema`, are what is
+published results were made with. `args`, an argparse Namespace, is data like the rest.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.interop import archives, torchzip
+from jaxdiff.interop.machine import Record
+from jaxdiff.interop.sources import Tensors
+from jaxdiff.interop.tensors import LAYOUTS
+
+PARTS = ("ema", "model", "state_dict")
+"""Entries of a checkpoint that are weights, the best first."""
+DTYPES: Mapping[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(jnp.bfloat16),
+}
+"""Types of tensors in safetensors."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict, and what else its file says."""
+
+    tensors: Tensors
+    """Tensors by name; views of the file, in its own types."""
+    part: str = ""
+    """The entry of the checkpoint that they are from; "" if it holds nothing else."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the training, as plain values."""
+
+
+def read(path: str | Path) -> Weights:
+    """The weights in a file, by its contents: torch's two formats, or safetensors.
+
+    Nothing of the file is run or imported.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, damage, or a name that is refused; one line.
+    """
+    path = Path(path).expanduser()
+    try:
+        data = archives.mapped(path)
+        if layout := LAYOUTS.get(bytes(data[:1])):
+            return _chosen(layout.load(data))
+        return Weights(_safetensors(path, data))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _chosen(root: Any) -> Weights:
+    """The best weights of what torch saved."""
+    part = ""
+    args: dict[str, Any] = {}
+    if type(root) is dict:
+        parts = (name for name in PARTS if type(root.get(name)) in (dict, Record))
+        part = next(parts, "")
+        args = _plain(root.get("args"))
+    tensors = torchzip.arrays(root[part] if part else root)
+    if not tensors:
+        raise ValueError("there are no tensors in it")
+    if all(name.startswith("module.") for name in tensors):  # of a parallel wrapper
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return Weights(tensors, part, args)
+
+
+def _plain(args: Any) -> dict[str, Any]:
+    """The entries of a Namespace or a dict that are numbers, strings or nothing."""
+    state = args.state if type(args) is Record else args
+    if type(state) is not dict:
+        return {}
+    plain = (str, int, float, bool, type(None))
+    return {str(key): value for key, value in state.items() if type(value) in plain}
+
+
+def _safetensors(path: Path, data: memoryview) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, whose header the `safetensors` package checks."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "np"):
+            pass  # sizes, offsets and types agree with the length of the file
+    except SafetensorError as error:
+        text = str(error).splitlines()[0][:160]
+        raise ValueError(f"neither a torch file nor safetensors: {text}") from error
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:begin]))
+    header.pop("__metadata__", None)
+    return {name: _view(name, data[begin:], **entry) for name, entry in header.items()}
+
+
+def _view(
+    name: str, data: memoryview, dtype: str, shape: list[int], data_offsets: list[int]
+) -> np.ndarray:
+    if dtype not in DTYPES:
+        raise ValueError(f"{name[:80]} has type {dtype}; weights are {', '.join(DTYPES)}")
+    start, end = data_offsets
+    return np.frombuffer(data[start:end], DTYPES[dtype]).reshape(shape)
