@@ -29,6 +29,8 @@ References (the keys that docstrings use)
     [DDPM]     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models. 2006.11239
     [DDIM]     Song, Meng, Ermon: Denoising Diffusion Implicit Models. 2010.02502
     [IDDPM]    Nichol, Dhariwal: Improved DDPM. 2102.09672
+    [ADM]      Dhariwal, Nichol: Diffusion Models Beat GANs. 2105.05233
+    [DiT]      Peebles, Xie: Scalable Diffusion Models with Transformers. 2212.09748
     [DPM++]    Lu et al.: DPM-Solver++, Fast Solver for Guided Sampling. 2211.01095
     [DEIS]     Zhang, Chen: Fast Sampling with Exponential Integrators. 2204.13902
     [UniPC]    Zhao et al.: UniPC, a Unified Predictor-Corrector Framework. 2302.04867

@@ -19,7 +19,7 @@ from jaxdiff import (
     weightings,
 )
 from jaxdiff.config.experiment import Experiment, Sampling
-from jaxdiff.guidance import Projected, Rescaled, Rule, Sum, ZeroStar
+from jaxdiff.guidance import FirstChannels, Projected, Rescaled, Rule, Sum, ZeroStar
 from jaxdiff.solvers import sde
 from jaxdiff.types import (
     Grid,
@@ -49,6 +49,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 data.VAELatents,
             ),
             "guidance": (
+                FirstChannels,
                 Projected,
                 Rescaled,
                 Sum,
@@ -75,7 +76,12 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 losses.VariationalBound,
                 losses.WeightedError,
             ),
-            "networks": (networks.ADM, networks.LevelEstimator, networks.UNet),
+            "networks": (
+                networks.ADM,
+                networks.DiT,
+                networks.LevelEstimator,
+                networks.UNet,
+            ),
             "optim": (optim.EDM2Optimizer,),
             "parameterizations": (
                 parameterizations.AngleLabel,
@@ -84,6 +90,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 parameterizations.Flow,
                 parameterizations.LogSigmaLabel,
                 parameterizations.Score,
+                parameterizations.TimeLabel,
                 parameterizations.Unscaled,
                 parameterizations.V,
                 parameterizations.X0,

@@ -1,4 +1,4 @@
-"""Guidance of some channels alone: a quirk of published samplers, which others compare with."""
+"""Guidance of some channels alone, as DiT's and SiT's published samples were made."""
 
 from dataclasses import dataclass, replace
 

@@ -2,9 +2,9 @@
 
 Their files number the blocks of the way down, of the middle and of the way up:
 input_blocks.N.M, middle_block.M, output_blocks.N.M. Nothing in a file says the resolution
-of images, the number of heads, or the order of the channels of qkv: with `heads_first` it is
-(head, q k v, channel), Improved DDPM's and most of ADM's, and otherwise (q k v, head,
-channel), which is the network's. Both are known for the published networks.
+of images, the number of heads, or the order of the channels of qkv: with `heads_first` it
+is (head, q k v, channel), Improved DDPM's and most of ADM's, and otherwise (q k v, head,
+channel), which is the network's. They are known for the published networks.
 """
 
 import math

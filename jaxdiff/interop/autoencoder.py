@@ -8,9 +8,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Any
 
+from jaxdiff.files import PathLike, place
 from jaxdiff.interop import weights
 from jaxdiff.interop.sources import Path, Source, Tensors, layer, shapes, variables
 from jaxdiff.networks.autoencoder import AutoencoderKL
@@ -109,14 +109,14 @@ def imported(tensors: Tensors, net: AutoencoderKL) -> dict[str, Any]:
     return variables(sources(net), tensors, FAMILY)
 
 
-def read(folder: str | FilePath) -> tuple[Config, dict[str, Any]]:
+def read(folder: PathLike) -> tuple[Config, dict[str, Any]]:
     """The VAE in a folder, and its variables in float32. Nothing in it is run.
 
     Raises:
         FileNotFoundError: a file that the folder lacks.
         ValueError: a file that is not what it should be; one line with its path.
     """
-    folder = FilePath(folder).expanduser()
+    folder = place(folder)
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: name a folder with {CONFIG}")
@@ -177,7 +177,7 @@ def _source(net: AutoencoderKL, path: Path, shape: tuple[int, ...]) -> Source:
 
 
 def _place(net: AutoencoderKL, way: str, module: str) -> str:
-    """The name of a level's block or resampling convolution: the decoder counts as it runs."""
+    """The name of a level's block or resampling; the decoder counts as it runs."""
     level, _, part = module.removeprefix("level").partition("_")
     if way == "decoder":
         level = str(len(net.channels) - 1 - int(level))
@@ -187,7 +187,7 @@ def _place(net: AutoencoderKL, way: str, module: str) -> str:
     return f"{blocks}.{level}.{inner}"
 
 
-def _json(path: FilePath) -> dict[str, Any]:
+def _json(path: Any) -> dict[str, Any]:
     if path.stat().st_size > CONFIG_BYTES:
         raise ValueError(f"{path.stat().st_size:,} bytes are more than any config has")
     try:

@@ -61,7 +61,7 @@ def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
     outputs = _outputs(tensors, patch, said)
     if outputs not in (channels, 2 * channels):
         raise ValueError(
-            f"not a {said}: its last layer has {outputs} channels, and its images {channels}"
+            f"not a {said}: {outputs} output channels for images of {channels}"
         )
     side = round(tokens**0.5)
     if side**2 != tokens:

@@ -2,8 +2,9 @@
 
 What stands on the stack is None, a truth value, a number, a string, bytes (a slice of the
 input), a list, tuple, dict or set, whose keys are strings or small whole numbers, a
-`Global`, a `Record`, or what a function of the table of names has built. Python 2's strings, which are either, are text
-of a character a byte where they are short, and bytes from 256 on.
+`Global`, a `Record`, or what a function of the table of names has built. Python 2's
+strings, which are either, are text of a character a byte where they are short, and bytes
+from 256 on.
 """
 
 import itertools

@@ -84,7 +84,7 @@ _DICTS: Mapping[str, Callable[..., Any]] = {"collections.OrderedDict": lambda: {
 INERT: Mapping[str, Callable[..., Any]] = {
     "argparse.Namespace": lambda: Record("argparse.Namespace", {})
 }
-"""What checkpoints have beside tensors, such as the training's settings: no more than data."""
+"""What checkpoints hold beside tensors, such as the training's settings: data alone."""
 
 
 def tensor(storage: Any, offset: Any, size: Any, strides: Any, *_: Any) -> np.ndarray:

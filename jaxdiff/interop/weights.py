@@ -1,18 +1,18 @@
 """Files of weights as users have them, read as state dicts: torch's formats, safetensors.
 
-A training checkpoint is a dict of several things; its averaged weights, `ema`, are what is
+A training checkpoint is a dict of several things; its averaged weights, `ema`, are what
 published results were made with. `args`, an argparse Namespace, is data like the rest.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.files import PathLike, place
 from jaxdiff.interop import archives, torchzip
 from jaxdiff.interop.machine import Record
 from jaxdiff.interop.sources import Tensors
@@ -41,8 +41,8 @@ class Weights:
     """Settings of the training, as plain values."""
 
 
-def read(path: str | Path) -> Weights:
-    """The weights in a file, by its contents: torch's two formats, or safetensors.
+def read(path: PathLike) -> Weights:
+    """The weights in a file, whatever its name: torch's formats, or safetensors.
 
     Nothing of the file is run or imported.
 
@@ -50,12 +50,17 @@ def read(path: str | Path) -> Weights:
         FileNotFoundError: there is no such file.
         ValueError: another kind of file, damage, or a name that is refused; one line.
     """
-    path = Path(path).expanduser()
+    path = place(path)
     try:
         data = archives.mapped(path)
-        if layout := LAYOUTS.get(bytes(data[:1])):
-            return _chosen(layout.load(data))
-        return Weights(_safetensors(path, data))
+        if bytes(data[8:9]) == b"{":  # of the header, after its length
+            return Weights(_safetensors(path, data))
+        layout = LAYOUTS.get(bytes(data[:1]))
+        if layout is None:
+            raise ValueError(
+                "neither a torch file nor safetensors: give .pt or .safetensors"
+            )
+        return _chosen(layout.load(data))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -85,7 +90,7 @@ def _plain(args: Any) -> dict[str, Any]:
     return {str(key): value for key, value in state.items() if type(value) in plain}
 
 
-def _safetensors(path: Path, data: memoryview) -> dict[str, np.ndarray]:
+def _safetensors(path: PathLike, data: memoryview) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, whose header the `safetensors` package checks."""
     from safetensors import SafetensorError, safe_open
 
@@ -94,7 +99,7 @@ def _safetensors(path: Path, data: memoryview) -> dict[str, np.ndarray]:
             pass  # sizes, offsets and types agree with the length of the file
     except SafetensorError as error:
         text = str(error).splitlines()[0][:160]
-        raise ValueError(f"neither a torch file nor safetensors: {text}") from error
+        raise ValueError(f"no whole safetensors file: {text}") from error
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(bytes(data[8:begin]))
     header.pop("__metadata__", None)

@@ -1,6 +1,11 @@
-"""Networks: Flax modules (x, c_noise, Condition) -> Output that know no noise level."""
+"""Networks: Flax modules (x, c_noise, Condition) -> Output that know no noise level.
+
+`AutoencoderKL` is of another kind: images <-> latents.
+"""
 
 from jaxdiff.networks.adm import ADM
+from jaxdiff.networks.autoencoder import AutoencoderKL
+from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.level import LevelEstimator
 from jaxdiff.networks.skeleton import require_labels
 from jaxdiff.networks.unet import UNet
@@ -8,6 +13,8 @@ from jaxdiff.networks.variables import initial, require_shapes, shapes
 
 __all__ = [
     "ADM",
+    "AutoencoderKL",
+    "DiT",
     "LevelEstimator",
     "UNet",
     "initial",

@@ -1,8 +1,8 @@
 """The variational autoencoder of latent diffusion, images <-> latents [LDM].
 
-With n an affine group norm, a block is x + conv2(silu(n(conv1(silu(n(x)))))), the first x by
-a 1 x 1 convolution where the channels change, and attention x + out(attend(q, k, v)) with
-one head of all channels, q, k and v linear in n(x).
+With n an affine group norm, a block is x + conv2(silu(n(conv1(silu(n(x)))))), the first x
+by a 1 x 1 convolution where the channels change, and attention x + out(attend(q, k, v))
+with one head of all channels, q, k and v linear in n(x).
 
     encoder   conv_in; at each level `num_blocks` blocks, then, but on the last, a
               convolution of stride 2; block, attention, block; conv_out(silu(n(x)))

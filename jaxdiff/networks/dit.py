@@ -8,7 +8,7 @@ parameters, and c the embedding of the noise level plus that of the label,
     for each block, s1, m1, g1, s2, m2, g2 = modulation(silu(c)):
         h = h + g1 * attention(LN(h) (1 + m1) + s1)
         h = h + g2 * mlp(LN(h) (1 + m2) + s2)
-    s, m = out_modulation(silu(c)),      raw = out_linear(LN(h) (1 + m) + s)   [DiT sec. 3.2]
+    s, m = out_modulation(silu(c)),      raw = out_linear(LN(h) (1 + m) + s) [DiT 3.2]
 
 pe(c) = [cos(c f_i), sin(c f_i)] has 256 features, the MLP's GELU is the tanh form, and the
 last row of emb_label stands for "no class". All modulations and out_linear start at 0
