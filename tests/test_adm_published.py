@@ -95,5 +95,5 @@ def test_channels_that_do_not_split_into_heads_are_refused() -> None:
     ("field", "value"), [("channel_mult_noise", 0), ("channel_mult_emb", -1), ("heads", -1)]
 )
 def test_negative_widths_are_refused(field: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"{field} must be at least"):
+    with pytest.raises(ValueError, match=f"{field} must be a whole number from"):
         ADM(**{field: value})

@@ -84,8 +84,8 @@ def test_the_strided_convolution_pads_below_and_right_at_odd_sides_too() -> None
             {"channels": (8, 12)},
             r"channels must be multiples of the 8 groups, got \(8, 12\)",
         ),
-        ({"channels": ()}, "channels must be multiples"),
-        ({"num_blocks": 0}, "num_blocks must be at least 1, got 0"),
+        ({"channels": ()}, "channels must have 1 to 10 elements, got 0"),
+        ({"num_blocks": 0}, "num_blocks must be a whole number from 1 to 100, got 0"),
     ],
 )
 def test_wrong_sizes_are_refused(fields: Any, complaint: str) -> None:

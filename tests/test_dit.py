@@ -213,8 +213,12 @@ def test_rectangles_are_tiled_and_an_estimator_reads_its_features() -> None:
     ("fields", "shape", "complaint"),
     [
         ({"width": 10}, None, "width must be a multiple of 4 and of heads, got width 10"),
-        ({"heads": 0}, None, "heads must be at least 1, got 0"),
-        ({"mlp_ratio": -1.0}, None, "mlp_ratio must be above 0, got -1.0"),
+        ({"heads": 0}, None, "heads must be a whole number from 1 to 8,192, got 0"),
+        (
+            {"mlp_ratio": -1.0},
+            None,
+            "mlp_ratio must be a number above 0, at most 64, got -1.0",
+        ),
         ({}, (1, 9, 8, 3), "the image is 9 x 8, which patches of 2 do not tile"),
     ],
 )

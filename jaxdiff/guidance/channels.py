@@ -7,10 +7,12 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.guidance.combination import Guided, _guided
 from jaxdiff.guidance.shaped import Pairs, Rule, Sum
+from jaxdiff.ranges import Width, checked
 from jaxdiff.types import Denoiser, NoiseLevel
 
 
 @dataclass(frozen=True)
+@checked
 class FirstChannels:
     """Another rule's guided D in the first `count` channels, and D itself in the others.
 
@@ -18,11 +20,7 @@ class FirstChannels:
     """
 
     of: Rule = Sum()
-    count: int = 3
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1 channel, got {self.count}")
+    count: Width = 3
 
     def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
         return self.of.init(x, weaker)

@@ -13,18 +13,23 @@ The strided convolution sees one row and column of zeros at the bottom and the r
 none at the top and the left. Before the latent and after it lies a 1 x 1 convolution.
 """
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.magnitude import resample, wide
+from jaxdiff.networks.skeleton import DType
+from jaxdiff.ranges import Blocks, Items, Width, checked
 
 Pair = tuple[Float[Array, "B H2 W2 L"], Float[Array, "B H2 W2 L"]]
 LOWEST, HIGHEST = -30.0, 20.0
 """Where the log-variance is clipped."""
 
 
+@checked
 class AutoencoderKL(nn.Module):
     """`encode`: images [B, H, W, C] -> mean and log-variance; `decode`: latents -> images.
 
@@ -42,22 +47,19 @@ class AutoencoderKL(nn.Module):
     ((1, 16, 16, 3), (1, 8, 8, 4))
     """
 
-    channels: tuple[int, ...] = (128, 256, 512, 512)
-    num_blocks: int = 2
-    latent_channels: int = 4
-    image_channels: int = 3
-    groups: int = 32
+    channels: Annotated[tuple[Width, ...], Items(1, 10)] = (128, 256, 512, 512)
+    num_blocks: Blocks = 2
+    latent_channels: Width = 4
+    image_channels: Width = 3
+    groups: Width = 32
     attention: bool = True
     quant_conv: bool = True
     post_quant_conv: bool = True
-    dtype: str = "float32"
+    dtype: DType = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_blocks", "latent_channels", "image_channels", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.channels or any(c < 1 or c % self.groups for c in self.channels):
+        if any(c % self.groups for c in self.channels):
             raise ValueError(
                 f"channels must be multiples of the {self.groups} groups, got "
                 f"{self.channels}"

@@ -18,6 +18,7 @@ last row of emb_label stands for "no class". All modulations and out_linear star
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ from jaxtyping import Array, Float
 from jaxdiff.networks.adm import positions
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.magnitude import wide
-from jaxdiff.networks.skeleton import label_rows, rematerialized
+from jaxdiff.networks.skeleton import DType, LabelDim, label_rows, rematerialized
+from jaxdiff.ranges import Blocks, Range, Width, checked
 from jaxdiff.types import Condition, Output
 
 SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
@@ -48,6 +50,7 @@ SMALL = nn.initializers.normal(0.02)
 XAVIER = nn.initializers.xavier_uniform()
 
 
+@checked
 class DiT(nn.Module):
     """DiT's and SiT's network [DiT fig. 3]: images [B, H, W, C] -> `Output`.
 
@@ -67,29 +70,24 @@ class DiT(nn.Module):
     ((2, 8, 8, 4), (16, 8))
     """
 
-    label_dim: int = 0
-    patch: int = 2
-    width: int = 384
-    depth: int = 12
-    heads: int = 6
-    mlp_ratio: float = 4.0
+    label_dim: LabelDim = 0
+    patch: Width = 2
+    width: Width = 384
+    depth: Blocks = 12
+    heads: Width = 6
+    mlp_ratio: Annotated[float, Range(0, 64, above=True)] = 4.0
     learned_variance: bool = False
     learned_null: bool = False
-    dtype: str = "float32"
+    dtype: DType = "float32"
     remat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patch", "width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % 4 or self.width % self.heads:
             raise ValueError(
                 f"width must be a multiple of 4 and of heads, got width {self.width} and "
                 f"{self.heads} heads"
             )
-        if not 0 < self.mlp_ratio < math.inf:
-            raise ValueError(f"mlp_ratio must be above 0, got {self.mlp_ratio}")
 
     @nn.compact
     def __call__(
