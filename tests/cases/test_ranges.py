@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "schedules.RespacedBetas": {"of": {"type": "schedules.LinearBetas"}, "kept": [1, 9]},
     "schedules.ZeroTerminalBetas": {"of": {"type": "schedules.LinearBetas"}},
     "schedules.Shifted": {"of": {"type": "schedules.Cosine"}, "factor": 2.0},
+    "parameterizations.TimeLabel": {"schedule": {"type": "schedules.RectifiedFlow"}},
     "losses.VariationalBound": {"table": to_dict(jd.Table(jd.LinearBetas()))},
     "losses.WeightedError": {"weighting": to_dict(jd.MinSNR())},
     "losses.Uncertain": {"of": to_dict(jd.WeightedError(jd.MinSNR()))},
