@@ -18,6 +18,7 @@ from jaxdiff.config.experiment import (
 from jaxdiff.config.fields import parts
 from jaxdiff.config.forms import (
     FREE,
+    FROM_HERE_ON,
     PLACES,
     allowed,
     changes,
@@ -31,6 +32,7 @@ from jaxdiff.config.table import KINDS, NAMES, TYPES
 
 __all__ = [
     "FREE",
+    "FROM_HERE_ON",
     "KINDS",
     "NAMES",
     "PLACES",
