@@ -211,10 +211,6 @@ def require_pairs(weaker: tuple[Any, ...]) -> None:
     Raises:
         ValueError: what was given, and what to write.
     """
-    if not weaker:
-        raise ValueError(
-            "guide needs a weaker denoiser and its weight: guide(denoise, (weak, w))"
-        )
     for pair in weaker:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise ValueError(

@@ -91,7 +91,7 @@ def guide(denoise: Denoiser, *weaker: tuple[Denoiser, Weight]) -> Guided:
     batch. w may be traced or a function of the level: changing it compiles nothing.
 
     Raises:
-        ValueError: there is no pair, or something else than one.
+        ValueError: something else than a pair. Without any, it is the denoiser.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> import jax.numpy as jnp

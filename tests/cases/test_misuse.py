@@ -153,10 +153,6 @@ CASES = {
         lambda: plain(jd.denoiser, MEAN, {}, jd.V),
         r"parameterization is the class V: make a value of it, V\(\)",
     ),
-    "no pair": (
-        lambda: plain(jd.guide, TOY),
-        r"guide needs a weaker denoiser .*\(denoise, \(weak, w\)\)",
-    ),
     "denoiser for a pair": (
         lambda: plain(jd.guide, TOY, TOY),
         r"guide takes pairs \(weaker denoiser, weight\), got a function",
