@@ -116,9 +116,7 @@ def measure(
                 costs.append(jax.device_get(cost(variables, *asked)))
                 done.update(part.count * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *costs)
-            prior = likelihood.prior(
-                Pixels().moments(np.asarray(part.image))[0], steps.at[-1]
-            )
+            prior = likelihood.prior(part.image, steps.at[-1])
             columns = (whole.vb, whole.x0_mse, np.asarray(prior))
             columns = [np.float64(a[: part.count]) for a in columns]
             for column in columns:
