@@ -32,10 +32,13 @@ from digits_ddpm import WEIGHTINGS, get_config
 from jaxtyping import Float
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, config, generate, likelihood, sharding
-from jaxdiff.bits import bound
+from jaxdiff import config
 from jaxdiff.data import Digits, Pixels
-from jaxdiff.posterior import SmallVariance
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import dataset_bound
+from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runtime import sharding
+from jaxdiff.schedules.posterior import SmallVariance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,12 +102,12 @@ def measure_errors(book: study.Book, runs: dict[str, Path]) -> None:
     """Errors of x0-hat, as the network says it and held to [-1, 1]."""
     held, mesh = Digits("test").load(), sharding.data_mesh()
     steps = likelihood.process(EXPERIMENT.schedule, len(T))
-    cost = {c: bound.coster(EXPERIMENT, SmallVariance(), c) for c in (False, True)}
+    cost = {c: dataset_bound.coster(EXPERIMENT, SmallVariance(), c) for c in (False, True)}
     every = itertools.product(runs, cost)
     missing = [item for item in every if not book.find(**error_key(*item))]
     for name, clip in tqdm(missing, desc="errors", disable=None):
         variables = restore(runs[name], STEPS[-1]).variables
-        found = bound.measure(cost[clip], variables, held, steps, mesh, batch=150)
+        found = dataset_bound.measure(cost[clip], variables, held, steps, mesh, batch=150)
         book.write(error_key(name, clip), {"t": T, "x0_mse": found.x0_mse.mean(0)})
 
 

@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
 
 from jaxdiff.data import Digits
-from jaxdiff.distances import frechet, moments
+from jaxdiff.evaluation.distances import frechet, moments
 
 Points = Float[np.ndarray, "N 64"]
 

@@ -16,8 +16,9 @@ import digits_judge
 import numpy as np
 from absl import flags
 
-from jaxdiff import checkpoint, generate, sharding
 from jaxdiff.data import encoder_of
+from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runtime import sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command

@@ -18,11 +18,13 @@ from absl import flags
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from jaxdiff import Ancestral, Heun, checkpoint, editing, generate, pictures
+from jaxdiff import Ancestral, Heun
+from jaxdiff.analysis import image_grid
 from jaxdiff.data import Pixels
-from jaxdiff.files import write_atomically
-from jaxdiff.levels import Karras
-from jaxdiff.sampling import follow, sample
+from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runtime.files import write_atomically
+from jaxdiff.sampling import editing, follow, sample
+from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Condition
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
@@ -113,7 +115,7 @@ def interpolated(
 def sheet(name: str, rows: Mapping[str, Array]) -> None:
     """OUT/NAME.png: a labelled row each."""
     images = np.concatenate([Pixels().decode(np.asarray(x)) for x in rows.values()])
-    picture = pictures.grid(images, columns=10)
+    picture = image_grid.grid(images, columns=10)
     height, width = picture.shape[:2]
     figure = Figure(figsize=(width / 72 + 2.2, height / 72 + 0.1), layout="constrained")
     axes = figure.subplots()

@@ -33,10 +33,11 @@ import study
 from jaxtyping import Float64, PyTree
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, generate, lengths, sharding, snapshots
-from jaxdiff.checkpoint import Restored
 from jaxdiff.data import Pixels
-from jaxdiff.state import run_denoiser
+from jaxdiff.runs import checkpoint, ema_lengths, generate, snapshots
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.state import run_denoiser
+from jaxdiff.runtime import sharding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def measure_quality(
         return {name: [getattr(one, name) for one in found] for name in METRICS}
 
     missing = [std for std in widths if not book.find(**quality_key(step, std))]
-    made = lengths.over_lengths(run, missing, measure, step)
+    made = ema_lengths.over_lengths(run, missing, measure, step)
     for row in tqdm(made, f"step {step}", len(missing), disable=None):
         book.write(quality_key(step, row["std"]), row)
     if not book.find(**quality_key(step, LAST)) and (last := last_weights(run, step)):
@@ -179,7 +180,7 @@ def lacking(run: Path, step: int, stds: Sequence[float]) -> Float64[np.ndarray, 
     found = snapshots.entries(run / snapshots.TRACKED)
     found = [e for e in found if e.std in stds and e.step <= step]
     times, widths = [e.step for e in found], [e.std for e in found]
-    return lengths.profile_errors(times, widths, step, FINE)
+    return ema_lengths.profile_errors(times, widths, step, FINE)
 
 
 if __name__ == "__main__":

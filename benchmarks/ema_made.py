@@ -16,7 +16,8 @@ from flax import traverse_util
 from jaxtyping import PyTree, UInt8
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, lengths, pictures, snapshots
+from jaxdiff.analysis import image_grid
+from jaxdiff.runs import checkpoint, ema_lengths, snapshots
 
 CADENCES = (1, 2, 4, 8)
 """Of how many snapshots one is used."""
@@ -39,7 +40,7 @@ def made_of(
         for entry in found:
             (Path(folder) / entry.path.name).symlink_to(entry.path.absolute())
         (made,) = snapshots.reconstruct(Path(folder), [target])
-    return made, float(lengths.profile_errors(times, widths, made.step, [target])[0])
+    return made, float(ema_lengths.profile_errors(times, widths, made.step, [target])[0])
 
 
 def differences(made: PyTree, exact: PyTree) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def measure_images(
     rows = (slice(10 * i, 10 * i + 10) for i in range(SHEET))
     sheet = np.concatenate([images[row] for row in rows for images in (exact, *others)])
     path = study.command.folder(study.OUT) / "ema_lengths_samples.png"
-    pictures.save_grid(path, sheet, columns=10)
+    image_grid.save_grid(path, sheet, columns=10)
     book.write(key, found)
 
 

@@ -31,7 +31,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, sharding
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime import sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command

@@ -45,7 +45,7 @@ from jaxdiff.data import (
     prepare,
     write_latents,
 )
-from jaxdiff.quality import images_in
+from jaxdiff.evaluation import images_in
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command

@@ -15,8 +15,8 @@ from typing import Any
 from absl import app, flags
 
 import jaxdiff as jd
-from jaxdiff import expressions, jsontext
-from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff.config import Experiment, expressions, from_dict, to_dict
+from jaxdiff.runtime import jsontext
 from jaxdiff.types import Grid, Solver, Times
 
 NUMBER = flags.DEFINE_integer("number", 20_000, "Cases of each kind.", lower_bound=1)

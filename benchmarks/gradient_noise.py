@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Float64, Int, Key, PyTree, UInt8
 
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset
+from jaxdiff.runs.state import TrainState, labelled, run_denoiser
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState, labelled, run_denoiser
 from jaxdiff.types import LossTerm, Noised, Times
 
 BATCH = 128

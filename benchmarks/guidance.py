@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 import jaxdiff as jd
 from jaxdiff.config import from_config, resolve
-from jaxdiff.state import ema_variables, init_state, run_denoiser
+from jaxdiff.runs.state import ema_variables, init_state, run_denoiser
 from jaxdiff.types import Condition, NoiseLevel
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))

@@ -29,15 +29,22 @@ from absl import flags
 from digits_iddpm import SIMPLE, TABLES
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, likelihood, sharding
-from jaxdiff.bits import bound
 from jaxdiff.config import Experiment
 from jaxdiff.data import Digits
-from jaxdiff.losses import Total, VariationalBound
-from jaxdiff.posterior import LargeVariance, LearnedVariance, SmallVariance, Variance
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import dataset_bound
+from jaxdiff.objectives.losses import Total, VariationalBound
+from jaxdiff.objectives.timesteps import LossSecondMoment, UniformEntries
+from jaxdiff.runs import checkpoint
+from jaxdiff.runs.state import TrainState
+from jaxdiff.runtime import sharding
 from jaxdiff.schedules import CosineBetas, LinearBetas, Table
-from jaxdiff.state import TrainState
-from jaxdiff.times import LossSecondMoment, UniformEntries
+from jaxdiff.schedules.posterior import (
+    LargeVariance,
+    LearnedVariance,
+    SmallVariance,
+    Variance,
+)
 from jaxdiff.types import LossTerm, Times
 
 if TYPE_CHECKING:
@@ -100,8 +107,8 @@ def measure_bits(book: study.Book, name: str, folder: Path) -> None:
         if book.find(**(key := bits_key(name, variance))):
             continue
         run = checkpoint.restore(folder)
-        measured = bound.measure(
-            bound.coster(run.experiment, variance, clip=True),
+        measured = dataset_bound.measure(
+            dataset_bound.coster(run.experiment, variance, clip=True),
             run.variables,
             Digits("test").load(),
             likelihood.process(run.experiment.schedule, 1000),
@@ -110,7 +117,7 @@ def measure_bits(book: study.Book, name: str, folder: Path) -> None:
             batch=150,
             progress=True,
         )
-        found = bound.report(measured)
+        found = dataset_bound.report(measured)
         book.write(key, {**found["bits_per_dim"], "vb": found["terms"]["vb_mean"]})
 
 

@@ -15,10 +15,18 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxdiff import checkpoint, likelihood, sharding
-from jaxdiff.bits import bound, flow
-from jaxdiff.likelihood import RK4, Adaptive, Exact, Hutchinson
-from jaxdiff.posterior import LargeVariance
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import (
+    RK4,
+    Adaptive,
+    Exact,
+    Hutchinson,
+    dataset_bound,
+    dataset_flow,
+)
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime import sharding
+from jaxdiff.schedules.posterior import LargeVariance
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
@@ -54,16 +62,18 @@ def main() -> None:
         (number, coarse, RK4, probes, f"{count} RK4"),
     ):
         start = time.perf_counter()
-        solve = flow.solver(experiment, levels, rule, divergence)
-        found = flow.report(flow.measure(solve, run.variables, data, mesh, number=images))
+        solve = dataset_flow.solver(experiment, levels, rule, divergence)
+        found = dataset_flow.report(
+            dataset_flow.measure(solve, run.variables, data, mesh, number=images)
+        )
         seconds = time.perf_counter() - start
         bits = "{mean:.4f} | {error:.4f} | {probes:.4f}".format(**found["bits_per_dim"])
         cost = f"{found['evaluations']:.0f} | {seconds:.0f}"
         print(f"| {images} | {divergence} | {name} | {bits} | {cost} |", flush=True)
     start = time.perf_counter()
-    cost = bound.coster(experiment, LargeVariance(), clip=False)
+    cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
     steps = likelihood.process(path, TIMESTEPS.value)
-    found = bound.measure(cost, run.variables, data, steps, mesh, number=number)
+    found = dataset_bound.measure(cost, run.variables, data, steps, mesh, number=number)
     mean, error = likelihood.mean_and_error(found.total)
     seconds = time.perf_counter() - start
     print(

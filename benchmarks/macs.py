@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
-from jaxdiff import presets
+from jaxdiff.config import edm2_presets
 from jaxdiff.networks import UNet
 from jaxdiff.types import Condition
 
@@ -133,7 +133,7 @@ def measure(network: nn.Module, channels: int = 4, size: int = 64) -> tuple[int,
 def main() -> None:
     """Prints the table."""
     print(f"{'':12} {'parameters':>14} {'10^9 MACs':>10} {'10^9 op.':>9} {'paper':>7}")
-    for name, preset in presets.TRAINING.items():
+    for name, preset in edm2_presets.TRAINING.items():
         network = UNet(label_dim=1000, model_channels=preset.model_channels)
         row(name, measure(network, 4 if "512" in name else 3), PAPER.get(name))
     path = Path(__file__).parents[1] / "configs" / "edm2_ablation.py"

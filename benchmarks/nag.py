@@ -31,10 +31,14 @@ import study
 from absl import flags
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, noise_shift, sharding, shifts, solvers
 from jaxdiff.data import Digits, Pixels
-from jaxdiff.guidance import without
-from jaxdiff.levels import Karras
+from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.noise_shift import of_run
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime import sharding
+from jaxdiff.sampling import solvers
+from jaxdiff.sampling.grids import Karras
+from jaxdiff.sampling.guidance import without
 from jaxdiff.types import Condition, NoiseLevel
 
 if TYPE_CHECKING:
@@ -128,16 +132,16 @@ def measure(
         return dataclasses.replace(e, sampling=dataclasses.replace(e.sampling, **said))
 
     @functools.cache
-    def watcher(cell: Cell, aware: bool) -> shifts.Watch:
-        shifts.check(experiment(cell), estimator.experiment, aware)
+    def watcher(cell: Cell, aware: bool) -> of_run.Watch:
+        of_run.check(experiment(cell), estimator.experiment, aware)
         within = (cell.low, cell.high) if aware else None
-        return shifts.watcher(experiment(cell), estimator.experiment, within)
+        return of_run.watcher(experiment(cell), estimator.experiment, within)
 
     @functools.cache
     def forward(steps: int) -> tuple[np.ndarray, np.ndarray]:
-        levels = shifts.inner_levels(experiment(Cell("Heun", steps)))
+        levels = of_run.inner_levels(experiment(Cell("Heun", steps)))
         asked = estimator.experiment, estimator.variables, Digits("test").load(), count
-        return shifts.forward(*asked, levels, mesh)
+        return of_run.forward(*asked, levels, mesh)
 
     missing = [row for row in rows() if not book.find(**key(*row))]
     for cell, w, block in tqdm(missing, desc="blocks of images", disable=None):
@@ -146,7 +150,7 @@ def measure(
         seeds = 1_000_000 * (1 + block) + np.arange(count)
         variables = runs[cell.run].variables, estimator.variables
         watch = watcher(cell, w > 0)
-        x0, found = shifts.sampled(watch, variables, seeds, label, w, mesh)
+        x0, found = of_run.sampled(watch, variables, seeds, label, w, mesh)
         shift = noise_shift.measure(noise_shift.Estimates(found, said))
         numbers = {f.name: getattr(shift, f.name) for f in dataclasses.fields(shift)}
         verdict = judge(Pixels().decode(x0), label)

@@ -25,13 +25,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import jaxdiff as jd
-from jaxdiff import noise_shift
-from jaxdiff.files import write_atomically
-from jaxdiff.guidance import Interval
-from jaxdiff.noise_shift import Blobs, LevelPosterior, Unaware
-from jaxdiff.plots import COLOURS, INK
+from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.noise_shift import Blobs, LevelPosterior, Unaware
+from jaxdiff.runtime.files import write_atomically
 from jaxdiff.sampling import trajectory
-from jaxdiff.solvers.sde import SigmaW
+from jaxdiff.sampling.guidance import Interval
+from jaxdiff.sampling.solvers.sde import SigmaW
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel, Scaling, Solver
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
@@ -197,7 +197,7 @@ def edm_runs(problem: Problem) -> list[Run]:
         "Euler 24": (jd.Euler(), 24),
     }
     for name, (solver, steps) in samplers.items():
-        grid = jd.levels.Karras(0.03, 80.0)(None, steps + 1)[:-1]
+        grid = jd.grids.Karras(0.03, 80.0)(None, steps + 1)[:-1]
         for option, row in OPTIONS.items():
             blind = Unaware(data, row, problem.levels, problem.log_prior)
             found += [

@@ -29,12 +29,11 @@ from jaxtyping import Array, Float
 from ml_collections import config_flags
 
 import jaxdiff as jd
-from jaxdiff import expressions
-from jaxdiff.comparison import short
-from jaxdiff.config import Experiment, from_config, resolve
-from jaxdiff.generate import image_keys
+from jaxdiff.config import Experiment, expressions, from_config, resolve
+from jaxdiff.evaluation.compare_solvers import short
+from jaxdiff.runs.generate import image_keys
+from jaxdiff.runs.state import init_state, labelled, run_denoiser
 from jaxdiff.sampling import evaluations
-from jaxdiff.state import init_state, labelled, run_denoiser
 from jaxdiff.types import Solver
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))

@@ -31,11 +31,12 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, record, sharding, snapshots
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.state import TrainState, ema_variables, init_state
+from jaxdiff.runs import checkpoint, record, snapshots
+from jaxdiff.runs.state import TrainState, ema_variables, init_state
+from jaxdiff.runtime import sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command

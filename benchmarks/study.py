@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from jaxdiff.files import write_atomically
-from jaxdiff.plots import COLOURS, INK
+from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,9 +21,11 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from jaxdiff import generate, sharding, train
+from jaxdiff import train
 from jaxdiff.config import Experiment, from_config, resolve
-from jaxdiff.state import TrainState, ema_variables
+from jaxdiff.runs import generate
+from jaxdiff.runs.state import TrainState, ema_variables
+from jaxdiff.runtime import sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command

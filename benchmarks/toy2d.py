@@ -33,8 +33,8 @@ from sklearn.neighbors import NearestNeighbors
 
 import jaxdiff as jd
 from jaxdiff import toy2d
-from jaxdiff.files import write_atomically
-from jaxdiff.plots import COLOURS, INK
+from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.runtime.files import write_atomically
 from jaxdiff.types import Denoiser, NoiseLevel
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))

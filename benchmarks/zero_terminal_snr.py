@@ -36,10 +36,12 @@ from jaxtyping import Float64, Int, UInt8
 from scipy.stats import wasserstein_distance
 from tqdm import tqdm
 
-from jaxdiff import checkpoint, generate, pictures, sharding
+from jaxdiff.analysis import image_grid
 from jaxdiff.config import Sampling
 from jaxdiff.data import Dataset, OpenMoji, Pixels
-from jaxdiff.levels import Leading, Trailing
+from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runtime import sharding
+from jaxdiff.sampling.grids import Leading, Trailing
 from jaxdiff.types import Grid, NoiseLevel
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def main() -> None:
     held = brightness(OpenMoji(size=SIZE, split="test").load().source.image)
     print_tables(book, real, held)
     study.save(draw(book, real), "zero_terminal_snr")
-    pictures.save_grid(sheet("data"), data.source.image[:: len(data) // SHEET][:SHEET])
+    image_grid.save_grid(sheet("data"), data.source.image[:: len(data) // SHEET][:SHEET])
 
 
 def brightness(images: UInt8[np.ndarray, "N H W C"]) -> Brightness:
@@ -133,7 +135,7 @@ def measure(book: study.Book, name: str, folder: Path, data: Dataset) -> None:
         64,
         progress=True,
     )
-    pictures.save_grid(sheet(name), images[:SHEET])
+    image_grid.save_grid(sheet(name), images[:SHEET])
     start = recipe.grid(run.experiment.schedule, STEPS)[0]
     row = {"alpha": float(start.alpha), "sigma": float(start.sigma)}
     book.write(key(name), {**row, "brightness": np.round(brightness(images), 4)})

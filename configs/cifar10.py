@@ -15,8 +15,8 @@ from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
 from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import CIFAR10
 from jaxdiff.networks import UNet
+from jaxdiff.objectives.timesteps import NormalLogSigma
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.times import NormalLogSigma
 
 
 def get_config() -> ConfigDict:

@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 from jaxdiff import EDM, Heun, LogSigma, Uncertain, UniformOnNetwork, WeightedError
 from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
-from jaxdiff.levels import Karras
 from jaxdiff.networks import UNet
+from jaxdiff.objectives.timesteps import NormalLogSigma
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.times import NormalLogSigma
+from jaxdiff.sampling.grids import Karras
 
 SIGMA_DATA = 0.75
 

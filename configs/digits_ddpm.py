@@ -28,10 +28,10 @@ from jaxdiff import (
 )
 from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
-from jaxdiff.levels import Trailing
 from jaxdiff.networks import UNet
+from jaxdiff.objectives.timesteps import UniformEntries
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.times import UniformEntries
+from jaxdiff.sampling.grids import Trailing
 
 WEIGHTINGS = {
     "constant": UniformOnNetwork(Eps()),

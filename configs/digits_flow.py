@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from jaxdiff import Flow, Heun, RectifiedFlow, UniformOnNetwork, WeightedError
 from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
-from jaxdiff.levels import Uniform
 from jaxdiff.networks import UNet
+from jaxdiff.objectives.timesteps import LogitNormal
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.times import LogitNormal
+from jaxdiff.sampling.grids import Uniform
 
 
 def get_config() -> ConfigDict:

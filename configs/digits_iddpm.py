@@ -29,11 +29,11 @@ from jaxdiff import (
 )
 from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
-from jaxdiff.levels import Trailing
 from jaxdiff.networks import UNet
+from jaxdiff.objectives.timesteps import LossSecondMoment, UniformEntries
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.posterior import LargeVariance, LearnedVariance
-from jaxdiff.times import LossSecondMoment, UniformEntries
+from jaxdiff.sampling.grids import Trailing
+from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance
 
 TABLES = {"linear": Table(LinearBetas()), "cosine": Table(CosineBetas())}
 SIMPLE = WeightedError(UniformOnNetwork(Eps()))

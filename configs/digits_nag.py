@@ -25,12 +25,12 @@ from ml_collections import ConfigDict
 from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
 from jaxdiff.config import Experiment, Sampling, to_config
 from jaxdiff.data import Digits
-from jaxdiff.levels import Karras
-from jaxdiff.losses import LevelLikelihood
+from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.networks import LevelEstimator, UNet
+from jaxdiff.objectives.losses import LevelLikelihood
+from jaxdiff.objectives.timesteps import LogUniformSigma, NormalLogSigma
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.parameterizations import Unscaled
-from jaxdiff.times import LogUniformSigma, NormalLogSigma
+from jaxdiff.sampling.grids import Karras
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 40.0
 

@@ -28,13 +28,13 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError, presets
-from jaxdiff.config import Experiment, Sampling, to_config
+from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
+from jaxdiff.config import Experiment, Sampling, edm2_presets, to_config
 from jaxdiff.data import Digits, Latents
-from jaxdiff.levels import Karras
 from jaxdiff.networks import ADM, UNet
+from jaxdiff.objectives.timesteps import NormalLogSigma
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.times import NormalLogSigma
+from jaxdiff.sampling.grids import Karras
 
 
 def get_config(name: str = "g") -> ConfigDict:
@@ -57,7 +57,7 @@ def experiment(name: str) -> Experiment:
     if size:
         return down(digits(), rung)
     latents = Latents(path="my/imagenet512.npz", size=64)
-    return down(presets.experiment("img512-s", latents), rung)
+    return down(edm2_presets.experiment("img512-s", latents), rung)
 
 
 def down(g: Experiment, rung: str) -> Experiment:

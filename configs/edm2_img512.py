@@ -12,12 +12,11 @@ network took 5.3 days on 32 A100 and reached FID 2.56 without guidance, XXL 9.1 
 
 from ml_collections import ConfigDict
 
-from jaxdiff import presets
-from jaxdiff.config import to_config
+from jaxdiff.config import edm2_presets, to_config
 from jaxdiff.data import Latents
 
 
 def get_config(size: str = "s") -> ConfigDict:
     """The experiment of a size, as flags can change it."""
     data = Latents(path="my/imagenet512.npz", size=64)
-    return to_config(presets.experiment(presets.of_size("img512", size), data))
+    return to_config(edm2_presets.experiment(edm2_presets.of_size("img512", size), data))

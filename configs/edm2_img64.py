@@ -12,12 +12,11 @@ nobody has trained these with jaxdiff yet.
 
 from ml_collections import ConfigDict
 
-from jaxdiff import presets
-from jaxdiff.config import to_config
+from jaxdiff.config import edm2_presets, to_config
 from jaxdiff.data import Folder
 
 
 def get_config(size: str = "s") -> ConfigDict:
     """The experiment of a size, as flags can change it."""
     data = Folder(path="my/imagenet", size=64)
-    return to_config(presets.experiment(presets.of_size("img64", size), data))
+    return to_config(edm2_presets.experiment(edm2_presets.of_size("img64", size), data))

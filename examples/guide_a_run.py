@@ -29,7 +29,7 @@ def main(workdir: str = "runs/digits", out: str = "guided.png") -> np.ndarray:
         rows.append(np.clip(x0, -1, 1))
     images, names = np.concatenate(rows), [f"w = {w:g}" for w in weights]
     heads = [str(k) for k in range(classes)]
-    jd.pictures.save_grid(out, images, classes, rows=names, heads=heads)
+    jd.analysis.image_grid.save_grid(out, images, classes, rows=names, heads=heads)
     return images
 
 

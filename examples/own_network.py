@@ -52,7 +52,7 @@ def main(steps: int = 2000) -> None:
 
     keys = jax.random.split(jax.random.key(1), steps)
     (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), keys)
-    levels = jd.levels.Uniform()(schedule, 20)
+    levels = jd.grids.Uniform()(schedule, 20)
     for solver in (jd.Euler(), jd.Heun(), jd.DPMSolverPP(order=2)):
         x0 = jd.sample(model(params), jd.Condition(), keys[:1000], (2,), levels, solver)
         gaps = x0[:, None] - spiral(jax.random.key(2), 4000)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import jaxdiff as jd
-from jaxdiff.pixels import to_float
+from jaxdiff.data.pixel_values import to_float
 
 
 def main(steps: int = 1000, channels: int = 32, out: str = "digits.png") -> None:
@@ -47,9 +47,9 @@ def main(steps: int = 1000, channels: int = 32, out: str = "digits.png") -> None
         if n % 50 == 0:
             print(f"step {n}: loss {value:.3f}")
     keys, label = jax.random.split(jax.random.key(0), 100), jnp.arange(100) % 10
-    cond, levels = jd.Condition(label=label), jd.levels.Uniform()(schedule, 24)
+    cond, levels = jd.Condition(label=label), jd.grids.Uniform()(schedule, 24)
     x0 = jd.sample(model(params), cond, keys, data.shape[1:], levels, jd.Heun())
-    jd.pictures.save_grid(out, x0.clip(-1, 1), labels=label)
+    jd.analysis.image_grid.save_grid(out, x0.clip(-1, 1), labels=label)
 
 
 if __name__ == "__main__":

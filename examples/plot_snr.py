@@ -20,15 +20,17 @@ def main(out: str = "snr.png", where: str = "where.png") -> dict[str, float]:
         "flow, shifted by 3": jd.Shifted(jd.RectifiedFlow(), 3.0),
         "EDM": jd.LogSigma(),
     }
-    paths = {name: jd.analysis.path(schedule) for name, schedule in schedules.items()}
-    jd.plots.schedules(paths).savefig(out)
-    law = jd.times.LogitNormal()
+    paths = {
+        name: jd.analysis.curves.path(schedule) for name, schedule in schedules.items()
+    }
+    jd.analysis.plots.schedules(paths).savefig(out)
+    law = jd.timesteps.LogitNormal()
     densities = {
-        f"{name}, logit-normal t": jd.analysis.density(schedules[name], law)
+        f"{name}, logit-normal t": jd.analysis.curves.density(schedules[name], law)
         for name in ("cosine", "flow", "flow, shifted by 3")
     }
-    jd.plots.densities(densities).savefig(where)
-    left = {name: jd.analysis.terminal(s).amplitude for name, s in schedules.items()}
+    jd.analysis.plots.densities(densities).savefig(where)
+    left = {name: jd.analysis.curves.terminal(s).amplitude for name, s in schedules.items()}
     for name, amplitude in left.items():
         print(f"{name:24} {100 * amplitude:8.4f} % of the signal is left at t = 1")
     return left

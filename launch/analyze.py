@@ -22,9 +22,12 @@ from absl import flags
 from ml_collections import config_flags
 
 import jaxdiff as jd
-from jaxdiff import analysis, levels, plots, schedules, times
+from jaxdiff import schedules
+from jaxdiff.analysis import curves, plots
 from jaxdiff.config import Experiment, from_config
-from jaxdiff.files import write_atomically
+from jaxdiff.objectives import timesteps
+from jaxdiff.runtime.files import write_atomically
+from jaxdiff.sampling import grids
 from jaxdiff.types import Grid, Schedule, Times, Weighting
 
 OUT = flags.DEFINE_string("out", "analysis", "The folder to write to, made if need be.")
@@ -63,11 +66,11 @@ SCHEDULES: Mapping[str, Schedule] = {
     "TrigFlow": schedules.TrigFlow(),
 }
 LAWS: Mapping[str, tuple[Schedule, Times]] = {
-    "DDPM linear, uniform t": (DDPM, times.Uniform()),
-    "cosine, uniform t": (COSINE, times.Uniform()),
-    "flow, uniform t": (FLOW, times.Uniform()),
-    "flow, logit-normal t (SD3)": (FLOW, times.LogitNormal()),
-    "EDM, normal ln σ": (EDM, times.NormalLogSigma()),
+    "DDPM linear, uniform t": (DDPM, timesteps.Uniform()),
+    "cosine, uniform t": (COSINE, timesteps.Uniform()),
+    "flow, uniform t": (FLOW, timesteps.Uniform()),
+    "flow, logit-normal t (SD3)": (FLOW, timesteps.LogitNormal()),
+    "EDM, normal ln σ": (EDM, timesteps.NormalLogSigma()),
 }
 RECIPES: Mapping[str, tuple[str, Weighting]] = {
     "ε, linear (DDPM)": ("DDPM linear, uniform t", jd.UniformOnNetwork(jd.Eps())),
@@ -82,10 +85,10 @@ RECIPES: Mapping[str, tuple[str, Weighting]] = {
     "EDM": ("EDM, normal ln σ", jd.UniformOnNetwork(jd.EDM())),
 }
 GRIDS: Mapping[str, tuple[Schedule, Grid]] = {
-    "Karras (EDM)": (EDM, levels.Karras()),
-    "flow, uniform t": (FLOW, levels.Uniform()),
-    "cosine, uniform t": (COSINE, levels.Uniform()),
-    "DDPM, trailing": (DDPM, levels.Trailing()),
+    "Karras (EDM)": (EDM, grids.Karras()),
+    "flow, uniform t": (FLOW, grids.Uniform()),
+    "cosine, uniform t": (COSINE, grids.Uniform()),
+    "DDPM, trailing": (DDPM, grids.Trailing()),
 }
 
 
@@ -105,22 +108,22 @@ def main() -> None:
         drawn, laws, recipes, grids = _of(experiment)
         table = drawn
         steps = experiment.sampling.steps
-    density = {name: analysis.density(*law) for name, law in laws.items()}
+    density = {name: curves.density(*law) for name, law in laws.items()}
     weights = {
-        name: analysis.effective(laws[law][0], density[law], weighting)
+        name: curves.effective(laws[law][0], density[law], weighting)
         for name, (law, weighting) in recipes.items()
     }
     contraction = {
-        name: analysis.steps(grid(schedule, STEPS.value or steps), STD.value)
+        name: curves.steps(grid(schedule, STEPS.value or steps), STD.value)
         for name, (schedule, grid) in grids.items()
     }
     figures = {
-        "schedules": plots.schedules({n: analysis.path(s) for n, s in drawn.items()}),
+        "schedules": plots.schedules({n: curves.path(s) for n, s in drawn.items()}),
         "densities": plots.densities(density),
         "weightings": plots.weightings(weights),
         "grids": plots.grids(contraction),
     }
-    rows = {n: dataclasses.asdict(analysis.terminal(s)) for n, s in table.items()}
+    rows = {n: dataclasses.asdict(curves.terminal(s)) for n, s in table.items()}
     _write_table(out, rows)
     for name, figure in figures.items():
         png = out / f"{name}.png"
@@ -131,7 +134,7 @@ def main() -> None:
 def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:
     """The one schedule, law and grid of an experiment, and the weightings of its loss."""
     schedule, law = experiment.schedule, experiment.times
-    found = analysis.weightings(experiment.loss)
+    found = curves.weightings(experiment.loss)
     if not found:
         kind = type(experiment.loss).__name__
         raise ValueError(f"config.loss is a {kind}, which has no weighting to plot")
@@ -144,7 +147,7 @@ def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:
 
 def _write_table(out: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
     """The residual signals on the screen, as CSV and as JSON."""
-    fields = [field.name for field in dataclasses.fields(analysis.Terminal)]
+    fields = [field.name for field in dataclasses.fields(curves.Terminal)]
     width = max(len(name) for name in rows)
     print("What is left of the data at t = 1 (amplitude alpha / r, power its square):\n")
     print(f"{'schedule':<{width}}  " + "".join(f"{field:>13}" for field in fields))

@@ -19,8 +19,15 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from jaxdiff import accelerators, processes
-from jaxdiff.files import CLOUD, Place, cache_folder, place, printable, private_folder
+from jaxdiff.runtime import processes, xla_flags
+from jaxdiff.runtime.files import (
+    CLOUD,
+    Place,
+    cache_folder,
+    place,
+    printable,
+    private_folder,
+)
 
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Virtual devices to split the CPU into, where there is no other "
@@ -170,7 +177,7 @@ def _set_up(together: bool) -> bool:
     warnings.showwarning = lambda message, *_: print(
         f"warning: {printable(message)}", file=sys.stderr
     )
-    os.environ |= accelerators.settings(os.environ, accelerators.kind_of_machine())
+    os.environ |= xla_flags.settings(os.environ, xla_flags.kind_of_machine())
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", _compiled(cache))
     given = COORDINATOR.value, PROCESSES.value, PROCESS.value

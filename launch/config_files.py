@@ -14,10 +14,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxdiff import expressions
-from jaxdiff.config import TYPES, Experiment, to_dict
+from jaxdiff.config import TYPES, Experiment, expressions, to_dict
 from jaxdiff.config.fields import fields_of
-from jaxdiff.ranges import shown
+from jaxdiff.types.ranges import shown
 
 
 class _Parser(flags.ArgumentParser):

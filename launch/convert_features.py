@@ -22,10 +22,10 @@ import command
 import numpy as np
 from absl import flags
 
-from jaxdiff.features import dinov2, inception, weights
-from jaxdiff.features.weights import Shapes, Weights
-from jaxdiff.files import place
+from jaxdiff.evaluation.extractors import dinov2, inception, weights
+from jaxdiff.evaluation.extractors.weights import Shapes, Weights
 from jaxdiff.interop import tensors
+from jaxdiff.runtime.files import place
 
 NETWORKS: Mapping[str, Callable[[], Shapes]] = {
     "inception": inception.shapes,

@@ -23,11 +23,15 @@ import sampling_flags as asking
 from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
-from jaxdiff import generate, pictures, sharding
-from jaxdiff.checkpoint import Restored
-from jaxdiff.data import Pixels, folder, listing, pixels, split_of
-from jaxdiff.files import place, write_atomically
-from jaxdiff.pixels import to_float
+from jaxdiff.analysis import image_grid
+from jaxdiff.data import Pixels, split_of
+from jaxdiff.data.formats import image_files, listing
+from jaxdiff.data.pixel_values import to_float
+from jaxdiff.data.sources import folder
+from jaxdiff.runs import generate
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place, write_atomically
 
 IMAGE = flags.DEFINE_string("image", None, "A picture, or a folder of pictures.")
 STRENGTH = flags.DEFINE_float("strength", None, "Share of the grid's steps; default 0.6, "
@@ -74,14 +78,14 @@ def main() -> None:
     left = image if known is None else np.where(known, image, np.uint8(127))
     lines = {"original": image, "kept": left, "edited": edited}
     lines = {
-        n: a[: pictures.COLUMNS]
+        n: a[: image_grid.COLUMNS]
         for n, a in lines.items()
         if n != "kept" or known is not None
     }
-    count = min(len(image), pictures.COLUMNS)
-    heads = pictures.names(label[:count], asking.classes(model.run))
+    count = min(len(image), image_grid.COLUMNS)
+    heads = image_grid.names(label[:count], asking.classes(model.run))
     heads = heads if experiment.network.label_dim else []
-    pictures.save_grid(
+    image_grid.save_grid(
         png, np.concatenate([*lines.values()]), count, rows=[*lines], heads=heads
     )
     print(f"{len(edited)} edits by step {model.run.step}: {png} and {npz}")
@@ -123,8 +127,8 @@ def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
         raise ValueError("--mask and --box say the same: give one of them")
     if MASK.value is not None:
         try:
-            with pixels.opened(listing.content(place(MASK.value))) as file:
-                grey = pixels.converted(file, 1)
+            with image_files.opened(listing.content(place(MASK.value))) as file:
+                grey = image_files.converted(file, 1)
                 picture = grey.resize((width, height), Image.Resampling.BOX)
         except ValueError as error:
             raise ValueError(f"--mask: {MASK.value} is no picture: {error}") from error

@@ -29,14 +29,16 @@ import scoring_flags as scoring
 from absl import flags
 from scoring_flags import BATCH, BLOCKS, NUMBER
 
-from jaxdiff import bits, comparison, likelihood, quality, sharding
+from jaxdiff import evaluation
+from jaxdiff.analysis.image_grid import printable
 from jaxdiff.data import split_of
 from jaxdiff.data.batches import Source, take
-from jaxdiff.features.extractor import Extractor
-from jaxdiff.files import place, write_atomically
-from jaxdiff.pictures import printable
-from jaxdiff.posterior import LargeVariance
-from jaxdiff.quality import Copies, Judge, page
+from jaxdiff.evaluation import Copies, Judge, compare_solvers, likelihood, report
+from jaxdiff.evaluation.extractors.extractor import Extractor
+from jaxdiff.evaluation.likelihood import dataset_bound
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place, write_atomically
+from jaxdiff.schedules.posterior import LargeVariance
 
 IMAGES = flags.DEFINE_string(
     "images", None, "A folder or NPZ of images, in place of a run."
@@ -60,13 +62,13 @@ def main() -> None:
     out = command.output(OUT, _beside(), "json", "md", "png")
     extractors = scoring.extractors()
     images, judge, said = _given(extractors) if IMAGES.value else _drawn(extractors)
-    blocks = list(quality.blocks(images, _count()))
+    blocks = list(evaluation.blocks(images, _count()))
     scored = [judge(block) for block in blocks]
     found = {
         **said,
         "images": len(blocks) * len(blocks[0]),
         "blocks": [metrics for metrics, _ in scored],
-        "metrics": quality.summary([metrics for metrics, _ in scored]),
+        "metrics": evaluation.summary([metrics for metrics, _ in scored]),
         **_as_many(judge, blocks[0]),
     }
     near = scored[0][1]
@@ -79,26 +81,26 @@ def _count() -> int:
     return 1 if IMAGES.value and not BLOCKS.present else BLOCKS.value
 
 
-def _as_many(judge: Judge, block: quality.Block) -> dict[str, Any]:
+def _as_many(judge: Judge, block: evaluation.Block) -> dict[str, Any]:
     """Metrics of held-out images, and of as many drawn ones, where some are held out."""
     size = min(len(block), 0 if judge.holdout is None else len(judge.holdout))
-    if size <= quality.NEIGHBOURS:
+    if size <= evaluation.NEIGHBOURS:
         return {}
-    held, _ = judge(quality.in_memory(judge.holdout[:size]))
+    held, _ = judge(evaluation.in_memory(judge.holdout[:size]))
     held.pop("copied")  # held-out images are the nearest to themselves
-    ours, _ = judge(quality.Block(block, 0, size))
+    ours, _ = judge(evaluation.Block(block, 0, size))
     return {"as_many": size, "held_out": held, "drawn": ours}
 
 
 def _losses(model: asking.Model) -> list[dict[str, Any]]:
     """Errors of the run's denoiser by logSNR, on its held-out images."""
     experiment, mesh = model.experiment, sharding.data_mesh()
-    cost = bits.bound.coster(experiment, LargeVariance(), clip=False)
+    cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
     process = likelihood.process(experiment.schedule, LEVELS)
     data = split_of(experiment.data).load()
     asked = {"number": min(256, len(data)), "batch": BATCH.value, "progress": True}
-    found = bits.bound.measure(cost, model.run.variables, data, process, mesh, **asked)
-    return bits.bound.report(found, LEVELS)["bins"]
+    found = dataset_bound.measure(cost, model.run.variables, data, process, mesh, **asked)
+    return dataset_bound.report(found, LEVELS)["bins"]
 
 
 def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
@@ -110,7 +112,7 @@ def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
         if flag.present:
             raise ValueError(f"--{flag.name} says how a run draws, and --images are drawn")
     count = NUMBER.value * _count() if NUMBER.present else None
-    images = quality.images_in(path, count, size=SIZE.value)
+    images = evaluation.images_in(path, count, size=SIZE.value)
     given, mesh = scoring.reference(), sharding.data_mesh()
     judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value, progress=True)
     judge.check(images[0]["image"].shape, len(images) // _count())
@@ -124,7 +126,8 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     judge = scoring.judge(model.experiment.data, extractors, kept)
     images = scoring.drawn(model, model.sampler, kept / "images", progress=True)
     title, s = f"{asking.WORKDIR.value}, step {model.run.step}", model.experiment.sampling
-    how = f"{s.steps} steps of {comparison.short(s.solver)} on {comparison.short(s.grid)}"
+    short = compare_solvers.short
+    how = f"{s.steps} steps of {short(s.solver)} on {short(s.grid)}"
     std = s.std if asking.STD.value is None else asking.STD.value
     notes = [f"drawn by {how}, std {std:g}, seeds from {scoring.SEED.value}"]
     if s.guidance or model.guide or s.noise_guidance or model.estimator:
@@ -134,7 +137,7 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     return images, judge, {**said, "notes": notes}
 
 
-def _notes(judge: Judge, blocks: list[quality.Block], near: Copies | None) -> list[str]:
+def _notes(judge: Judge, blocks: list[evaluation.Block], near: Copies | None) -> list[str]:
     """What a reader has to know to compare these numbers with others."""
     real, size = judge.reference, len(blocks[0])
     notes = [
@@ -171,17 +174,17 @@ def _write(
     judge: Judge,
     near: Copies | None,
 ) -> None:
-    text = page.table(found)
+    text = report.table(found)
     write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=2).encode()))
-    notes = "\n".join(f"* {page.markdown(note)}" for note in found["notes"])
-    lines = f"# {page.markdown(found['title'])}\n\n{text}\n\n{notes}\n".encode()
+    notes = "\n".join(f"* {report.markdown(note)}" for note in found["notes"])
+    lines = f"# {report.markdown(found['title'])}\n\n{text}\n\n{notes}\n".encode()
     write_atomically(named["md"], lambda f: f.write(lines))
     print(f"{text}\n\n" + "\n".join(map(printable, found["notes"])))
-    some = take(images, np.arange(min(page.SHOWN, len(images))))["image"]
+    some = take(images, np.arange(min(report.SHOWN, len(images))))["image"]
     copied = None
     if near is not None:
-        copied = judge.train[near.nearest[: page.PAIRS]]
-    page.save_page(named["png"], found, some, copied, found.get("bins", ()))
+        copied = judge.train[near.nearest[: report.PAIRS]]
+    report.save_page(named["png"], found, some, copied, found.get("bins", ()))
     print(f"\n{named['png']}, {named['md']} and {named['json']}")
 
 

@@ -14,10 +14,10 @@ import command
 import numpy as np
 from absl import flags
 
-from jaxdiff import checkpoint
-from jaxdiff.files import place, write_atomically
-from jaxdiff.interop.edm2 import to_state_dict
+from jaxdiff.interop.edm2_weights import to_state_dict
 from jaxdiff.networks import UNet
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime.files import place, write_atomically
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder, or one snapshot's file.")
 OUT = flags.DEFINE_string("out", "", "The NPZ to write.")

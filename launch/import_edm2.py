@@ -18,20 +18,21 @@ from pathlib import Path
 import command
 from absl import flags
 
-from jaxdiff import data, presets, snapshots
-from jaxdiff.checkpoint import describe
-from jaxdiff.config import Experiment, Images, Sampling
-from jaxdiff.files import place
-from jaxdiff.interop import edm2, published
-from jaxdiff.interop.published import Published
-from jaxdiff.losses import Uncertain, WeightedError
+from jaxdiff import data
+from jaxdiff.config import Experiment, Images, Sampling, edm2_presets
+from jaxdiff.denoisers.parameterizations import EDM
+from jaxdiff.interop import edm2_snapshot, edm2_weights
+from jaxdiff.interop.edm2_snapshot import Published
+from jaxdiff.objectives.losses import Uncertain, WeightedError
+from jaxdiff.objectives.timesteps import NormalLogSigma
+from jaxdiff.objectives.weightings import UniformOnNetwork
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.parameterizations import EDM
-from jaxdiff.posthoc import std_to_exponent
+from jaxdiff.optim.ema_profiles import std_to_exponent
+from jaxdiff.runs import snapshots
+from jaxdiff.runs.checkpoint import describe
+from jaxdiff.runs.snapshots import Snapshot
+from jaxdiff.runtime.files import place
 from jaxdiff.schedules import LogSigma
-from jaxdiff.snapshots import Snapshot
-from jaxdiff.times import NormalLogSigma
-from jaxdiff.weightings import UniformOnNetwork
 
 PICKLE = flags.DEFINE_string("pickle", "", "The published file; or the first argument.")
 OUT = flags.DEFINE_string("out", "", "The folder to write to; or the second argument.")
@@ -53,7 +54,7 @@ def main() -> None:
             "edm2-img512-s-2147483-0.130.pkl runs/edm2-s"
         )
     pickle = place(PICKLE.value)
-    model = published.read(pickle)
+    model = edm2_snapshot.read(pickle)
     model = dataclasses.replace(
         model,
         std=model.std if STD.value is None else STD.value,
@@ -65,10 +66,10 @@ def main() -> None:
             "averaged: add --images=2147483648 --std=0.130, as they are"
         )
     std_to_exponent(model.std)  # refuses what is no width
-    if not presets.BATCH <= model.images <= MOST:
+    if not edm2_presets.BATCH <= model.images <= MOST:
         raise ValueError(
-            f"images = {model.images} is not in [{presets.BATCH}, {MOST}], one batch to "
-            "2^40: say how many images were seen, such as --images=2147483648"
+            f"images = {model.images} is not in [{edm2_presets.BATCH}, {MOST}], one "
+            "batch to 2^40: say how many images were seen, such as --images=2147483648"
         )
     path = save(model, place(OUT.value))
     count = sum(a.size for a in model.state_dict.values())
@@ -83,7 +84,7 @@ def save(model: Published, out: Path) -> Path:
     run = experiment(model)
     narrow = all(a.dtype.name == "float16" for a in model.state_dict.values())
     step = max(model.images // run.batch_size, 1)
-    snapshot = Snapshot(run, edm2.variables(model), model.std, step, model.images)
+    snapshot = Snapshot(run, edm2_weights.variables(model), model.std, step, model.images)
     dtype = "float16" if narrow else "float32"  # no digit of the file is lost
     path = snapshots.write(out / snapshots.TRACKED, snapshot, dtype)
     describe(out, run)
@@ -94,10 +95,10 @@ def experiment(model: Published) -> Experiment:
     """The training that made a published model, as far as its file and [EDM2] say."""
     edm, side = EDM(sigma_data=model.sigma_data), model.shape[0]
     family = {"StabilityVAEEncoder": "img512-", "StandardRGBEncoder": "img64-"}
-    network = edm2.network(model).clone(dtype=DTYPE.value)
+    network = edm2_weights.network(model).clone(dtype=DTYPE.value)
     known = [
         preset
-        for name, preset in presets.TRAINING.items()
+        for name, preset in edm2_presets.TRAINING.items()
         if name.startswith(family.get(model.encoder, "?"))
         and (side, preset.model_channels) == (64, network.model_channels)
     ]
@@ -116,8 +117,8 @@ def experiment(model: Published) -> Experiment:
         loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
         optimizer=optimizer,
         sampling=Sampling(steps=32, std=0.10, images=64),
-        batch_size=presets.BATCH,
-        steps=max(model.images // presets.BATCH, 1),
+        batch_size=edm2_presets.BATCH,
+        steps=max(model.images // edm2_presets.BATCH, 1),
     )
 
 

@@ -28,14 +28,24 @@ from typing import Any
 import command
 from absl import flags
 
-from jaxdiff import checkpoint, likelihood, posterior, sharding
-from jaxdiff.bits import bound, flow
+from jaxdiff.analysis.image_grid import printable
 from jaxdiff.data import Dataset, split_of
-from jaxdiff.files import Place, write_atomically
-from jaxdiff.finite import NotFiniteError
-from jaxdiff.likelihood import RK4, Adaptive, Divergence, Exact, Hutchinson, Skilling
-from jaxdiff.pictures import printable
-from jaxdiff.schedules import Table
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import (
+    RK4,
+    Adaptive,
+    Divergence,
+    Exact,
+    Hutchinson,
+    Skilling,
+    dataset_bound,
+    dataset_flow,
+)
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import Place, write_atomically
+from jaxdiff.runtime.finite import NotFiniteError
+from jaxdiff.schedules import Table, posterior
 
 Files = dict[str, Place]
 """What is written, by suffix."""
@@ -113,8 +123,8 @@ def _bound(
     head = experiment.network.learned_variance
     variance = VARIANCE.value or ("LearnedVariance" if head else "LargeVariance")
     process = likelihood.process(experiment.schedule, count)
-    measured = bound.measure(
-        bound.coster(experiment, getattr(posterior, variance)(), CLIP.value),
+    measured = dataset_bound.measure(
+        dataset_bound.coster(experiment, getattr(posterior, variance)(), CLIP.value),
         run.variables,
         dataset,
         process,
@@ -124,10 +134,10 @@ def _bound(
         seed=SEED.value,
         progress=True,
     )
-    found = bound.report(measured, BINS.value)
+    found = dataset_bound.report(measured, BINS.value)
     found = {**asked, "variance": variance, "clip": CLIP.value, **found}
     _write(out["json"], found)
-    print(bound.table(found))
+    print(dataset_bound.table(found))
     of = f"{asked['data']}, {found['images']} images, {count} steps, {variance}"
     print(f"\n{of}, step {run.step}")
     parts = {name: pair["mean"] for name, pair in found["bits_per_dim"].items()}
@@ -138,13 +148,13 @@ def _bound(
         f"and {parts['diffusion']:.2f} the other steps'; --by=flow measures densities",
     )
     try:
-        learned = bound.uncertainty(experiment, run.variables, measured)
+        learned = dataset_bound.uncertainty(experiment, run.variables, measured)
     except NotFiniteError as error:
         learned = {}
         warnings.warn(str(error), stacklevel=2)
     if learned:
         _write(out["json"], found := {**found, "uncertainty": learned})
-    bound.save_plot(out["png"], found)
+    dataset_bound.save_plot(out["png"], found)
     print(f"{out['png']} and {out['json']}")
 
 
@@ -159,8 +169,8 @@ def _flow(
     """Densities by the flow."""
     levels = likelihood.rising(run.experiment.schedule, STEPS.value)
     earlier, start = _earlier(), time.perf_counter()
-    measured = flow.measure(
-        flow.solver(run.experiment, levels, rule or RK4, divergence),
+    measured = dataset_flow.measure(
+        dataset_flow.solver(run.experiment, levels, rule or RK4, divergence),
         run.variables,
         dataset,
         sharding.data_mesh(),
@@ -170,7 +180,7 @@ def _flow(
         progress=True,
     )
     seconds = time.perf_counter() - start
-    found, low = flow.report(measured), float(levels.sigma[0] / levels.alpha[0])
+    found, low = dataset_flow.report(measured), float(levels.sigma[0] / levels.alpha[0])
     how = {"rule": str(rule or f"{STEPS.value} RK4"), "divergence": str(divergence)}
     found = {**asked, **how, "noise": low, "seconds": seconds, **found}
     same = ("step", "std", "data", "images")
@@ -178,7 +188,7 @@ def _flow(
     if earlier and all(earlier.get(k, "") == found[k] for k in same):
         found["bound"], each = earlier["bits_per_dim"]["total"], earlier["each"]
     _write(out["json"], found)
-    print(flow.table(found))
+    print(dataset_flow.table(found))
     of = f"{asked['data']}, {found['images']} images, {', '.join(how.values())}"
     cost = f"{found['evaluations']:.0f} evaluations an image, {seconds:.1f} s"
     print(f"\n{of}, step {run.step}\nfrom sigma / alpha = {low:.3g} of noise, {cost}")
@@ -187,7 +197,7 @@ def _flow(
         "the run is too weak, or its average too short: train longer, or try another "
         "--std or --checkpoint",
     )
-    flow.save_plot(out["png"], found, each)
+    dataset_flow.save_plot(out["png"], found, each)
     print(f"{out['png']} and {out['json']}")
 
 

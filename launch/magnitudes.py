@@ -16,8 +16,9 @@ from typing import Any
 import command
 from absl import flags
 
-from jaxdiff import jsontext, magnitudes
-from jaxdiff.files import place, write_atomically
+from jaxdiff.runtime import jsontext
+from jaxdiff.runtime.files import place, write_atomically
+from jaxdiff.train import magnitudes
 
 WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs with --config.magnitudes_every.")
 OUT = flags.DEFINE_string("out", "magnitudes.png", "The picture.")

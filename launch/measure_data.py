@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from jaxdiff.config import from_config, parts
 from jaxdiff.data import describe, encoder_of, statistics
-from jaxdiff.parameterizations import EDM
+from jaxdiff.denoisers.parameterizations import EDM
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 AGAIN = flags.DEFINE_bool("again", False, "Measure, whatever was measured before.")

@@ -21,11 +21,14 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from jaxdiff import checkpoint, expressions, noise_shift, sharding, shifts
-from jaxdiff.config import Experiment
+from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.config import Experiment, expressions
 from jaxdiff.data import split_of
-from jaxdiff.files import place, write_atomically
-from jaxdiff.plots import COLOURS, INK
+from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.noise_shift import of_run
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place, write_atomically
 from jaxdiff.types import NoiseLevel, Solver
 
 if TYPE_CHECKING:
@@ -67,8 +70,8 @@ def main() -> None:
     run = checkpoint.restore(command.folder(WORKDIR), STD.value)
     estimator = checkpoint.restore(ESTIMATOR.value)
     experiment = chosen(run.experiment)
-    shifts.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
-    levels = shifts.inner_levels(experiment)
+    of_run.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
+    levels = of_run.inner_levels(experiment)
     out = command.output(OUT, beside(command.folder(WORKDIR)), "json", "png")
     said = estimates(run, estimator, experiment, levels)
     found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
@@ -119,15 +122,15 @@ def estimates(
     variables = run.variables, estimator.variables
     data = split_of(experiment.data, SPLIT.value).load()
     asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
-    said, label = shifts.forward(*asked, SEED.value, batch, progress=True)
+    said, label = of_run.forward(*asked, SEED.value, batch, progress=True)
     found, seeds = {FORWARD: said}, SEED.value + np.arange(NUMBER.value)
     ways = {SAMPLED: None}
     if w := NOISE_GUIDANCE.value:
         ways[f"{SAMPLED} with NAG, w = {w:g}"] = interval()
     for kind, within in ways.items():
-        watch = shifts.watcher(experiment, estimator.experiment, within)
+        watch = of_run.watcher(experiment, estimator.experiment, within)
         asked = watch, variables, seeds, label, w, mesh, batch
-        _, found[kind] = shifts.sampled(*asked, progress=True)
+        _, found[kind] = of_run.sampled(*asked, progress=True)
     return found
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import command
 from absl import flags
 
-from jaxdiff import posthoc, snapshots
+from jaxdiff.optim import ema_profiles
+from jaxdiff.runs import snapshots
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 STD = flags.DEFINE_string("std", None, 'Widths, as in "0.05,0.10,...,0.25".')
@@ -36,7 +37,7 @@ WORTH_SAYING, USELESS = 3.0, 50.0
 
 def main() -> None:
     """Checks, solves, reads, writes."""
-    workdir, stds = command.folder(WORKDIR), posthoc.parse_stds(STD.value)
+    workdir, stds = command.folder(WORKDIR), ema_profiles.parse_stds(STD.value)
     lacks = _checked(workdir, stds)
     for first in range(0, len(stds), TOGETHER.value):
         made = snapshots.reconstruct(

@@ -18,11 +18,12 @@ import command
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import quality, sharding
+from jaxdiff import evaluation
+from jaxdiff.analysis.image_grid import printable
 from jaxdiff.config import from_config
-from jaxdiff.features.extractor import extractor
-from jaxdiff.files import place
-from jaxdiff.pictures import printable
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 IMAGES = flags.DEFINE_string("images", None, "A folder of pictures, or an NPZ.")
@@ -55,27 +56,27 @@ def main() -> None:
     command.need((SIZE, IMAGES))
     out = command.output(OUT, place(OUT.value), "npz")["npz"]
     observed = _published() if PUBLISHED.value else _observed()
-    quality.save(out, observed)
+    evaluation.save(out, observed)
     for name, seen in observed.seen.items():
         kept = "moments" if seen.features is None else "features"
         print(f"{name}: {kept} of {seen.moments.count} images, {seen.extractor.dims} wide")
     print(f"{out}: {printable(observed.source)}")
 
 
-def _published() -> quality.Observed:
-    return quality.published(place(PUBLISHED.value), PROTOCOL.value, COUNT.value)
+def _published() -> evaluation.Observed:
+    return evaluation.published(place(PUBLISHED.value), PROTOCOL.value, COUNT.value)
 
 
-def _observed() -> quality.Observed:
+def _observed() -> evaluation.Observed:
     """What the extractors see of the images."""
     extractors = [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
     if IMAGES.value:
-        source, images = IMAGES.value, quality.images_in(IMAGES.value, size=SIZE.value)
+        source, images = IMAGES.value, evaluation.images_in(IMAGES.value, size=SIZE.value)
     else:
         data = from_config(CONFIG.value).data
-        quality.require_pixels(data)
+        evaluation.require_pixels(data)
         source, images = str(data), data.load().source
-    return quality.observe(
+    return evaluation.observe(
         images,
         extractors,
         sharding.data_mesh(),

@@ -26,11 +26,16 @@ import numpy as np
 import sampling_flags as asking
 from absl import flags
 
-from jaxdiff import comparison, expressions, generate, pictures, quality, sharding
+from jaxdiff import evaluation
+from jaxdiff.analysis import image_grid
+from jaxdiff.config import expressions
 from jaxdiff.data import encoder_of
-from jaxdiff.features.extractor import extractor
-from jaxdiff.files import write_atomically
-from jaxdiff.progress import bar
+from jaxdiff.evaluation import compare_solvers
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.runs import generate
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import write_atomically
+from jaxdiff.runtime.progress import bar
 from jaxdiff.types import Solver
 
 NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, 2**32)
@@ -72,9 +77,9 @@ def main() -> None:
     )
     arrays = {"images": images, "labels": label, "seeds": seeds}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
-    shown = encoder.preview(images[: pictures.MOST])
+    shown = encoder.preview(images[: image_grid.MOST])
     by = label[: len(shown)] if experiment.network.label_dim else None
-    pictures.save_grid(png, shown, labels=by, classes=asking.classes(model.run))
+    image_grid.save_grid(png, shown, labels=by, classes=asking.classes(model.run))
     few = f" (the first {len(shown)})" if len(shown) < len(images) else ""
     print(f"{len(images)} images of step {model.run.step}: {png}{few} and {npz}")
 
@@ -92,12 +97,12 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
     out = command.output(OUT, asking.beside() / "compared", "md", "png")
     judge = None
     if REFERENCE.value:
-        if len(seeds) <= quality.NEIGHBOURS:
+        if len(seeds) <= evaluation.NEIGHBOURS:
             raise ValueError(
-                f"--reference needs --number of more than {quality.NEIGHBOURS}: metrics "
+                f"--reference needs --number of more than {evaluation.NEIGHBOURS}: metrics "
                 "compare sets of images"
             )
-        judge = quality.judge_of(
+        judge = evaluation.judge_of(
             model.experiment.data,
             [extractor(name) for name in command.names(EXTRACTORS)],
             sharding.data_mesh(),
@@ -106,7 +111,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
         )
     steps, rows = [int(text) for text in texts], []
     with bar(total=len(chosen) * len(steps), unit="row", desc="comparing") as done:
-        for row in comparison.compare(
+        for row in compare_solvers.compare(
             model.experiment,
             model.run.variables,
             chosen,
@@ -119,13 +124,13 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
         ):
             rows.append(row)
             done.update()
-    text = comparison.table(rows)
+    text = compare_solvers.table(rows)
     write_atomically(out["md"], lambda file: file.write(f"{text}\n".encode()))
     away = "away: root mean square difference to the first row's images, pixels in [-1, 1]"
     print(f"{text}\n\n{away}")
     known = model.experiment.network.label_dim > 0
-    heads = pictures.names(label, asking.classes(model.run)) if known else ()
-    comparison.save_sheet(out["png"], rows, classes=heads)
+    heads = image_grid.names(label, asking.classes(model.run)) if known else ()
+    compare_solvers.save_sheet(out["png"], rows, classes=heads)
     print(f"{len(seeds)} images each: {out['png']} and {out['md']}")
 
 

@@ -17,10 +17,11 @@ import command
 from absl import flags
 from jaxtyping import PyTree
 
-from jaxdiff import checkpoint, expressions, generate, levels, presets, solvers
-from jaxdiff.checkpoint import Restored
-from jaxdiff.config import Experiment
-from jaxdiff.guidance import Rule
+from jaxdiff.config import Experiment, edm2_presets, expressions
+from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.sampling import grids, solvers
+from jaxdiff.sampling.guidance import Rule
 from jaxdiff.types import Grid, Solver
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
@@ -37,14 +38,14 @@ SOLVER = flags.DEFINE_string(
     "solver", None, f"One of {', '.join(solvers.__all__)}, with fields or without."
 )
 GRID = flags.DEFINE_string(
-    "grid", None, f"One of {', '.join(levels.__all__)}, with fields or without."
+    "grid", None, f"One of {', '.join(grids.__all__)}, with fields or without."
 )
 GUIDANCE = flags.DEFINE_float(
     "guidance", None, "w of D + w (D - guide's D), or D without label."
 )
 PRESET = flags.DEFINE_enum(
-    "preset", None, [*presets.SAMPLING], "Models, EMA widths, guide and guidance of EDM2, "
-    "imported to WORKDIR/img512-s and the like by launch/import_edm2.py."
+    "preset", None, [*edm2_presets.SAMPLING], "Models, EMA widths, guide and guidance of "
+    "EDM2, imported to WORKDIR/img512-s and the like by launch/import_edm2.py."
 )  # fmt: skip
 GUIDE = flags.DEFINE_string("guide", None, "Another run, to guide away from.")
 GUIDE_STD = flags.DEFINE_float("guide_std", None, "Width of the guide's EMA.")
@@ -118,7 +119,7 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
     Raises:
         ValueError: a flag that needs another, or that these networks do not fit.
     """
-    preset, weight, noise_weight = presets.SAMPLING.get(PRESET.value), 0.0, 0.0
+    preset, weight, noise_weight = edm2_presets.SAMPLING.get(PRESET.value), 0.0, 0.0
     if guide:
         weight = preset.weight if preset else GUIDANCE.value
         if not math.isfinite(math.nan if weight is None else weight):
@@ -259,7 +260,7 @@ def _models() -> tuple[Restored, Restored | None]:
     """What to sample, and another run to guide it, if any."""
     folder = command.folder(WORKDIR)
     if PRESET.value:
-        preset = presets.SAMPLING[PRESET.value]
+        preset = edm2_presets.SAMPLING[PRESET.value]
         main, guide = (
             model and _published(folder / model.network, model)
             for model in (preset.main, preset.guide)
@@ -277,7 +278,7 @@ def _restored(flag: flags.FlagHolder, *which: Any) -> Restored:
     return checkpoint.restore(command.folder(flag), *which)
 
 
-def _published(folder: Path, model: presets.Model) -> Restored:
+def _published(folder: Path, model: edm2_presets.Model) -> Restored:
     """A preset's model, as it was imported or reconstructed."""
     try:
         return checkpoint.restore(folder, model.std, model.step)
@@ -307,7 +308,7 @@ def _fitting(run: Restored, guide: Restored) -> Restored:
 
 def _refuse_unread() -> None:
     """Flags that another flag makes meaningless, or that need another."""
-    preset = presets.SAMPLING.get(PRESET.value)
+    preset = edm2_presets.SAMPLING.get(PRESET.value)
     fixed = (STD, STEP, GUIDE, GUIDE_STD, GUIDE_STEP) if preset else ()
     for flag in (*fixed, *((GUIDANCE,) if preset and preset.guide else ())):
         if flag.value is not None:

@@ -24,12 +24,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import sharding
 from jaxdiff.config import from_config
 from jaxdiff.data import OpenMoji, Pixels, encoder_of
-from jaxdiff.features.extractor import extractor
-from jaxdiff.files import place, write_atomically
-from jaxdiff.quality import in_memory, observe, sanity
+from jaxdiff.evaluation import in_memory, observe, sanity
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place, write_atomically
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 EXTRACTORS = flags.DEFINE_list("extractors", "lite0,pixels8", "The first is judged.")

@@ -15,14 +15,16 @@ import sampling_flags as asking
 from absl import flags
 from jaxtyping import Int
 
-from jaxdiff import generate, quality, sharding
-from jaxdiff.checkpoint import Restored
+from jaxdiff import evaluation
 from jaxdiff.config import to_dict
 from jaxdiff.data import encoder_of
-from jaxdiff.features.extractor import Extractor, extractor
-from jaxdiff.files import place
-from jaxdiff.quality import Judge
-from jaxdiff.quality.drawn import Parts
+from jaxdiff.evaluation import Judge
+from jaxdiff.evaluation.extractors.extractor import Extractor, extractor
+from jaxdiff.evaluation.sample_cache import Parts
+from jaxdiff.runs import generate
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place
 
 REFERENCE = flags.DEFINE_string(
     "reference", None, "A file of launch/reference.py; by default the run's own data."
@@ -44,9 +46,9 @@ def extractors() -> list[Extractor]:
     return [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
 
 
-def reference() -> quality.Observed:
+def reference() -> evaluation.Observed:
     """What --reference holds."""
-    return quality.load(place(REFERENCE.value))
+    return evaluation.load(place(REFERENCE.value))
 
 
 def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
@@ -58,7 +60,7 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
     mesh, given = sharding.data_mesh(), reference() if REFERENCE.value else None
     if given:
         Judge(tuple(by), given, mesh).check(data.shape, NUMBER.value)
-    own = quality.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
+    own = evaluation.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
     return dataclasses.replace(own, reference=given) if given else own
 
 
@@ -70,7 +72,7 @@ def label(run: Restored) -> Int[np.ndarray, " N"]:
     if asking.LABELS.value:
         return np.resize(asking.labels(run), count)
     if run.experiment.network.label_dim:
-        return quality.labels_like(
+        return evaluation.labels_like(
             run.experiment.data.load(), count, SEED.value, progress=True
         )
     return np.full(count, -1, np.int32)
@@ -81,7 +83,7 @@ def said(model: asking.Model, weights: str | None = None) -> dict[str, Any]:
     return {
         "step": model.run.step,
         "sampling": to_dict(model.experiment.sampling),
-        "weights": weights or quality.digest(model.variables),
+        "weights": weights or evaluation.digest(model.variables),
         "guides": {"w": model.weight, "noise_w": model.noise_weight},
     }
 
@@ -96,4 +98,4 @@ def drawn(
     )
     labels = label(model.run)
     seeds = SEED.value + np.arange(len(labels))
-    return quality.draw(folder, said(model), make, seeds, labels, progress=progress)
+    return evaluation.draw(folder, said(model), make, seeds, labels, progress=progress)

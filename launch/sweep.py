@@ -36,14 +36,15 @@ import scoring_flags as scoring
 from absl import flags
 from jaxtyping import Array, PyTree
 
-from jaxdiff import checkpoint, generate, quality, snapshots
-from jaxdiff.checkpoint import Restored
+from jaxdiff import evaluation
 from jaxdiff.config import Experiment
-from jaxdiff.files import Place, write_atomically
-from jaxdiff.progress import bar
-from jaxdiff.quality import page, sweeps, swept
+from jaxdiff.evaluation import report, sweep_axes, sweep_report
+from jaxdiff.runs import checkpoint, generate, snapshots
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.state import labelled
+from jaxdiff.runtime.files import Place, write_atomically
+from jaxdiff.runtime.progress import bar
 from jaxdiff.sampling import sample
-from jaxdiff.state import labelled
 
 OVER = flags.DEFINE_multi_string(
     "over", None, "An axis, NAME=VALUE,VALUE,…; once or twice."
@@ -62,7 +63,7 @@ flags.adopt_module_key_flags(scoring)
 class Asked:
     """A point, what draws its images but for the average, and what its row is found by."""
 
-    point: sweeps.Point
+    point: sweep_axes.Point
     model: asking.Model
     made_by: dict[str, Any]
 
@@ -74,15 +75,15 @@ class Asked:
 
 def main() -> None:
     """Measures the points that are missing, and writes what all say."""
-    axes = [sweeps.axis(text) for text in OVER.value]
-    points = sweeps.points(axes)
+    axes = [sweep_axes.axis(text) for text in OVER.value]
+    points = sweep_axes.points(axes)
     _refuse(axes)
     out = command.output(OUT, asking.beside() / "quality" / "sweep", "md", "json", "png")
     extractors = scoring.extractors()
     asked = _asked(points, [e.name for e in extractors])
     made = _averages(asked)
     kept = asking.beside() / "quality"
-    book = sweeps.Book(kept / "sweep.jsonl")
+    book = sweep_axes.Book(kept / "sweep.jsonl")
     missing = [a for a in asked if not book.find(a.made_by)]
     if missing:
         judge = scoring.judge(asked[0].model.experiment.data, extractors, kept)
@@ -96,7 +97,7 @@ def main() -> None:
     _write(out, axes, rows, asked[0].model)
 
 
-def _refuse(axes: Sequence[sweeps.Axis]) -> None:
+def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
     """Axes that no picture has room for, or whose flag is given too."""
     if len(axes) > 2:
         raise ValueError(f"--over is given once or twice, got {len(axes)} axes")
@@ -109,12 +110,12 @@ def _refuse(axes: Sequence[sweeps.Axis]) -> None:
             raise ValueError(f"--preset={asking.PRESET.value} says it: leave out std")
 
 
-def _asked(points: Sequence[sweeps.Point], names: Sequence[str]) -> list[Asked]:
+def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Asked]:
     """What the flags and each point describe together; networks are restored once."""
     _set(points[0])
     base = asking.asked()
     own = asking.STD.value or base.experiment.sampling.std
-    weights, asked = quality.digest(base.variables), []
+    weights, asked = evaluation.digest(base.variables), []
     for point in points:
         _set(point)
         model = asking.described(base.run, base.guide, base.estimator)
@@ -132,11 +133,11 @@ def _asked(points: Sequence[sweeps.Point], names: Sequence[str]) -> list[Asked]:
     return asked
 
 
-def _set(point: sweeps.Point) -> None:
+def _set(point: sweep_axes.Point) -> None:
     """Gives each flag the point's value; that of std is no flag's, see `_averages`."""
     for name, text in point.items():
         if name != "std":
-            text = text.replace(":", ",") if name in sweeps.INTERVALS else text
+            text = text.replace(":", ",") if name in sweep_axes.INTERVALS else text
             try:
                 flags.FLAGS[name].parse(text)
             except flags.Error as error:
@@ -213,7 +214,7 @@ def _program(
     return compiled
 
 
-def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str, Any]:
+def _measured(model: asking.Model, judge: evaluation.Judge, kept: Path) -> dict[str, Any]:
     """The metrics of each block."""
     began = time.perf_counter()
     images = scoring.drawn(
@@ -222,7 +223,7 @@ def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str
         kept / ("images" if KEEP.value else "sweep"),
         progress=True,
     )
-    blocks = [judge(b)[0] for b in quality.blocks(images, scoring.BLOCKS.value)]
+    blocks = [judge(b)[0] for b in evaluation.blocks(images, scoring.BLOCKS.value)]
     if not KEEP.value:
         shutil.rmtree(images.paths[0].parent)
     return {"blocks": blocks, "seconds": time.perf_counter() - began}
@@ -230,27 +231,27 @@ def _measured(model: asking.Model, judge: quality.Judge, kept: Path) -> dict[str
 
 def _write(
     named: dict[str, Place],
-    axes: Sequence[sweeps.Axis],
+    axes: Sequence[sweep_axes.Axis],
     rows: list[dict],
     model: asking.Model,
 ) -> None:
     """Tables, verdicts and curves."""
     title = f"{asking.WORKDIR.value}, step {model.run.step}"
-    judged = list(swept.verdicts(axes, rows))
+    judged = list(sweep_report.verdicts(axes, rows))
     notes = [
         f"{scoring.NUMBER.value} images x {scoring.BLOCKS.value} blocks at each point; "
         "mean ± spread over blocks, the best in bold.",
-        swept.NOTE,
+        sweep_report.NOTE,
     ]
-    lines = [*(f"* {swept.sentence(one)}" for one in judged)]
-    text = "\n\n".join([swept.tables(axes, rows), "\n".join(lines), *notes])
+    lines = [*(f"* {sweep_report.sentence(one)}" for one in judged)]
+    text = "\n\n".join([sweep_report.tables(axes, rows), "\n".join(lines), *notes])
     found = {"title": title, "verdicts": judged, "rows": rows}
     write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=1).encode()))
     write_atomically(
-        named["md"], lambda f: f.write(f"# {page.markdown(title)}\n\n{text}\n".encode())
+        named["md"], lambda f: f.write(f"# {report.markdown(title)}\n\n{text}\n".encode())
     )
     print(text)
-    swept.save_picture(named["png"], axes, rows, title)
+    sweep_report.save_picture(named["png"], axes, rows, title)
     print(f"\n{named['png']}, {named['md']} and {named['json']}")
 
 

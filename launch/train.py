@@ -22,8 +22,11 @@ import command
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdiff import footprint, pictures, processes, sharding, train
+from jaxdiff import train
+from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment, from_config, resolve
+from jaxdiff.runtime import processes, sharding
+from jaxdiff.train import memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
@@ -57,7 +60,7 @@ def main() -> None:
     step = int(state.step)
     if not processes.first():
         return
-    pictures.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
+    image_grid.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
     see = "; see samples.png there" if experiment.sample_every else ""
     print(f"{workdir} has all its {experiment.steps} steps{more}{see}")
@@ -86,7 +89,7 @@ def _dry_run(experiment: Experiment) -> None:
     if experiment.network.label_dim == -1:  # as many as the data have
         experiment = resolve(experiment, experiment.data.load())
     part = experiment.batch_size // experiment.accumulation
-    for line in footprint.table(experiment, sharding.mesh_for(part, experiment.fsdp)):
+    for line in memory.table(experiment, sharding.mesh_for(part, experiment.fsdp)):
         print(line, flush=True)
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.interop.edm2 import from_state_dict
-from jaxdiff.networks.unet import UNet
+from jaxdiff.interop.edm2_weights import from_state_dict
+from jaxdiff.networks.edm2_unet import UNet
 from jaxdiff.types import Condition
 
 FOLDER = Path(__file__).parent / "golden" / "edm2"

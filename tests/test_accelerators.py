@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxdiff.accelerators import GPU, TPU, kind_of_machine, settings
+from jaxdiff.runtime.xla_flags import GPU, TPU, kind_of_machine, settings
 
 PACKAGE = Path(__file__).parents[1]
 NAMES = {"gpu": ("XLA_FLAGS", GPU), "tpu": ("LIBTPU_INIT_ARGS", TPU)}

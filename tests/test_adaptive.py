@@ -11,8 +11,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import sampling
-from jaxdiff.levels import Karras
-from jaxdiff.solvers import Adaptive
+from jaxdiff.sampling.grids import Karras
+from jaxdiff.sampling.solvers import Adaptive
 from jaxdiff.types import Condition, Denoised, NoiseLevel
 from tests.toys import GOLDEN, SCHEDULES, edm, flow_map, mixture, on_host
 

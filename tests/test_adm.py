@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.networks.adm import ADM, ADMBlock, positions
-from jaxdiff.networks.block import Block
+from jaxdiff.networks.edm2_block import Block
 from jaxdiff.types import Condition
 from tests.toys import GOLDEN
 

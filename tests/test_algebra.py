@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import losses as jl
-from jaxdiff import posterior as jp
-from jaxdiff import times as jt
-from jaxdiff import weightings as jw
 from jaxdiff.config import TYPES, parts
-from jaxdiff.levels import (
+from jaxdiff.denoisers.parameterizations import AngleLabel
+from jaxdiff.objectives import losses as jl
+from jaxdiff.objectives import timesteps as jt
+from jaxdiff.objectives import weightings as jw
+from jaxdiff.sampling.grids import (
     Beta,
     Karras,
     Leading,
@@ -31,8 +31,7 @@ from jaxdiff.levels import (
     Uniform,
     UniformLogSNR,
 )
-from jaxdiff.parameterizations import AngleLabel
-from jaxdiff.solvers import (
+from jaxdiff.sampling.solvers import (
     DDIM,
     DEIS,
     LMS,
@@ -48,6 +47,7 @@ from jaxdiff.solvers import (
     UniPC,
     sde,
 )
+from jaxdiff.schedules import posterior as jp
 from jaxdiff.types import (
     Condition,
     Denoised,

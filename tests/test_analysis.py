@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import analysis, plots, schedules, times
-from jaxdiff.levels import Karras, Trailing, Uniform
-from jaxdiff.losses import Total, Uncertain, WeightedError
+from jaxdiff import schedules
+from jaxdiff.analysis import curves, plots
+from jaxdiff.objectives import timesteps
+from jaxdiff.objectives.losses import Total, Uncertain, WeightedError
+from jaxdiff.sampling.grids import Karras, Trailing, Uniform
 from jaxdiff.types import NoiseLevel
 from tests.cases import commands
 from tests.toys import SCHEDULES, follow
@@ -33,7 +35,7 @@ ROOT = Path(__file__).parents[1]
     ],
 )
 def test_residual_signal(schedule: Any, amplitude: float) -> None:
-    left = analysis.terminal(schedule)
+    left = curves.terminal(schedule)
     # ten digits, as published; the table's angle keeps them
     assert left.amplitude == pytest.approx(amplitude, rel=2e-10)
     assert left.power == pytest.approx(amplitude**2, rel=4e-10)
@@ -43,19 +45,19 @@ def test_residual_signal(schedule: Any, amplitude: float) -> None:
 
 @pytest.mark.parametrize("betas", [jd.LinearBetas, jd.ScaledLinearBetas, jd.CosineBetas])
 def test_zero_terminal_snr_leaves_exactly_nothing(betas: Any) -> None:
-    left = analysis.terminal(jd.zero_terminal_snr(jd.Table(betas())))
+    left = curves.terminal(jd.zero_terminal_snr(jd.Table(betas())))
     assert (left.amplitude, left.power, left.snr) == (0, 0, 0)
     assert left.logsnr == -math.inf
 
 
 def test_terminal_on_edms_path_is_relative_to_the_noise() -> None:
-    left = analysis.terminal(jd.LogSigma(sigma_max=80.0))
+    left = curves.terminal(jd.LogSigma(sigma_max=80.0))
     assert left.amplitude == pytest.approx(1 / math.sqrt(1 + 80**2), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_path(name: str) -> None:
-    path = analysis.path(SCHEDULES[name], points=11)
+    path = curves.path(SCHEDULES[name], points=11)
     assert path.t.tolist() == pytest.approx(np.linspace(0, 1, 11))
     assert (np.diff(path.logsnr) < 0).all()
     inner = slice(1, -1)  # logsnr may be infinite at the ends
@@ -68,13 +70,21 @@ def _normal(mean: float, std: float) -> Any:
 
 
 LAWS = {
-    "cosine": (jd.Cosine(), times.Uniform(), lambda x: 1 / np.cosh(x / 2) / (2 * np.pi)),
-    "flow": (jd.RectifiedFlow(), times.Uniform(), lambda x: 1 / np.cosh(x / 4) ** 2 / 8),
-    "edm": (jd.LogSigma(), times.NormalLogSigma(-1.2, 1.2), _normal(2.4, 2.4)),
-    "sd3": (jd.RectifiedFlow(), times.LogitNormal(0.5, 0.7), _normal(-1.0, 1.4)),
+    "cosine": (
+        jd.Cosine(),
+        timesteps.Uniform(),
+        lambda x: 1 / np.cosh(x / 2) / (2 * np.pi),
+    ),
+    "flow": (
+        jd.RectifiedFlow(),
+        timesteps.Uniform(),
+        lambda x: 1 / np.cosh(x / 4) ** 2 / 8,
+    ),
+    "edm": (jd.LogSigma(), timesteps.NormalLogSigma(-1.2, 1.2), _normal(2.4, 2.4)),
+    "sd3": (jd.RectifiedFlow(), timesteps.LogitNormal(0.5, 0.7), _normal(-1.0, 1.4)),
     "shares": (
         jd.Cosine(),
-        times.Stratified(times.Uniform()),
+        timesteps.Stratified(timesteps.Uniform()),
         lambda x: 1 / np.cosh(x / 2) / (2 * np.pi),
     ),
 }
@@ -84,7 +94,7 @@ LAWS = {
 @pytest.mark.parametrize("name", LAWS)
 def test_density_of_quantiles(name: str) -> None:
     schedule, law, exact = LAWS[name]
-    found = analysis.density(schedule, law)
+    found = curves.density(schedule, law)
     # triangles of 0.2 nats smooth: p'' 0.2^2 / 12, 4.9e-4 for the narrowest of these
     np.testing.assert_allclose(found.drawn, exact(found.logsnr), atol=5e-4)
     np.testing.assert_array_equal(found.meant, found.drawn)
@@ -111,22 +121,22 @@ class Skewed:
 
 def test_density_of_draws_and_their_importance_weights() -> None:
     """Under p(t) = 1 / (2 sqrt t) of the flow, and back to the uniform law by weights."""
-    found = analysis.density(jd.RectifiedFlow(), Skewed(), -10.0, 10.0, 101)
+    found = curves.density(jd.RectifiedFlow(), Skewed(), -10.0, 10.0, 101)
     t = 1 / (1 + np.exp(found.logsnr / 2))
     uniform = 1 / np.cosh(found.logsnr / 4) ** 2 / 8
     # 2^21 draws leave sqrt(2 p / (3 n 0.2)) or 6e-4 at the top; five of those
     np.testing.assert_allclose(found.drawn, uniform / (2 * np.sqrt(t)), atol=3e-3)
     np.testing.assert_allclose(found.meant, uniform, atol=3e-3)
-    other = analysis.density(jd.RectifiedFlow(), Skewed(), memory=1.0)
+    other = curves.density(jd.RectifiedFlow(), Skewed(), memory=1.0)
     assert found.drawn[50] != pytest.approx(other.drawn[75], rel=0.1)
 
 
-def _exact(name: str) -> tuple[Any, analysis.Density]:
+def _exact(name: str) -> tuple[Any, curves.Density]:
     """A schedule and its density, in closed form."""
     schedule, _, exact = LAWS[name]
     logsnr = np.linspace(-9, 9, 61)
     full = np.full(61, np.inf)
-    return schedule, analysis.Density(logsnr, exact(logsnr), exact(logsnr), full, 0.0)
+    return schedule, curves.Density(logsnr, exact(logsnr), exact(logsnr), full, 0.0)
 
 
 def _sigmoid(x: Any) -> Any:
@@ -136,7 +146,7 @@ def _sigmoid(x: Any) -> Any:
 def test_debias_on_the_cosine_path_is_the_sigmoid_weighting() -> None:
     """sech(l / 2) exp(-l / 2) = 2 sigmoid(-l), up to the density's factor 2 pi [KG]."""
     schedule, law = _exact("cosine")
-    found = analysis.effective(schedule, law, jd.Debias())
+    found = curves.effective(schedule, law, jd.Debias())
     np.testing.assert_allclose(np.pi * found.eps, _sigmoid(-law.logsnr), rtol=1e-9)
 
 
@@ -161,7 +171,7 @@ def test_rows_of_the_kingma_gao_form() -> None:
         ),
     ):
         schedule, law = _exact(name)
-        found = analysis.effective(schedule, law, weighting)
+        found = curves.effective(schedule, law, weighting)
         np.testing.assert_allclose(found.eps, expected, rtol=1e-9, err_msg=name)
         snr = np.exp(lam)
         np.testing.assert_allclose(found.x0, snr * expected, rtol=1e-9)
@@ -173,15 +183,15 @@ def test_rows_of_the_kingma_gao_form() -> None:
 def test_nothing_is_said_where_nothing_is_known() -> None:
     """Beyond the schedule's ends, and where points are few."""
     ddpm = jd.Table(jd.LinearBetas())
-    law = analysis.density(ddpm, times.Uniform())
-    found = analysis.effective(ddpm, law, jd.Debias())
+    law = curves.density(ddpm, timesteps.Uniform())
+    found = curves.effective(ddpm, law, jd.Debias())
     assert np.isnan(found.eps[law.logsnr < -10.2]).all()
     assert np.isfinite(found.eps[(law.logsnr > -10.1) & (law.logsnr < 6.5)]).all()
     # from entry 7 on, at 6.795, entries lie further apart than nodes, 0.2 nats
     assert np.isnan(found.eps[law.logsnr > 6.795]).all()
     flow = jd.RectifiedFlow()
-    law = analysis.density(flow, times.LogitNormal())
-    found = analysis.effective(flow, law, jd.Debias())
+    law = curves.density(flow, timesteps.LogitNormal())
+    found = curves.effective(flow, law, jd.Debias())
     # 2^21 points of N(0, 2^2) in triangles of 0.2 nats: 100 of them are left at 7.33
     assert np.isfinite(found.eps[np.abs(law.logsnr) < 7.25]).all()
     assert np.isnan(found.eps[np.abs(law.logsnr) > 7.35]).all()
@@ -190,8 +200,8 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
 def test_weightings_of_a_loss() -> None:
     a, b = WeightedError(jd.Debias()), WeightedError(jd.MinSNR())
     loss = Total(((2.0, Uncertain(a)), (0.5, Total(((3.0, b),)))))
-    assert analysis.weightings(loss) == ((2.0, jd.Debias()), (1.5, jd.MinSNR()))
-    assert analysis.weightings(object()) == ()
+    assert curves.weightings(loss) == ((2.0, jd.Debias()), (1.5, jd.MinSNR()))
+    assert curves.weightings(object()) == ()
 
 
 GRIDS = {
@@ -206,7 +216,7 @@ GRIDS = {
 def test_steps_are_what_euler_does(name: str, x64: None) -> None:
     """One Euler step on x + delta, less one on x, with the denoiser of N(0, 0.7^2)."""
     levels = GRIDS[name]
-    found = analysis.steps(levels, std=0.7)
+    found = curves.steps(levels, std=0.7)
     toy = jd.gaussian_denoiser(0.0, 0.7)
     for i in range(12):
         pair = NoiseLevel(levels.alpha[i : i + 2], levels.sigma[i : i + 2])
@@ -223,23 +233,23 @@ def test_steps_are_what_euler_does(name: str, x64: None) -> None:
 
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="low < high and 2 points, got 1"):
-        analysis.density(jd.Cosine(), times.Uniform(), low=1.0, high=0.0)
+        curves.density(jd.Cosine(), timesteps.Uniform(), low=1.0, high=0.0)
     with pytest.raises(ValueError, match="std must be above 0, got 0"):
-        analysis.steps(GRIDS["karras"], std=0.0)
+        curves.steps(GRIDS["karras"], std=0.0)
 
 
 def test_plots_have_titles_units_and_every_name(tmp_path: Path) -> None:
-    named = {f"law {i}": analysis.density(jd.Cosine(), times.Uniform()) for i in range(9)}
-    paths = {"a": analysis.path(jd.Cosine()), "b": analysis.path(jd.LogSigma())}
+    named = {f"law {i}": curves.density(jd.Cosine(), timesteps.Uniform()) for i in range(9)}
+    paths = {"a": curves.path(jd.Cosine()), "b": curves.path(jd.LogSigma())}
     recipes = {
-        "d": analysis.effective(jd.Cosine(), named["law 0"], jd.Debias()),
-        "m": analysis.effective(jd.Cosine(), named["law 0"], jd.MinSNR()),
+        "d": curves.effective(jd.Cosine(), named["law 0"], jd.Debias()),
+        "m": curves.effective(jd.Cosine(), named["law 0"], jd.MinSNR()),
     }
     for figure, panels, names in (
         (plots.schedules(paths), 3, paths),
         (plots.densities(named), 1, named),
         (plots.weightings(recipes, on=("eps", "x0", "v", "flow")), 4, recipes),
-        (plots.grids({k: analysis.steps(g) for k, g in GRIDS.items()}), 3, GRIDS),
+        (plots.grids({k: curves.steps(g) for k, g in GRIDS.items()}), 3, GRIDS),
     ):
         assert len(figure.axes) == panels
         assert figure.get_suptitle()

@@ -10,10 +10,10 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.denoisers import Clipped
-from jaxdiff.levels import Trailing, Uniform
-from jaxdiff.posterior import LargeVariance, LearnedVariance, SmallVariance
+from jaxdiff.sampling.grids import Trailing, Uniform
+from jaxdiff.sampling.solvers import DDIM, Ancestral, Euler
 from jaxdiff.schedules import CosineBetas, LinearBetas
-from jaxdiff.solvers import DDIM, Ancestral, Euler
+from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance, SmallVariance
 from jaxdiff.types import NoiseLevel
 from tests.test_posterior import levels
 from tests.toys import GOLDEN, SCHEDULES, follow, mixture, on_host

@@ -11,8 +11,8 @@ import pytest
 from scipy.linalg import sqrtm
 
 import jaxdiff as jd
-from jaxdiff import lengths, snapshots
 from jaxdiff.data import Digits
+from jaxdiff.runs import ema_lengths, snapshots
 from tests.test_snapshots import average, tracked, weight
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -120,7 +120,7 @@ def test_labels_are_drawn_in_the_proportions_of_the_data() -> None:
 def test_the_predicted_brightness_is_what_a_perfect_network_draws() -> None:
     """Images of one element, N(m, s^2), so wide that SD's end tells much of them."""
     mean, std, count = 6.0, 15.0, 4000
-    levels = jd.levels.Trailing()(jd.Table(jd.ScaledLinearBetas()), 100)
+    levels = jd.grids.Trailing()(jd.Table(jd.ScaledLinearBetas()), 100)
     keys = jax.random.split(jax.random.key(0), count)
     denoise = jd.gaussian_denoiser(mean, std)
     x0 = jd.sample(denoise, jd.UNCONDITIONAL, keys, (1,), levels, jd.Heun())
@@ -149,7 +149,7 @@ def test_every_nth_snapshot_of_some_widths_makes_the_average(tmp_path: Path) -> 
         apart = np.linalg.norm(weight(made) - exact) / np.linalg.norm(exact)
         errors.append((apart, lack))
     times = np.repeat(np.arange(160, 641, 160), 2)
-    expected = lengths.profile_errors(times, [0.05, 0.10] * 4, 640, [0.20])
+    expected = ema_lengths.profile_errors(times, [0.05, 0.10] * 4, 640, [0.20])
     assert errors[1][1] == pytest.approx(expected[0], rel=1e-9)
     assert 1e-6 < errors[0][0] < 5e-3  # of 0.20 itself it would be rounding alone
     assert errors[0][0] < errors[1][0]

@@ -15,16 +15,23 @@ import pytest
 from flax import linen as nn
 
 import jaxdiff as jd
-from jaxdiff import checkpoint, likelihood, sharding
-from jaxdiff.bits import bound, flow
 from jaxdiff.config import Experiment
 from jaxdiff.data import Digits
 from jaxdiff.data.batches import Dataset, Memory
-from jaxdiff.likelihood import Exact, Hutchinson, Skilling
+from jaxdiff.denoisers.parameterizations import Unscaled
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import (
+    Exact,
+    Hutchinson,
+    Skilling,
+    dataset_bound,
+    dataset_flow,
+)
 from jaxdiff.networks import LevelEstimator, UNet
-from jaxdiff.parameterizations import Unscaled
-from jaxdiff.posterior import LargeVariance, SmallVariance
-from jaxdiff.state import ema_variables, init_state
+from jaxdiff.runs import checkpoint
+from jaxdiff.runs.state import ema_variables, init_state
+from jaxdiff.runtime import sharding
+from jaxdiff.schedules.posterior import LargeVariance, SmallVariance
 from jaxdiff.types import Output
 
 ROOT = Path(__file__).parents[1]
@@ -39,14 +46,14 @@ def state() -> Any:
     return jax.jit(init_state, static_argnums=0)(EXPERIMENT)
 
 
-def measured(state: Any, devices: int, batch: int) -> bound.Measured:
-    cost = bound.coster(EXPERIMENT, SmallVariance(), clip=True)
+def measured(state: Any, devices: int, batch: int) -> dataset_bound.Measured:
+    cost = dataset_bound.coster(EXPERIMENT, SmallVariance(), clip=True)
     mesh = sharding.data_mesh(jax.devices()[:devices])
     steps = likelihood.process(EXPERIMENT.schedule, 6)
     variables = ema_variables(EXPERIMENT, state, 0.1)
     variables = jax.device_put(variables, sharding.replicated(mesh))
     data = Digits("test").load()
-    return bound.measure(cost, variables, data, steps, mesh, number=5, batch=batch)
+    return dataset_bound.measure(cost, variables, data, steps, mesh, number=5, batch=batch)
 
 
 def test_neither_the_batch_nor_the_devices_change_a_number(state: Any) -> None:
@@ -74,7 +81,7 @@ def test_an_untrained_network_costs_what_its_x0_does(state: Any) -> None:
 
 def test_the_report_adds_up_and_is_json(state: Any, tmp_path: Path) -> None:
     found = measured(state, 1, 5)
-    report = bound.report(found, bins=3)
+    report = dataset_bound.report(found, bins=3)
     assert json.loads(json.dumps(report)) == report
     mean = {name: pair["mean"] for name, pair in report["bits_per_dim"].items()}
     total = found.vb.sum(1) + found.prior
@@ -86,9 +93,9 @@ def test_the_report_adds_up_and_is_json(state: Any, tmp_path: Path) -> None:
     assert report["bits_per_dim"]["total"]["error"] == pytest.approx(error, rel=1e-12)
     assert [row["levels"] for row in report["bins"]] == [2, 2, 2]
     assert sum(report["terms"]["vb_mean"]) == pytest.approx(found.vb.sum(1).mean())
-    lines = bound.table(report).splitlines()
+    lines = dataset_bound.table(report).splitlines()
     assert f"{mean['total']:.5f}" in lines[1]
-    bound.save_plot(tmp_path / "bits.png", report)
+    dataset_bound.save_plot(tmp_path / "bits.png", report)
     assert (tmp_path / "bits.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -96,13 +103,14 @@ def test_one_image_has_no_standard_error(state: Any) -> None:
     cost, mesh = (lambda *args: None), sharding.data_mesh(jax.devices()[:1])
     steps, data = likelihood.process(EXPERIMENT.schedule, 2), Digits("test").load()
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        bound.measure(cost, state, data, steps, mesh, number=1)
+        dataset_bound.measure(cost, state, data, steps, mesh, number=1)
 
 
 def test_clipping_holds_x0_where_the_data_are(state: Any) -> None:
     """White images, D nearly x: without clipping half of it lies above white."""
     clipped, free = (
-        bound.coster(EXPERIMENT, LargeVariance(), clip=clip) for clip in (True, False)
+        dataset_bound.coster(EXPERIMENT, LargeVariance(), clip=clip)
+        for clip in (True, False)
     )
     image = np.full((2, 8, 8, 1), 255, np.uint8)
     keys, label = jax.random.split(jax.random.key(0), 2), np.zeros(2, np.int32)
@@ -155,10 +163,10 @@ def gaussian_digits(number: int) -> Dataset:
 
 
 def solved(divergence: Any, devices: int, batch: int, number: int) -> likelihood.Bits:
-    solve = flow.solver(GAUSSIAN, LEVELS, divergence=divergence)
+    solve = dataset_flow.solver(GAUSSIAN, LEVELS, divergence=divergence)
     mesh = sharding.data_mesh(jax.devices()[:devices])
     data = gaussian_digits(number)
-    return flow.measure(solve, {}, data, mesh, batch=batch, seed=3)
+    return dataset_flow.measure(solve, {}, data, mesh, batch=batch, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +198,7 @@ def test_the_probes_part_of_the_error_is_what_normal_probes_make() -> None:
     """p . p L is 2 d L^2 from certain, L = ln(1 + S^2 / 0.002^2) / 2, of each image."""
     number, probes, d = 64, 16, 64
     found = solved(Skilling(probes), 1, 64, number)
-    report = flow.report(found)
+    report = dataset_flow.report(found)
     assert json.loads(json.dumps(report)) == report
     pair = report["bits_per_dim"]
     integral = np.log1p(S**2 / 0.002**2) / 2
@@ -201,15 +209,17 @@ def test_the_probes_part_of_the_error_is_what_normal_probes_make() -> None:
     exact = solved(Exact(), 1, 64, number).bits.mean()
     assert abs(pair["mean"] - exact) < 4 * pair["probes"]
     assert report["evaluations"] == 128
-    assert f"{pair['mean']:.5f}" in flow.table(report)
+    assert f"{pair['mean']:.5f}" in dataset_flow.table(report)
 
 
 def test_one_probe_cannot_say_and_json_can() -> None:
     ones = np.ones(3)
-    report = flow.report(likelihood.Bits(ones, np.nan * ones, 8 * ones))
+    report = dataset_flow.report(likelihood.Bits(ones, np.nan * ones, 8 * ones))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["bits_per_dim"] == {"mean": 1.0, "error": 0.0, "probes": None}
-    lines = flow.table({**report, "bound": {"mean": 2.0, "error": 0.5}}).splitlines()
+    lines = dataset_flow.table(
+        {**report, "bound": {"mean": 2.0, "error": 0.5}}
+    ).splitlines()
     assert lines[1].split() == ["flow", "1.00000", "0.00000", "unknown"]
     assert lines[2].split() == ["bound", "2.00000", "0.50000"]
 
@@ -223,9 +233,9 @@ def test_a_flow_that_ends_nowhere_is_told() -> None:
     with pytest.raises(
         ValueError, match=r"1 of 3 likelihoods are not finite \(image 1\): loosen"
     ):
-        flow.measure(solve, {}, data, mesh)
+        dataset_flow.measure(solve, {}, data, mesh)
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        flow.measure(solve, {}, data, mesh, number=1)
+        dataset_flow.measure(solve, {}, data, mesh, number=1)
 
 
 def test_what_has_no_bits_is_refused() -> None:
@@ -236,9 +246,9 @@ def test_what_has_no_bits_is_refused() -> None:
         init_from="runs/here",
     )
     with pytest.raises(ValueError, match="the run that it started from, runs/here"):
-        flow.solver(level, LEVELS)
+        dataset_flow.solver(level, LEVELS)
     with pytest.raises(ValueError, match="the run that it started from, runs/here"):
-        bound.coster(level, SmallVariance(), clip=True)
+        dataset_bound.coster(level, SmallVariance(), clip=True)
 
 
 # ------------------------------------------------------------------ the command

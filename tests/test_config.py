@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import data, networks, times, train
+from jaxdiff import data, networks, train
 from jaxdiff.config import (
     TYPES,
     Experiment,
@@ -22,8 +22,9 @@ from jaxdiff.config import (
     to_config,
     to_dict,
 )
+from jaxdiff.objectives import timesteps
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.state import init_state
+from jaxdiff.runs.state import init_state
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
@@ -80,8 +81,8 @@ def test_every_type_of_the_table_round_trips() -> None:
         },
         "schedules.Shifted": {"of": {"type": "schedules.Cosine"}, "factor": 3.0},
         "losses.VariationalBound": {"table": to_dict(jd.Table(jd.LinearBetas()))},
-        "times.Stratified": {"of": to_dict(times.Uniform())},
-        "times.Antithetic": {"of": to_dict(times.Uniform())},
+        "times.Stratified": {"of": to_dict(timesteps.Uniform())},
+        "times.Antithetic": {"of": to_dict(timesteps.Uniform())},
         "weightings.ELBO": {"schedule": {"type": "schedules.Cosine"}},
         "weightings.DiscreteELBO": {"schedule": {"type": "schedules.Cosine"}, "steps": 9},
         "weightings.Sigmoid": {"schedule": {"type": "schedules.Cosine"}},
@@ -212,14 +213,14 @@ def test_a_run_may_change_what_its_steps_do_not_show() -> None:
         sampling=Sampling(steps=3, solver=jd.Euler()),
     )
     assert differences(run, moved) == []
-    other = dataclasses.replace(run, loss_scale=2.0, times=times.LogitNormal())
+    other = dataclasses.replace(run, loss_scale=2.0, times=timesteps.LogitNormal())
     assert "loss_scale: 1.0 there, 2.0 here" in differences(run, other)
     assert any(line.startswith("times.type: ") for line in differences(run, other))
 
 
 def test_a_type_of_ones_own_works_but_is_not_saved() -> None:
     @dataclasses.dataclass(frozen=True)
-    class Mine(type(times.Uniform())):
+    class Mine(type(timesteps.Uniform())):
         pass
 
     experiment = Experiment(times=Mine())
@@ -234,9 +235,9 @@ BOUND = jd.Total(((1.0, jd.WeightedError(jd.MinSNR())), (0.1, jd.VariationalBoun
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"times": times.UniformEntries()}, "draws a table's entries, but .* is none"),
+        ({"times": timesteps.UniformEntries()}, "draws a table's entries, but .* is none"),
         (
-            {"schedule": TABLE, "times": times.LossSecondMoment(steps=7)},
+            {"schedule": TABLE, "times": timesteps.LossSecondMoment(steps=7)},
             "has 7 steps, but the table has 100",
         ),
         (
@@ -245,11 +246,11 @@ BOUND = jd.Total(((1.0, jd.WeightedError(jd.MinSNR())), (0.1, jd.VariationalBoun
         ),
         ({"loss": BOUND, "schedule": jd.VPLinear()}, "the bound is of .* VPLinear"),
         (
-            {"loss": BOUND, "schedule": TABLE, "times": times.Uniform()},
+            {"loss": BOUND, "schedule": TABLE, "times": timesteps.Uniform()},
             "needs t on a table's entries, but Uniform",
         ),
         (
-            {"loss": BOUND, "schedule": TABLE, "times": times.UniformEntries()},
+            {"loss": BOUND, "schedule": TABLE, "times": timesteps.UniformEntries()},
             "LearnedVariance needs network.learned_variance = True",
         ),
     ],
@@ -263,7 +264,7 @@ def test_improved_ddpm_is_an_experiment() -> None:
     hybrid = Experiment(
         network=networks.UNet(learned_variance=True),
         schedule=TABLE,
-        times=times.LossSecondMoment(steps=100),
+        times=timesteps.LossSecondMoment(steps=100),
         parameterization=jd.Eps(),
         loss=BOUND,
         sampling=Sampling(solver=jd.Ancestral()),

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.features import dinov2, weights
-from jaxdiff.features.weights import Weights
+from jaxdiff.evaluation.extractors import dinov2, weights
+from jaxdiff.evaluation.extractors.weights import Weights
 from tests import import_writer as writer
 from tests import torch_writer
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data import Dataset, Digits, Folder, OpenMoji, batches, openmoji
+from jaxdiff.data import Dataset, Digits, Folder, OpenMoji, batches
 from jaxdiff.data.batches import Memory, order
+from jaxdiff.data.sources import openmoji
 
 Wrap = Callable[[Dataset], Dataset]
 

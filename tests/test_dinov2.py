@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.features import dinov2
+from jaxdiff.evaluation.extractors import dinov2
 
 FOLDER = Path(__file__).parent / "golden" / "formats"
 TINY = dinov2.DINOv2(width=48, depth=2, heads=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff import distances as d
+from jaxdiff.evaluation import distances as d
 
 GOLDEN = Path(__file__).parent / "golden"
 POOL = "openmoji_e0_pool_n_lt_d"

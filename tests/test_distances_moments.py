@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 from scipy.linalg import sqrtm
 
-from jaxdiff import distances as d
+from jaxdiff.evaluation import distances as d
 
 DRAW = np.random.default_rng(0)
 MIX = DRAW.standard_normal((6, 6))

@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
-from jaxdiff import distances as d
-from jaxdiff.distances import points as p
-from jaxdiff.distances.sliced import directions
+from jaxdiff.evaluation import distances as d
+from jaxdiff.evaluation.distances import points as p
+from jaxdiff.evaluation.distances.sliced import directions
 
 DRAW = np.random.default_rng(1)
 REAL, FAKE = DRAW.standard_normal((40, 5)), 1.2 * DRAW.standard_normal((33, 5)) + 0.3

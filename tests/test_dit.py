@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.guidance import first_channels
+from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.interop import dit
 from jaxdiff.networks import DiT, LevelEstimator
 from jaxdiff.networks.adm import positions
 from jaxdiff.networks.dit import grid_positions
-from jaxdiff.parameterizations import Unscaled
+from jaxdiff.sampling.guidance import first_channels
 from jaxdiff.types import Condition
 from tests.model_goldens import cast, close, golden
 

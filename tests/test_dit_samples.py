@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.guidance import first_channels
+from jaxdiff.denoisers.parameterizations import TimeLabel
 from jaxdiff.interop import dit
-from jaxdiff.parameterizations import TimeLabel
-from jaxdiff.posterior import LearnedVariance, Posterior
-from jaxdiff.solvers.onestep import LeftEndpoint
+from jaxdiff.sampling.guidance import first_channels
+from jaxdiff.sampling.solvers.euler_heun_ddim import LeftEndpoint
+from jaxdiff.schedules.posterior import LearnedVariance, Posterior
 from jaxdiff.types import Condition, NoiseLevel
 from tests.model_goldens import FOLDER, cast, close, golden
 from tests.toys import follow
@@ -147,7 +147,7 @@ def test_published_samples_of_a_sit(scale: str, x64: None) -> None:
         int(SIT["steps"]),
         denoise("sit_a", float(scale), FLOW),
     )
-    levels, start = jd.levels.Uniform()(path, n), nhwc(SIT, "z")
+    levels, start = jd.grids.Uniform()(path, n), nhwc(SIT, "z")
     np.testing.assert_allclose(FLOW(levels).c_noise, np.arange(n + 1) / n, atol=1e-12)
     euler = follow(jd.Euler(), run, start, levels)[-1]
     close(euler, nhwc(SIT, f"euler_cfg{scale}"), 1e-8)

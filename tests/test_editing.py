@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import editing, sampling
-from jaxdiff.editing import KNOWN, Inpaint, encode, first_step, image_to_image, slerp
-from jaxdiff.levels import Karras
+from jaxdiff import sampling
+from jaxdiff.sampling import editing
+from jaxdiff.sampling.editing import (
+    KNOWN,
+    Inpaint,
+    encode,
+    first_step,
+    image_to_image,
+    slerp,
+)
+from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import NoiseLevel
 from tests.toys import GOLDEN, edm, mixture
 
@@ -160,7 +168,7 @@ def test_strength_says_how_many_steps() -> None:
 
 
 def test_image_to_image_at_full_strength_is_sampling_where_alpha_is_0() -> None:
-    from jaxdiff.levels import Uniform
+    from jaxdiff.sampling.grids import Uniform
 
     levels, image = Uniform()(jd.Cosine(), 12), jnp.full((4, 2), 0.7)
     asked = (TOY, NOTHING, keys(4))

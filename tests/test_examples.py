@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import snapshots
 from jaxdiff.config import from_config
 from jaxdiff.data import Digits
-from jaxdiff.pixels import to_float
-from jaxdiff.state import init_state
+from jaxdiff.data.pixel_values import to_float
+from jaxdiff.runs import snapshots
+from jaxdiff.runs.state import init_state
 from tests.system import tiny
 
 ROOT = Path(__file__).parents[1]

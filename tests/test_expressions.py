@@ -5,11 +5,10 @@ import math
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import expressions
-from jaxdiff.config import TYPES
-from jaxdiff.guidance import Projected, Rescaled, Rule, Sum
-from jaxdiff.levels import Karras, Listed
-from jaxdiff.solvers.sde import SigmaW
+from jaxdiff.config import TYPES, expressions
+from jaxdiff.sampling.grids import Karras, Listed
+from jaxdiff.sampling.guidance import Projected, Rescaled, Rule, Sum
+from jaxdiff.sampling.solvers.sde import SigmaW
 from jaxdiff.types import Grid, Solver
 
 SOLVERS = [

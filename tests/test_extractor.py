@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdiff.features import inception, lite0, weights
-from jaxdiff.features.extractor import NETWORKS, VARIABLE, extractor
+from jaxdiff.evaluation.extractors import inception, lite0, weights
+from jaxdiff.evaluation.extractors.extractor import NETWORKS, VARIABLE, extractor
 
 GOLDEN = Path(__file__).parent / "golden" / "features"
 INCEPTIONS = [name for name in NETWORKS if name.startswith("inception")]

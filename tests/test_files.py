@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from jaxdiff.files import RESEND, Place, Resent, append, lines, place, write_atomically
+from jaxdiff.runtime.files import (
+    RESEND,
+    Place,
+    Resent,
+    append,
+    lines,
+    place,
+    write_atomically,
+)
 from tests import buckets
 
 

@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Key
 
-from jaxdiff import checkpoint, processes, sharding
 from jaxdiff.config import Experiment
+from jaxdiff.runs import checkpoint
+from jaxdiff.runs.state import TrainState
+from jaxdiff.runtime import processes, sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState
 from jaxdiff.train import NotFinite, Stopped, begun, fit, make_step
 from jaxdiff.train import loop as train_loop
 from jaxdiff.train import step as train_step
-from jaxdiff.train.clock import Clock
+from jaxdiff.train.goodput import Clock
 from jaxdiff.types import Noised
 from tests.test_train import TINY, batch
 

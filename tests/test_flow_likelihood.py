@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.likelihood import (
+from jaxdiff.evaluation.likelihood import (
     RK4,
     TRAPEZOID,
     Adaptive,

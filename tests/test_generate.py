@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import checkpoint, editing, generate, sharding, snapshots
 from jaxdiff.data import Latents, Pixels
-from jaxdiff.generate import image_keys
-from jaxdiff.guidance import Interval, Projected, Rescaled
-from jaxdiff.levels import Karras, Uniform
-from jaxdiff.losses import LevelLikelihood
+from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.networks import LevelEstimator
-from jaxdiff.parameterizations import Unscaled
-from jaxdiff.state import init_state, run_denoiser
+from jaxdiff.objectives.losses import LevelLikelihood
+from jaxdiff.runs import checkpoint, generate, snapshots
+from jaxdiff.runs.generate import image_keys
+from jaxdiff.runs.state import init_state, run_denoiser
+from jaxdiff.runtime import sharding
+from jaxdiff.sampling import editing
+from jaxdiff.sampling.grids import Karras, Uniform
+from jaxdiff.sampling.guidance import Interval, Projected, Rescaled
 from tests.test_train import TINY
 
 SAMPLED = dataclasses.replace(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import sharding
+from jaxdiff.runtime import sharding
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel
 from tests.test_parameterizations import ROWS
 
@@ -227,7 +227,7 @@ def test_rows_of_label_weights_are_withheld_as_zeros() -> None:
 # Guidance intervals
 
 
-EDM2_GRID = jd.levels.Karras()(None, 32)
+EDM2_GRID = jd.grids.Karras()(None, 32)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def _interval_sampler(
 def test_a_step_is_guided_in_both_evaluations_or_none(
     first: int, last: int, x64: None
 ) -> None:
-    levels = jd.levels.Karras()(None, 8)
+    levels = jd.grids.Karras()(None, 8)
     t = np.asarray(levels.sigma)
     interval = jd.guidance.Interval.of_steps(1.5, levels, first, last)
     guided = jd.guide(STRONG, (WEAK, interval))
@@ -368,7 +368,7 @@ def test_other_weights_are_not_decided_by_the_step() -> None:
 
 
 def test_sample_decides_intervals_where_steps_start() -> None:
-    levels, keys = jd.levels.Karras()(None, 8), jax.random.split(jax.random.key(0), 4)
+    levels, keys = jd.grids.Karras()(None, 8), jax.random.split(jax.random.key(0), 4)
     interval = jd.guidance.Interval.of_steps(1.5, levels, 2, 4)
     guided = jd.guide(STRONG, (WEAK, interval))
     found = jd.sample(guided, UNCONDITIONAL, keys, (2,), levels, jd.Heun())

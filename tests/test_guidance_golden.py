@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import guidance
+from jaxdiff.sampling import guidance
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel
 from tests.toys import GOLDEN, edm
 

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import guidance
 from jaxdiff.denoisers import Clipped
-from jaxdiff.guidance import Interval, PlusPlus
-from jaxdiff.guidance.interval import Switch
-from jaxdiff.sampling import follow, trajectory
+from jaxdiff.sampling import follow, guidance, trajectory
+from jaxdiff.sampling.guidance import Interval, PlusPlus
+from jaxdiff.sampling.guidance.weights import Switch
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel
 
 STRONG, WEAK = jd.gaussian_denoiser(1.0, 0.5), jd.gaussian_denoiser(-0.5, 0.8)
 PAIR = STRONG, WEAK
-LEVELS = jd.levels.Karras()(None, 8)
+LEVELS = jd.grids.Karras()(None, 8)
 NUMBERS = 80 * np.random.default_rng(0).standard_normal((4, 6))
 AT, TO = NoiseLevel(1.0, 2.0), NoiseLevel(1.0, 1.0)
 
@@ -106,7 +105,7 @@ def test_switched_steps_are_the_same_images_alone_mapped_and_differentiated(
 @pytest.mark.parametrize("schedule", [jd.RectifiedFlow(), jd.Cosine()])
 def test_cfg_plus_plus_is_its_own_step(schedule: Any, x64: None) -> None:
     """x' = alpha' D_guided + sigma' eps_weak, from alpha = 0 and onto the data."""
-    levels = jd.levels.Uniform()(schedule, 6)
+    levels = jd.grids.Uniform()(schedule, 6)
     x = NUMBERS / 80
     for i in range(6):
         at, to = (jax.tree.map(np.asarray, levels[j]) for j in (i, i + 1))

@@ -51,7 +51,7 @@ def test_an_imported_network_is_exported_as_it_was(imported: Any) -> None:
 
 
 def test_a_snapshot_says_what_the_network_is(imported: Any) -> None:
-    from jaxdiff import snapshots
+    from jaxdiff.runs import snapshots
 
     _, folder, _ = imported
     found = snapshots.read(folder / "out" / "snapshots" / "0004096-0.1.npz")

@@ -301,14 +301,14 @@ def test_it_is_refused(name: str, refusals: dict[str, Any]) -> None:
 
 
 def test_a_good_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    from jaxdiff.interop import published
+    from jaxdiff.interop import edm2_snapshot
 
     tree = {"unet.w": np.ones((2, 3), np.float16)}
     config = {"img_resolution": 8, "img_channels": 3, "label_dim": 0}
     data, path = writer.snapshot(tree, config), tmp_path / "a.pkl"
     path.write_bytes(data)
-    assert published.read(path).state_dict["unet.w"].tolist() == [[1.0] * 3] * 2
+    assert edm2_snapshot.read(path).state_dict["unet.w"].tolist() == [[1.0] * 3] * 2
     for end in range(0, len(data), 13):
         path.write_bytes(data[:end])
         with pytest.raises(ValueError, match=r"a\.pkl: "):
-            published.read(path)
+            edm2_snapshot.read(path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.features import inception
+from jaxdiff.evaluation.extractors import inception
 
 GOLDEN = Path(__file__).parent / "golden" / "features"
 LAYERS = {"64": "after 64", "192": "after 192", "768": "after Mixed_6e", "logits": "logits"}

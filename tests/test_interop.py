@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxdiff.denoisers import denoiser
-from jaxdiff.interop import edm2, pickles, published, torchfiles
-from jaxdiff.parameterizations import EDM
+from jaxdiff.denoisers.parameterizations import EDM
+from jaxdiff.interop import edm2_snapshot, edm2_weights, pickles, torch_legacy
 from jaxdiff.types import Condition, NoiseLevel
 from tests import import_writer as writer
 
@@ -36,7 +36,7 @@ def read(tmp_path: Path) -> Any:
 
     def read(data: bytes, name: str = "network-snapshot-0008388-0.100.pkl") -> Any:
         (tmp_path / name).write_bytes(data)
-        return published.read(tmp_path / name)
+        return edm2_snapshot.read(tmp_path / name)
 
     return read
 
@@ -56,7 +56,7 @@ def test_a_pickle_gives_back_its_state_exactly(name: str, read: Any) -> None:
     assert model.shape == (side, side, config["img_channels"])
     if name in ("net_a_uncond", "net_b_cond10"):
         return
-    exported = edm2.to_state_dict(edm2.variables(model))
+    exported = edm2_weights.to_state_dict(edm2_weights.variables(model))
     assert sorted(exported) == sorted(sd)
     for key, value in sd.items():
         assert exported[key].dtype == np.float32
@@ -66,8 +66,8 @@ def test_a_pickle_gives_back_its_state_exactly(name: str, read: Any) -> None:
 def test_a_pickle_denoises_as_the_reference_did(read: Any) -> None:
     z, sd, config = golden("net_d_options")  # no setting of it is the default
     model = read(writer.snapshot(sd, config))
-    variables = jax.tree.map(jnp.asarray, edm2.variables(model))
-    denoise = denoiser(edm2.network(model).apply, variables, EDM(model.sigma_data))
+    variables = jax.tree.map(jnp.asarray, edm2_weights.variables(model))
+    denoise = denoiser(edm2_weights.network(model).apply, variables, EDM(model.sigma_data))
     label = jnp.asarray(z["labels"]) if config["label_dim"] else None
     sigma = jnp.asarray(z["sigma"]).reshape(-1, 1, 1, 1)
     x = jnp.asarray(z["x"].transpose(0, 2, 3, 1))
@@ -94,7 +94,7 @@ def test_a_pickle_denoises_as_the_reference_did(read: Any) -> None:
     ],
 )
 def test_a_name_says_images_and_ema_length(name: str, images: Any, std: Any) -> None:
-    assert published.from_name(name) == (images, std)
+    assert edm2_snapshot.from_name(name) == (images, std)
 
 
 def test_the_name_reaches_the_model(read: Any) -> None:
@@ -114,7 +114,7 @@ def test_numpy_arrays_of_an_encoder_are_passed_over(read: Any) -> None:
 def test_a_default_setting_may_be_left_out_and_none_is_nothing(read: Any) -> None:
     _, sd, config = golden("net_c_micro")
     said = {"channel_mult_emb": None, "clip_act": None, "resample_filter": [1, 1]}
-    net = edm2.network(read(writer.snapshot(sd, {**config, **said})))
+    net = edm2_weights.network(read(writer.snapshot(sd, {**config, **said})))
     assert (net.channel_mult_emb, net.clip_act) == (0, 0.0)
     assert net.resample_filter == (1.0, 1.0)
     assert net.concat_balance == 0.5
@@ -149,7 +149,7 @@ def test_a_default_setting_may_be_left_out_and_none_is_nothing(read: Any) -> Non
 def test_settings_that_do_not_fit(settings: Any, complaint: str, read: Any) -> None:
     _, sd, config = golden("net_c_micro")
     with pytest.raises(ValueError, match=complaint):
-        edm2.variables(read(writer.snapshot(sd, {**config, **settings})))
+        edm2_weights.variables(read(writer.snapshot(sd, {**config, **settings})))
 
 
 def test_work_is_bounded_before_any_is_done(read: Any, monkeypatch: Any) -> None:
@@ -161,7 +161,7 @@ def test_work_is_bounded_before_any_is_done(read: Any, monkeypatch: Any) -> None
     with monkeypatch.context() as patch:
         patch.setattr(jax, "eval_shape", None)
         with pytest.raises(ValueError, match=r"have 2097 layers .* and 2097 .* most 200"):
-            edm2.variables(dataclasses.replace(model, state_dict={**sd, **more}))
+            edm2_weights.variables(dataclasses.replace(model, state_dict={**sd, **more}))
     zeros = jnp.zeros
 
     def small(shape: Any, *rest: Any) -> Any:
@@ -170,14 +170,16 @@ def test_work_is_bounded_before_any_is_done(read: Any, monkeypatch: Any) -> None
 
     monkeypatch.setattr(jnp, "zeros", small)
     with pytest.raises(ValueError, match="shape none in the file"):
-        edm2.variables(read(writer.snapshot(sd, {**config, "img_resolution": 2**15})))
+        edm2_weights.variables(
+            read(writer.snapshot(sd, {**config, "img_resolution": 2**15}))
+        )
 
 
 def test_a_tensor_that_is_missing_or_no_float_is_named(read: Any) -> None:
     _, sd, config = golden("net_c_micro")
     less = {k: v for k, v in sd.items() if k != "unet.emb_noise.weight"}
     with pytest.raises(ValueError, match=r"emb_noise\.weight has shape none in the file"):
-        edm2.variables(read(writer.snapshot(less, config)))
+        edm2_weights.variables(read(writer.snapshot(less, config)))
     bytes_ = writer.Calling("torch.storage._load_from_bytes",
         writer.torch_file(np.zeros(4, np.uint8), "torch.ByteStorage"))  # fmt: skip
     state = {"_parameters": {"out_gain": bytes_}, "_modules": {}}
@@ -191,7 +193,7 @@ def test_a_tensor_that_is_missing_or_no_float_is_named(read: Any) -> None:
 
 
 def test_a_file_that_torch_wrote_is_read_exactly() -> None:
-    found = torchfiles.load(memoryview((FOLDER / "torch_legacy.pth").read_bytes()))
+    found = torch_legacy.load(memoryview((FOLDER / "torch_legacy.pth").read_bytes()))
     expected = np.load(FOLDER / "torch_legacy.npz")
     assert set(found) == set(expected.files)
     dtypes = {k: v.dtype.name for k, v in found.items()}
@@ -206,7 +208,7 @@ def test_a_file_that_torch_wrote_is_read_exactly() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_every_layout_of_a_storage(layout: str, dtype: str) -> None:
     values = np.arange(1, 8).astype(dtype) / 8
-    found = torchfiles.load(memoryview(writer.torch_file(values, layout=layout)))
+    found = torch_legacy.load(memoryview(writer.torch_file(values, layout=layout)))
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, values[1:] if layout == "view" else values)
 
@@ -223,14 +225,14 @@ def test_every_layout_of_a_storage(layout: str, dtype: str) -> None:
 )
 def test_storages_without_a_float_type_in_their_name(kind: str, dtype: str) -> None:
     values = np.array([0, 1, 1, 0, 1]).astype(dtype)
-    found = torchfiles.load(memoryview(writer.torch_file(values, kind)))
+    found = torch_legacy.load(memoryview(writer.torch_file(values, kind)))
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, values)
 
 
 def test_an_empty_storage() -> None:
     data = writer.torch_file(np.zeros(0, np.float16))
-    assert torchfiles.load(memoryview(data)).shape == (0,)
+    assert torch_legacy.load(memoryview(data)).shape == (0,)
 
 
 def test_a_tensor_is_what_its_strides_say() -> None:
@@ -239,7 +241,7 @@ def test_a_tensor_is_what_its_strides_say() -> None:
     for view in (grid, grid.T, grid[:, 1:, ::2], grid[1, 2, 3, ...], grid[:0]):
         offset = (view.ctypes.data - flat.ctypes.data) // 8 if view.size else 0
         strides = tuple(step // 8 for step in view.strides)
-        found = torchfiles.tensor(flat, offset, view.shape, strides)
+        found = torch_legacy.tensor(flat, offset, view.shape, strides)
         np.testing.assert_array_equal(found, view)
         assert found.shape == view.shape
 
@@ -263,9 +265,9 @@ def test_a_tensor_is_what_its_strides_say() -> None:
 )
 def test_a_tensor_beyond_its_storage(offset: Any, size: Any, strides: Any) -> None:
     with pytest.raises(ValueError, match="a tensor"):
-        torchfiles.tensor(np.arange(24), offset, size, strides)
-    assert torchfiles.tensor(np.arange(24), 1, (23,), (1,)).size == 23
-    assert torchfiles.tensor(np.arange(24), 0, (2, 3), (12, 5))[1, 2] == 22
+        torch_legacy.tensor(np.arange(24), offset, size, strides)
+    assert torch_legacy.tensor(np.arange(24), 1, (23,), (1,)).size == 23
+    assert torch_legacy.tensor(np.arange(24), 0, (2, 3), (12, 5))[1, 2] == 22
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_torch_files_that_are_something_else(parts: Any, complaint: str) -> None
 
     def load(parts: dict[int, Any]) -> Any:
         pickles = (writer.dumps(parts.get(i, good[i]), 2) for i in range(5))
-        return torchfiles.load(memoryview(b"".join(pickles) + tail))
+        return torch_legacy.load(memoryview(b"".join(pickles) + tail))
 
     assert load({}).tolist() == [0, 0, 0, 0]
     with pytest.raises(ValueError, match=complaint):
@@ -299,8 +301,8 @@ def test_torch_files_that_are_something_else(parts: Any, complaint: str) -> None
 def test_a_view_beyond_its_storage(view: Any) -> None:
     entry = ("storage", None, "94", "cpu", 4, view)
     with pytest.raises(ValueError, match="view"):
-        torchfiles._resolve(entry, {"94": np.arange(4)})
-    assert torchfiles._resolve((*entry[:5], ("94", 3, 1)), {"94": np.arange(4)}) == [3]
+        torch_legacy._resolve(entry, {"94": np.arange(4)})
+    assert torch_legacy._resolve((*entry[:5], ("94", 3, 1)), {"94": np.arange(4)}) == [3]
 
 
 def test_plain_values_come_back_as_pickle_wrote_them() -> None:

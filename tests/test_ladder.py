@@ -17,11 +17,11 @@ import optax
 import pytest
 from jax import lax
 
-from jaxdiff import optim, presets
-from jaxdiff.config import Experiment, from_config
-from jaxdiff.losses import Uncertain
+from jaxdiff import optim
+from jaxdiff.config import Experiment, edm2_presets, from_config
 from jaxdiff.networks import UNet
 from jaxdiff.networks.adm import ADM
+from jaxdiff.objectives.losses import Uncertain
 from jaxdiff.types import Condition
 
 ROOT = Path(__file__).parents[1]
@@ -199,7 +199,7 @@ def test_d_is_e_but_for_the_optimiser() -> None:
 
 @pytest.mark.parametrize("name", MACS["PAPER"])
 def test_published_parameter_counts_and_operations(name: str) -> None:
-    preset, channels = presets.TRAINING[name], 4 if name.startswith("img512") else 3
+    preset, channels = edm2_presets.TRAINING[name], 4 if name.startswith("img512") else 3
     network = UNet(label_dim=1000, model_channels=preset.model_channels)
     parameters, products, operations = measured(network, channels)
     assert parameters == preset.params

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import lengths, posthoc, snapshots
-from jaxdiff.checkpoint import Restored
 from jaxdiff.config import Experiment
 from jaxdiff.networks import UNet
-from jaxdiff.snapshots import Snapshot
-from jaxdiff.state import init_state, run_denoiser
+from jaxdiff.optim import ema_profiles
+from jaxdiff.runs import ema_lengths, snapshots
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.snapshots import Snapshot
+from jaxdiff.runs.state import init_state, run_denoiser
 from tests.test_snapshots import average, tracked, weight
 
 
@@ -22,11 +23,11 @@ def test_what_a_profile_lacks_is_an_integral() -> None:
     """By the midpoint rule, and least squares over its points, without inner products."""
     times, stds, end = [1.0, 1.0, 2.0, 2.0, 3.0, 3.0], [0.05, 0.1] * 3, 3.0
     time = (np.arange(100_000) + 0.5) * end / 100_000
-    basis = [posthoc.profile(time, t, s) for t, s in zip(times, stds, strict=True)]
+    basis = [ema_profiles.profile(time, t, s) for t, s in zip(times, stds, strict=True)]
     targets = (0.03, 0.07, 0.2, 0.28)
-    found = lengths.profile_errors(times, stds, end, targets)
+    found = ema_lengths.profile_errors(times, stds, end, targets)
     for std, error in zip(targets, found, strict=True):
-        p = posthoc.profile(time, end, std)
+        p = ema_profiles.profile(time, end, std)
         x = np.linalg.lstsq(np.transpose(basis), p, rcond=None)[0]
         lack = x / x.sum() @ basis - p
         assert error == pytest.approx(np.linalg.norm(lack) / np.linalg.norm(p), rel=1e-3)
@@ -34,7 +35,7 @@ def test_what_a_profile_lacks_is_an_integral() -> None:
 
 def test_a_snapshot_s_own_profile_lacks_nothing() -> None:
     """But for rounding, of which the root of a difference of 1e-16 leaves 1e-8."""
-    found = lengths.profile_errors([1, 2, 2], [0.1, 0.1, 0.05], 2, [0.05, 0.1])
+    found = ema_lengths.profile_errors([1, 2, 2], [0.1, 0.1, 0.05], 2, [0.05, 0.1])
     np.testing.assert_allclose(found, 0, atol=1e-7)
 
 
@@ -47,7 +48,7 @@ def test_each_width_is_measured_on_its_own_average(
     stds = (0.15, 0.05, 0.08)
     seen: list[Restored] = []
     measure = lambda run: {"number": seen.append(run) or len(seen)}
-    made = lengths.over_lengths(tmp_path, stds, measure, together=2)
+    made = ema_lengths.over_lengths(tmp_path, stds, measure, together=2)
     rows = [next(made)]
     assert len(seen) == 1  # measured as it is asked for
     rows += made
@@ -59,7 +60,7 @@ def test_each_width_is_measured_on_its_own_average(
         assert run.step == 320
     assert len(reads) == 2 * (32 + 1)  # two passes, and the last snapshot's experiment
     times = np.repeat(np.arange(20, 321, 20), 2)
-    expected = lengths.profile_errors(times, [0.05, 0.10] * 16, 320, stds)
+    expected = ema_lengths.profile_errors(times, [0.05, 0.10] * 16, 320, stds)
     errors = [row["profile_error"] for row in rows]
     # the root of a rounding of 1e-16
     np.testing.assert_allclose(errors, expected, rtol=1e-6, atol=1e-7)
@@ -67,14 +68,14 @@ def test_each_width_is_measured_on_its_own_average(
 
 def test_an_earlier_step_is_measured_on_what_was_there(tmp_path: Path) -> None:
     path = tracked(tmp_path / snapshots.TRACKED, 320, 20, (0.05, 0.10))
-    (row,) = lengths.over_lengths(
+    (row,) = ema_lengths.over_lengths(
         tmp_path, (0.12,), lambda run: {"weight": weight(run)}, step=160
     )
     exact = average(path[:160], 0.12)
     assert np.linalg.norm(row["weight"] - exact) < 5e-3 * np.linalg.norm(exact)
     assert row["step"] == 160
     times = np.repeat(np.arange(20, 161, 20), 2)
-    error = lengths.profile_errors(times, [0.05, 0.10] * 8, 160, [0.12])
+    error = ema_lengths.profile_errors(times, [0.05, 0.10] * 8, 160, [0.12])
     assert row["profile_error"] == error
 
 
@@ -93,7 +94,7 @@ def test_what_is_measured_is_the_network_s_denoiser(tmp_path: Path) -> None:
     x = jnp.float32(rng.normal(size=(2, *e.data.shape)))
     cond = jd.Condition(label=jnp.array([3, 7]))
     x0 = lambda d: np.asarray(jax.jit(d)(x, jd.NoiseLevel(1.0, 0.7), cond).x0)
-    (row,) = lengths.over_lengths(tmp_path, (0.2,), lambda run: {"x0": x0(run.denoise)})
+    (row,) = ema_lengths.over_lengths(tmp_path, (0.2,), lambda run: {"x0": x0(run.denoise)})
     # any average of equal weights is these weights; sums of two shares round in float32
     expected = x0(run_denoiser(e, variables))
     assert np.abs(expected).std() > 0.1
@@ -113,4 +114,4 @@ def test_what_cannot_be_averaged_is_refused(
         raise AssertionError("was measured")
 
     with pytest.raises(ValueError, match=message):
-        next(lengths.over_lengths(tmp_path, (0.1, std), measure, step))
+        next(ema_lengths.over_lengths(tmp_path, (0.1, std), measure, step))

@@ -10,14 +10,15 @@ import pytest
 from scipy import stats
 
 import jaxdiff as jd
-from jaxdiff import generate, state, train
+from jaxdiff import train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import Digits
-from jaxdiff.losses import LevelLikelihood
+from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.networks import ADM, LevelEstimator, UNet
+from jaxdiff.objectives.losses import LevelLikelihood
+from jaxdiff.objectives.timesteps import LogUniformSigma
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.parameterizations import Unscaled
-from jaxdiff.times import LogUniformSigma
+from jaxdiff.runs import generate, state
 
 UNET = UNet(label_dim=10, model_channels=8, channel_mult=(1,), num_blocks=1)
 DENOISER = Experiment(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.levels import (
+from jaxdiff.sampling.grids import (
     AYS_SD15,
     AYS_SDXL,
     AYS_SVD,

@@ -10,7 +10,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.denoisers import Clipped
-from jaxdiff.likelihood import (
+from jaxdiff.evaluation.likelihood import (
     Process,
     Terms,
     bits_per_dim,
@@ -21,8 +21,8 @@ from jaxdiff.likelihood import (
     term,
     terms,
 )
-from jaxdiff.losses import DensityDecoder
-from jaxdiff.posterior import (
+from jaxdiff.objectives.losses import DensityDecoder
+from jaxdiff.schedules.posterior import (
     LargeVariance,
     LearnedVariance,
     Posterior,

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff.features import convolutions, lite0
-from jaxdiff.interop import torchfiles
+from jaxdiff.evaluation.extractors import convolutions, lite0
+from jaxdiff.interop import torch_legacy
 
 GOLDEN = Path(__file__).parent / "golden" / "features"
 
@@ -23,7 +23,7 @@ def golden() -> dict[str, np.ndarray]:
 
 @functools.cache
 def published() -> dict[str, np.ndarray]:
-    return torchfiles.load(memoryview(lite0.weights_file().read_bytes()))
+    return torch_legacy.load(memoryview(lite0.weights_file().read_bytes()))
 
 
 @functools.cache

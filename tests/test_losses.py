@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.losses import DensityDecoder, PixelDecoder, VariationalBound, bound_term
-from jaxdiff.posterior import (
+from jaxdiff.objectives.losses import (
+    DensityDecoder,
+    PixelDecoder,
+    VariationalBound,
+    bound_term,
+)
+from jaxdiff.schedules.posterior import (
     LargeVariance,
     LearnedVariance,
     Posterior,

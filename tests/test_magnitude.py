@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.networks.magnitude import (
+from jaxdiff.networks.mp_layers import (
     MPConv,
     MPFourier,
     functions,

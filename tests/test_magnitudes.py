@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxdiff import magnitudes
-from jaxdiff.state import init_state
-from jaxdiff.train import make_step
+from jaxdiff.runs.state import init_state
+from jaxdiff.train import magnitudes, make_step
 from tests.test_train import TINY, batch
 
 ROOT = Path(__file__).parents[1]

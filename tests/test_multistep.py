@@ -14,8 +14,8 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 import jaxdiff as jd
-from jaxdiff.levels import Karras, Uniform
-from jaxdiff.solvers import (
+from jaxdiff.sampling.grids import Karras, Uniform
+from jaxdiff.sampling.solvers import (
     DDIM,
     DEIS,
     LMS,
@@ -26,7 +26,7 @@ from jaxdiff.solvers import (
     RungeKutta,
     UniPC,
 )
-from jaxdiff.solvers.multistep import moments, nodes, weights
+from jaxdiff.sampling.solvers.multistep import moments, nodes, weights
 from jaxdiff.types import Condition, NoiseLevel, Solver
 from tests.test_solvers_golden import FLOWS, ODES, SDES
 from tests.toys import GOLDEN, PROBLEMS, SCHEDULES, edm, flow_map, last, mixture, on_host

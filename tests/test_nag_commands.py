@@ -16,14 +16,17 @@ import pytest
 from flax import linen as nn
 
 import jaxdiff as jd
-from jaxdiff import noise_shift, sharding, shifts, snapshots
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import Digits
 from jaxdiff.data.batches import Dataset, Memory
-from jaxdiff.levels import Karras
+from jaxdiff.denoisers.parameterizations import Unscaled
+from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.noise_shift import of_run
 from jaxdiff.networks import LevelEstimator, UNet
-from jaxdiff.parameterizations import Unscaled
-from jaxdiff.state import init_state
+from jaxdiff.runs import snapshots
+from jaxdiff.runs.state import init_state
+from jaxdiff.runtime import sharding
+from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Output
 
 ROOT = Path(__file__).parents[1]
@@ -87,12 +90,12 @@ def gaussian_digits() -> Dataset:
 
 @pytest.mark.parametrize("within", [None, WITHIN])
 def test_the_shift_of_a_run_is_that_of_its_steps(within: Any) -> None:
-    number, levels = 1500, shifts.inner_levels(EXACT)
+    number, levels = 1500, of_run.inner_levels(EXACT)
     mesh = sharding.data_mesh(jax.devices()[:1])
-    said, label = shifts.forward(SAYS, {}, gaussian_digits(), number, levels, mesh)
-    watch = shifts.watcher(EXACT, SAYS, within)
+    said, label = of_run.forward(SAYS, {}, gaussian_digits(), number, levels, mesh)
+    watch = of_run.watcher(EXACT, SAYS, within)
     seeds = np.arange(number)
-    x0, found = shifts.sampled(watch, ({}, {}), seeds, label, W, mesh, batch=400)
+    x0, found = of_run.sampled(watch, ({}, {}), seeds, label, W, mesh, batch=400)
     assert x0.shape == (number, 8, 8, 1)
     assert found.shape == said.shape == (7, number)
     shift = noise_shift.measure(noise_shift.Estimates(found, said))
@@ -107,9 +110,9 @@ def test_the_shift_of_a_run_is_that_of_its_steps(within: Any) -> None:
 
 
 def test_an_image_is_its_seeds_whatever_the_batch() -> None:
-    watch = shifts.watcher(EXACT, SAYS)
+    watch = of_run.watcher(EXACT, SAYS)
     mesh = sharding.data_mesh(jax.devices()[:1])
-    ask = lambda seeds, batch: shifts.sampled(
+    ask = lambda seeds, batch: of_run.sampled(
         watch, ({}, {}), seeds, np.zeros(len(seeds), np.int32), 0.0, mesh, batch
     )
     whole, split = ask(np.arange(10), 10), ask(np.arange(3, 10), 3)
@@ -139,12 +142,12 @@ def test_what_has_no_shift_is_refused(
     experiment: Experiment, estimator: Experiment, aware: bool, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        shifts.check(experiment, estimator, aware)
+        of_run.check(experiment, estimator, aware)
 
 
 def test_what_has_a_shift_is_not() -> None:
-    shifts.check(DRAWS, ESTIMATES, aware=True)
-    shifts.check(dataclasses.replace(DRAWS, noise_dropout=0.0), ESTIMATES, aware=False)
+    of_run.check(DRAWS, ESTIMATES, aware=True)
+    of_run.check(dataclasses.replace(DRAWS, noise_dropout=0.0), ESTIMATES, aware=False)
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess:

@@ -14,9 +14,10 @@ from scipy.special import gammaln
 from scipy.stats import gaussian_kde
 
 import jaxdiff as jd
-from jaxdiff import guidance, noise_shift
-from jaxdiff.guidance import Interval
-from jaxdiff.noise_shift import Blobs, Estimates, LevelPosterior, Unaware
+from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.noise_shift import Blobs, Estimates, LevelPosterior, Unaware
+from jaxdiff.sampling import guidance
+from jaxdiff.sampling.guidance import Interval
 from jaxdiff.types import Condition, Denoised, NoiseLevel, Scaling
 from tests.toys import SCHEDULES
 
@@ -441,7 +442,7 @@ def test_an_added_error_is_measured_as_the_statement_says(
 
 
 def test_forward_states_have_their_level_s_moments() -> None:
-    grid = jd.levels.Uniform()(FLOW, 4)
+    grid = jd.grids.Uniform()(FLOW, 4)
     keys = jax.random.split(jax.random.key(0), 5)
     x = np.asarray(noise_shift.forward(keys, jnp.ones((20_000, 2)), grid))
     np.testing.assert_allclose(x.mean((1, 2)), grid.alpha, atol=0.03)

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 from jaxdiff import optim
-from jaxdiff.interop.edm2 import from_state_dict
-from jaxdiff.networks.unet import UNet
-from jaxdiff.posthoc import std_to_exponent
+from jaxdiff.interop.edm2_weights import from_state_dict
+from jaxdiff.networks.edm2_unet import UNet
+from jaxdiff.optim.ema_profiles import std_to_exponent
 from jaxdiff.types import Condition
 
 FOLDER = Path(__file__).parent / "golden" / "edm2"

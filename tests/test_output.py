@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff import pictures, writers
-from jaxdiff.checkpoint import restore
-from jaxdiff.files import write_atomically
+from jaxdiff.analysis import image_grid
+from jaxdiff.runs.checkpoint import restore
+from jaxdiff.runtime.files import write_atomically
+from jaxdiff.train import writers
 
 
 def test_a_grid_shows_every_image_in_its_place(tmp_path: Path) -> None:
     values = np.arange(10, 80, 10, dtype=np.uint8)
     images = np.broadcast_to(values[:, None, None, None], (7, 64, 64, 3))
-    picture = pictures.save_grid(tmp_path / "deep/grid.png", images, columns=3)
-    side = 64 + pictures.GAP
-    assert picture.shape == (3 * side + pictures.GAP, 3 * side + pictures.GAP, 3)
+    picture = image_grid.save_grid(tmp_path / "deep/grid.png", images, columns=3)
+    side = 64 + image_grid.GAP
+    assert picture.shape == (3 * side + image_grid.GAP, 3 * side + image_grid.GAP, 3)
     for i, value in enumerate(values):
         row, column = divmod(i, 3)
-        corner = picture[row * side + pictures.GAP, column * side + pictures.GAP]
+        corner = picture[row * side + image_grid.GAP, column * side + image_grid.GAP]
         assert corner.tolist() == [value] * 3
     assert (picture[-40, -40] == 255).all()
     np.testing.assert_array_equal(
@@ -30,7 +31,7 @@ def test_a_grid_shows_every_image_in_its_place(tmp_path: Path) -> None:
 
 def test_small_images_are_enlarged() -> None:
     images = np.zeros((4, 8, 8, 1), np.uint8)
-    assert pictures.grid(images).shape == (2 * 50 + 2, 2 * 50 + 2, 1)
+    assert image_grid.grid(images).shape == (2 * 50 + 2, 2 * 50 + 2, 1)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.parameterizations import AngleLabel, LogSigmaLabel, eps_from_x0
+from jaxdiff.denoisers.parameterizations import AngleLabel, LogSigmaLabel, eps_from_x0
 from jaxdiff.schedules import TrigFlow
 from jaxdiff.types import NoiseLevel, Parameterization
 from tests.toys import GOLDEN, PURE_NOISE, SCHEDULES

@@ -10,7 +10,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.denoisers import Clipped
-from jaxdiff.posterior import (
+from jaxdiff.schedules.posterior import (
     LargeVariance,
     LearnedVariance,
     Posterior,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff.posthoc import (
+from jaxdiff.optim.ema_profiles import (
     coefficients,
     combine,
     exponent_to_std,

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import presets
+from jaxdiff.config import edm2_presets
+from jaxdiff.config.edm2_presets import SAMPLING, TRAINING, Model
 from jaxdiff.data import Folder, Latents
 from jaxdiff.networks import UNet
-from jaxdiff.presets import SAMPLING, TRAINING, Model
 
 COUNTS = {
     "img512-xs-uncond": 124_201_253,
@@ -60,7 +60,7 @@ def test_published_values() -> None:
     """Rows of EDM2's and autoguidance's tables, said here again."""
     assert len(SAMPLING) == 24 + 4 + 4 + 8
     main = Model("img512-s", 2147483, 0.130)
-    assert SAMPLING["img512-s-fid"] == presets.Guided(main, None, 1.0, "FID", 2.56)
+    assert SAMPLING["img512-s-fid"] == edm2_presets.Guided(main, None, 1.0, "FID", 2.56)
     xxl = SAMPLING["img512-xxl-guid-dino"]
     assert (xxl.main.std, xxl.guide.std, xxl.guidance, xxl.value) == (
         0.015,
@@ -123,12 +123,12 @@ def test_guidance_and_quality_go_together() -> None:
 
 
 def test_an_experiment_is_the_published_run() -> None:
-    found = presets.experiment("img512-m", Latents("a.npz"))
+    found = edm2_presets.experiment("img512-m", Latents("a.npz"))
     assert found.data.shape == (64, 64, 4)
     network = UNet(label_dim=1000, model_channels=256, dropout=0.1, dtype="bfloat16")
     assert found.network == network
     assert (found.batch_size, found.steps) == (2048, 2**20)
-    assert found.times == jd.times.NormalLogSigma(-0.4, 1.0)
+    assert found.times == jd.timesteps.NormalLogSigma(-0.4, 1.0)
     rate = found.optimizer.schedule(found.batch_size)
     assert float(rate(5000)) == pytest.approx(0.009)  # past 10 M images
     assert float(rate(4 * 70_000)) == pytest.approx(0.009 / 2)
@@ -138,14 +138,16 @@ def test_an_experiment_is_the_published_run() -> None:
     grid = found.sampling.grid(found.schedule, found.sampling.steps)
     assert grid.sigma.shape == (33,)
     assert float(grid.sigma[0]) == 80
-    pixels = presets.experiment("img64-s", Folder("images", 64))
-    assert pixels.times == jd.times.NormalLogSigma(-0.8, 1.6)
+    pixels = edm2_presets.experiment("img64-s", Folder("images", 64))
+    assert pixels.times == jd.timesteps.NormalLogSigma(-0.8, 1.6)
     assert float(pixels.optimizer.schedule(2048)(4 * 35_000)) == pytest.approx(0.005)
 
 
 def test_without_classes() -> None:
     data = Latents("a.npz")
-    labelled, free = (presets.experiment(n, data) for n in ("img512-s", "img512-s-uncond"))
+    labelled, free = (
+        edm2_presets.experiment(n, data) for n in ("img512-s", "img512-s-uncond")
+    )
     assert free.network.label_dim == 0
     assert dataclasses.replace(free, network=labelled.network) == labelled
 
@@ -153,13 +155,13 @@ def test_without_classes() -> None:
 @pytest.mark.parametrize("name", ["img512-xxxl", "s", "img64-xxs", "img512-s-uncond-fid"])
 def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"'{name}' is no preset: use one of img512-xxs"):
-        presets.experiment(name, Latents("a.npz"))
+        edm2_presets.experiment(name, Latents("a.npz"))
 
 
 @pytest.mark.parametrize(("family", "size"), [("img512", "q"), ("img64", "xxs")])
 def test_unknown_sizes_are_refused_with_those_of_the_family(family: str, size: str) -> None:
     known = [name.split("-")[1] for name in TRAINING if name.startswith(family)]
     with pytest.raises(ValueError, match=f"'{size}' is no size: use one of {known[0]}, "):
-        presets.of_size(family, size)
+        edm2_presets.of_size(family, size)
     for size in (known[-1], f"{known[0]}-uncond"):
-        assert presets.of_size(family, size) == f"{family}-{size}"
+        assert edm2_presets.of_size(family, size) == f"{family}-{size}"

@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxdiff.files import place
-from jaxdiff.provenance import PACKAGES, commit_of, provenance, started
+from jaxdiff.runtime.files import place
+from jaxdiff.runtime.provenance import PACKAGES, commit_of, provenance, started
 from jaxdiff.version import __version__
 from tests import buckets
 

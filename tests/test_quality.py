@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff import distances, quality, sharding
+from jaxdiff import evaluation
 from jaxdiff.data import Digits, Folder, Latents
-from jaxdiff.features.extractor import NETWORKS, Extractor, extractor
-from jaxdiff.quality import in_memory, unseen
+from jaxdiff.evaluation import distances, in_memory, memorization
+from jaxdiff.evaluation.extractors.extractor import NETWORKS, Extractor, extractor
+from jaxdiff.runtime import sharding
 
 PIXELS = extractor("pixels8")
 RNG = np.random.default_rng(0)
@@ -21,9 +22,9 @@ IMAGES = RNG.integers(0, 256, (41, 16, 16, 3), np.uint8)
 OTHERS = RNG.integers(0, 200, (33, 16, 16, 3), np.uint8)
 
 
-def seen(images: np.ndarray, mesh: Any = None, **how: Any) -> quality.Observed:
+def seen(images: np.ndarray, mesh: Any = None, **how: Any) -> evaluation.Observed:
     mesh = mesh or sharding.data_mesh(jax.devices()[:1])
-    return quality.observe(in_memory(images), [PIXELS], mesh, **how)
+    return evaluation.observe(in_memory(images), [PIXELS], mesh, **how)
 
 
 def eighths(images: np.ndarray) -> np.ndarray:
@@ -52,7 +53,7 @@ def test_moments_alone_are_those_of_all_features() -> None:
 
 
 def test_metrics_are_those_of_the_features_and_named_for_them() -> None:
-    found = quality.score(real=seen(IMAGES), fake=seen(OTHERS))
+    found = evaluation.score(real=seen(IMAGES), fake=seen(OTHERS))
     real, fake = eighths(IMAGES), eighths(OTHERS)
     manifold = distances.prdc(real=real, fake=fake, k=5)
     exact = {
@@ -65,7 +66,7 @@ def test_metrics_are_those_of_the_features_and_named_for_them() -> None:
     assert found.keys() == exact.keys()
     for name, value in exact.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
-    alone = quality.score(real=seen(IMAGES, keep=False), fake=seen(OTHERS))
+    alone = evaluation.score(real=seen(IMAGES, keep=False), fake=seen(OTHERS))
     np.testing.assert_allclose(alone["fd_pixels8"], exact["fd_pixels8"], rtol=1e-4)
     assert alone.keys() == {"fd_pixels8", "brightness"}
 
@@ -81,21 +82,23 @@ def test_other_protocols_are_refused(field: str, value: Any) -> None:
     )
     other = dataclasses.replace(real, seen={"pixels8": stated})
     with pytest.raises(ValueError, match=f"{field} .*protocols do not compare"):
-        quality.score(real=other, fake=seen(OTHERS))
+        evaluation.score(real=other, fake=seen(OTHERS))
     renamed = dataclasses.replace(real, seen={"lite0": own})
     with pytest.raises(
         ValueError, match="the reference knows lite0 and the images pixels8"
     ):
-        quality.score(real=renamed, fake=seen(OTHERS))
+        evaluation.score(real=renamed, fake=seen(OTHERS))
 
 
 def test_inception_metrics_are_called_fid_and_have_a_score_of_classes() -> None:
     logits = RNG.normal(size=(30, 4))
     points = RNG.normal(size=(30, 5))
     who = Extractor("inception_tf", "as TensorFlow does", 5, "0" * 64, {})
-    one = quality.Seen(who, distances.Moments.of(points), points, distances.softmax(logits))
-    both = quality.Observed("", (8, 8, 3), {"inception_tf": one})
-    found = quality.score(real=both, fake=both)
+    one = evaluation.Seen(
+        who, distances.Moments.of(points), points, distances.softmax(logits)
+    )
+    both = evaluation.Observed("", (8, 8, 3), {"inception_tf": one})
+    found = evaluation.score(real=both, fake=both)
     assert {"fid_tf", "kid_tf", "is_tf", "recall_tf"} <= found.keys()
     assert not any(name.startswith("fd") for name in found)
     exact = distances.inception_score(distances.softmax(logits), splits=1).value
@@ -106,16 +109,16 @@ def test_inception_metrics_are_called_fid_and_have_a_score_of_classes() -> None:
 def test_a_reference_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "reference.npz"
     real = seen(IMAGES, source="forty-one")
-    quality.save(path, real)
-    back = quality.load(path)
+    evaluation.save(path, real)
+    back = evaluation.load(path)
     assert (back.source, back.count, back.shape) == ("forty-one", 41, (16, 16, 3))
     fake = seen(OTHERS)
-    assert quality.score(real=back, fake=fake) == quality.score(real=real, fake=fake)
+    assert evaluation.score(real=back, fake=fake) == evaluation.score(real=real, fake=fake)
 
 
 def test_damaged_references_are_refused_in_a_line(tmp_path: Path) -> None:
     path = tmp_path / "reference.npz"
-    quality.save(path, seen(IMAGES))
+    evaluation.save(path, seen(IMAGES))
     data = path.read_bytes()
     with np.load(path) as file:
         arrays = dict(file.items())
@@ -135,9 +138,9 @@ def test_damaged_references_are_refused_in_a_line(tmp_path: Path) -> None:
         else:
             np.savez(path, **case)
         with pytest.raises(ValueError, match="no reference of ours, or is damaged"):
-            quality.load(path)
+            evaluation.load(path)
     with pytest.raises(FileNotFoundError, match=r"launch/reference\.py makes one"):
-        quality.load(tmp_path / "none.npz")
+        evaluation.load(tmp_path / "none.npz")
 
 
 def test_published_statistics_stand_for_the_moments_that_they_are(tmp_path: Path) -> None:
@@ -146,8 +149,8 @@ def test_published_statistics_stand_for_the_moments_that_they_are(tmp_path: Path
     path = tmp_path / "published.npz"
     np.savez(path, mu=mean, sigma=covariance)
     with pytest.raises(ValueError, match="give --count"):
-        quality.published(path)
-    found = quality.published(path, "pytorch", 50)
+        evaluation.published(path)
+    found = evaluation.published(path, "pytorch", 50)
     one = found.seen["inception_pytorch"]
     np.testing.assert_allclose(one.moments.mean, mean)
     np.testing.assert_allclose(one.moments.covariance, covariance)
@@ -159,8 +162,10 @@ def test_statistics_that_name_no_weights_compare_with_any() -> None:
     real, fake = seen(IMAGES), seen(OTHERS)
     known = dataclasses.replace(PIXELS, sha256="0" * 64)
     own = dataclasses.replace(fake.seen["pixels8"], extractor=known)
-    found = quality.score(real=real, fake=dataclasses.replace(fake, seen={"pixels8": own}))
-    assert found == quality.score(real=real, fake=fake)
+    found = evaluation.score(
+        real=real, fake=dataclasses.replace(fake, seen={"pixels8": own})
+    )
+    assert found == evaluation.score(real=real, fake=fake)
 
 
 # ------------------------------------------------------------------ images
@@ -177,7 +182,7 @@ def test_images_are_drawn_once_and_survive_a_kill(tmp_path: Path) -> None:
 
     make_bytes = lambda s, label: make(s, label).astype(np.uint8)
     seeds, label = np.arange(10) + 5, np.zeros(10, np.int32)
-    draw = lambda said, **how: quality.draw(
+    draw = lambda said, **how: evaluation.draw(
         tmp_path, said, make_bytes, how.get("seeds", seeds), label, part=4
     )
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +206,7 @@ def test_images_are_drawn_once_and_survive_a_kill(tmp_path: Path) -> None:
 
 def test_labels_come_in_the_proportions_of_the_data() -> None:
     dataset = Digits("test").load()
-    label = quality.labels_like(dataset, 450)
+    label = evaluation.labels_like(dataset, 450)
     assert np.bincount(label[:300]).tolist() == [30] * 10
     assert len(label) == 450
     assert np.bincount(label).min() >= 30
@@ -211,11 +216,11 @@ def test_labels_come_in_the_proportions_of_the_data() -> None:
 def test_images_of_others_are_read_as_they_are(tmp_path: Path) -> None:
     for i, image in enumerate(IMAGES[:3]):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    found = quality.images_in(tmp_path)
-    np.testing.assert_array_equal(quality.everything(found), IMAGES[:3])
+    found = evaluation.images_in(tmp_path)
+    np.testing.assert_array_equal(evaluation.everything(found), IMAGES[:3])
     np.savez(tmp_path / "x.npz", arr_0=IMAGES)
-    found = quality.images_in(tmp_path / "x.npz", 5)
-    np.testing.assert_array_equal(quality.everything(found), IMAGES[:5])
+    found = evaluation.images_in(tmp_path / "x.npz", 5)
+    np.testing.assert_array_equal(evaluation.everything(found), IMAGES[:5])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +239,7 @@ def test_folders_of_unlike_images_are_refused(
     for i, (height, width, mode) in enumerate(images):
         Image.new(mode, (width, height)).save(tmp_path / f"{i}.png")
     with pytest.raises(ValueError, match=said):
-        quality.images_in(tmp_path, number)
+        evaluation.images_in(tmp_path, number)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,7 @@ def test_arrays_that_are_no_images_are_refused(
 ) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(ValueError, match=said):
-        quality.images_in(tmp_path / "x.npz")
+        evaluation.images_in(tmp_path / "x.npz")
 
 
 # ------------------------------------------------------------------ judging
@@ -261,21 +266,21 @@ def test_arrays_that_are_no_images_are_refused(
 
 def test_copies_are_seen_and_others_are_not() -> None:
     train, holdout = Digits("train").load(), Digits("test").load()
-    train, holdout = (quality.everything(d.source) for d in (train, holdout))
-    copied = quality.copies(train[:100], train, holdout)
+    train, holdout = (evaluation.everything(d.source) for d in (train, holdout))
+    copied = evaluation.copies(train[:100], train, holdout)
     np.testing.assert_array_equal(copied.nearest, np.arange(100))
     np.testing.assert_array_equal(copied.distance, 0)
     assert copied.copied == 1
     half, other = holdout[:150], holdout[150:]
-    fair = quality.copies(other, train, half)
+    fair = evaluation.copies(other, train, half)
     assert abs(fair.copied) < 3 * fair.error < 1.5
-    alone = quality.copies(other, train)
+    alone = evaluation.copies(other, train)
     assert np.isnan(alone.copied)
 
 
 def test_a_judge_keeps_what_it_sees_of_the_data(tmp_path: Path) -> None:
     mesh = sharding.data_mesh(jax.devices()[:1])
-    make = lambda: quality.judge_of(Digits(), [PIXELS], mesh, tmp_path)
+    make = lambda: evaluation.judge_of(Digits(), [PIXELS], mesh, tmp_path)
     judge = make()
     (kept,) = tmp_path.glob("reference-*.npz")
     written = kept.stat().st_mtime_ns
@@ -288,13 +293,13 @@ def test_a_judge_keeps_what_it_sees_of_the_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the images are \(16, 16, 3\), the reference's"):
         judge(in_memory(IMAGES))
     with pytest.raises(ValueError, match="metrics are of pixels"):
-        quality.judge_of(Latents("nowhere.npz"), [PIXELS], mesh, tmp_path)
+        evaluation.judge_of(Latents("nowhere.npz"), [PIXELS], mesh, tmp_path)
 
 
 def test_blocks_are_set_side_by_side() -> None:
-    parts = list(quality.blocks(in_memory(IMAGES), 3))
-    np.testing.assert_array_equal(quality.everything(parts[2]), IMAGES[26:39])
-    found = quality.summary([{"a": 1.0}, {"a": 2.0}, {"a": 6.0}])["a"]
+    parts = list(evaluation.blocks(in_memory(IMAGES), 3))
+    np.testing.assert_array_equal(evaluation.everything(parts[2]), IMAGES[26:39])
+    found = evaluation.summary([{"a": 1.0}, {"a": 2.0}, {"a": 6.0}])["a"]
     assert found == {"mean": 3.0, "min": 1.0, "max": 6.0, "spread": np.sqrt(7.0)}
 
 
@@ -308,7 +313,7 @@ def test_changed_images_are_another_reference(tmp_path: Path) -> None:
             image = Image.new("RGB", (8, 8), (shade, shade, 10 * i))
             image.save(tmp_path / "photos" / f"{i}.png")
         photos = Folder(str(tmp_path / "photos"), size=8)
-        judge = quality.judge_of(photos, [PIXELS], mesh, tmp_path / "kept")
+        judge = evaluation.judge_of(photos, [PIXELS], mesh, tmp_path / "kept")
         means.append(judge.reference.seen["pixels8"].moments.mean.mean())
     assert means[1] - means[0] > 0.5
 
@@ -322,7 +327,7 @@ def test_changed_images_are_another_reference(tmp_path: Path) -> None:
 )
 def test_a_judge_refuses_before_it_looks(images: np.ndarray, said: str) -> None:
     blind = dataclasses.replace(PIXELS, dims=192)
-    judge = quality.Judge((blind,), seen(IMAGES), sharding.data_mesh(jax.devices()[:1]))
+    judge = evaluation.Judge((blind,), seen(IMAGES), sharding.data_mesh(jax.devices()[:1]))
     with pytest.raises(ValueError, match=said):
         judge(in_memory(images))
 
@@ -330,5 +335,5 @@ def test_a_judge_refuses_before_it_looks(images: np.ndarray, said: str) -> None:
 def test_large_images_are_averaged_down_before_copies_are_looked_for() -> None:
     images = RNG.integers(0, 256, (3, 32, 32, 3), np.uint8)
     exact = images.reshape(3, 16, 2, 16, 2, 3).mean((2, 4)) / 127.5 - 1
-    found = unseen.flat(images)
+    found = memorization.flat(images)
     np.testing.assert_allclose(found, exact.reshape(3, -1), atol=1e-6)

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff.config.edm2_presets import Model
 from jaxdiff.data import Pixels, VAELatents
-from jaxdiff.data.folder import square
-from jaxdiff.interop.edm2 import from_state_dict
-from jaxdiff.levels import Karras
+from jaxdiff.data.sources.folder import square
+from jaxdiff.interop.edm2_weights import from_state_dict
 from jaxdiff.networks import UNet
-from jaxdiff.presets import Model
-from jaxdiff.solvers import Heun
+from jaxdiff.sampling.grids import Karras
+from jaxdiff.sampling.solvers import Heun
 from jaxdiff.types import Denoised, NoiseLevel
 from tests.toys import GOLDEN, follow
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.interop.edm2 import from_state_dict, to_state_dict
+from jaxdiff.denoisers.parameterizations import EDM
+from jaxdiff.interop.edm2_weights import from_state_dict, to_state_dict
+from jaxdiff.objectives.timesteps import NormalLogSigma
 from jaxdiff.optim import normalized
-from jaxdiff.parameterizations import EDM
 from jaxdiff.schedules import LogSigma
-from jaxdiff.times import NormalLogSigma
 from jaxdiff.types import Condition, NoiseLevel
 from tests.edm2_networks import NETS, Golden, close, close_trees, load, nhwc, state
 

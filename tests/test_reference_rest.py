@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.levels import Leading, Linspace, Trailing
-from jaxdiff.likelihood import prior
+from jaxdiff.evaluation.likelihood import prior
+from jaxdiff.objectives.timesteps import LossHistory, LossSecondMoment
+from jaxdiff.objectives.weightings import ELBO
+from jaxdiff.sampling.grids import Leading, Linspace, Trailing
 from jaxdiff.schedules import Shifted
-from jaxdiff.times import LossHistory, LossSecondMoment
 from jaxdiff.types import NoiseLevel
-from jaxdiff.weightings import ELBO
 from tests.toys import GOLDEN, on_host
 
 GRIDS, LAWS, PATHS, VDM, HISTORY = (

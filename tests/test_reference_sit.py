@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.parameterizations import eps_from_x0
-from jaxdiff.solvers import EulerMaruyama
-from jaxdiff.solvers.sde import End, Proportional
+from jaxdiff.denoisers.parameterizations import eps_from_x0
+from jaxdiff.objectives.weightings import ELBO
+from jaxdiff.sampling.solvers import EulerMaruyama
+from jaxdiff.sampling.solvers.sde import End, Proportional
 from jaxdiff.types import Denoised, NoiseLevel, Schedule
-from jaxdiff.weightings import ELBO
 from tests.test_schedules import CLOSED
 from tests.toys import GOLDEN
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.solvers import DDIM
+from jaxdiff.sampling.solvers import DDIM
 from jaxdiff.types import NoiseLevel
 from tests.toys import GOLDEN, on_host
 

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.features import resizing
-from jaxdiff.features.resizing import Area, Cubic, Kernel, Triangle, matrix, resize
+from jaxdiff.evaluation.extractors import resizing
+from jaxdiff.evaluation.extractors.resizing import (
+    Area,
+    Cubic,
+    Kernel,
+    Triangle,
+    matrix,
+    resize,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "features"
 KERNELS = {

@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdiff as jd
 from jaxdiff import sampling
-from jaxdiff.levels import Karras, Uniform
-from jaxdiff.solvers import (
+from jaxdiff.sampling.grids import Karras, Uniform
+from jaxdiff.sampling.solvers import (
     DDIM,
     DEIS,
     LMS,

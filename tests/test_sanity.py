@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from jaxdiff.data import Dataset, OpenMoji, openmoji
+from jaxdiff.data import Dataset, OpenMoji
 from jaxdiff.data.batches import Memory
-from jaxdiff.distances import Moments
-from jaxdiff.features.extractor import extractor
-from jaxdiff.quality import Observed, Seen, sanity
-from jaxdiff.quality.sanity import corruptions, report, splits, traps, verdict
-from jaxdiff.quality.sanity.study import of_faults, of_missing, of_sizes, rows
+from jaxdiff.data.sources import openmoji
+from jaxdiff.evaluation import Observed, Seen, sanity
+from jaxdiff.evaluation.distances import Moments
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.evaluation.sanity import corruptions, report, splits, traps, verdict
+from jaxdiff.evaluation.sanity.study import of_faults, of_missing, of_sizes, rows
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import schedules as js
 from jaxdiff.schedules import ZeroTerminalBetas
-from jaxdiff.schedules.powers import invert
+from jaxdiff.schedules.alpha_bar import invert
 from jaxdiff.types import NoiseLevel, Schedule
 from tests import toys
 from tests.toys import GOLDEN, TABLES, on_host

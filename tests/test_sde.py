@@ -12,10 +12,10 @@ import pytest
 from scipy.stats import norm as normal
 
 import jaxdiff as jd
-from jaxdiff.levels import Uniform
-from jaxdiff.parameterizations import AngleLabel
-from jaxdiff.solvers import DDIM, Euler, Heun
-from jaxdiff.solvers.sde import (
+from jaxdiff.denoisers.parameterizations import AngleLabel
+from jaxdiff.sampling.grids import Uniform
+from jaxdiff.sampling.solvers import DDIM, Euler, Heun
+from jaxdiff.sampling.solvers.sde import (
     LAST,
     ConstantW,
     DecreasingW,

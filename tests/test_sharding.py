@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxdiff import checkpoint, footprint, optim, sharding
-from jaxdiff.state import TrainState, init_state
-from jaxdiff.train import begun, compiled_step
+from jaxdiff import optim
+from jaxdiff.runs import checkpoint
+from jaxdiff.runs.state import TrainState, init_state
+from jaxdiff.runtime import sharding
+from jaxdiff.train import begun, compiled_step, memory
 from tests.test_train import TINY, batch
 
 WIDE = dataclasses.replace(TINY, network=TINY.network.clone(model_channels=64))
@@ -114,7 +116,7 @@ def test_a_checkpoint_moves_to_another_mesh(runs: dict, tmp_path: Path) -> None:
 
 def test_what_is_said_of_a_step_is_what_it_holds() -> None:
     mesh = mesh_of(1, 2)
-    lines = {name: size for name, size, _ in footprint.footprint(TINY, mesh)}
+    lines = {name: size for name, size, _ in memory.footprint(TINY, mesh)}
     said = lines["parameters"] + lines["averages"] + lines["Adam"]
     state = begun(TINY, mesh)
     assert said == held((state.params, state.opt_state))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxdiff import networks, posthoc, snapshots
+from jaxdiff import networks
 from jaxdiff.config import Experiment
-from jaxdiff.files import place
 from jaxdiff.networks import UNet
-from jaxdiff.snapshots import Snapshot
+from jaxdiff.optim import ema_profiles
+from jaxdiff.runs import snapshots
+from jaxdiff.runs.snapshots import Snapshot
+from jaxdiff.runtime.files import place
 from tests import buckets
 
 BATCH = 4
@@ -102,7 +104,7 @@ def tracked(folder: Path, steps: int, every: int, stds: tuple[float, ...]) -> np
 def average(path: np.ndarray, std: float) -> np.ndarray:
     """Weights tau^gamma integrated over each step's piece of (0, t], as the EMA gives."""
     edges = np.arange(len(path) + 1) / len(path)
-    share = np.diff(edges ** (posthoc.std_to_exponent(std) + 1))
+    share = np.diff(edges ** (ema_profiles.std_to_exponent(std) + 1))
     return share @ path
 
 

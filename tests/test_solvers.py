@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.levels import Trailing, Uniform
-from jaxdiff.solvers import DDIM, Euler, Heun
+from jaxdiff.sampling.grids import Trailing, Uniform
+from jaxdiff.sampling.solvers import DDIM, Euler, Heun
 from jaxdiff.types import Denoised, NoiseLevel, Solver
 from tests.toys import (
     GOLDEN,
@@ -109,7 +109,7 @@ def test_golden_edm2_sampler(case: str, x64: None) -> None:
     weak = jd.gaussian_denoiser(EDM2["gmu"].reshape(3, 1, 1), float(EDM2["gs"]))
     w = kwargs.get("guidance", 1.0) - 1
     steps = kwargs.get("num_steps", 32)
-    levels = jd.levels.Karras()(None, steps)
+    levels = jd.grids.Karras()(None, steps)
     solver, noise = Heun(), None
     if case == "churn":
         solver = Heun(*(float(kwargs[f"S_{k}"]) for k in ("churn", "min", "max", "noise")))

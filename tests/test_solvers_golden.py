@@ -15,8 +15,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.denoisers import Clipped
-from jaxdiff.posterior import LargeVariance, LearnedVariance, SmallVariance
-from jaxdiff.solvers import (
+from jaxdiff.sampling.solvers import (
     DDIM,
     DEIS,
     LMS,
@@ -30,7 +29,8 @@ from jaxdiff.solvers import (
     RungeKutta,
     UniPC,
 )
-from jaxdiff.solvers.sde import ConstantW, Proportional, SigmaW, SineW
+from jaxdiff.sampling.solvers.sde import ConstantW, Proportional, SigmaW, SineW
+from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance, SmallVariance
 from jaxdiff.types import Denoised, NoiseLevel, Solver
 from tests.toys import GOLDEN, edm, follow, last, mixture
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff.data import CIFAR10, cifar10, split_of
+from jaxdiff.data import CIFAR10, split_of
+from jaxdiff.data.sources import cifar10
 
 Files = Mapping[str, bytes]
 N = 3

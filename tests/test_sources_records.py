@@ -21,11 +21,11 @@ from jaxdiff.data import (
     Synthetic,
     batches,
     prepare,
-    shards,
     skipped,
     split_of,
     write_latents,
 )
+from jaxdiff.data.formats import shards
 from jaxdiff.data.prepare import Prepared
 
 pytest.importorskip("array_record", reason='needs pip install "jaxdiff[records]"')

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxdiff.interop import arrays, pickles, statistics
+from jaxdiff.interop import fid_statistics, numpy_pickles, pickles
 from jaxdiff.interop import npz as npz_files
 
 WIDE, NARROW = 2048, 1024
@@ -31,12 +31,12 @@ def npz(save: Callable[..., None] = np.savez_compressed, **arrays: Any) -> bytes
     return file.getvalue()
 
 
-def read(path: Path, data: bytes) -> dict[str, statistics.Statistics]:
+def read(path: Path, data: bytes) -> dict[str, fid_statistics.Statistics]:
     path.write_bytes(data)
-    return statistics.read(path)
+    return fid_statistics.read(path)
 
 
-def check(found: statistics.Statistics, expected: dict[str, np.ndarray]) -> None:
+def check(found: fid_statistics.Statistics, expected: dict[str, np.ndarray]) -> None:
     for value, name in ((found.mu, "mu"), (found.sigma, "sigma")):
         np.testing.assert_array_equal(value, expected[name].astype(float), strict=True)
 
@@ -81,8 +81,8 @@ def test_either_order_of_axes_is_kept() -> None:
     table = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     stored = npz_files.arrays(memoryview(npz(table=table)))["table"]
     np.testing.assert_array_equal(stored.read(), table, strict=True)
-    value = pickles.load(memoryview(pickle.dumps(table, 4)), arrays.NAMES)[0]
-    np.testing.assert_array_equal(arrays.array(value, ("f8",)), table)
+    value = pickles.load(memoryview(pickle.dumps(table, 4)), numpy_pickles.NAMES)[0]
+    np.testing.assert_array_equal(numpy_pickles.array(value, ("f8",)), table)
 
 
 class Runs:
@@ -159,7 +159,7 @@ def test_it_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"^a: ") as error:
-            statistics.read("a")
+            fid_statistics.read("a")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -193,4 +193,4 @@ def test_rounding_is_no_asymmetry(tmp_path: Path) -> None:
 
 def test_no_file() -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file nothing\.npz"):
-        statistics.read("nothing.npz")
+        fid_statistics.read("nothing.npz")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxdiff import snapshots
-from jaxdiff.quality import swept
-from jaxdiff.quality.sweeps import Axis, Book, axis, points, verdict
+from jaxdiff.evaluation import sweep_report
+from jaxdiff.evaluation.sweep_axes import Axis, Book, axis, points, verdict
+from jaxdiff.runs import snapshots
 from tests.test_nag_commands import DRAWS, environment, untrained
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +172,7 @@ def rows(axes: list[Axis], metric: Any) -> list[dict[str, Any]]:
 def test_a_plane_is_judged_along_both_lines_through_its_best_point() -> None:
     axes = [axis("guidance=0,1,2"), axis("std=0.2,0.05,0.1")]
     metric = lambda guidance, std: (guidance - 1) ** 2 + (20 * std - guidance) ** 2
-    found = list(swept.verdicts(axes, rows(axes, metric)))
+    found = list(sweep_report.verdicts(axes, rows(axes, metric)))
     assert [(f["metric"], f["axis"]) for f in found] == [
         ("fd_x", "guidance"),
         ("fd_x", "std"),
@@ -186,10 +186,10 @@ def test_a_plane_is_judged_along_both_lines_through_its_best_point() -> None:
         assert one["best"] == (1.0 if across else 0.05)
         assert one["others"] == ({"std": "0.05"} if across else {"guidance": "1"})
     np.testing.assert_allclose((found[0]["low"][0], found[0]["high"][0]), (2, 2))
-    said = swept.sentence(found[0])
+    said = sweep_report.sentence(found[0])
     assert said.startswith("fd_x: least at guidance 1, std 0.05; 0 is worse by 2 ± ")
     assert said.endswith("the best is inside")
-    text = swept.tables(axes, rows(axes, metric))
+    text = sweep_report.tables(axes, rows(axes, metric))
     (bold,) = (line for line in text.splitlines() if "**" in line)
     assert bold == "| 1 | 0.05 | **0.5 ± 0.71** | **-0.5 ± 0.71** |"
 
@@ -211,7 +211,7 @@ def test_a_picture_has_a_line_for_each_value_of_the_second_axis(
     )
     axes = [axis("std=0.2,0.05"), axis("guidance=0,1")]
     metric = lambda std, guidance: 10 * std + guidance
-    swept.save_picture(tmp_path / "x.png", axes, rows(axes, metric), "title")
+    sweep_report.save_picture(tmp_path / "x.png", axes, rows(axes, metric), "title")
     assert (tmp_path / "x.png").stat().st_size > 1000
     assert len(drawn) == 2 * 2  # metrics x values of the second
     _, label, x, y, bars = drawn[1]
@@ -219,7 +219,7 @@ def test_a_picture_has_a_line_for_each_value_of_the_second_axis(
     np.testing.assert_allclose(y, [0.5 + 1 + 0.5, 2 + 1 + 0.5])
     np.testing.assert_allclose(bars, math.sqrt(0.5))
     with pytest.raises(ValueError, match="one axis or two, not 3"):
-        swept.save_picture(tmp_path / "y.png", [*axes, axis("steps=1")], [], "")
+        sweep_report.save_picture(tmp_path / "y.png", [*axes, axis("steps=1")], [], "")
 
 
 # ------------------------------------------------------------------ the command

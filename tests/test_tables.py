@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff import schedules as js
-from jaxdiff.posterior import SmallVariance, chain, posterior
+from jaxdiff.schedules.posterior import SmallVariance, chain, posterior
 from tests.toys import GOLDEN, on_host
 
 TABLES = np.load(GOLDEN / "iddpm" / "tables.npz")

@@ -11,8 +11,8 @@ from scipy import stats
 
 import jaxdiff as jd
 from jaxdiff import schedules as js
-from jaxdiff import times as jt
-from jaxdiff.times import (
+from jaxdiff.objectives import timesteps as jt
+from jaxdiff.objectives.timesteps import (
     LogitNormal,
     LossHistory,
     LossSecondMoment,

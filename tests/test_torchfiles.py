@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxdiff.interop import archives, tensors, torchzip
-from jaxdiff.interop.machine import Record
+from jaxdiff.interop import archives, tensors, torch_zip
+from jaxdiff.interop.unpickler import Record
 from tests import import_writer as writer
 from tests import torch_writer
 
@@ -50,7 +50,7 @@ def test_files_of_torch(name: str, expected: str, prefix: str) -> None:
 
 
 def test_what_is_no_tensor_is_kept_too() -> None:
-    found = torchzip.load(memoryview((FOLDER / "torch_zip_nested.pt").read_bytes()))
+    found = torch_zip.load(memoryview((FOLDER / "torch_zip_nested.pt").read_bytes()))
     del found["state_dict"]
     values = {"epoch": 3, "name": "x", "lst": [1, 2.5, None, True], "tup": (1, "a")}
     assert found == values
@@ -87,7 +87,7 @@ def test_torchscript_s_lists_tags_and_mangled_names(tmp_path: Path) -> None:
     listed = writer.Calling(f"{jit}build_tensorlist", parts)
     inner = module(w=torch_writer.tensor("0", ONES), numbers=numbers, training=False)
     data = torch_writer.archive(module(a=inner, tagged=tagged, some=listed), {"0": ONES})
-    root = torchzip.load(memoryview(data))
+    root = torch_zip.load(memoryview(data))
     assert type(root) is Record
     assert root.name == name
     assert root.state["tagged"] == {"k": 1}
@@ -276,11 +276,11 @@ def test_it_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_file_has_so_many_values_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchzip, "VALUES", 1000)
+    monkeypatch.setattr(torch_zip, "VALUES", 1000)
     shared = [None] * 19  # with the list itself twenty values, however often it is shared
-    assert torchzip.arrays([shared] * 49 + [None] * 18 + [ONES]).keys() == {"67"}
+    assert torch_zip.arrays([shared] * 49 + [None] * 18 + [ONES]).keys() == {"67"}
     with pytest.raises(ValueError, match="more than 1,000 values"):
-        torchzip.arrays([shared] * 50)
+        torch_zip.arrays([shared] * 50)
 
 
 def test_no_file() -> None:

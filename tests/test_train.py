@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import generate, quality, sharding, snapshots
+from jaxdiff import evaluation
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import Latents, Pixels, VAELatents
-from jaxdiff.features.extractor import extractor
-from jaxdiff.interop.edm2 import from_state_dict
-from jaxdiff.losses import LevelLikelihood
+from jaxdiff.denoisers.parameterizations import AngleLabel, Unscaled
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.interop.edm2_weights import from_state_dict
 from jaxdiff.networks import LevelEstimator, UNet
+from jaxdiff.objectives.losses import LevelLikelihood
+from jaxdiff.objectives.timesteps import NormalLogSigma
 from jaxdiff.optim import EDM2Optimizer, normalized
-from jaxdiff.parameterizations import AngleLabel, Unscaled
+from jaxdiff.runs import generate, snapshots
+from jaxdiff.runs.state import TrainState, ema_variables, init_state
+from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState, ema_variables, init_state
-from jaxdiff.times import NormalLogSigma
 from jaxdiff.train import begun, examiner, make_step, require_finite, withhold
 from jaxdiff.types import Noised
 
@@ -203,10 +205,14 @@ def test_a_tiny_network_learns() -> None:
     x0 = jnp.asarray(one["image"], jnp.float32) / 127.5 - 1
     level = jnp.full((16, 1, 1, 1), jd.LogSigma().time(0.0))
     noised = corrupt(jax.random.key(1), x0, level, jd.LogSigma())
-    denoise = jd.state.run_denoiser(TINY, jd.state.ema_variables(TINY, state, 0.1))
+    denoise = jd.runs.state.run_denoiser(
+        TINY, jd.runs.state.ema_variables(TINY, state, 0.1)
+    )
     cond = jd.Condition(label=jnp.asarray(one["label"]))
     error = jnp.mean((denoise(noised.x, noised.at, cond).x0 - x0) ** 2)
-    untrained = jd.state.run_denoiser(TINY, jd.state.ema_variables(TINY, begin(mesh), 0.1))
+    untrained = jd.runs.state.run_denoiser(
+        TINY, jd.runs.state.ema_variables(TINY, begin(mesh), 0.1)
+    )
     before = jnp.mean((untrained(noised.x, noised.at, cond).x0 - x0) ** 2)
     assert error < before / 4
 
@@ -261,10 +267,10 @@ def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) ->
     examine = examiner(e, tmp_path, dataset, draw, mesh)
     state = init_state(e)
     variables = ema_variables(e, state, e.sampling.std)
-    seeds, label = np.arange(20), quality.labels_like(dataset, 20)
+    seeds, label = np.arange(20), evaluation.labels_like(dataset, 20)
     images = generate.images(draw, variables, Pixels(), seeds, label, mesh, 20)
-    judge = quality.judge_of(e.data, [extractor("pixels8")], mesh, tmp_path / "other")
-    exact, _ = judge(quality.in_memory(images))
+    judge = evaluation.judge_of(e.data, [extractor("pixels8")], mesh, tmp_path / "other")
+    exact, _ = judge(evaluation.in_memory(images))
     found = examine(state)
     assert found.keys() == exact.keys()
     for name, value in exact.items():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 
-from jaxdiff.interop.edm2 import from_state_dict, to_state_dict
-from jaxdiff.networks.block import Block
-from jaxdiff.networks.unet import UNet
+from jaxdiff.interop.edm2_weights import from_state_dict, to_state_dict
+from jaxdiff.networks.edm2_block import Block
+from jaxdiff.networks.edm2_unet import UNet
 from jaxdiff.optim import normalized
 from jaxdiff.types import Condition
 from tests.edm2_networks import (

@@ -8,8 +8,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import schedules as js
-from jaxdiff import times as jt
-from jaxdiff import weightings as jw
+from jaxdiff.objectives import timesteps as jt
+from jaxdiff.objectives import weightings as jw
 from jaxdiff.types import NoiseLevel, Weighting
 from tests.toys import GOLDEN, SCHEDULES
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from jaxdiff import writers
-from jaxdiff.files import Place, place
+from jaxdiff.runtime.files import Place, place
+from jaxdiff.train import writers
 from tests import buckets
 
 

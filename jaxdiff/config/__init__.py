@@ -16,7 +16,8 @@ from jaxdiff.config.experiment import (
     resolve,
 )
 from jaxdiff.config.fields import parts
-from jaxdiff.config.forms import (
+from jaxdiff.config.registry import KINDS, NAMES, TYPES
+from jaxdiff.config.serialization import (
     FREE,
     FROM_HERE_ON,
     PLACES,
@@ -28,7 +29,6 @@ from jaxdiff.config.forms import (
     to_config,
     to_dict,
 )
-from jaxdiff.config.table import KINDS, NAMES, TYPES
 
 __all__ = [
     "FREE",

@@ -7,24 +7,16 @@ from typing import Annotated
 
 from flax import linen as nn
 
-from jaxdiff import (
-    data,
-    levels,
-    losses,
-    networks,
-    optim,
-    parameterizations,
-    posterior,
-    reprs,
-    schedules,
-    solvers,
-    times,
-    weightings,
-)
+from jaxdiff import data, networks, optim, schedules
 from jaxdiff.config.fields import parts
-from jaxdiff.files import PathLike, keep_text
-from jaxdiff.guidance import Rule, Sum
-from jaxdiff.ranges import (
+from jaxdiff.denoisers import parameterizations
+from jaxdiff.objectives import losses, timesteps, weightings
+from jaxdiff.runtime.files import PathLike, keep_text
+from jaxdiff.sampling import grids, solvers
+from jaxdiff.sampling.guidance import Rule, Sum
+from jaxdiff.schedules import posterior
+from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times, reprs
+from jaxdiff.types.ranges import (
     Choice,
     Finite,
     Fraction,
@@ -35,7 +27,6 @@ from jaxdiff.ranges import (
     Whole,
     checked,
 )
-from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times
 
 Images = (
     data.Digits
@@ -78,7 +69,7 @@ class Sampling:
     is the EMA that samples, `images` is how many a picture shows.
     """
 
-    grid: Grid = levels.Karras()
+    grid: Grid = grids.Karras()
     steps: Annotated[int, Whole(1, 10_000)] = 32
     solver: Solver = solvers.Heun()
     guidance: Finite = 0.0
@@ -139,7 +130,7 @@ class Experiment:
     data: Images = data.Digits()
     network: nn.Module = networks.UNet()
     schedule: Schedule = schedules.LogSigma()
-    times: Times = times.NormalLogSigma()
+    times: Times = timesteps.NormalLogSigma()
     parameterization: Parameterization = parameterizations.EDM()
     loss: LossTerm = losses.WeightedError(
         weightings.UniformOnNetwork(parameterizations.EDM())
@@ -244,12 +235,12 @@ def _require_one_table(experiment: Experiment) -> None:
     """
     path, law = experiment.schedule, experiment.times
     entries = path.steps if isinstance(path, schedules.Table) else 0
-    if isinstance(law, times.UniformEntries) and not entries:
+    if isinstance(law, timesteps.UniformEntries) and not entries:
         raise ValueError(
             f"times.UniformEntries draws a table's entries, but {path} is none: use "
             "times.Uniform, or a schedules.Table"
         )
-    if isinstance(law, times.LossSecondMoment) and entries and law.steps != entries:
+    if isinstance(law, timesteps.LossSecondMoment) and entries and law.steps != entries:
         raise ValueError(
             f"times.LossSecondMoment has {law.steps} steps, but the table has {entries}"
         )
@@ -260,7 +251,7 @@ def _require_one_table(experiment: Experiment) -> None:
     for bound in parts(experiment.loss, losses.VariationalBound):
         if bound.table != path:
             raise ValueError(f"the bound is of {bound.table}, but the schedule is {path}")
-        if not isinstance(law, times.UniformEntries | times.LossSecondMoment):
+        if not isinstance(law, timesteps.UniformEntries | timesteps.LossSecondMoment):
             raise ValueError(
                 f"losses.VariationalBound needs t on a table's entries, but {law} draws "
                 "between them: use times.UniformEntries or times.LossSecondMoment"

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxdiff.files import PathLike
+from jaxdiff.runtime.files import PathLike
 
 
 def parts(value: Any, kind: type) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
-from jaxdiff import reprs
+from jaxdiff.types import reprs
 
 
 @runtime_checkable

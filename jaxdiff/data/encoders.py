@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
-from jaxdiff.pixels import to_uint8
-from jaxdiff.ranges import Finite, Items, Positive, checked
+from jaxdiff.data.pixel_values import to_uint8
+from jaxdiff.types.ranges import Finite, Items, Positive, checked
 
 Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
 """Mean and variance of each element of x0 over the draws of `encode`, in float64."""

@@ -19,13 +19,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff.data import shards
 from jaxdiff.data.batches import LeftOut, Source
 from jaxdiff.data.encoders import encoder_of
-from jaxdiff.data.folder import Files
+from jaxdiff.data.formats import shards
 from jaxdiff.data.skipping import Skipping
-from jaxdiff.files import write_atomically
-from jaxdiff.progress import bar as progress_bar
+from jaxdiff.data.sources.folder import Files
+from jaxdiff.runtime.files import write_atomically
+from jaxdiff.runtime.progress import bar as progress_bar
 
 ENCODINGS = ("raw", "png", "file")
 CHUNK = 64

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxdiff import jsontext
 from jaxdiff.data.batches import Dataset, fingerprint
 from jaxdiff.data.encoders import Encoder, encoder_of
 from jaxdiff.data.skipping import Skipping
-from jaxdiff.files import PathLike, cache_folder, write_atomically
-from jaxdiff.progress import bar as progress_bar
+from jaxdiff.runtime import jsontext
+from jaxdiff.runtime.files import PathLike, cache_folder, write_atomically
+from jaxdiff.runtime.progress import bar as progress_bar
 
 BLOCK = 64
 """Images that are added at a time."""

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdiff.data.batches import Dataset, LeftOut, Source
-from jaxdiff.data.folder import Files
 from jaxdiff.data.skipping import Skipping
+from jaxdiff.data.sources.folder import Files
 
 SHOWN = 12
 """Classes that are listed one by one; of more, the first ones and the last."""

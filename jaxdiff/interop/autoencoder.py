@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxdiff.files import PathLike, place
 from jaxdiff.interop import weights
 from jaxdiff.interop.sources import Path, Source, Tensors, layer, shapes, variables
 from jaxdiff.networks.autoencoder import AutoencoderKL
+from jaxdiff.runtime.files import PathLike, place
 
 CONFIG = "config.json"
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxdiff.files import Place
 from jaxdiff.interop import archives
 from jaxdiff.interop.archives import Member
+from jaxdiff.runtime.files import Place
 
 HEADER = 4096
 """Bytes that hold any header of numbers."""

@@ -14,7 +14,7 @@ import pickletools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxdiff.interop.machine import INSTRUCTIONS, PUSHES, Machine, Names, Record
+from jaxdiff.interop.unpickler import INSTRUCTIONS, PUSHES, Machine, Names, Record
 
 OPCODES = 250_000
 """Instructions in a file and the pickles inside it, and values or KiB of text that they

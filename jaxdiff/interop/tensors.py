@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 
-from jaxdiff.files import PathLike, place
-from jaxdiff.interop import archives, torchfiles, torchzip
+from jaxdiff.interop import archives, torch_legacy, torch_zip
+from jaxdiff.runtime.files import PathLike, place
 
 
 def read(path: PathLike) -> dict[str, np.ndarray]:
@@ -24,10 +24,10 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
         layout = LAYOUTS.get(bytes(data[:1]))
         if layout is None:
             raise ValueError("no file that torch wrote: give a .pth or .pt")
-        return torchzip.arrays(layout.load(data))
+        return torch_zip.arrays(layout.load(data))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-LAYOUTS = {archives.HEADER[:1]: torchzip, pickle.PROTO: torchfiles}
+LAYOUTS = {archives.HEADER[:1]: torch_zip, pickle.PROTO: torch_legacy}
 """What reads a file that begins with this byte."""

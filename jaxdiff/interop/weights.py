@@ -12,11 +12,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.files import PathLike, place
-from jaxdiff.interop import archives, torchzip
-from jaxdiff.interop.machine import Record
+from jaxdiff.interop import archives, torch_zip
 from jaxdiff.interop.sources import Tensors
 from jaxdiff.interop.tensors import LAYOUTS
+from jaxdiff.interop.unpickler import Record
+from jaxdiff.runtime.files import PathLike, place
 
 PARTS = ("ema", "model", "state_dict")
 """Entries of a checkpoint that are weights, the best first."""
@@ -73,7 +73,7 @@ def _chosen(root: Any) -> Weights:
         parts = (name for name in PARTS if type(root.get(name)) in (dict, Record))
         part = next(parts, "")
         args = _plain(root.get("args"))
-    tensors = torchzip.arrays(root[part] if part else root)
+    tensors = torch_zip.arrays(root[part] if part else root)
     if not tensors:
         raise ValueError("there are no tensors in it")
     if all(name.startswith("module.") for name in tensors):  # of a parallel wrapper

@@ -6,9 +6,9 @@
 from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.autoencoder import AutoencoderKL
 from jaxdiff.networks.dit import DiT
-from jaxdiff.networks.level import LevelEstimator
-from jaxdiff.networks.skeleton import require_labels
-from jaxdiff.networks.unet import UNet
+from jaxdiff.networks.edm2_unet import UNet
+from jaxdiff.networks.level_estimator import LevelEstimator
+from jaxdiff.networks.unet_skeleton import require_labels
 from jaxdiff.networks.variables import initial, require_shapes, shapes
 
 __all__ = [

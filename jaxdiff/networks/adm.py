@@ -31,9 +31,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.attention import attend
-from jaxdiff.networks.block import require_heads
-from jaxdiff.networks.magnitude import Mode, MPFourier, resample, wide
-from jaxdiff.networks.skeleton import (
+from jaxdiff.networks.edm2_block import require_heads
+from jaxdiff.networks.mp_layers import Mode, MPFourier, resample, wide
+from jaxdiff.networks.unet_skeleton import (
     Decoder,
     DType,
     Encoder,
@@ -46,8 +46,8 @@ from jaxdiff.networks.skeleton import (
     require_square,
     withhold_noise,
 )
-from jaxdiff.ranges import Blocks, FractionBelowOne, Size, Whole, Width, checked
 from jaxdiff.types import Condition, Output
+from jaxdiff.types.ranges import Blocks, FractionBelowOne, Size, Whole, Width, checked
 
 ZEROS = nn.initializers.zeros
 HE_UNIFORM = nn.initializers.he_uniform()

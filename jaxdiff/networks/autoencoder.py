@@ -20,9 +20,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.attention import attend
-from jaxdiff.networks.magnitude import resample, wide
-from jaxdiff.networks.skeleton import DType
-from jaxdiff.ranges import Blocks, Items, Width, checked
+from jaxdiff.networks.mp_layers import resample, wide
+from jaxdiff.networks.unet_skeleton import DType
+from jaxdiff.types.ranges import Blocks, Items, Width, checked
 
 Pair = tuple[Float[Array, "B H2 W2 L"], Float[Array, "B H2 W2 L"]]
 LOWEST, HIGHEST = -30.0, 20.0

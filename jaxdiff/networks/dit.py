@@ -28,10 +28,10 @@ from jaxtyping import Array, Float
 
 from jaxdiff.networks.adm import positions
 from jaxdiff.networks.attention import attend
-from jaxdiff.networks.magnitude import wide
-from jaxdiff.networks.skeleton import DType, LabelDim, label_rows, rematerialized
-from jaxdiff.ranges import Blocks, Range, Width, checked
+from jaxdiff.networks.mp_layers import wide
+from jaxdiff.networks.unet_skeleton import DType, LabelDim, label_rows, rematerialized
 from jaxdiff.types import Condition, Output
+from jaxdiff.types.ranges import Blocks, Range, Width, checked
 
 SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {

@@ -6,6 +6,7 @@ schedule that is made from one. Since samplers follow increments of (alpha, sigm
 needs a derivative.
 """
 
+from jaxdiff.schedules.alpha_bar import BoundedCosine, ChenCosine, ChenSigmoid, OffsetCosine
 from jaxdiff.schedules.betas import (
     Betas,
     CosineBetas,
@@ -18,6 +19,14 @@ from jaxdiff.schedules.betas import (
     ScaledLinearBetas,
     SigmoidBetas,
 )
+from jaxdiff.schedules.discrete import (
+    RespacedBetas,
+    Table,
+    ZeroTerminalBetas,
+    ddim_spacing,
+    section_spacing,
+    zero_terminal_snr,
+)
 from jaxdiff.schedules.paths import (
     Cosine,
     LogSigma,
@@ -27,15 +36,6 @@ from jaxdiff.schedules.paths import (
     VPLinear,
     corrupt,
     logsnr_slope,
-)
-from jaxdiff.schedules.powers import BoundedCosine, ChenCosine, ChenSigmoid, OffsetCosine
-from jaxdiff.schedules.tables import (
-    RespacedBetas,
-    Table,
-    ZeroTerminalBetas,
-    ddim_spacing,
-    section_spacing,
-    zero_terminal_snr,
 )
 
 __all__ = [

@@ -22,7 +22,14 @@ from typing import Annotated, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64
 
-from jaxdiff.ranges import Entries, Items, NonNegative, Positive, PositiveFraction, checked
+from jaxdiff.types.ranges import (
+    Entries,
+    Items,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    checked,
+)
 
 
 @runtime_checkable

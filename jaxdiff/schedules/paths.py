@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxdiff.arguments import require_data, require_schedule
-from jaxdiff.ranges import Positive, Range, checked
 from jaxdiff.types import Noised, NoiseLevel, Real, Schedule, Time
+from jaxdiff.types.arguments import require_data, require_schedule
+from jaxdiff.types.ranges import Positive, Range, checked
 
 
 def corrupt(

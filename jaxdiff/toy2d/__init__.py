@@ -12,7 +12,7 @@ guidance instead pushes samples away from the other class, and loses twigs.
 (9, 5, 2)
 """
 
-from jaxdiff.networks.mlp import EnergyMLP
+from jaxdiff.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.toy2d.fractal import Mixture, fractal
 from jaxdiff.toy2d.learning import follow, learned, loss, start, train
 

@@ -15,20 +15,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jaxdiff import progress
 from jaxdiff.denoisers import denoiser
-from jaxdiff.levels import Karras
-from jaxdiff.losses import WeightedError
-from jaxdiff.networks.mlp import EnergyMLP
+from jaxdiff.denoisers.parameterizations import EDM, Eps
+from jaxdiff.objectives.losses import WeightedError
+from jaxdiff.objectives.timesteps import NormalLogSigma
+from jaxdiff.objectives.weightings import UniformOnNetwork
 from jaxdiff.optim import EDM2Optimizer, averages, normalized
-from jaxdiff.parameterizations import EDM, Eps
+from jaxdiff.runtime import progress
 from jaxdiff.sampling import trajectory
+from jaxdiff.sampling.grids import Karras
+from jaxdiff.sampling.solvers import Heun
 from jaxdiff.schedules import LogSigma, corrupt
-from jaxdiff.solvers import Heun
-from jaxdiff.times import NormalLogSigma
+from jaxdiff.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.toy2d.fractal import Mixture
 from jaxdiff.types import UNCONDITIONAL, Denoiser, Noised, Solver
-from jaxdiff.weightings import UniformOnNetwork
 
 TIMES = NormalLogSigma(mean=-2.3, std=1.5)
 LOSS = WeightedError(UniformOnNetwork(Eps()))

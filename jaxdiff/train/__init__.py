@@ -6,10 +6,10 @@ to end, `clock` where its time went, `profiling` a closer look at some of its st
 """
 
 from jaxdiff.train.loop import NotFinite, fit, require_finite
-from jaxdiff.train.shown import examiner
-from jaxdiff.train.start import begun
+from jaxdiff.train.periodic import examiner
+from jaxdiff.train.preemption import Stopped
+from jaxdiff.train.setup import begun
 from jaxdiff.train.step import compiled_step, make_step, training, withhold
-from jaxdiff.train.stopping import Stopped
 
 __all__ = [
     "NotFinite",

@@ -12,19 +12,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxdiff import checkpoint, data, generate, magnitudes, processes, provenance, sharding
+from jaxdiff import data
 from jaxdiff.config import Experiment, resolve, to_dict
 from jaxdiff.data.statistics import Statistics
-from jaxdiff.files import PathLike, Place, place
-from jaxdiff.progress import doing, say
-from jaxdiff.state import TrainState
-from jaxdiff.train import start, summary
-from jaxdiff.train.clock import Clock
+from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs.state import TrainState
+from jaxdiff.runtime import processes, provenance, sharding
+from jaxdiff.runtime.files import PathLike, Place, place
+from jaxdiff.runtime.progress import doing, say
+from jaxdiff.train import magnitudes, setup, summary
+from jaxdiff.train.goodput import Clock
+from jaxdiff.train.periodic import examiner, save_averages, show, warning_if_not_finite
+from jaxdiff.train.preemption import Stop, Stopped, stoppable
 from jaxdiff.train.profiling import Profile
-from jaxdiff.train.reporter import Reporter, reporting
-from jaxdiff.train.shown import examiner, save_averages, show, warning_if_not_finite
+from jaxdiff.train.reporting import Reporter, reporting
 from jaxdiff.train.step import Batch, Metrics, compiled_step
-from jaxdiff.train.stopping import Stop, Stopped, stoppable
 
 ROLL_BACKS = 3
 """Times that a run goes back to one checkpoint before it gives up."""
@@ -86,7 +88,7 @@ def fit(
             `on_nonfinite` knows no more to do; the last checkpoint is before it.
         ValueError: the folder is another experiment's, or the batch does not split.
     """
-    start.require_alike(experiment)
+    setup.require_alike(experiment)
     workdir, says = place(workdir), progress and processes.first()
     clock, traced = Clock(), Profile(workdir / "profile", *profile)
     with (
@@ -138,12 +140,12 @@ def prepared(
     e = resolve(experiment, dataset)
     if says:
         summary.say_all(summary.of_data(e, dataset))
-    start.require_finite_objective(e)
+    setup.require_finite_objective(e)
     probe = magnitudes.probe(e)
     draw = generate.sampler(e) if e.sample_every or e.eval_every else None
     making = "making the network, which compiles too the first time"
     with doing("restoring the run" if saved.steps() else making, says):
-        at = start.first_or_last(saved, mesh, workdir, e, dataset)
+        at = setup.first_or_last(saved, mesh, workdir, e, dataset)
     first = int(at.state.step)
     if processes.first():
         checkpoint.describe(workdir, e, dataset.classes)
@@ -152,7 +154,7 @@ def prepared(
         summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))
         summary.say_all(summary.of_start(at.lines))
     with doing("measuring the data", says):
-        known = start.data_statistics(e, workdir, dataset)
+        known = setup.data_statistics(e, workdir, dataset)
     examine = None
     if e.eval_every:
         with doing("preparing the scores", says):
@@ -279,7 +281,7 @@ def rolled_back(run: Run, error: NotFinite, attempt: int) -> tuple[Run, TrainSta
         raise NotFinite(
             f"{error}. It was rolled back {ROLL_BACKS} times, with other noise each time"
         ) from error
-    at = start.first_or_last(run.saved, run.mesh, run.workdir, e, run.dataset)
+    at = setup.first_or_last(run.saved, run.mesh, run.workdir, e, run.dataset)
     state, step = at.state, int(at.state.step)
     if (more := at.images - step * e.batch_size) != run.more_images:
         again = compiled_step(e, run.mesh, more)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import jax
 from jaxtyping import PyTree
 
-from jaxdiff import processes
-from jaxdiff.files import Place
+from jaxdiff.runtime import processes
+from jaxdiff.runtime.files import Place
 
 
 class Profile:

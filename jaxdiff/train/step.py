@@ -9,11 +9,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from jaxdiff import data, sharding
+from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
+from jaxdiff.runs.state import TrainState, init_state, labelled
+from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.state import TrainState, init_state, labelled
 from jaxdiff.types import Condition
 
 Batch = dict[str, Array]

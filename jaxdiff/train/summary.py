@@ -7,10 +7,11 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from jaxdiff import data, processes
+from jaxdiff import data
 from jaxdiff.config import NAMES, Experiment
-from jaxdiff.files import Place
-from jaxdiff.progress import say
+from jaxdiff.runtime import processes
+from jaxdiff.runtime.files import Place
+from jaxdiff.runtime.progress import say
 
 
 def of_data(experiment: Experiment, dataset: data.Dataset) -> Iterator[str]:

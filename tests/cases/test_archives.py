@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff.data import CIFAR10, Latents, VAELatents, shards
+from jaxdiff.data import CIFAR10, Latents, VAELatents
+from jaxdiff.data.formats import shards
 from jaxdiff.interop import npz
 
 ONE = VAELatents(mean=(0.0,), std=(1.0,))

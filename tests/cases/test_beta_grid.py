@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import betaincinv
 
-from jaxdiff.levels import Beta, Karras, Polyexponential, UniformLogSNR
+from jaxdiff.sampling.grids import Beta, Karras, Polyexponential, UniformLogSNR
 from jaxdiff.schedules import BoundedCosine
 
 LAWS = [

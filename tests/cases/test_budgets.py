@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import editing
-from jaxdiff.likelihood import Adaptive
+from jaxdiff.evaluation.likelihood import Adaptive
+from jaxdiff.sampling import editing
 from jaxdiff.types import NoiseLevel
 from tests.cases.commands import run
 

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoint, snapshots
 from jaxdiff.config import changes, differences
 from jaxdiff.data.batches import Dataset, Memory, Stream, batches, order
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.optim import inverse_sqrt_schedule
-from jaxdiff.state import TrainState
+from jaxdiff.runs import checkpoint, snapshots
+from jaxdiff.runs.state import TrainState
 from jaxdiff.train import fit
 from jaxdiff.train import loop as train_loop
 from jaxdiff.train.step import compiled_step

@@ -18,12 +18,14 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import checkpoint, data, orbax_files, record, sharding, snapshots, train
+from jaxdiff import data, train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.record import DamagedError, Record
-from jaxdiff.state import TrainState, init_state
+from jaxdiff.runs import checkpoint, orbax_files, record, snapshots
+from jaxdiff.runs.record import DamagedError, Record
+from jaxdiff.runs.state import TrainState, init_state
+from jaxdiff.runtime import sharding
 from tests import buckets
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
@@ -373,7 +375,7 @@ def test_a_run_of_version_0_1_goes_on_bit_for_bit(old: Path, tmp_path: Path) -> 
 
 
 def test_compiled_code_lies_where_nobody_else_writes(tmp_path: Path) -> None:
-    from jaxdiff.files import private_folder
+    from jaxdiff.runtime.files import private_folder
 
     folder = private_folder(tmp_path / "cache" / "xla")
     assert folder.stat().st_mode & 0o777 == 0o700

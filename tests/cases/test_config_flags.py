@@ -10,9 +10,9 @@ from ml_collections import config_flags
 
 import jaxdiff as jd
 from jaxdiff.config import Experiment, from_config
-from jaxdiff.parameterizations import AngleLabel
-from jaxdiff.solvers.sde import SigmaW
-from jaxdiff.times import NormalLogSigma, Stratified, Uniform
+from jaxdiff.denoisers.parameterizations import AngleLabel
+from jaxdiff.objectives.timesteps import NormalLogSigma, Stratified, Uniform
+from jaxdiff.sampling.solvers.sde import SigmaW
 from tests.cases.commands import LAUNCH, run
 
 DIGITS = "--config=configs/digits.py"
@@ -38,7 +38,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Experiment:
             "sampling.solver=EulerMaruyama(SigmaW(2), clock=RectifiedFlow)",
             jd.EulerMaruyama(SigmaW(2.0), clock=jd.RectifiedFlow()),
         ),
-        ("sampling.grid=Uniform", jd.levels.Uniform()),
+        ("sampling.grid=Uniform", jd.grids.Uniform()),
         ("schedule=Cosine()", jd.Cosine()),
         ("times=NormalLogSigma(mean=-1)", NormalLogSigma(mean=-1.0)),
         ("times=Stratified(Uniform(low=0.5))", Stratified(Uniform(low=0.5))),

@@ -10,12 +10,13 @@ import pytest
 from flax import traverse_util
 
 import jaxdiff as jd
-from jaxdiff import sharding, snapshots
 from jaxdiff.config import Experiment
 from jaxdiff.data import Synthetic
 from jaxdiff.networks import ADM, UNet
-from jaxdiff.state import init_state
-from jaxdiff.train import fit, start
+from jaxdiff.runs import snapshots
+from jaxdiff.runs.state import init_state
+from jaxdiff.runtime import sharding
+from jaxdiff.train import fit, setup
 from tests.test_train import TINY
 
 TWO = TINY.network.clone(channel_mult=(1, 2), attn_resolutions=(4,), channels_per_head=8)
@@ -41,8 +42,8 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
 def loaded(there: Experiment, here: Experiment, folder: Path) -> tuple[dict, dict, str]:
     """Parameters before, normalised as a start does, and after, and what was said."""
     here = dataclasses.replace(here, init_from=of(there, folder))
-    fitted = start.loaded(here)
-    state = start.begun(here, sharding.data_mesh(jax.devices()[:1]), fitted)
+    fitted = setup.loaded(here)
+    state = setup.begun(here, sharding.data_mesh(jax.devices()[:1]), fitted)
     before = there.optimizer.start(init_state(there).params)
     return flat(before), flat(state.params), "\n".join(fitted.lines)
 

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import expressions, jsontext, pictures, quality, writers
-from jaxdiff.config import TYPES, Experiment, allowed, from_dict, to_dict
-from jaxdiff.config.table import KINDS
-from jaxdiff.distances import Moments
-from jaxdiff.features.extractor import NETWORKS, Extractor
-from jaxdiff.quality.observed import Observed, Seen
+from jaxdiff import evaluation
+from jaxdiff.analysis import image_grid
+from jaxdiff.config import TYPES, Experiment, allowed, expressions, from_dict, to_dict
+from jaxdiff.config.registry import KINDS
+from jaxdiff.evaluation.distances import Moments
+from jaxdiff.evaluation.extractors.extractor import NETWORKS, Extractor
+from jaxdiff.evaluation.reference import Observed, Seen
+from jaxdiff.runtime import jsontext
+from jaxdiff.train import writers
 from jaxdiff.types import Grid, Solver, Times
 
 NESTED: Any = 1
@@ -147,7 +150,7 @@ def test_curves_are_drawn_of_damaged_metrics(tmp_path: Path) -> None:
     wrong = ['{"step": 4, "loss": "x"}', '{"loss": 1}', '{"step": [], "loss": null}', "[1]"]
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("\n".join([*lines, *wrong, '{"step": ']))
-    pictures.save_curves(tmp_path / "curves.png", metrics)
+    image_grid.save_curves(tmp_path / "curves.png", metrics)
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
@@ -166,7 +169,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]
     extractor = Extractor(name, network.preprocessing, 4, "", {})
     seen = Seen(extractor, Moments(9, np.zeros(4), np.eye(4)), None)
     path = tmp_path_factory.mktemp("reference") / "ref.npz"
-    quality.save(path, Observed("data", (8, 8, 3), {name: seen}))
+    evaluation.save(path, Observed("data", (8, 8, 3), {name: seen}))
     with np.load(path) as arrays:
         return dict(arrays)
 
@@ -182,10 +185,10 @@ def test_each_part_of_a_reference_may_be_anything(
             container[key] = other
             path = tmp_path / "ref.npz"
             np.savez(path, **{**reference, "meta": np.array(json.dumps(meta))})
-            one_line(lambda path=path: quality.load(path))
+            one_line(lambda path=path: evaluation.load(path))
     for count in (np.inf, np.nan, -1.0, np.zeros(3)):
         np.savez(path, **{**reference, "pixels8/count": np.array(count)})
-        one_line(lambda: quality.load(path))
+        one_line(lambda: evaluation.load(path))
 
 
 WRITTEN = (

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import pictures, pixels
-from jaxdiff.data import Pixels
-from jaxdiff.quality import unseen
+from jaxdiff.analysis import image_grid
+from jaxdiff.data import Pixels, pixel_values
+from jaxdiff.evaluation import memorization
 
 BYTES = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
 FLOATS = BYTES / np.float32(127.5) - 1
@@ -36,7 +36,7 @@ SHAPES = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, jnp.bfloat16])
 def test_every_byte_survives_the_way_to_floats_and_back(dtype: Any) -> None:
     every = np.arange(256, dtype=np.uint8)
-    back = pixels.to_uint8(pixels.to_float(every).astype(dtype))
+    back = pixel_values.to_uint8(pixel_values.to_float(every).astype(dtype))
     # a byte is 2^-7 wide: bfloat16, with an ulp of 2^-8 near 1, rounds some to the next
     apart = 1 if dtype == jnp.bfloat16 else 0
     np.testing.assert_allclose(back.astype(int), every, rtol=0, atol=apart)
@@ -44,17 +44,17 @@ def test_every_byte_survives_the_way_to_floats_and_back(dtype: Any) -> None:
 
 @pytest.mark.parametrize("given", [FLOATS, jnp.asarray(FLOATS)])
 def test_floats_are_saved_as_the_bytes_they_stand_for(given: Any, tmp_path: Path) -> None:
-    pictures.save_grid(str(tmp_path / "bytes.png"), BYTES)
-    pictures.save_grid(str(tmp_path / "floats.png"), given)
+    image_grid.save_grid(str(tmp_path / "bytes.png"), BYTES)
+    image_grid.save_grid(str(tmp_path / "floats.png"), given)
     saved = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("bytes", "floats")]
     np.testing.assert_array_equal(saved[0], saved[1])
-    side = 64 + pictures.GAP
+    side = 64 + image_grid.GAP
     np.testing.assert_array_equal(saved[1][side + 2 : 2 * side, 2:66], BYTES[3])
 
 
 def test_samples_that_overshoot_are_clipped() -> None:
     given = np.array([-1.7, -1.0, 0.0, 1.0, 2.0], np.float32)
-    assert pixels.to_uint8(given).tolist() == [0, 0, 128, 255, 255]
+    assert pixel_values.to_uint8(given).tolist() == [0, 0, 128, 255, 255]
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -63,11 +63,11 @@ def test_what_is_no_picture_is_refused(name: str, saves: str, tmp_path: Path) ->
     given, message = WRONG[name]
     path = tmp_path / "x.png"
     take = {
-        "grid": pictures.grid,
-        "save_grid": lambda images: pictures.save_grid(path, images),
+        "grid": image_grid.grid,
+        "save_grid": lambda images: image_grid.save_grid(path, images),
         "show": jd.show,
-        "to_float": pixels.to_float,
-        "to_uint8": pixels.to_uint8,
+        "to_float": pixel_values.to_float,
+        "to_uint8": pixel_values.to_uint8,
     }[saves]
     with pytest.raises(ValueError, match=message) as error:
         take(given)
@@ -78,7 +78,7 @@ def test_what_is_no_picture_is_refused(name: str, saves: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", SHAPES)
 def test_other_shapes_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"images are \[N, H, W, C\].* got shape") as error:
-        pictures.grid(SHAPES[name])
+        image_grid.grid(SHAPES[name])
     assert ("decode latents" in str(error.value)) == (name == "latents")
 
 
@@ -86,7 +86,7 @@ def test_siblings_go_through_the_same_converter() -> None:
     """Samples of a run, and the points that copies are looked for among."""
     np.testing.assert_array_equal(Pixels().decode(FLOATS), BYTES)
     np.testing.assert_array_equal(
-        unseen.flat(BYTES[:, ::8, ::8]), FLOATS[:, ::8, ::8].reshape(6, -1)
+        memorization.flat(BYTES[:, ::8, ::8]), FLOATS[:, ::8, ::8].reshape(6, -1)
     )
     with pytest.raises(ValueError, match="not finite"):
         Pixels().decode(np.full((1, 8, 8, 1), np.nan, np.float32))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import generate, state
-from jaxdiff.networks.skeleton import label_rows
+from jaxdiff.networks.unet_skeleton import label_rows
+from jaxdiff.runs import generate, state
 from jaxdiff.types import Condition, Output
 
 CLASSES = 10
-LEVELS = jd.levels.Karras()(None, 3)
+LEVELS = jd.grids.Karras()(None, 3)
 KEYS = jax.random.split(jax.random.key(0), 2)
 MISSING = r"label 77 does not exist: this network has the 10 classes 0 to 9, and -1 stands"
 

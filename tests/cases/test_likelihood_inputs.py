@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import likelihood
+from jaxdiff.evaluation import likelihood
 from jaxdiff.types import Condition
 
 KEYS = jax.random.split(jax.random.key(0), 2)

@@ -11,17 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data import (
-    Folder,
-    LeftOut,
-    describe,
-    differences,
-    identity,
-    listing,
-    pixels,
-    zips,
-)
-from jaxdiff.quality import images_in
+from jaxdiff.data import Folder, LeftOut, describe, differences, identity
+from jaxdiff.data.formats import image_files, listing, zips
+from jaxdiff.evaluation import images_in
 
 Files = Mapping[str, bytes]
 
@@ -183,10 +175,12 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
 
 def test_every_format_is_read_and_none_that_runs_programs(tmp_path: Path) -> None:
     assert {"png", "jpg", "jpeg", "jpe", "jfif", "tif", "tiff", "webp", "bmp", "gif"} <= (
-        pixels.extensions()
+        image_files.extensions()
     )
-    assert {"ppm", "pgm", "tga", "jp2"} <= pixels.extensions()
-    assert pixels.extensions().isdisjoint({"eps", "ps", "wmf", "emf", "pdf", "txt", "h5"})
+    assert {"ppm", "pgm", "tga", "jp2"} <= image_files.extensions()
+    assert image_files.extensions().isdisjoint(
+        {"eps", "ps", "wmf", "emf", "pdf", "txt", "h5"}
+    )
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
     source = Folder(folder(tmp_path / "d", {"a.png": script}), 8).load().source
     with pytest.raises(ValueError, match=r"a\.png' cannot be read as an image"):

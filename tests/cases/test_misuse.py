@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import editing, likelihood, sampling
+from jaxdiff import sampling
+from jaxdiff.evaluation import likelihood
+from jaxdiff.sampling import editing
 from jaxdiff.types import Condition, Denoised, NoiseLevel, Output
 
 TOY = jd.gaussian_denoiser(0.0, 0.5)
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 2)
-LEVELS = jd.levels.Karras()(None, 3)
+LEVELS = jd.grids.Karras()(None, 3)
 IMAGES = jnp.zeros((2, 4, 4, 3))
 NETWORK = SimpleNamespace(apply=lambda *_: None, init=lambda *_: None)
 RUN = SimpleNamespace(denoise=TOY, experiment=None)
@@ -79,7 +81,7 @@ CASES = {
         r"levels is an array of shape \(4,\) .*give jd.NoiseLevel\(alpha, sigma\)",
     ),
     "grid": (
-        lambda: sample(levels=jd.levels.Karras()),
+        lambda: sample(levels=jd.grids.Karras()),
         r"levels is the grid Karras.* itself: call it, levels = grid\(schedule, steps\)",
     ),
     "shapes of levels": (
@@ -189,9 +191,9 @@ CASES = {
         lambda: plain(jd.corrupt, KEY, IMAGES, 0.5, jd.Cosine),
         r"schedule is the class Cosine: make a value of it, Cosine\(\)",
     ),
-    "class for a grid": (lambda: jd.levels.Uniform()(jd.Cosine, 4), "the class Cosine"),
-    "class for a table's grid": (lambda: jd.levels.Leading()(jd.Cosine, 4), "class Cosine"),
-    "class for logSNR": (lambda: jd.levels.UniformLogSNR()(jd.Cosine, 4), "class Cosine"),
+    "class for a grid": (lambda: jd.grids.Uniform()(jd.Cosine, 4), "the class Cosine"),
+    "class for a table's grid": (lambda: jd.grids.Leading()(jd.Cosine, 4), "class Cosine"),
+    "class for logSNR": (lambda: jd.grids.UniformLogSNR()(jd.Cosine, 4), "class Cosine"),
     "weighting class": (
         lambda: jd.WeightedError(jd.MinSNR),
         "weighting is the class MinSNR",

@@ -9,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import generate, quality, sharding, shifts, snapshots, train
-from jaxdiff.bits import bound, flow
+from jaxdiff import evaluation, train
 from jaxdiff.data import Pixels
 from jaxdiff.data.batches import Dataset, Memory
-from jaxdiff.features import extractor as extractors
-from jaxdiff.finite import NotFiniteError, require_finite
-from jaxdiff.likelihood import Bits, process
-from jaxdiff.posterior import LargeVariance
-from jaxdiff.quality import in_memory, observed
-from jaxdiff.state import init_state
+from jaxdiff.evaluation import in_memory, reference
+from jaxdiff.evaluation.extractors import extractor as extractors
+from jaxdiff.evaluation.likelihood import Bits, dataset_bound, dataset_flow, process
+from jaxdiff.evaluation.noise_shift import of_run
+from jaxdiff.runs import generate, snapshots
+from jaxdiff.runs.state import init_state
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.finite import NotFiniteError, require_finite
+from jaxdiff.schedules.posterior import LargeVariance
 from tests.cases.commands import run
 from tests.test_nag_commands import DRAWS, EXACT
 
@@ -108,18 +110,18 @@ def test_commands_say_it_in_a_line_and_write_nothing(
 
 def test_bounds_and_flows_name_their_images() -> None:
     def cost(variables: Any, keys: Any, image: Any, label: Any, steps: Any) -> Any:
-        exact = bound.coster(EXACT, LargeVariance(), clip=False)
+        exact = dataset_bound.coster(EXACT, LargeVariance(), clip=False)
         terms = exact(variables, keys, image, label, steps)
         return dataclasses.replace(terms, x0_mse=terms.x0_mse.at[0, 2].set(jnp.inf))
 
     with pytest.raises(NotFiniteError, match=r"1 of 4 bounds .* \(image 2\): .*checkpoint"):
-        bound.measure(cost, {}, FEW, process(EXACT.schedule, 4), MESH)
+        dataset_bound.measure(cost, {}, FEW, process(EXACT.schedule, 4), MESH)
 
     def solve(variables: Any, keys: Any, image: Any, label: Any) -> Bits:
         return Bits(jnp.asarray([1.0, jnp.nan]), jnp.zeros(2), jnp.ones(2))
 
     with pytest.raises(NotFiniteError, match=r"1 of 2 likelihoods .* \(image 3\)"):
-        flow.measure(
+        dataset_flow.measure(
             lambda v, k, image, label: solve(v, k, image, label)
             if int(label[0]) else Bits(jnp.ones(2), jnp.zeros(2), jnp.ones(2)),
             {}, Dataset(Memory(FEW.source.image, np.array([0, 0, 1, 1], np.int32)), ("0",)),
@@ -129,7 +131,7 @@ def test_bounds_and_flows_name_their_images() -> None:
 
 def test_features_name_their_extractor_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     images = in_memory(np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8))
-    pixels, look, calls = extractors.extractor("pixels8"), observed._look, []
+    pixels, look, calls = extractors.extractor("pixels8"), reference._look, []
 
     def damaged(extractor: Any, variables: Any, some: Any) -> Any:
         found = look(extractor, variables, some)
@@ -137,9 +139,9 @@ def test_features_name_their_extractor_and_images(monkeypatch: pytest.MonkeyPatc
         bad = jnp.nan if len(calls) == 2 else 0.0
         return dataclasses.replace(found, pooled=found.pooled.at[1].add(bad))
 
-    monkeypatch.setattr(observed, "_look", damaged)
+    monkeypatch.setattr(reference, "_look", damaged)
     with pytest.raises(NotFiniteError, match=r"features of pixels8 .*\(image 5\)"):
-        quality.observe(images, [pixels], MESH, batch=4)
+        evaluation.observe(images, [pixels], MESH, batch=4)
     assert calls == [4, 4]
 
 
@@ -150,10 +152,10 @@ def test_a_watched_sampler_and_its_estimator() -> None:
         jnp.asarray([[0.0, jnp.nan, 0.0]]),
     )
     with pytest.raises(NotFiniteError, match=r"estimates of the level .* \(seed 1\)"):
-        shifts.sampled(watch, ({}, {}), seeds, label, 0.0, MESH)
+        of_run.sampled(watch, ({}, {}), seeds, label, 0.0, MESH)
     blown = lambda *_: (jnp.full((3, 8, 8, 1), jnp.inf), jnp.zeros((1, 3)))
     with pytest.raises(NotFiniteError, match=r"3 of 3 samples .* \(seeds 0, 1, 2\)"):
-        shifts.sampled(blown, ({}, {}), seeds, label, 0.0, MESH)
+        of_run.sampled(blown, ({}, {}), seeds, label, 0.0, MESH)
 
 
 def test_training_goes_on_without_a_picture(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff import EDM, quality
-from jaxdiff.quality import page
+from jaxdiff import EDM, evaluation
+from jaxdiff.evaluation import report
 from tests.cases.commands import run
 from tests.test_nag_commands import DRAWS, ESTIMATES, untrained
 
@@ -92,13 +92,13 @@ def test_results_are_on_disk_before_anything_is_drawn(
     """A plot that fails, of whatever cause, costs the plot."""
     from matplotlib.figure import Figure
 
-    from jaxdiff import pictures
+    from jaxdiff.analysis import image_grid
 
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("no plot today")
 
     monkeypatch.setattr(Figure, "savefig", fails)
-    monkeypatch.setattr(pictures, "save_grid", fails)
+    monkeypatch.setattr(image_grid, "save_grid", fails)
     results = {"sample": "npz", "compare": "md", "edit": "npz", "evaluate": "md",
                "sweep": "md", "likelihood": "json", "noise_shift": "json"}  # fmt: skip
     for name, suffix in results.items():
@@ -113,15 +113,15 @@ def test_texts_of_data_are_no_markup(text: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=images)
     asked = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
     assert run(*asked, "--extractors=pixels8").status == 0
-    told = dataclasses.replace(quality.load(tmp_path / "ref.npz"), source=text)
-    quality.save(tmp_path / "ref.npz", told)
+    told = dataclasses.replace(evaluation.load(tmp_path / "ref.npz"), source=text)
+    evaluation.save(tmp_path / "ref.npz", told)
     of = f"--images={tmp_path / 'x.npz'}", f"--reference={tmp_path / 'ref.npz'}"
     done = run("evaluate", *of, "--extractors=pixels8", f"--out={tmp_path / 'q'}")
     assert done.status == 0, done.err
     assert "\x1b" not in done.out + (tmp_path / "q.md").read_text()
     assert "\n# c" not in (tmp_path / "q.md").read_text()
     assert Image.open(tmp_path / "q.png").size == (1100, 800)
-    assert page.markdown("<b>|") == r"\<b\>\|"
+    assert report.markdown("<b>|") == r"\<b\>\|"
 
 
 def test_a_workdir_with_dollars_is_a_title(workdir: Path, tmp_path: Path) -> None:

@@ -14,8 +14,12 @@ import pytest
 from PIL import Image
 
 import jaxdiff
-from jaxdiff import checkpoint, data, files, pictures, quality, snapshots, train, writers
+from jaxdiff import data, evaluation, train
+from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff.runs import checkpoint, snapshots
+from jaxdiff.runtime import files
+from jaxdiff.train import writers
 from tests.test_fit import QUIET
 from tests.test_snapshots import snapshot
 
@@ -126,17 +130,17 @@ def test_a_run_whose_folder_is_text_lies_at_home(home: Path) -> None:
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
 
-def reference() -> quality.Observed:
-    from jaxdiff import sharding
-    from jaxdiff.features.extractor import extractor
+def reference() -> evaluation.Observed:
+    from jaxdiff.evaluation.extractors.extractor import extractor
+    from jaxdiff.runtime import sharding
 
     one = (extractor("pixels8"),)
-    return quality.observe(quality.in_memory(IMAGES), one, sharding.data_mesh())
+    return evaluation.observe(evaluation.in_memory(IMAGES), one, sharding.data_mesh())
 
 
 WRITTEN: dict[str, Callable[[str], Any]] = {
-    "a.png": lambda path: pictures.save_grid(path, IMAGES),
-    "b.npz": lambda path: quality.save(path, reference()),
+    "a.png": lambda path: image_grid.save_grid(path, IMAGES),
+    "b.npz": lambda path: evaluation.save(path, reference()),
     "c.jsonl": lambda path: writers.JSONL(path, 0).scalars(1, {"loss": 2.0}),
     "d/x": lambda path: files.append(path).close(),
     "e": lambda path: checkpoint.describe(path, QUIET),
@@ -160,10 +164,10 @@ def test_what_is_read_is_named_by_text(home: Path) -> None:
     assert snapshots.read("~/run/snapshots/0000003-0.1.npz").step == 3
     assert snapshots.find("~/run") == path
     assert [e.path for e in snapshots.entries("~/run/snapshots")] == [path]
-    quality.save("~/ref.npz", reference())
-    assert quality.load("~/ref.npz").seen.keys() == {"pixels8"}
+    evaluation.save("~/ref.npz", reference())
+    assert evaluation.load("~/ref.npz").seen.keys() == {"pixels8"}
     np.savez(home / "x.npz", images=IMAGES)
-    assert len(quality.images_in("~/x.npz")) == 4
+    assert len(evaluation.images_in("~/x.npz")) == 4
 
 
 @pytest.mark.parametrize("kind", [str, Path])

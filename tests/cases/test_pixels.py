@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from jaxdiff.config import from_dict
-from jaxdiff.data import Folder, Records, pixels, prepare
-from jaxdiff.quality import images_in
+from jaxdiff.data import Folder, Records, prepare
+from jaxdiff.data.formats import image_files
+from jaxdiff.evaluation import images_in
 
 RAMP = np.tile(np.linspace(0, 255, 16).round().astype(np.uint8), (16, 1))
 RGB = np.repeat(RAMP[..., None], 3, -1)
@@ -26,7 +27,7 @@ def file(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def read(data: bytes, channels: int = 3) -> np.ndarray:
-    return pixels.decoded(data, 16, 16, channels)
+    return image_files.decoded(data, 16, 16, channels)
 
 
 WIDE = RAMP.astype(np.uint16) * 257
@@ -99,13 +100,13 @@ def test_modes_that_files_may_have(mode: str) -> None:
         image = Image.frombytes(
             mode, (16, 16), WIDE.astype(">u2" if mode[-1] == "B" else "<u2")
         )
-        made = np.asarray(pixels.converted(image, 3))
+        made = np.asarray(image_files.converted(image, 3))
         np.testing.assert_array_equal(made, RGB)
         return
     image = Image.new("RGB", (4, 4), (255, 0, 0))
     between = {"La": "LA", "RGBa": "RGBA", "PA": "P", "HSV": "RGB"}.get(mode, mode)
     image = image.convert(between).convert(mode)
-    made = np.asarray(pixels.converted(image, 3))[0, 0].astype(int)
+    made = np.asarray(image_files.converted(image, 3))[0, 0].astype(int)
     grey = mode in ("1", "L", "LA", "La")
     expected = (made[0],) * 3 if grey else (255, 0, 0)
     assert np.abs(made - expected).max() <= (80 if mode == "CMYK" else 1)
@@ -235,7 +236,7 @@ def test_pillows_own_limit_is_a_line_and_may_be_raised(
 
 
 def test_images_in_memory_are_bounded_together() -> None:
-    budget, inside, most = pixels.Budget(), [], []
+    budget, inside, most = image_files.Budget(), [], []
 
     def work(amount: int) -> None:
         with budget.of(amount, 10):

@@ -9,9 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxdiff as jd
-from jaxdiff import analysis, plots, times
-from jaxdiff.bits import bound
-from jaxdiff.quality import page
+from jaxdiff.analysis import curves, plots
+from jaxdiff.evaluation import report
+from jaxdiff.evaluation.likelihood import dataset_bound
+from jaxdiff.objectives import timesteps
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks/schedule_analysis.ipynb"
 
@@ -29,9 +30,9 @@ def vp_linear(logsnr: np.ndarray, low: float = 0.1, high: float = 20.0) -> np.nd
 
 def test_ddpm_linear_has_no_kink_at_the_end_of_its_path() -> None:
     """Beside the jump at its last entry the density is that of the path, as in between."""
-    path = analysis.density(jd.VPLinear(), times.Uniform())
+    path = curves.density(jd.VPLinear(), timesteps.Uniform())
     np.testing.assert_allclose(path.drawn, vp_linear(path.logsnr), atol=2e-4)
-    table = analysis.density(jd.Table(jd.LinearBetas()), times.Uniform())
+    table = curves.density(jd.Table(jd.LinearBetas()), timesteps.Uniform())
     # 1000 entries follow the continuous path to 1 / 1000 of the density's range and more
     np.testing.assert_allclose(table.drawn, vp_linear(table.logsnr), atol=5e-4)
     last = np.flatnonzero(table.drawn)[0]
@@ -45,16 +46,16 @@ def test_ddpm_linear_has_no_kink_at_the_end_of_its_path() -> None:
 @pytest.mark.parametrize(
     ("law", "low", "high"),
     [
-        (times.Uniform(0.2, 0.6), 0.2, 0.6),
-        (times.Stratified(times.Uniform(0.2, 0.6)), 0.2, 0.6),
-        (times.Uniform(high=0.9), 0.0, 0.9),
+        (timesteps.Uniform(0.2, 0.6), 0.2, 0.6),
+        (timesteps.Stratified(timesteps.Uniform(0.2, 0.6)), 0.2, 0.6),
+        (timesteps.Uniform(high=0.9), 0.0, 0.9),
     ],
 )
 def test_every_law_that_ends_within_the_axis_is_right_there(
     law: Any, low: float, high: float
 ) -> None:
     """dt / dl of the straight path, sech^2(l / 4) / 8, between the levels of two times."""
-    found = analysis.density(jd.RectifiedFlow(), law)
+    found = curves.density(jd.RectifiedFlow(), law)
     ends = [2 * np.log((1 - t) / t) if t else np.inf for t in (high, low)]
     inside = (found.logsnr >= ends[0]) & (found.logsnr <= ends[1])
     exact = np.where(inside, 1 / np.cosh(found.logsnr / 4) ** 2 / 8 / (high - low), 0)
@@ -63,12 +64,14 @@ def test_every_law_that_ends_within_the_axis_is_right_there(
 
 
 def test_the_axis_may_end_within_the_support() -> None:
-    found = analysis.density(jd.VPLinear(), times.Uniform(), low=-9.0, high=1.0, points=51)
+    found = curves.density(
+        jd.VPLinear(), timesteps.Uniform(), low=-9.0, high=1.0, points=51
+    )
     np.testing.assert_allclose(found.drawn, vp_linear(found.logsnr), atol=4e-4)
 
 
 def test_the_jump_is_drawn_where_the_levels_end() -> None:
-    law = analysis.density(jd.VPLinear(), times.Uniform())
+    law = curves.density(jd.VPLinear(), timesteps.Uniform())
     (line,) = plots.densities({"VP": law}).axes[0].lines
     x, y = line.get_data()
     (end,) = np.flatnonzero((y[:-1] == 0) & (y[1:] > 0))
@@ -79,21 +82,21 @@ def test_the_jump_is_drawn_where_the_levels_end() -> None:
 def test_weights_stop_where_a_table_has_no_levels() -> None:
     """Between its first entries a table has no process: a dip there was its joining."""
     table = jd.Table(jd.LinearBetas())
-    law = analysis.density(table, times.Uniform())
-    found = analysis.effective(table, law, jd.UniformOnNetwork(jd.Eps()))
+    law = curves.density(table, timesteps.Uniform())
+    found = curves.effective(table, law, jd.UniformOnNetwork(jd.Eps()))
     known = np.isfinite(found.x0)
     exact = np.exp(law.logsnr) * vp_linear(law.logsnr)
     np.testing.assert_allclose(found.x0[known], exact[known], rtol=0.02)
     assert law.logsnr[known].max() > 6.5
-    path = analysis.effective(jd.VPLinear(), law, jd.UniformOnNetwork(jd.Eps()))
+    path = curves.effective(jd.VPLinear(), law, jd.UniformOnNetwork(jd.Eps()))
     assert np.isfinite(path.x0[(law.logsnr > -10) & (law.logsnr < 9)]).all()
 
 
 def _axes_of_logsnr() -> dict[str, list[Any]]:
     """Axes of every plot over logSNR, by module."""
-    law = analysis.density(jd.Cosine(), times.Uniform())
-    effective = analysis.effective(jd.Cosine(), law, jd.Debias())
-    steps = analysis.steps(jd.levels.Karras()(None, 6))
+    law = curves.density(jd.Cosine(), timesteps.Uniform())
+    effective = curves.effective(jd.Cosine(), law, jd.Debias())
+    steps = curves.steps(jd.grids.Karras()(None, 6))
     pair = {"mean": 1.0, "error": 0.1}
     bins = [
         {"logsnr": [a, a + 1], "levels": 3, "x0_mse": pair, "eps_mse": pair}
@@ -106,10 +109,10 @@ def _axes_of_logsnr() -> dict[str, list[Any]]:
         "uncertainty": {"best": [0.0, 1.0, 2.0], "learned": [0.0, 1.0, 2.0]},
     }
     figure, kept = Figure(), []
-    page._losses(figure.subplots(), bins)
+    report._losses(figure.subplots(), bins)
     save, Figure.savefig = Figure.savefig, lambda self, *a, **k: kept.append(self)
     try:
-        bound.save_plot(Path("/tmp/unused"), found)
+        dataset_bound.save_plot(Path("/tmp/unused"), found)
     finally:
         Figure.savefig = save
     return {
@@ -122,7 +125,7 @@ def _axes_of_logsnr() -> dict[str, list[Any]]:
 
 
 def test_log_snr_runs_one_way_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bound, "write_atomically", lambda path, write: write(None))
+    monkeypatch.setattr(dataset_bound, "write_atomically", lambda path, write: write(None))
     for name, panels in _axes_of_logsnr().items():
         for axes in panels:
             left, right = axes.get_xlim()
@@ -173,7 +176,7 @@ def test_the_notebook_and_the_command_use_names_with_known_paths() -> None:
 
 
 def test_names_are_no_mathematics(tmp_path: Path) -> None:
-    law = analysis.density(jd.Cosine(), times.Uniform())
-    steps = analysis.steps(jd.levels.Karras()(None, 6))
+    law = curves.density(jd.Cosine(), timesteps.Uniform())
+    steps = curves.steps(jd.grids.Karras()(None, 6))
     for figure in (plots.densities({"$\\frac{$": law}), plots.grids({"$\\frac{$": steps})):
         figure.savefig(tmp_path / "x.png")

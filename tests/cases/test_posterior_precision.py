@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import likelihood, solvers
-from jaxdiff.losses import DensityDecoder, bound_term
-from jaxdiff.posterior import LargeVariance, LearnedVariance, SmallVariance, chain
+from jaxdiff.evaluation import likelihood
+from jaxdiff.objectives.losses import DensityDecoder, bound_term
+from jaxdiff.sampling import solvers
+from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance, SmallVariance, chain
 from jaxdiff.types import Denoised, NoiseLevel
 
 ROUNDING = 1.2e-7
@@ -35,7 +36,7 @@ def table(recipe: str, steps: int) -> jd.Table:
 
 @lru_cache
 def grid(recipe: str, steps: int) -> NoiseLevel:
-    return jd.levels.Trailing()(table(recipe, steps), steps)
+    return jd.grids.Trailing()(table(recipe, steps), steps)
 
 
 def exact(betas: np.ndarray) -> tuple[NoiseLevel, NoiseLevel]:
@@ -164,7 +165,7 @@ def test_rows_do_not_depend_on_jit_and_traced_levels_still_sample() -> None:
     run = lambda levels: jd.sample(
         toy, jd.Condition(), keys, (3,), levels, solvers.Ancestral()
     )
-    few = jd.levels.Trailing()(table("linear", 1000), 20)
+    few = jd.grids.Trailing()(table("linear", 1000), 20)
     np.testing.assert_allclose(jax.jit(run)(few), jax.jit(lambda: run(few))(), atol=2e-5)
 
 
@@ -172,7 +173,7 @@ def test_grids_made_inside_jit_are_constants() -> None:
     """A closed form and a table, evaluated while a function is traced."""
 
     def levels(path: object) -> NoiseLevel:
-        made = jd.levels.Uniform()(path, 5)
+        made = jd.grids.Uniform()(path, 5)
         assert isinstance(made.sigma, np.ndarray)
         assert made.sigma.dtype == np.float64
         return made

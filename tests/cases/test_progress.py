@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jaxdiff import progress
+from jaxdiff.runtime import progress
 
 
 @pytest.fixture

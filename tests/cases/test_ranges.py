@@ -14,9 +14,9 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.config import TYPES, Experiment, from_dict, to_dict
 from jaxdiff.config.fields import fields_of
-from jaxdiff.networks.mlp import EnergyMLP
-from jaxdiff.ranges import Positive, Range, Whole, check, checked, rules, shown
+from jaxdiff.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.types import Solver
+from jaxdiff.types.ranges import Positive, Range, Whole, check, checked, rules, shown
 
 NEEDED: dict[str, dict[str, Any]] = {
     "weightings.ELBO": {"schedule": to_dict(jd.Cosine())},

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import analysis, quality, reprs, sharding, times
-from jaxdiff.checkpoint import Restored
+from jaxdiff import evaluation
+from jaxdiff.analysis import curves
 from jaxdiff.config import Experiment, from_config
 from jaxdiff.data import Digits
-from jaxdiff.features.extractor import extractor
-from jaxdiff.snapshots import Snapshot
-from jaxdiff.state import init_state, run_denoiser
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.objectives import timesteps
+from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.snapshots import Snapshot
+from jaxdiff.runs.state import init_state, run_denoiser
+from jaxdiff.runtime import sharding
+from jaxdiff.types import reprs
 from tests.system import tiny
 
 E = dataclasses.replace(from_config(tiny.get_config()), eval_every=0)
@@ -33,9 +37,9 @@ def values(state: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     variables = {"params": state.params, "constants": state.constants}
     denoise = run_denoiser(E, variables)
     mesh, cache = sharding.data_mesh(), tmp_path_factory.mktemp("cache")
-    judge = quality.judge_of(Digits(split="train"), [extractor("pixels8")], mesh, cache)
-    law = analysis.density(jd.Cosine(), times.Uniform(), count=2**12)
-    levels = jd.levels.Karras()(None, 1000)
+    judge = evaluation.judge_of(Digits(split="train"), [extractor("pixels8")], mesh, cache)
+    law = curves.density(jd.Cosine(), timesteps.Uniform(), count=2**12)
+    levels = jd.grids.Karras()(None, 1000)
     x = jnp.zeros((8, 32, 32, 3))
     return {
         "Restored": Restored(denoise, E, variables, 40),
@@ -47,7 +51,7 @@ def values(state: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
         "NoiseLevel": levels,
         "Experiment": E,
         "Density": law,
-        "Steps": analysis.steps(levels),
+        "Steps": curves.steps(levels),
         "Denoised": jd.Denoised(x, uncertainty=jnp.zeros(8)),
         "Condition": jd.Condition(label=jnp.zeros((8, 1000))),
         "Noised": jd.corrupt(
@@ -94,7 +98,7 @@ def test_components_of_an_experiment_print_so_that_python_reads_them() -> None:
     names: dict[str, Any] = {**vars(jd.losses), **vars(jd.levels), **vars(jd.times)}
     names |= {**vars(jd), "Experiment": Experiment, "Digits": Digits}
     names |= {"UNet": jd.UNet, "Sampling": jd.Sampling, "EDM2Optimizer": jd.EDM2Optimizer}
-    names |= {"NormalLogSigma": times.NormalLogSigma}
+    names |= {"NormalLogSigma": timesteps.NormalLogSigma}
     assert eval(repr(E), names) == E
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import pictures
-from jaxdiff.pictures import by_class, grid
+from jaxdiff.analysis import image_grid
+from jaxdiff.analysis.image_grid import by_class, grid
 
 NAMES = ("cat", "dog", "bird")
 
@@ -67,18 +67,18 @@ def test_texts_take_room_beside_the_images_and_none_of_theirs() -> None:
     labelled = grid(images, 3, rows=("one", "two\nthree"), heads=("a", "b", "c"))
     left, top = labelled.shape[1] - plain.shape[1], labelled.shape[0] - plain.shape[0]
     assert left > 20
-    assert top == pictures.LINE
-    left -= 2 * pictures.APART  # between three headings
-    step = 50 + pictures.GAP
+    assert top == image_grid.LINE
+    left -= 2 * image_grid.APART  # between three headings
+    step = 50 + image_grid.GAP
     for i, value in enumerate(range(6)):
-        y = top + pictures.GAP + i // 3 * step
-        x = left + pictures.GAP + i % 3 * (step + pictures.APART)
+        y = top + image_grid.GAP + i // 3 * step
+        x = left + image_grid.GAP + i % 3 * (step + image_grid.APART)
         assert (labelled[y : y + 50, x : x + 50] == value).all()
     assert (labelled[:top, left:] < 128).any()  # headings
     assert (labelled[top : top + step, : left - 2] < 128).any()  # both rows
     assert (labelled[top + step :, : left - 2] < 128).any()
     below = grid(images, 3, captions=list("abcdef"))
-    assert below.shape[0] == plain.shape[0] + 2 * pictures.LINE
+    assert below.shape[0] == plain.shape[0] + 2 * image_grid.LINE
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_names_from_data_are_texts_and_nothing_else(tmp_path: Path) -> None:
     labels = np.arange(6) % 3
     picture = grid(shades(6), labels=labels, classes=hostile)
     assert picture.shape == grid(shades(6), labels=labels, classes=NAMES).shape
-    assert pictures.printable(hostile[1]) == "\N{REPLACEMENT CHARACTER}[31mred"
+    assert image_grid.printable(hostile[1]) == "\N{REPLACEMENT CHARACTER}[31mred"
     figure = Figure()
     for name in (hostile[0], "$5$", "\\$5$ and $x_1$", "two\nlines"):
-        figure.text(0, 0, pictures.plain(name))
+        figure.text(0, 0, image_grid.plain(name))
     figure.savefig(tmp_path / "x.png")
     from matplotlib.cbook import is_math_text
 
-    assert not is_math_text(pictures.plain("$x_1$"))
+    assert not is_math_text(image_grid.plain("$x_1$"))
 
 
 def test_show_says_how_to_save_outside_a_notebook(capsys: pytest.CaptureFixture) -> None:
@@ -140,25 +140,25 @@ def test_show_displays_a_png_in_a_notebook(
     jd.show(shades(500) / np.float32(127.5) - 1, np.arange(500) % 3, classes=NAMES)
     jd.show(shades(2), ["first", "second"])
     assert [part["data"][:4] for part in shown] == [b"\x89PNG"] * 3
-    assert capsys.readouterr().out == f"the first {pictures.MOST} of 500 images\n"
+    assert capsys.readouterr().out == f"the first {image_grid.MOST} of 500 images\n"
 
 
 def test_a_sheet_of_edits_and_a_comparison_name_their_rows(tmp_path: Path) -> None:
-    from jaxdiff import comparison
+    from jaxdiff.evaluation import compare_solvers
 
     rows = [
-        comparison.Row(solver, 6, shades(3), 12, 0.1, 0.0, {})
+        compare_solvers.Row(solver, 6, shades(3), 12, 0.1, 0.0, {})
         for solver in (jd.Heun(), jd.Euler())
     ]
-    comparison.save_sheet(tmp_path / "b.png", rows, classes=["cat", "dog", "bird"])
-    comparison.save_sheet(tmp_path / "a.png", rows)
+    compare_solvers.save_sheet(tmp_path / "b.png", rows, classes=["cat", "dog", "bird"])
+    compare_solvers.save_sheet(tmp_path / "a.png", rows)
     assert Image.open(tmp_path / "b.png").height == (
-        Image.open(tmp_path / "a.png").height + pictures.LINE
+        Image.open(tmp_path / "a.png").height + image_grid.LINE
     )
     sheet = np.asarray(Image.open(tmp_path / "a.png"))
-    margin = sheet.shape[1] - (3 * (50 + pictures.GAP) + pictures.GAP)
+    margin = sheet.shape[1] - (3 * (50 + image_grid.GAP) + image_grid.GAP)
     assert margin > 60
     for i in range(2):
-        y = pictures.GAP + i * (50 + pictures.GAP)
+        y = image_grid.GAP + i * (50 + image_grid.GAP)
         assert (sheet[y : y + 50, : margin - 2] < 128).any()
         assert (sheet[y : y + 50, margin + 54 : margin + 104] == 1).all()

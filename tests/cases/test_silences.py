@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff import progress
+from jaxdiff.runtime import progress
 from tests.cases.commands import run
 from tests.cases.test_outputs import COMMANDS, script
 from tests.test_nag_commands import DRAWS, ESTIMATES, untrained

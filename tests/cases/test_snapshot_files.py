@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import snapshots
+from jaxdiff.runs import snapshots
 from tests.test_snapshots import WEIGHT, snapshot
 
 Arrays = dict[str, np.ndarray]
@@ -109,7 +109,7 @@ def test_a_member_of_four_gigabytes_is_not_read(path: Path) -> None:
 
 
 def test_names_that_come_from_files_move_no_cursor() -> None:
-    from jaxdiff.files import printable
+    from jaxdiff.runtime.files import printable
 
     assert printable("a\x1b[2J\nb\x9bm\udcff") == r"a\x1b[2J\nb\x9bm\xff"
     assert printable("müde 日本") == "müde 日本"

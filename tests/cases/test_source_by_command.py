@@ -30,9 +30,9 @@ import pytest
 from jaxdiff import EDM, Heun, LogSigma, UniformOnNetwork, WeightedError, train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data.batches import fingerprint
-from jaxdiff.levels import Karras
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
+from jaxdiff.sampling.grids import Karras
 from tests.cases import sources
 from tests.cases.commands import run
 

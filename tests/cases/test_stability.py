@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.levels import Karras, Polyexponential, Uniform
-from jaxdiff.solvers import EulerMaruyama, StochasticHeun
-from jaxdiff.solvers.rows import in_float64
-from jaxdiff.solvers.sde import Proportional, SigmaW, _table, excess, stable_ratio
+from jaxdiff.sampling.grids import Karras, Polyexponential, Uniform
+from jaxdiff.sampling.solvers import EulerMaruyama, StochasticHeun
+from jaxdiff.sampling.solvers.rows import in_float64
+from jaxdiff.sampling.solvers.sde import Proportional, SigmaW, _table, excess, stable_ratio
 from jaxdiff.types import NoiseLevel
 
 X = jnp.zeros((1, 1))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import weightings as jw
-from jaxdiff.train import start
+from jaxdiff.objectives import weightings as jw
+from jaxdiff.train import setup
 from jaxdiff.types import NoiseLevel
 
 TABLE = jd.zero_terminal_snr(jd.Table(jd.LinearBetas(20, 0.001, 0.02)))
@@ -88,7 +88,7 @@ def experiment(loss: Any, schedule: Any = TABLE) -> jd.Experiment:
 def test_training_warns_when_it_starts() -> None:
     forgetful = jd.WeightedError(jw.MinSNR())
     with pytest.warns(UserWarning, match="not trained at pure noise"):
-        start.require_finite_objective(experiment(forgetful))
+        setup.require_finite_objective(experiment(forgetful))
     other = jd.WeightedError(jw.TruncatedSNR())
     for loss in (
         jd.WeightedError(jw.MinSNR(zero_snr=1.0)),
@@ -97,7 +97,7 @@ def test_training_warns_when_it_starts() -> None:
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            start.require_finite_objective(experiment(loss))
+            setup.require_finite_objective(experiment(loss))
 
 
 def test_the_bound_of_the_straight_path_has_no_pole_at_pure_noise() -> None:

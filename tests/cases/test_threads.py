@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import jaxdiff as jd
-from jaxdiff.train import fit, stopping
+from jaxdiff.train import fit, preemption
 from tests.test_train import TINY
 
 FEW = dataclasses.replace(
@@ -54,5 +54,5 @@ def test_a_run_trains_and_is_restored_while_an_event_loop_runs(tmp_path: Path) -
 def test_the_main_thread_is_told_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with stopping.stoppable():
+        with preemption.stoppable():
             assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff import sharding
 from jaxdiff.data import Folder
-from jaxdiff.state import init_state
+from jaxdiff.runs.state import init_state
+from jaxdiff.runtime import sharding
 from jaxdiff.train import fit, summary
-from jaxdiff.train.clock import Clock
+from jaxdiff.train.goodput import Clock
 from tests.cases.commands import LAUNCH, ROOT, run
 from tests.test_train import TINY
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxdiff import checkpoint, sharding
+from jaxdiff.runs import checkpoint
+from jaxdiff.runtime import sharding
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoint
 from jaxdiff.data import Digits
+from jaxdiff.runs import checkpoint
 from tests.system.commands import ROOT, command, leaves, reached, run, saved_steps, train
 
 STEPS = 40

@@ -1,0 +1,226 @@
+"""An experiment's other two forms, ConfigDict and JSON, and back again, checked."""
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from jaxdiff.config.experiment import Experiment
+from jaxdiff.config.fields import elements, fields_of
+from jaxdiff.config.registry import KINDS, NAMES, TYPES
+from jaxdiff.types.ranges import rules, shown
+
+
+def to_dict(value: Any) -> Any:
+    """A value as plain dictionaries, tuples, numbers and strings.
+
+    >>> from jaxdiff.sampling import solvers
+    >>> to_dict(solvers.DDIM(eta=0.5))
+    {'type': 'solvers.DDIM', 'eta': 0.5}
+    """
+    if isinstance(value, tuple):
+        return tuple(to_dict(v) for v in value)
+    if not dataclasses.is_dataclass(value):
+        return value
+    if type(value) not in NAMES:
+        raise ValueError(
+            f"{type(value).__name__} is not one of jaxdiff's own types, so an experiment "
+            "that holds it cannot be saved; add it to config.TYPES"
+        )
+    named = {name: to_dict(getattr(value, name)) for name in fields_of(type(value))}
+    return {"type": NAMES[type(value)], **named}
+
+
+def from_dict(tree: Any, where: str = "config", kind: Any = Any) -> Any:
+    """The value that `to_dict` wrote, built of the types in `TYPES` alone.
+
+    `kind` is the type, or the annotation, that the value is to have. Whatever the tree is
+    made of, and however it was damaged, it gives such a value or a ValueError.
+
+    Raises:
+        ValueError: an unknown type or field, a wrong kind of value, or a value that its
+            type refuses; the message starts with the path of the field.
+    """
+    return _read(tree, kind, where, 0)
+
+
+DEEPEST = 50
+"""Levels of values inside values that a saved experiment may have."""
+
+
+def _read(tree: Any, hint: Any, where: str, depth: int) -> Any:
+    """The value of a tree, of the kind that an annotation says."""
+    if depth > DEEPEST:
+        raise ValueError(f"{where[:60]}… is nested more than {DEEPEST} deep")
+    if isinstance(tree, Mapping):
+        value = _made(tree, hint, where, depth)
+    elif isinstance(tree, list | tuple):
+        pairs = zip(tree, elements(hint, len(tree)), strict=True)
+        value = tuple(
+            _read(element, element_hint, f"{where}[{i}]", depth + 1)
+            for i, (element, element_hint) in enumerate(pairs)
+        )
+    elif hint is float and type(tree) is int and abs(tree) < 2**1000:
+        value = float(tree)
+    else:
+        value = tree
+    names = allowed(hint)
+    if names and NAMES.get(type(value), "None" if value is None else "") not in names:
+        many = f"one of {', '.join(names)};" if len(names) > 1 else f"a {names[0]},"
+        raise ValueError(f"{where} must be {many} got {shown(value)}")
+    return value
+
+
+def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
+    """The value of a type that a tree names; the type itself checks its plain fields."""
+    kind = tree.get("type")
+    if not isinstance(kind, str) or kind not in TYPES:
+        known = ", ".join(allowed(hint) or TYPES)
+        raise ValueError(f"{where}.type is {shown(kind)}; known: {known}")
+    cls, values = TYPES[kind], {}
+    fields = fields_of(cls)
+    for name, value in tree.items():
+        if name == "type":
+            continue
+        if name not in fields:
+            raise ValueError(
+                f"{where} ({kind}) has no field {shown(name)}; it has "
+                f"{', '.join(fields) or 'none'}"
+            )
+        path = f"{where}.{name}"
+        values[name] = _read(value, fields[name], path, depth + 1)
+        if rule := rules(cls).get(name):
+            rule(path, values[name])
+    if missing := [name for name in _required(cls) if name not in values]:
+        many = "values" if len(missing) > 1 else "a value"
+        raise ValueError(f"{where} needs {many} for {' and '.join(missing)}")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def to_config(experiment: Experiment) -> ConfigDict:
+    """The experiment as the ConfigDict that a config file returns."""
+    return ConfigDict(to_dict(experiment))
+
+
+def from_config(config: ConfigDict) -> Experiment:
+    """The experiment that a ConfigDict describes.
+
+    Raises:
+        ValueError: as `from_dict`.
+    """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config() returned a {type(config).__name__}: return "
+            "jaxdiff.to_config(Experiment(...))"
+        )
+    return from_dict(config.to_dict(), kind=Experiment)
+
+
+PLACES = ("data.path", "data.cache", "data.data_dir")
+"""Fields that say where data lie, which may be elsewhere on each host."""
+
+NETWORKS = ("network", "network.backbone")
+"""Where the fields of a network lie, the second in an estimator's."""
+
+FREE = (
+    *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
+    *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", "fsdp"),
+    *("on_nonfinite", "data.on_error", *PLACES),
+)
+"""Fields, or what they begin with, that a resumed run may change, as no step sees them."""
+
+FROM_HERE_ON = (
+    *("batch_size", "accumulation"),
+    *("optimizer.learning_rate", "optimizer.ref_batches", "optimizer.rampup_images"),
+    *(f"{net}.{name}" for net in NETWORKS for name in ("remat", "dtype")),
+)
+"""Fields that a resumed run may change too: only later steps differ by them."""
+
+
+def differences(
+    there: Experiment, here: Experiment, free: tuple[str, ...] = (*FREE, *FROM_HERE_ON)
+) -> list[str]:
+    """What keeps a run from going on as another experiment, a line for each field.
+
+    Fields that do not alter the steps already made may differ: how many steps there are,
+    how often something is written, how pictures are drawn, where the data lie. So may
+    those of which the state's meaning does not depend, which `changes` lists.
+    """
+    return [
+        f"{path}: {before} there, {after} here"
+        for path, before, after in _changed(there, here)
+        if not path.startswith(free)
+    ]
+
+
+def changes(there: Experiment, here: Experiment) -> list[str]:
+    """What a run does otherwise from now on, "field before -> after" for each field."""
+    return [
+        f"{path} {before} -> {after}"
+        for path, before, after in _changed(there, here)
+        if path in FROM_HERE_ON
+    ]
+
+
+def _changed(there: Experiment, here: Experiment) -> list[tuple[str, Any, Any]]:
+    """Path, value there and value here of each field that differs."""
+    before, after = (dict(_leaves(to_dict(e))) for e in (there, here))
+    paths = [*after, *(before.keys() - after.keys())]
+    values = ((path, before.get(path), after.get(path)) for path in paths)
+    return [(path, old, new) for path, old, new in values if old != new]
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The plain values of a dictionary tree, with their dotted paths."""
+    if not isinstance(tree, Mapping):
+        yield path, tree
+        return
+    for name, value in tree.items():
+        yield from _leaves(value, f"{path}.{name}" if path else name)
+
+
+def _required(cls: type) -> list[str]:
+    """Names of fields that have no default."""
+    none = dataclasses.MISSING
+    asked = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is none]
+    return [f.name for f in asked if f.name in fields_of(cls)]
+
+
+@functools.cache
+def allowed(hint: Any) -> tuple[str, ...]:
+    """Names in `TYPES` of what an annotation allows; () where it is of no such types."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(name for kind in kinds for name in _names(kind))
+
+
+def _names(kind: Any) -> list[str]:
+    if kind in KINDS:
+        group = f"{KINDS[kind]}."
+        return [n for n, c in TYPES.items() if n.startswith(group) and _is(c, kind)]
+    if kind is types.NoneType:
+        return ["None"]
+    return [NAMES[kind]] if kind in NAMES else []
+
+
+def _is(cls: type, protocol: type) -> bool:
+    """Whether a class has all that a protocol or a base class asks for."""
+    if issubclass(protocol, nn.Module):
+        return issubclass(cls, protocol)
+    names = {*vars(protocol), *protocol.__annotations__}
+    needed = {n for n in names if not n.startswith("_") or n == "__call__"}
+    if not all(hasattr(cls, name) for name in needed):
+        return False
+    gives = [inspect.signature(c.__call__) for c in (cls, protocol) if "__call__" in needed]
+    return not gives or (
+        str(gives[0].return_annotation) == str(gives[1].return_annotation)
+        and len(gives[0].parameters) == len(gives[1].parameters)
+    )

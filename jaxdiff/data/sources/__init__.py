@@ -1,0 +1,1 @@
+"""Data sources: frozen values that say where images come from, one module each."""

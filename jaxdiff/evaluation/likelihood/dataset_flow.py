@@ -1,0 +1,155 @@
+"""Bits/dim of a run by the probability flow, image by image.
+
+The density is that of data with the noise of `levels[0]`, at which the run's schedule
+starts, so it is no bound on the bits of the data alone; see `likelihood.flow`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Key, PyTree
+
+from jaxdiff.config import Experiment
+from jaxdiff.data import Dataset
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import (
+    RK4,
+    Bits,
+    Divergence,
+    Hutchinson,
+    Rule,
+    dataset_images,
+)
+from jaxdiff.runs.state import labelled, run_denoiser
+from jaxdiff.runtime.files import PathLike, write_atomically
+from jaxdiff.runtime.finite import require_finite
+from jaxdiff.runtime.progress import bar
+from jaxdiff.types import NoiseLevel
+
+Solve = Callable[[PyTree, Key[Array, " B"], Array, Array], Bits]
+"""(variables, keys, images uint8, labels) -> their bits/dim [B]."""
+
+
+def solver(
+    experiment: Experiment,
+    levels: NoiseLevel,
+    rule: Rule = RK4,
+    divergence: Divergence = Hutchinson(4),
+) -> Solve:
+    """The compiled function that solves the flow of a batch up the levels.
+
+    Raises:
+        ValueError: the data are no pixels, or the network denoises nothing.
+    """
+    dataset_images.check(experiment)
+
+    @jax.jit
+    def solve(
+        variables: PyTree, keys: Key[Array, " B"], image: Array, label: Array
+    ) -> Bits:
+        denoise, cond = run_denoiser(experiment, variables), labelled(experiment, label)
+        return likelihood.flow_bits_per_dim(
+            denoise, cond, image, keys, levels, rule, divergence
+        )
+
+    return solve
+
+
+def measure(
+    solve: Solve,
+    variables: PyTree,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    number: int = 0,
+    batch: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> Bits:
+    """The first `number` images (0: all), `batch` at a time: NumPy arrays [N].
+
+    Image i has its probes and its dequantisation from `seed` and i alone.
+
+    Raises:
+        ValueError: fewer than two images.
+        NotFiniteError: a likelihood is NaN or infinite; says of which images.
+    """
+    found, count = [], dataset_images.count_of(dataset, number)
+    with bar(total=count, unit="images", desc="measuring", show=progress) as done:
+        for part in dataset_images.parts(dataset, mesh, number, batch, seed):
+            solved = jax.device_get(solve(variables, part.keys, part.image, part.label))
+            some = jax.tree.map(lambda a, n=part.count: np.float64(a[:n]), solved)
+            require_finite(
+                some.bits, "likelihoods", part.numbers, unit="image", advice=ADVICE
+            )
+            found.append(some)
+            done.update(part.count)
+    return jax.tree.map(lambda *a: np.concatenate(a), *found)
+
+
+ADVICE = "loosen an adaptive tolerance, or take fixed steps, and look at the run's samples"
+
+
+def report(found: Bits) -> dict[str, Any]:
+    """The mean over images in bits/dim, its standard error, and what of that is probes'.
+
+    probes = sqrt(sum of error^2) / N, None where one probe cannot say. `each` has the
+    images' own numbers.
+    """
+    mean, error = likelihood.mean_and_error(found.bits)
+    probes = math.sqrt(np.sum(found.error**2)) / len(found.bits)
+    return {
+        "images": len(found.bits),
+        "bits_per_dim": {"mean": mean, "error": error, "probes": _known(probes)},
+        "evaluations": float(np.mean(found.evaluations)),
+        "each": {
+            "bits_per_dim": found.bits.tolist(),
+            "probes": [_known(e) for e in found.error.tolist()],
+            "evaluations": found.evaluations.tolist(),
+        },
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The report as lines for people, with a line for a `bound` on the same images."""
+    bits, bound = found["bits_per_dim"], found.get("bound")
+    probes = "unknown" if bits["probes"] is None else f"{bits['probes']:.5f}"
+    row = "{:>12} {mean:12.5f} {error:12.5f}".format
+    lines = [
+        f"{'bits/dim':>12} {'mean':>12} {'std. error':>12} {'of probes':>12}",
+        f"{row('flow', **bits)} {probes:>12}",
+        *([row("bound", **bound)] if bound else []),
+    ]
+    return "\n".join(lines)
+
+
+def save_plot(
+    path: PathLike, found: Mapping[str, Any], bound: Sequence[float] | None = None
+) -> None:
+    """Bits/dim an image as a histogram, beside the bound of the same images, as a PNG."""
+    from matplotlib.figure import Figure
+
+    ways = {"flow": found["each"]["bits_per_dim"]}
+    if bound is not None:
+        ways["variational bound"] = bound
+    bins = int(np.clip(found["images"] // 3, 8, 40))
+    edges = np.histogram_bin_edges(np.concatenate([*ways.values()]), bins)
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(
+        ways.items(), ("tab:blue", "tab:green"), strict=False
+    ):
+        axes.hist(values, edges, color=colour, alpha=0.6, label=name)
+        axes.axvline(np.mean(values), color=colour, lw=1)
+    axes.set(xlabel="bits/dim", ylabel="images", title="{images} images".format(**found))
+    axes.legend(frameon=False)
+    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
+
+
+def _known(value: float) -> float | None:
+    """A number as JSON has it, which knows no nan."""
+    return float(value) if math.isfinite(value) else None

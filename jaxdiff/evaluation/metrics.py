@@ -1,0 +1,121 @@
+"""Metrics of one set of images against another, each with its extractor in its name.
+
+    fd_*, fid_*      Frechet distance of features: fid_* is the one of an InceptionV3
+    kid_*, rbf_*     unbiased MMD^2: a cubic kernel, and a Gaussian one
+    precision_*, recall_*, density_*, coverage_*      neighbourhoods of features, k = 5
+    is_*             inception score, of networks that name classes
+    brightness       mean of the images less that of the real ones, in grey levels
+    copied           share of copies of training images, where others are held out
+
+* is the extractor, so `fd_lite0`, `fid_tf`, `kid_dinov2`. No one of them is honest alone: a
+Gaussian has a good Frechet distance of pixels, white images have a good precision, and
+copies of the training images are perfect by all of them (`unseen.copies` sees those).
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxdiff.evaluation import distances
+from jaxdiff.evaluation.extractors.extractor import Extractor
+from jaxdiff.evaluation.reference import ORIGIN, Observed, Seen
+
+BETTER: Mapping[str, int] = {
+    "fd": -1, "fid": -1, "kid": -1, "rbf": -1, "precision": 1, "recall": 1, "density": 1,
+    "coverage": 1, "is": 1, "brightness": 0, "copied": 0,
+}  # fmt: skip
+"""By the first part of a metric's name: is less better (-1), more (1), or nearer to what
+real images have (0)?"""
+
+NEIGHBOURS = 5
+MANY = 10_000
+"""Images from which the inception score is the mean of ten parts, as published."""
+
+
+def score(*, real: Observed, fake: Observed) -> dict[str, float]:
+    """Every metric that both sets have the features for, by name.
+
+    Raises:
+        ValueError: no extractor has seen both, one of them is not the same in both, or a
+            set has fewer images than neighbours are asked for.
+    """
+    require_alike(real, [seen.extractor for seen in fake.seen.values()])
+    shared = [name for name in fake.seen if name in real.seen]
+    found: dict[str, float] = {}
+    for name in shared:
+        ours, theirs = fake.seen[name], real.seen[name]
+        short = name.removeprefix("inception_")
+        found |= {f"{kind}_{short}": v for kind, v in _of_one(theirs, ours, name).items()}
+    if "pixels8" in shared:
+        gap = fake.seen["pixels8"].moments.mean - real.seen["pixels8"].moments.mean
+        found["brightness"] = float(gap.mean() * 127.5)
+    return found
+
+
+def _of_one(real: Seen, fake: Seen, name: str) -> dict[str, float]:
+    """The metrics of one extractor."""
+    frechet = "fid" if name.startswith("inception_") else "fd"
+    found = {frechet: fake.gaussian.frechet(_reference(real))}
+    if fake.probabilities is not None:
+        splits = 10 if len(fake.probabilities) >= MANY else 1
+        found["is"] = distances.inception_score(fake.probabilities, splits).value
+    if real.features is None or fake.features is None:
+        return found
+    both = {"real": real.features, "fake": fake.features}
+    found["kid"] = distances.kid(**both).value
+    found["rbf"] = distances.rbf_mmd(**both).value
+    manifold = distances.prdc(**both, k=NEIGHBOURS)
+    names = ("precision", "recall", "density", "coverage")
+    return found | {key: getattr(manifold, key) for key in names}
+
+
+@functools.lru_cache(maxsize=8)
+def _reference(real: Seen) -> distances.Gaussian:
+    """The reference's Gaussian, factored once for all that is compared with it."""
+    return real.gaussian
+
+
+def require_alike(real: Observed, extractors: Sequence[Extractor]) -> None:
+    """Refuses a reference whose features were made another way than the extractors'.
+
+    Raises:
+        ValueError: none of them has seen it, or one does so in another way.
+    """
+    if not any(extractor.name in real.seen for extractor in extractors):
+        raise ValueError(
+            f"the reference knows {', '.join(real.seen)} and the images "
+            f"{', '.join(e.name for e in extractors)}: make one of the same extractor"
+        )
+    for ours in extractors:
+        if ours.name not in real.seen:
+            continue
+        theirs = real.seen[ours.name].extractor
+        for key in ORIGIN:
+            there, here = getattr(theirs, key), getattr(ours, key)
+            unsaid = key == "sha256" and not there  # published statistics name no weights
+            if there != here and not unsaid:
+                raise ValueError(
+                    f"the reference's {ours.name} has {key} {there!r}, the images' "
+                    f"{here!r}: numbers of different protocols do not compare; make the "
+                    "reference again with launch/reference.py"
+                )
+
+
+def summary(blocks: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, minimum, maximum and spread (standard deviation) over blocks of samples.
+
+    >>> summary([{"fd_lite0": 1.0}, {"fd_lite0": 3.0}])["fd_lite0"]["mean"]
+    2.0
+    """
+    table = {}
+    for name in blocks[0]:
+        values = np.array([block[name] for block in blocks])
+        spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+        table[name] = {
+            "mean": float(values.mean()),
+            "min": float(values.min()),
+            "max": float(values.max()),
+            "spread": spread,
+        }
+    return table

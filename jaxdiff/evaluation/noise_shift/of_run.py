@@ -1,0 +1,205 @@
+"""Noise shift of a run: what an estimator of the level says of the states that its sampler
+passes, and of forward states of data, told the same classes [NAG].
+
+Both run on one path: an estimator knows the marginals of the path that it was trained on.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxdiff.config import Experiment
+from jaxdiff.data import Dataset, encoder_of
+from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.noise_shift import Mean
+from jaxdiff.networks import LevelEstimator
+from jaxdiff.runs.generate import guided, image_keys
+from jaxdiff.runs.state import labelled, run_denoiser
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
+from jaxdiff.runtime.progress import bar
+from jaxdiff.sampling import normal, trajectory
+from jaxdiff.types import NoiseLevel
+
+Watch = Callable[[PyTree, PyTree, Key[Array, " B"], Array, float], tuple[Array, Array]]
+"""(variables, the estimator's, keys, labels, w) -> x0 and estimates [N - 1, B]."""
+
+
+def check(experiment: Experiment, estimator: Experiment, aware: bool) -> None:
+    """Refuses what has no shift to measure.
+
+    Raises:
+        ValueError: the one draws no images, the other says no level or knows other data or
+            another path; or guidance without the noise level, of a network that always
+            knew it.
+    """
+    train = "python launch/train.py --config=configs/digits_nag.py"
+    if isinstance(experiment.network, LevelEstimator):
+        raise ValueError(
+            "this run estimates noise levels and draws no images: measure the run that it "
+            f"started from, {experiment.init_from or 'a denoiser'}"
+        )
+    if not isinstance(estimator.network, LevelEstimator):
+        raise ValueError(
+            "the estimator is a denoiser, which says no level; train one from the run: "
+            f"{train}:level --config.init_from=RUN --workdir=runs/level"
+        )
+    for field in ("data.shape", "schedule"):
+        ours, theirs = (_field(e, field) for e in (experiment, estimator))
+        if ours != theirs:
+            raise ValueError(
+                f"the run's {field} is {ours}, the estimator's {theirs}: an estimator "
+                "knows the states that it was trained on; train one for this run"
+            )
+    if aware and not experiment.noise_dropout:
+        raise ValueError(
+            "noise awareness guidance needs a network trained with noise_dropout, and this "
+            f"run has 0; train the branch: {train}:finetune --config.init_from=RUN "
+            "--workdir=runs/finetune"
+        )
+
+
+def inner_levels(experiment: Experiment) -> NoiseLevel:
+    """The levels [N - 1] between the first of the run's grid and the last."""
+    s = experiment.sampling
+    return s.grid(experiment.schedule, s.steps)[1:-1]
+
+
+def watcher(
+    experiment: Experiment,
+    estimator: Experiment,
+    within: tuple[float, float] | None = None,
+) -> Watch:
+    """The compiled sampler of `experiment.sampling`, watched by an estimator.
+
+    `within` are the sigma / alpha between which it is guided away from not knowing the
+    noise level too, beside any guidance by labels, with the weight w of the call; None is
+    nowhere. Another w compiles nothing.
+    """
+    s = experiment.sampling
+    levels = s.grid(experiment.schedule, s.steps)
+    noise = {"noise_guidance": 1.0, "noise_interval": within} if within else {}
+    s = dataclasses.replace(s, **{"noise_guidance": 0.0, **noise})
+    aware = dataclasses.replace(experiment, sampling=s)
+
+    @jax.jit
+    def watch(
+        variables: PyTree,
+        estimating: PyTree,
+        keys: Key[Array, " B"],
+        label: Array,
+        w: Array,
+    ) -> tuple[Array, Array]:
+        denoise = guided(aware)(variables, {"label": s.guidance, "noise": w})
+        x = levels.sigma[0] * normal(keys, experiment.data.shape)
+        cond = labelled(experiment, label)
+        way = trajectory(denoise, cond, keys, x, levels, s.solver)
+        mean = level_mean(estimator, estimating, label)
+        return way.x[-1], jax.lax.map(mean, way.x[1:-1])
+
+    return watch
+
+
+def level_mean(estimator: Experiment, variables: PyTree, label: Array) -> Mean:
+    """x -> the mean of ln(sigma / alpha), which the estimator says of states of a class."""
+    denoise = run_denoiser(estimator, variables)
+    unread = NoiseLevel(jnp.ones(()), jnp.ones(()))
+    cond = labelled(estimator, label)
+    return lambda x: denoise(x, unread, cond).level[:, 0]
+
+
+def sampled(
+    watch: Watch,
+    variables: tuple[PyTree, PyTree],
+    seeds: Int[np.ndarray, " n"],
+    label: Int[np.ndarray, " n"],
+    w: float,
+    mesh: Mesh,
+    batch: int = 250,
+    *,
+    progress: bool = False,
+) -> tuple[Float[np.ndarray, "n H W C"], Float[np.ndarray, "N n"]]:
+    """x0 of n images, and what is said of the N states before it; one image a seed.
+
+    `variables` are the run's and the estimator's.
+    """
+
+    x0, said = [], []
+    parts = list(_parts(len(seeds), batch, mesh.size))
+    for numbers, count in bar(parts, unit="batches", desc="watching", show=progress):
+        asked = image_keys(seeds[numbers]), jnp.asarray(label[numbers], jnp.int32)
+        drawn, level = watch(*variables, *jax.device_put(asked, sharding.split(mesh)), w)
+        x0.append(np.asarray(drawn)[:count])
+        said.append(np.asarray(level)[:, :count])
+        require_finite(x0[-1], "samples", seeds[numbers[:count]])
+        _require_estimates(said[-1], seeds[numbers[:count]], "seed")
+    return np.concatenate(x0), np.concatenate(said, axis=1)
+
+
+def forward(
+    estimator: Experiment,
+    variables: PyTree,
+    dataset: Dataset,
+    number: int,
+    levels: NoiseLevel,
+    mesh: Mesh,
+    seed: int = 0,
+    batch: int = 250,
+    *,
+    progress: bool = False,
+) -> tuple[Float[np.ndarray, "N n"], Int[np.ndarray, " n"]]:
+    """What is said of forward states at N levels, and the classes of their images.
+
+    The images are the data set's, in turn and again, each time under fresh noise.
+    """
+    rows = dataset.take(np.arange(number) % len(dataset))
+    image, label = rows["image"], rows["label"]
+    root = jax.random.key(seed)
+
+    @jax.jit
+    def say(key: Key[Array, ""], image: Array, label: Array) -> Array:
+        first, *others = jax.random.split(key, 1 + levels.sigma.shape[0])
+        x0 = encoder_of(estimator.data).encode(first, image)
+        states = noise_shift.forward(jnp.stack(others), x0, levels)
+        return jax.lax.map(level_mean(estimator, variables, label), states)
+
+    said = []
+    parts = list(_parts(number, batch, mesh.size))
+    for numbers, count in bar(parts, unit="batches", desc="noising data", show=progress):
+        asked = jax.device_put((image[numbers], label[numbers]), sharding.split(mesh))
+        level = say(jax.random.fold_in(root, numbers[0]), *asked)
+        said.append(np.asarray(level)[:, :count])
+        _require_estimates(said[-1], numbers[:count], "image")
+    return np.concatenate(said, axis=1), label
+
+
+def _require_estimates(
+    levels: Float[np.ndarray, "N n"], numbers: Int[np.ndarray, " n"], unit: str
+) -> None:
+    """Refuses estimates of n states that are not finite at one of the N levels."""
+    require_finite(
+        levels.T, "estimates of the level", numbers, unit=unit, advice=MODEL_ADVICE
+    )
+
+
+def _parts(
+    total: int, batch: int, devices: int
+) -> Iterator[tuple[Int[np.ndarray, " B"], int]]:
+    """Numbers below `total` in parts of one size, and how many of a part are not filler."""
+    size = min(batch, total)
+    size += -size % devices
+    for start in range(0, total, size):
+        numbers = np.arange(start, min(start + size, total))
+        yield np.resize(numbers, size), len(numbers)
+
+
+def _field(experiment: Experiment, path: str) -> object:
+    value: object = experiment
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value

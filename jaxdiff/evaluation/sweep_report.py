@@ -1,0 +1,193 @@
+"""What a sweep found: tables, verdicts along its axes, and a picture."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxdiff.analysis import image_grid
+from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.evaluation import report
+from jaxdiff.evaluation.metrics import summary
+from jaxdiff.evaluation.sweep_axes import SURE, Axis, Point, better, verdict
+from jaxdiff.runtime.files import PathLike, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAIN = ("fd", "fid", "kid", "rbf", "recall", "coverage")
+"""What is drawn and judged, of each extractor."""
+
+Row = Mapping[str, Any]
+"""{"point", "blocks": the metrics of each block of seeds, …}."""
+
+
+def by_extractor(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The names of metrics by what follows their first part; "" has the others."""
+    found: dict[str, list[str]] = {}
+    for name in rows[0]["blocks"][0]:
+        found.setdefault(name.partition("_")[2], []).append(name)
+    return found
+
+
+def best(rows: Sequence[Row], metric: str) -> int | None:
+    """Which row has the best mean; None where a metric has no better and worse."""
+    values = np.array([[block[metric] for block in row["blocks"]] for row in rows])
+    sign = better(metric)
+    return int((sign * values).mean(1).argmax()) if sign else None
+
+
+def tables(axes: Sequence[Axis], rows: Sequence[Row]) -> str:
+    """In Markdown, one an extractor: mean ± spread over blocks, the best point in bold."""
+    texts = []
+    for extractor, metrics in by_extractor(rows).items():
+        heads = [f"{m.partition('_')[0]} {report.arrow(m)}" for m in metrics]
+        lines = [
+            [*(axis.name for axis in axes), *heads],
+            ["---:"] * (len(axes) + len(heads)),
+        ]
+        first = {metric: best(rows, metric) for metric in metrics}
+        for i, row in enumerate(rows):
+            found = summary(row["blocks"])
+            cells = [_cell(found[metric], i == first[metric]) for metric in metrics]
+            lines.append([*(row["point"][axis.name] for axis in axes), *cells])
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        texts.append(f"## {extractor or 'pixels'}\n\n{text}")
+    return "\n\n".join(texts)
+
+
+def _cell(found: Mapping[str, float], bold: bool) -> str:
+    text = f"{found['mean']:.4g}"
+    if np.isfinite(found["spread"]):
+        text += f" ± {found['spread']:.2g}"
+    return f"**{text}**" if bold else text
+
+
+def main_metrics(rows: Sequence[Row]) -> list[str]:
+    """Those of `MAIN`, in its order within each extractor."""
+    key = lambda name: MAIN.index(name.partition("_")[0])
+    groups = by_extractor(rows).values()
+    return [
+        m
+        for g in groups
+        for m in sorted((m for m in g if m.split("_")[0] in MAIN), key=key)
+    ]
+
+
+def verdicts(axes: Sequence[Axis], rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Of each main metric and ordered axis: where the best is, through the best point."""
+    for metric in main_metrics(rows):
+        there = rows[best(rows, metric)]["point"]
+        for axis in (one for one in axes if one.numbers):
+            line = _line(rows, axis.name, there)
+            values = np.array([[block[metric] for block in row["blocks"]] for row in line])
+            numbers = np.array([float(row["point"][axis.name]) for row in line])
+            found = verdict(numbers, values, better(metric))
+            others = {name: v for name, v in there.items() if name != axis.name}
+            ends = {"ends": [numbers.min().item(), numbers.max().item()], "others": others}
+            yield {"metric": metric, "axis": axis.name, **ends, **dataclasses.asdict(found)}
+
+
+def _line(rows: Sequence[Row], axis: str, there: Point) -> list[Row]:
+    """The rows that differ from a point on one axis alone."""
+    others = lambda point: {name: v for name, v in point.items() if name != axis}
+    return [row for row in rows if others(row["point"]) == others(there)]
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """A verdict as a line of text."""
+    at = "".join(f", {name} {value}" for name, value in found["others"].items())
+    least = "least" if better(found["metric"]) < 0 else "most"
+    ends = zip(found["ends"], (found["low"], found["high"]), strict=True)
+    worse = [
+        f"{end:g} is worse by {mean:.2g}" + f" ± {spread:.1g}" * bool(np.isfinite(spread))
+        for end, (mean, spread) in ends
+        if end != found["best"]
+    ]
+    where = SAID[found["at"]] if len(worse) == 2 or found["at"] == "unknown" else (
+        "the best is an end, and the other is " + "not " * (found["at"] == "flat") + "told"
+    )  # fmt: skip
+    return (
+        f"{found['metric']}: {least} at {found['axis']} {found['best']:g}{at}; "
+        f"{', '.join(worse) or 'there is no other'}: {where}"
+    )
+
+
+SAID = {
+    "inside": "the best is inside",
+    "low end": "the low end is as good, as far as blocks say",
+    "high end": "the high end is as good, as far as blocks say",
+    "flat": "both ends are as good, as far as blocks say",
+    "unknown": "one block does not say how sure that is",
+}
+"""Each place, in words."""
+
+
+NOTE = (
+    f"An end is told from the best where it is worse by more than {SURE:g} spreads of that "
+    "difference over blocks, which have the same seeds and labels at every point."
+)
+
+
+def save_picture(
+    path: PathLike, axes: Sequence[Axis], rows: Sequence[Row], title: str
+) -> None:
+    """Draws each main metric over the first axis, a line for each value of the second.
+
+    Bars are the spread over blocks.
+
+    Raises:
+        ValueError: there are more than two axes.
+    """
+    from matplotlib.figure import Figure
+
+    if len(axes) > 2:
+        raise ValueError(f"a picture has one axis or two, not {len(axes)}")
+    metrics = main_metrics(rows)
+    groups = [[m for m in metrics if m in g] for g in by_extractor(rows).values()]
+    groups = list(filter(None, groups))
+    width, height = 3.1 * max(map(len, groups)), 2.6 * len(groups) + 0.6
+    figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
+    figure.suptitle(
+        image_grid.plain(title), x=0.012, ha="left", size=11, weight="bold", color=INK
+    )
+    panels = figure.subplots(len(groups), max(map(len, groups)), squeeze=False)
+    for line, group in zip(panels, groups, strict=True):
+        for panel in line[len(group) :]:
+            panel.axis("off")
+        for panel, metric in zip(line, group, strict=False):
+            _draw(panel, axes, rows, metric)
+    if len(axes) > 1:
+        title = axes[1].name
+        panels[0, 0].legend(title=title, fontsize=7, title_fontsize=7, frameon=False)
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def _draw(panel: "Axes", axes: Sequence[Axis], rows: Sequence[Row], metric: str) -> None:
+    """One metric: a line for each value of the second axis."""
+    first, *second = axes
+    values = second[0].values if second else ("",)
+    for value, colour in zip(values, itertools.cycle(COLOURS), strict=False):
+        line = [row for row in rows if not second or row["point"][second[0].name] == value]
+        if first.numbers:
+            line = sorted(line, key=lambda row: float(row["point"][first.name]))
+            x = np.array([float(row["point"][first.name]) for row in line])
+        else:
+            x = np.arange(len(line))
+            panel.set_xticks(x, first.values, rotation=20, ha="right", size=7)
+        found = [summary(row["blocks"])[metric] for row in line]
+        mean, spread = (np.array([f[key] for f in found]) for key in ("mean", "spread"))
+        look = {"color": colour, "ls": "-" if first.numbers else "", "marker": "o"}
+        bars = np.nan_to_num(spread)
+        panel.errorbar(x, mean, bars, lw=1.5, ms=3.5, capsize=2, label=value, **look)
+    if first.name in ("std", "steps"):
+        panel.set_xscale("log")
+        panel.set_xticks(x, [f"{v:g}" for v in x], size=7)
+        panel.minorticks_off()
+    panel.set_title(f"{metric} {report.arrow(metric)}", size=9.5, color=INK)
+    panel.set_xlabel(first.name, size=8.5)
+    panel.tick_params(labelsize=7.5)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(color="#E6E6E6", lw=0.7)

@@ -1,0 +1,217 @@
+"""Published EDM2 networks: what their snapshot pickles hold, read without running them.
+
+A file `network-snapshot-<kimg>-<std>.pkl`, or `edm2-img512-s-2147483-0.130.pkl`, is one
+pickle: a dict with the keys ema, encoder, loss_fn and dataset_kwargs. Each of the first
+three is an object that was saved with the source code of its class; the code is data here
+and is dropped, and the object is read as the class's name and its state. A module's state
+has the tensors in _parameters and _buffers, and the modules inside it in _modules, whose
+names joined by dots name a tensor.
+"""
+
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxdiff.interop import archives, pickles, torch_legacy
+from jaxdiff.interop.unpickler import Record
+from jaxdiff.runtime.files import PathLike, place
+
+
+@dataclass(frozen=True)
+class Published:
+    """A network as it was published: its tensors, and what its file says about it."""
+
+    state_dict: Mapping[str, np.ndarray]
+    """Tensors by name, in the layout and the dtype (mostly float16) of the file."""
+    settings: Mapping[str, Any]
+    """img_resolution, img_channels, label_dim, sigma_data, model_channels and so on, by
+    the names the file gives them; what is not there has EDM2's default."""
+    loss: Mapping[str, float]
+    """P_mean, P_std and sigma_data of the training noise and loss."""
+    encoder: str
+    """How images became data: StandardRGBEncoder (pixels) or StabilityVAEEncoder."""
+    images: int | None
+    """How many images training had seen; None where the file's name does not say."""
+    std: float | None
+    """Relative width of the EMA that this is; None where the file's name does not say."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what the network denoises."""
+        side = self.settings["img_resolution"]
+        return (side, side, self.settings["img_channels"])
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data, in the data's own units."""
+        return self.settings["sigma_data"]
+
+
+def read(path: PathLike) -> Published:
+    """Reads a published snapshot. Nothing of the file is run or imported.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, damage, or anything that such files never hold;
+            the message has the path, the byte and what was found there.
+    """
+    path = place(path)
+    budget = iter(range(pickles.OPCODES))
+    try:
+        data = archives.mapped(path)
+        _require_pickle(bytes(data[:2]))
+        root, _ = pickles.load(data, names(budget), budget=budget)
+        return _published(root, len(data), *from_name(path.name))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_name(name: str) -> tuple[int | None, float | None]:
+    """Images seen and EMA width that a published file's name says; None, None if none.
+
+    A name has thousands of images, cut off; they are a multiple of 1024 in truth.
+
+    >>> from_name("edm2-img512-s-2147483-0.130.pkl")
+    (2147483648, 0.13)
+    """
+    found = re.search(r"-(\d+)-(0\.\d+)\.pkl$", name)
+    if not found:
+        return None, None
+    return (1000 * int(found[1]) + 999) // 1024 * 1024, float(found[2])
+
+
+def names(budget: Iterator[int]) -> dict[str, Callable[..., Any] | None]:
+    """All names that a snapshot may have, and what each builds: the whole list."""
+    return {
+        "dnnlib.util.EasyDict": lambda: {},
+        "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
+        "torch.nn.modules.container.ModuleDict": lambda: Record("ModuleDict", {}),
+        "torch.storage._load_from_bytes": lambda data: _storage(data, budget),
+        **torch_legacy.names(),
+        **dict.fromkeys(NUMPY, _opaque),
+        "numpy.ndarray": None,
+    }
+
+
+PLAIN = (
+    *("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data"),
+    *("label_balance", "concat_balance"),
+)
+"""Settings that modules keep beside their _init_kwargs."""
+NUMPY = (
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
+"""Names that NumPy arrays are pickled by. An encoder may keep constants in some: they are
+passed over, and no array is made of them."""
+
+
+def _require_pickle(start: bytes) -> None:
+    """Refuses what is another kind of file by its first two bytes.
+
+    Raises:
+        ValueError: what it is, and what to give.
+    """
+    if start == b"PK":
+        raise ValueError(
+            "a zip, as torch.save writes, and no published pickle: give the .pkl of EDM2"
+        )
+    if start[0] != pickle.PROTO[0] or not 2 <= start[-1] <= 5:
+        raise ValueError("no pickle of protocol 2 to 5: give the .pkl that was published")
+
+
+def _published(root: Any, size: int, images: int | None, std: float | None) -> Published:
+    """What the root of a snapshot says; its tensors are copied out of the file."""
+    if type(root) is not dict or not {"ema", "encoder", "loss_fn"} <= root.keys():
+        raise ValueError("not an EDM2 snapshot: no dict with ema, encoder and loss_fn")
+    ema, encoder, loss = (root[name] for name in ("ema", "encoder", "loss_fn"))
+    for name, value in (("ema", ema), ("encoder", encoder), ("loss_fn", loss)):
+        if type(value) is not Record:
+            raise ValueError(f"{name} is no object with a class and a state")
+    settings = _settings(ema)
+    tensors = dict(_tensors(ema))
+    if sum(tensor.nbytes for tensor in tensors.values()) > size:
+        raise ValueError("its tensors are larger than the file: parts of it are repeated")
+    return Published(
+        {name: np.array(tensor) for name, tensor in tensors.items()},
+        settings,
+        {k: v for k, v in loss.state.items() if type(v) in (int, float)},
+        encoder.name,
+        images,
+        std,
+    )
+
+
+def _settings(ema: Record) -> dict[str, Any]:
+    """The settings of the denoiser and of the U-Net in it."""
+    unet = _dict(ema, "_modules").get("unet")
+    if type(unet) is not Record:
+        raise ValueError(f"ema is a {ema.name[:80]!r}, in which there is no module `unet`")
+    settings: dict[str, Any] = {}
+    for record in (unet, ema):
+        settings |= {k: record.state[k] for k in PLAIN if k in record.state}
+        settings |= _dict(record, "_init_kwargs")
+    for name, least in (("img_resolution", 1), ("img_channels", 1), ("label_dim", 0)):
+        value = settings.get(name)
+        if type(value) is not int or not least <= value < 2**16:
+            raise ValueError(f"{name} must be a whole number, at least {least}")
+    if type(settings.setdefault("sigma_data", 0.5)) not in (int, float):
+        raise ValueError("sigma_data must be a number")
+    return settings
+
+
+def _tensors(module: Record, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """The names and tensors of a module and of those inside it, in their order."""
+    own = {**_dict(module, "_parameters"), **_dict(module, "_buffers")}
+    for name, tensor in own.items():
+        if tensor is None:
+            continue
+        if type(tensor) is not np.ndarray or tensor.dtype.name not in FLOATS:
+            raise ValueError(f"{prefix}{name} is no tensor of {', '.join(FLOATS)}")
+        yield prefix + name, tensor
+    for name, inner in _dict(module, "_modules").items():
+        if type(inner) is Record:
+            yield from _tensors(inner, f"{prefix}{name}.")
+        elif inner is not None:
+            raise ValueError(f"{prefix}{name} is no module")
+
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def _dict(record: Record, name: str) -> dict[str, Any]:
+    """A dict in a record's state; {} where it has none."""
+    value = record.state.get(name, {})
+    if type(value) is not dict:
+        raise ValueError(f"{name} of a {record.name[:80]} is no dict")
+    return value
+
+
+def _persistent(saved: Any) -> Record:
+    """An object saved with its class's source code, which is dropped here."""
+    if type(saved) is not dict or type(saved.get("class_name")) is not str:
+        raise ValueError("a persistent object is a dict with class_name and state")
+    if type(saved.get("state")) is not dict:
+        raise ValueError(f"the state of {saved['class_name'][:80]!r} is no dict")
+    return Record(saved["class_name"], saved["state"])
+
+
+def _storage(data: Any, budget: Iterator[int]) -> np.ndarray:
+    """The flat array in the bytes of a torch file."""
+    if type(data) is not memoryview:
+        raise ValueError("a storage must be given as bytes")
+    storage = torch_legacy.load(data, budget)
+    if type(storage) is not np.ndarray or storage.ndim != 1:
+        raise ValueError("the bytes hold something else than one storage")
+    return storage
+
+
+def _opaque(*_: Any) -> Record:
+    return Record("numpy", {})

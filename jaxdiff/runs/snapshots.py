@@ -1,0 +1,283 @@
+"""Snapshots: averaged networks on disk, each a small file that can be restored alone.
+
+A step and a width name a file, `0002000-0.1.npz`: an NPZ of the network's parameters and
+constants by path, in the dtype they were saved in, and as JSON what they are. A run writes
+its tracked averages to `snapshots/`; averages made of those after training, as `posthoc`
+says, lie in `posthoc/`. Reading builds arrays and jaxdiff's own types, and runs nothing.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import PyTree
+
+from jaxdiff import networks
+from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
+from jaxdiff.interop import npz
+from jaxdiff.optim import ema_profiles
+from jaxdiff.runtime.files import PathLike, Place, place, printable, write_atomically
+from jaxdiff.runtime.progress import bar as progress_bar
+from jaxdiff.types import reprs
+
+TRACKED, POSTHOC = "snapshots", "posthoc"
+"""The folders of a run that hold tracked and reconstructed averages."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """An averaged network, what it is of, and when it was taken.
+
+    `variables` is {"params", "constants"}, float32 NumPy arrays; `std` the relative width
+    of the average, `images` the images seen until `step`.
+    """
+
+    __repr__ = reprs.fields
+
+    experiment: Experiment
+    variables: PyTree
+    std: float
+    step: int
+    images: int
+    classes: tuple[str, ...] = ()
+    """Names of the classes, in the order of their labels; () if not known."""
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A file, and what its name says."""
+
+    step: int
+    std: float
+    path: Place
+
+
+def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place:
+    """Saves one snapshot, whole or not at all, and returns its path.
+
+    Raises:
+        ValueError: a dtype not in `SNAPSHOT_DTYPES`, or a number that it cannot hold.
+    """
+    if dtype not in SNAPSHOT_DTYPES:
+        raise ValueError(f"snapshots are saved in one of {SNAPSHOT_DTYPES}, not {dtype!r}")
+    said = {"dtype": dtype, "experiment": to_dict(snapshot.experiment)}
+    said |= {k: getattr(snapshot, k) for k in ("std", "step", "images", "classes")}
+    arrays = {"json": np.frombuffer(json.dumps(said).encode(), np.uint8)}
+    flat = traverse_util.flatten_dict(snapshot.variables, sep="/")
+    for name, value in flat.items():
+        with np.errstate(over="ignore"):
+            narrow = np.asarray(value).astype(jnp.dtype(dtype))
+        if not np.isfinite(narrow.astype(np.float32)).all():
+            whole = np.isfinite(np.asarray(value, np.float32)).all()
+            wrong = f"does not fit into {dtype}" if whole else "has nan or inf in it"
+            raise ValueError(f"{name} of step {snapshot.step} {wrong}")
+        # NumPy's files know no bfloat16
+        arrays[name] = narrow.view(np.uint16) if dtype == "bfloat16" else narrow
+    width = np.format_float_positional(snapshot.std, 6, fractional=False, trim="-")
+    path = place(folder) / f"{snapshot.step:07d}-{width}.npz"
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+    return path
+
+
+def read(path: PathLike) -> Snapshot:
+    """The snapshot in a file, as float32, with just the arrays that its network has.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, no snapshot, or not of its network; the message names the
+            array, what it is and what the network wants.
+    """
+    path = place(path)
+    try:
+        stored = npz.opened(path)
+        said = _said(stored.pop("json", None))
+        experiment = from_dict(said["experiment"], kind=Experiment)
+        held = {name: array.shape for name, array in stored.items()}
+        wanted = networks.shapes(experiment.network, experiment.data.shape)
+        networks.require_shapes(held, wanted)
+        flat = {name: _read(name, stored[name], said["dtype"]) for name in wanted}
+        numbers = float(said["std"]), said["step"], said["images"]
+        variables = traverse_util.unflatten_dict(flat, sep="/")
+        return Snapshot(experiment, variables, *numbers, tuple(said.get("classes", ())))
+    except FileNotFoundError as error:
+        say = f"there is no snapshot {path}: launch/reconstruct.py and training write them"
+        raise FileNotFoundError(say) from error
+    except DAMAGED as error:
+        raise ValueError(
+            f"{printable(path)} is damaged, or no snapshot: {printable(error)}"
+        ) from error
+
+
+DAMAGED = (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError)
+"""What is raised on files that are not what they should be."""
+
+TEXT = 2**22
+"""Bytes that the description of a snapshot may have."""
+
+
+def _said(stored: npz.Stored | None) -> dict[str, Any]:
+    """What a snapshot says of itself, each part of the kind and in the range it must be.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    if stored is None:
+        raise ValueError("it has no array `json`, which says what it is of")
+    if stored.member.size > TEXT:
+        raise ValueError(f"its description has {stored.member.size:,} bytes")
+    said = json.loads(bytes(stored.read()))
+    if not isinstance(said, dict):
+        raise ValueError(f"its description is a {type(said).__name__}")
+    number = lambda v: type(v) in (int, float) and math.isfinite(v)
+    count = lambda v: type(v) is int and 0 <= v < 2**63
+    names = lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v)
+    for name, right, wanted in (
+        ("experiment", lambda v: isinstance(v, dict), "a table"),
+        ("dtype", lambda v: v in SNAPSHOT_DTYPES, f"one of {SNAPSHOT_DTYPES}"),
+        ("std", lambda v: number(v) and 0 < v < ema_profiles.WIDEST, "a relative width"),
+        ("step", count, "a number of steps"),
+        ("images", count, "a number of images"),
+        ("classes", names, "a list of names"),
+    ):
+        value = said.get(name, [] if name == "classes" else None)
+        if not right(value):
+            raise ValueError(f"its {name} is {str(value)[:80]}, not {wanted}")
+    return said
+
+
+def _read(name: str, stored: npz.Stored, dtype: str) -> np.ndarray:
+    """An array as float32.
+
+    Raises:
+        ValueError: another dtype than the snapshot says, damage, or nan or infinity in it.
+    """
+    written = "uint16" if dtype == "bfloat16" else dtype
+    if stored.dtype != np.dtype(written):
+        raise ValueError(f"{name} is {stored.dtype}, in a snapshot of {dtype}")
+    saved = stored.read()
+    wide = (saved.view(jnp.bfloat16) if dtype == "bfloat16" else saved).astype(np.float32)
+    if not np.isfinite(wide).all():
+        raise ValueError(f"{name} has nan or infinity in it")
+    return wide
+
+
+def entries(folder: PathLike) -> list[Entry]:
+    """The snapshots in a folder, by step and width; other files are passed over."""
+    named = (_entry(path) for path in place(folder).glob("*-*.npz"))
+    return sorted(e for e in named if e and 0 < e.std < ema_profiles.WIDEST)
+
+
+def _entry(path: Place) -> Entry | None:
+    step, _, std = path.stem.partition("-")
+    try:
+        return Entry(int(step), float(std), path)
+    except ValueError:
+        return None
+
+
+def find(
+    workdir: PathLike, std: float | None = None, step: int | None = None
+) -> Place | None:
+    """The newest average of a run, of this width and step where they are given.
+
+    Without a width, the newest step's only one, or that which the run samples with.
+
+    Raises:
+        ValueError: no width is given, and the newest step has several others.
+    """
+    workdir = place(workdir)
+    found = [*entries(workdir / TRACKED), *entries(workdir / POSTHOC)]
+    fit = [e for e in found if step in (None, e.step)]
+    if fit and std is None:
+        fit = [e for e in fit if e.step == max(fit).step]
+        if len(widths := sorted({e.std for e in fit})) > 1:
+            std = read(fit[0].path).experiment.sampling.std
+            if not any(same(w, std) for w in widths):
+                raise ValueError(
+                    f"step {fit[0].step} of {workdir} has no average of std {std:g}, which "
+                    f"the run samples with: say --std; there are {_listed(widths)}"
+                )
+    fit = [e for e in fit if std is None or same(e.std, std)]
+    return max(fit).path if fit else None
+
+
+def same(std: float, other: float) -> bool:
+    """Whether two widths are one, as far as the names of files tell them apart."""
+    return math.isclose(std, other, rel_tol=1e-5)
+
+
+def _listed(widths: Sequence[float]) -> str:
+    return ", ".join(f"{w:g}" for w in widths)
+
+
+def profile_errors(
+    folder: PathLike, targets: Sequence[float], step: int | None = None
+) -> list[float]:
+    """What `posthoc.profile_errors` says of the averages `reconstruct` would make.
+
+    Raises:
+        ValueError: no snapshots, or none of that step.
+    """
+    found = _until(folder, step)
+    times, stds = [e.step for e in found], [e.std for e in found]
+    return ema_profiles.profile_errors(times, stds, found[-1].step, targets).tolist()
+
+
+def _until(folder: PathLike, step: int | None) -> list[Entry]:
+    """The snapshots up to a step, by default the last."""
+    found = [e for e in entries(folder) if e.step > 0]
+    steps = sorted({e.step for e in found})
+    if not found:
+        raise ValueError(f"{folder} holds no snapshots: train with --config.snapshot_every")
+    if step is not None and step not in steps:
+        raise ValueError(f"no snapshot of step {step} in {folder}; there are {steps}")
+    return [e for e in found if step is None or e.step <= step]
+
+
+def reconstruct(
+    folder: PathLike,
+    targets: Sequence[float],
+    step: int | None = None,
+    *,
+    progress: bool = False,
+) -> list[Snapshot]:
+    """Averages of other widths, made of the snapshots in a folder [EDM2 alg. 3].
+
+    Reads each snapshot up to `step`, by default the last, once; memory holds one of them
+    and the results. Constants are the last snapshot's.
+
+    Raises:
+        ValueError: no snapshots, none of that step, they are not of one run, or one is
+            damaged.
+    """
+    found = _until(folder, step)
+    end, last = found[-1].step, read(found[-1].path)
+
+    def params() -> Iterator[Any]:
+        for entry in progress_bar(found, unit="snapshot", desc="averaging", show=progress):
+            snapshot = read(entry.path)
+            if lines := differences(last.experiment, snapshot.experiment):
+                raise ValueError(
+                    f"{entry.path} and {found[-1].path} are of different runs: {lines[0]}"
+                )
+            yield snapshot.variables["params"]
+
+    share = ema_profiles.coefficients(
+        [e.step for e in found], [e.std for e in found], end, targets
+    )
+    return [
+        Snapshot(
+            last.experiment,
+            {"params": sums, "constants": last.variables.get("constants", {})},
+            float(std),
+            end,
+            last.images,
+            last.classes,
+        )
+        for std, sums in zip(targets, ema_profiles.combine(params(), share), strict=True)
+    ]

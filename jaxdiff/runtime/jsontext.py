@@ -1,0 +1,103 @@
+"""JSON that others may have written, edited or damaged, read as what it must be.
+
+>>> row = loads('{"step": 5, "loss": -1}', "line 1")
+>>> fields(row, "line 1", step=Step)
+[5]
+>>> fields(row, "line 1", loss=Step)
+Traceback (most recent call last):
+    ...
+ValueError: line 1: loss must be a whole number from 0 to 1,000,000,000, got -1
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any
+
+from jaxdiff.types.ranges import Whole, check, shown
+
+DEEPEST = 100
+"""Levels of lists and objects inside each other."""
+LARGEST = 2**26
+"""Bytes of a document."""
+
+Step = Annotated[int, Whole(0, 10**9)]
+"""Steps of training."""
+
+
+def loads(text: str | bytes, where: str, kind: type = dict) -> Any:
+    """The value of a JSON text, an object unless `kind` says otherwise.
+
+    `where` names the text, as a file does, and begins every message.
+
+    Raises:
+        ValueError: it is no JSON, of another kind, has a name twice, or passes a bound.
+    """
+    if len(text) > LARGEST:
+        raise ValueError(f"{where} has {len(text):,} bytes of JSON, over {LARGEST:,}")
+    try:
+        value = json.loads(text, parse_int=_whole, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"{where} is nested more than {DEEPEST} deep") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not the JSON that it should be: {error}") from error
+    if _depth(value) > DEEPEST:
+        raise ValueError(f"{where} is nested more than {DEEPEST} deep")
+    if not isinstance(value, kind):
+        raise ValueError(f"{where} must hold {KINDS[kind]}, got {shown(value)}")
+    return value
+
+
+KINDS = {dict: "a JSON object", list: "a JSON list"}
+
+
+def fields(row: dict[str, Any], where: str, **hints: Any) -> list[Any]:
+    """The values of an object's fields, each as its annotation says (see `ranges`).
+
+    Raises:
+        ValueError: one is missing, or is something else.
+    """
+    for name, hint in hints.items():
+        if name not in row:
+            raise ValueError(f"{where} has no {name!r}")
+        check(f"{where}: {name}", row[name], hint)
+    return [row[name] for name in hints]
+
+
+def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one on each line, as metrics.jsonl.
+
+    Other lines are passed over: a kill may have cut one in two.
+    """
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield loads(line, "line")
+
+
+def _whole(text: str) -> int:
+    if len(text) > 300:  # more than a float can hold
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"it has {shown(twice)} twice")
+    return found
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects, counted without recursion."""
+    depth, level = 0, [value]
+    while level and depth <= DEEPEST:
+        level = [
+            part
+            for v in level
+            if isinstance(v, dict | list)
+            for part in (v.values() if isinstance(v, dict) else v)
+        ]
+        depth += 1
+    return depth

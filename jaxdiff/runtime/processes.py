@@ -1,0 +1,259 @@
+"""Several processes as one run: how they find each other, agree, and part.
+
+Every host runs the same command; `jax.distributed` makes all of their devices one system,
+in which each computation is everybody's. So whatever one process decides by itself (a file
+that it read, a signal that it got) has to be said to the others before they act on it:
+`told` and `all_agree`. In a single process all of this is nothing.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from jaxdiff.runtime import xla_flags
+
+HEARTBEAT = 20
+"""Seconds of silence after which a process counts as lost, and the others end."""
+
+AGAIN = 75
+"""Exit status that says: start the same command again (EX_TEMPFAIL of sysexits.h)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process of several: where process 0 listens, how many there are, which it is.
+
+    Without a coordinator, jax finds out by itself.
+    """
+
+    coordinator: str = ""
+    processes: int = 0
+    process: int = -1
+
+
+def place(
+    coordinator: str = "",
+    processes: int = 0,
+    process: int = -1,
+    environ: Mapping[str, str] = os.environ,
+) -> Place | None:
+    """This process' place among several; None if it is alone.
+
+    `coordinator` is "host:port" of process 0, `processes` their number, `process` this
+    one's, from 0. What is left out is looked up in $JAX_COORDINATOR_ADDRESS,
+    $JAX_NUM_PROCESSES and $JAX_PROCESS_ID, or $JOB_COMPLETION_INDEX of Kubernetes. TPU
+    pods, Slurm and Open MPI need none of them. One process is alone, whatever the
+    environment says.
+
+    >>> place("10.0.0.1:1234", 2, environ={"JAX_PROCESS_ID": "1"})
+    Place(coordinator='10.0.0.1:1234', processes=2, process=1)
+
+    Raises:
+        ValueError: some are given and others missing, or they fit together badly.
+    """
+    coordinator = coordinator or environ.get("JAX_COORDINATOR_ADDRESS", "")
+    processes = processes or _number(environ, "JAX_NUM_PROCESSES", 0)
+    if process == -1:
+        index = _number(environ, "JOB_COMPLETION_INDEX", -1)
+        process = _number(environ, "JAX_PROCESS_ID", index)
+    if processes == 1:
+        return None
+    if coordinator or processes:
+        _require_whole(coordinator, processes, process)
+        return Place(coordinator, processes, process)
+    return Place() if in_cluster(environ) else None
+
+
+def join(at: Place) -> bool:
+    """Makes this process one of several; whether there are others after all.
+
+    To be called before anything asks jax for its devices.
+
+    Raises:
+        RuntimeError: the others did not come.
+    """
+    where = f" at {at.coordinator}" if at.coordinator else ""
+    name = f"process {at.process} of {at.processes}: " if at.coordinator else ""
+    print(f"{name}waiting for the others{where}", file=sys.stderr, flush=True)
+    given = (at.coordinator, at.processes, at.process) if at.coordinator else ()
+    how = {"cluster_detection_method": "deactivate"} if given else {}
+    if given:
+        _reach(at)
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost yet
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT, **how)
+    except ValueError as error:
+        if on_tpu() and not given:
+            return False  # a single TPU machine names no coordinator, and needs none
+        raise ValueError(
+            f"this is one of several processes, but jax cannot find the others ({error}): "
+            "give --coordinator, --processes and --process; --processes=1 trains alone"
+        ) from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return several()
+
+
+def _reach(at: Place) -> None:
+    """Waits for process 0 to listen; there, sees that the port is free to.
+
+    Raises:
+        ValueError: it is not, or nobody listens after `PATIENCE` seconds.
+    """
+    host, _, port = at.coordinator.rpartition(":")
+    if at.process == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            raise ValueError(
+                f"process 0 cannot listen at port {port} ({error.strerror}): give all "
+                "processes another --coordinator=HOST:PORT, or end what listens there"
+            ) from error
+        return
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"nobody listens at {at.coordinator} after {PATIENCE} s "
+                    f"({error.strerror or error}): is process 0 started, and does the "
+                    "network let processes reach it?"
+                ) from error
+        time.sleep(0.2)
+
+
+PATIENCE = 300
+"""Seconds that processes wait for each other at the start."""
+
+
+def tells_of_a_loss(error: BaseException) -> bool:
+    """Whether an error of jax's says that another process, or the way to it, is lost."""
+    return re.search(LOST, str(error)) is not None
+
+
+LOST = r"Gloo|NCCL|heartbeat|[Bb]arrier|coordination|^(UNAVAILABLE|DEADLINE_EXCEEDED): "
+"""What such errors say, of collectives and of the coordination service."""
+
+
+def _require_whole(coordinator: str, processes: int, process: int) -> None:
+    """Refuses an incomplete description.
+
+    Raises:
+        ValueError: says what is missing or out of range.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not (coordinator and processes) or process == -1:
+        raise ValueError(
+            "several processes need --coordinator, --processes and --process, or "
+            "$JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID; got "
+            f"{coordinator or 'no coordinator'}, {processes or 'no'} processes, process "
+            f"{'none' if process == -1 else process}"
+        )
+    if not (host and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(
+            f"--coordinator is {coordinator!r}: give process 0's host and a free port of "
+            "it, as 10.0.0.1:1234"
+        )
+    if not 0 <= process < processes:
+        raise ValueError(
+            f"--process is {process} of {processes} processes: number them from 0 to "
+            f"{processes - 1}"
+        )
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """A variable's number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = environ.get(name, "")
+    if text and not text.isdigit():
+        raise ValueError(f"${name} is {text!r}, which is no number from 0 on")
+    return int(text or default)
+
+
+def in_cluster(environ: Mapping[str, str]) -> bool:
+    """Whether jax can find the other processes by itself.
+
+    True of a task of a Slurm step or of Open MPI that is not the only one, and on TPU
+    machines. A shell inside a Slurm allocation is none, as it is no step of several tasks.
+
+    >>> in_cluster({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"})
+    False
+    >>> in_cluster({"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2"})
+    True
+    """
+    tasks = [environ.get(k, "1") for k in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
+    if any(n != "1" for n in tasks):
+        return True
+    return on_tpu()
+
+
+def on_tpu() -> bool:
+    """Whether this is a machine with TPUs."""
+    return xla_flags.kind_of_machine() == "tpu"
+
+
+def several() -> bool:
+    """Whether there are other processes. Asks jax for its devices."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def told(value: Any) -> Any:
+    """What process 0 says, at every process: any value of JSON."""
+    if not several():
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    said = np.zeros(size, np.uint8)
+    if first():
+        said[:] = text
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(said)))
+
+
+def all_agree(yes: bool) -> bool:
+    """Whether every process says yes."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(yes))))
+
+
+def total(count: int) -> int:
+    """The sum of what all processes count."""
+    return int(np.sum(multihost_utils.process_allgather(np.array(count))))
+
+
+def on_host(tree: PyTree) -> PyTree[np.ndarray]:
+    """Arrays as NumPy arrays, whole on every process, one after the other."""
+
+    def fetched(a: jax.Array) -> np.ndarray:
+        if isinstance(a, jax.Array) and not a.is_fully_addressable:
+            return np.asarray(multihost_utils.process_allgather(a, tiled=True))
+        return jax.device_get(a)
+
+    return jax.tree.map(fetched, tree)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process at once, without waiting for the others at any barrier."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,56 @@
+"""Guidance: denoisers to denoiser, on x0.
+
+    guide(D, (D_1, w_1), ...)(x) = D(x) + sum_i w_i (D(x) - D_i(x))
+
+Every prediction is affine in x0, so this is the same as guiding eps, v, score or flow.
+D_i is a weaker denoiser: the same network without the label (classifier-free guidance
+[CFG], of scale 1 + w), a smaller or less trained one (autoguidance [AG]), or the same
+network without the noise level (noise awareness guidance [NAG]). `noise_aware` asks an
+estimator of the level instead.
+
+Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and so may be
+guided again. `rescaled`, `projected` and `zero_star` say how the differences are combined,
+and `first_channels` of which channels, so they take what `guide` returns.
+
+A weight may be a function of the level. An `Interval` [GI] switches guidance on for some
+steps of a sampler, and a step is guided in all its evaluations or in none; `PlusPlus`
+weighs a step by both its ends. Heun evaluates the level between two steps twice, once for
+each, so the level alone does not tell: `sample` says from where to where each step goes,
+`during(denoise, at, to, memory)`. A step without guidance does not call the guides.
+"""
+
+from jaxdiff.denoisers import during, initial
+from jaxdiff.sampling.guidance.channels import FirstChannels, first_channels
+from jaxdiff.sampling.guidance.guide import Guided, guide, projected, rescaled, zero_star
+from jaxdiff.sampling.guidance.noise_aware import LevelEstimator, NoiseAware, noise_aware
+from jaxdiff.sampling.guidance.rules import Projected, Rescaled, Rule, Sum, ZeroStar
+from jaxdiff.sampling.guidance.thresholding import Thresholded, thresholded
+from jaxdiff.sampling.guidance.weights import Interval, PlusPlus, Weight
+from jaxdiff.sampling.guidance.without import Without, without
+
+__all__ = [
+    "FirstChannels",
+    "Guided",
+    "Interval",
+    "LevelEstimator",
+    "NoiseAware",
+    "PlusPlus",
+    "Projected",
+    "Rescaled",
+    "Rule",
+    "Sum",
+    "Thresholded",
+    "Weight",
+    "Without",
+    "ZeroStar",
+    "during",
+    "first_channels",
+    "guide",
+    "initial",
+    "noise_aware",
+    "projected",
+    "rescaled",
+    "thresholded",
+    "without",
+    "zero_star",
+]

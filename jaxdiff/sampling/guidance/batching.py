@@ -1,0 +1,67 @@
+"""Several denoisers at one point, with one call for each network that is among them."""
+
+from dataclasses import fields
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdiff.sampling.guidance.without import UNSAID, Without
+from jaxdiff.types import Condition, Denoised, Denoiser, NoiseLevel, Real
+
+
+def evaluate(
+    denoisers: tuple[Denoiser, ...],
+    x: Float[Array, "B ..."],
+    at: NoiseLevel,
+    cond: Condition,
+) -> list[Denoised]:
+    """All denoisers at one point; those that differ in their condition alone in a batch."""
+    with jax.ensure_compile_time_eval():  # labels that are known stay so, to be checked
+        roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in denoisers), strict=True)
+    results: list[Denoised | None] = [None] * len(denoisers)
+    for root in {id(r): r for r in roots}.values():
+        members = [i for i, r in enumerate(roots) if r is root]
+        copies = len(members)
+        stacked = root(
+            _interleave([x] * copies),
+            NoiseLevel(_repeat(at.alpha, x, copies), _repeat(at.sigma, x, copies)),
+            _stack([conds[i] for i in members], x.shape[0]),
+        )
+        for k, i in enumerate(members):
+            results[i] = jax.tree.map(lambda a, k=k, n=copies: a[k::n], stacked)
+    return results
+
+
+def _root(denoise: Denoiser, cond: Condition, batch: int) -> tuple[Denoiser, Condition]:
+    """The network below any number of `without`, and the condition it sees."""
+    while isinstance(denoise, Without):
+        denoise, cond = denoise.denoise, denoise.blind(cond, batch)
+    return denoise, cond
+
+
+def _interleave(arrays: list[Array]) -> Array:
+    """Batches as one, image by image: an image's copies stay on its device."""
+    stacked = jnp.stack(arrays, axis=1)
+    return stacked.reshape(-1, *stacked.shape[2:])
+
+
+def _repeat(a: Real, x: Float[Array, "B ..."], times: int) -> Float[Array, "..."]:
+    """A level for the stacked batch: scalars broadcast, [B, 1, ...] repeats."""
+    a = jnp.asarray(a)
+    per_image = a.ndim == x.ndim and a.shape[0] == x.shape[0] and a.shape[0] > 1
+    return _interleave([a] * times) if per_image else a
+
+
+def _stack(conds: list[Condition], batch: int) -> Condition:
+    """Conditions as one batch; a field that only some give is filled for the others."""
+    stacked = {}
+    for f in fields(Condition):
+        values = [getattr(c, f.name) for c in conds]
+        given = next((v for v in values if v is not None), None)
+        if given is None:
+            continue
+        with jax.ensure_compile_time_eval():
+            unsaid = UNSAID[f.name](given, batch)
+            stacked[f.name] = _interleave([unsaid if v is None else v for v in values])
+    return Condition(**stacked)

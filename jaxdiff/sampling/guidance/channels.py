@@ -1,0 +1,49 @@
+"""Guidance of some channels alone, as DiT's and SiT's published samples were made."""
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.sampling.guidance.guide import Guided, _guided
+from jaxdiff.sampling.guidance.rules import Pairs, Rule, Sum
+from jaxdiff.types import Denoiser, NoiseLevel
+from jaxdiff.types.ranges import Width, checked
+
+
+@dataclass(frozen=True)
+@checked
+class FirstChannels:
+    """Another rule's guided D in the first `count` channels, and D itself in the others.
+
+    DiT's and SiT's published samples guide 3 of the 4 channels of a latent.
+    """
+
+    of: Rule = Sum()
+    count: Width = 3
+
+    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+        return self.of.init(x, weaker)
+
+    def __call__(
+        self,
+        x: Float[Array, "B ..."],
+        at: NoiseLevel,
+        x0: Float[Array, "B ..."],
+        pairs: Pairs,
+        memory: PyTree,
+    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        guided, memory = self.of(x, at, x0, pairs, memory)
+        guides = jnp.arange(x0.shape[-1]) < self.count
+        return jnp.where(guides, guided, x0), memory
+
+
+def first_channels(guided: Denoiser, count: int = 3) -> Guided:
+    """Guidance of the first `count` channels alone.
+
+    Raises:
+        TypeError: `guided` is not what `guide` returns.
+        ValueError: count below 1.
+    """
+    rule = _guided(guided, "first_channels").rule
+    return replace(guided, rule=FirstChannels(rule, count))

@@ -1,0 +1,175 @@
+"""Rules of guidance: how the differences D - D_i, weighed by w_i, are added to D.
+
+Sums over an image are over all axes but the first. With c_skip that of a prediction F,
+F is (D - c_skip x) / c_out, so what is linear in F, or its ratio, needs no c_out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.denoisers.parameterizations import X0, Flow
+from jaxdiff.types import NoiseLevel, Parameterization, Real
+from jaxdiff.types.ranges import Finite, Fraction, Limit, checked
+
+Pairs = Sequence[tuple[Float[Array, "B ..."], Real]]
+"""D_i [B, ...] and its weight, which broadcasts against it; 0 = not guided."""
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """(x, level, D, pairs, memory) -> guided D, memory; D itself if all weights are 0."""
+
+    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+        """The memory before the first step, for so many weaker denoisers."""
+        ...
+
+    def __call__(
+        self,
+        x: Float[Array, "B ..."],
+        at: NoiseLevel,
+        x0: Float[Array, "B ..."],
+        pairs: Pairs,
+        memory: PyTree,
+    ) -> tuple[Float[Array, "B ..."], PyTree]: ...
+
+
+@dataclass(frozen=True)
+@checked
+class Sum:
+    """D + sum_i w_i (D - D_i)."""
+
+    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+        return ()
+
+    def __call__(
+        self,
+        x: Float[Array, "B ..."],
+        at: NoiseLevel,
+        x0: Float[Array, "B ..."],
+        pairs: Pairs,
+        memory: PyTree,
+    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        guided = x0
+        for other, w in pairs:
+            guided = guided + w * (x0 - other)
+        return guided, memory
+
+
+@dataclass(frozen=True)
+@checked
+class Rescaled:
+    """Another rule's F, with part of its standard deviation taken back [ZTSNR sec. 3.4].
+
+    F' = phi (std(F) / std(F_guided)) F_guided + (1 - phi) F_guided, image by image, F the
+    prediction `on`: it is not linear, so guiding x0, eps or v are three rules. Where F is
+    constant over the image it is left alone.
+    """
+
+    of: Rule
+    phi: Fraction
+    on: Parameterization = X0()
+
+    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+        return self.of.init(x, weaker)
+
+    def __call__(
+        self,
+        x: Float[Array, "B ..."],
+        at: NoiseLevel,
+        x0: Float[Array, "B ..."],
+        pairs: Pairs,
+        memory: PyTree,
+    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        guided, memory = self.of(x, at, x0, pairs, memory)
+        skip = self.on(at).c_skip * x
+        f, f_guided = x0 - skip, guided - skip
+        variances = (_dot(g - _mean(g), g - _mean(g)) for g in (f, f_guided))
+        own, other = _together_positive(*variances)
+        ratio = jnp.sqrt(own / other)
+        return skip + (1 + self.phi * (ratio - 1)) * f_guided, memory
+
+
+@dataclass(frozen=True)
+@checked
+class Projected:
+    """Adaptive projected guidance [APG alg. 1], with a memory m_i of each difference.
+
+    m <- (D - D_i) + momentum m, once a step, is shortened to `limit` where it is longer,
+    split along D and across, and D + w (across + parallel along) is the guided D. Steps
+    that are not guided leave m as it is. The norm is over an image: it grows with the
+    root of its number of elements.
+    """
+
+    limit: Limit
+    momentum: Finite = -0.5
+    parallel: Finite = 0.0
+
+    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+        return (jnp.zeros_like(x),) * weaker
+
+    def __call__(
+        self,
+        x: Float[Array, "B ..."],
+        at: NoiseLevel,
+        x0: Float[Array, "B ..."],
+        pairs: Pairs,
+        memory: PyTree,
+    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        guided, kept = x0, []
+        for (other, w), m in zip(pairs, memory, strict=True):
+            m = jnp.where(w == 0, m, x0 - other + self.momentum * m)
+            (length2,) = _together_positive(_dot(m, m))
+            short = m * jnp.minimum(1, self.limit / jnp.sqrt(length2))
+            (norm2,) = _together_positive(_dot(x0, x0))
+            along = _dot(short, x0) / norm2 * x0
+            guided = guided + w * (short - (1 - self.parallel) * along)
+            kept.append(m)
+        return guided, tuple(kept)
+
+
+@dataclass(frozen=True)
+@checked
+class ZeroStar:
+    """Guidance by the weaker prediction's best multiple, CFG-Zero* [CFG-Zero].
+
+    F + sum_i w_i (F - s_i F_i), s_i = <F, F_i> / |F_i|^2 image by image, on the flow.
+    """
+
+    on: Parameterization = Flow()
+
+    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+        return ()
+
+    def __call__(
+        self,
+        x: Float[Array, "B ..."],
+        at: NoiseLevel,
+        x0: Float[Array, "B ..."],
+        pairs: Pairs,
+        memory: PyTree,
+    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        skip, guided = self.on(at).c_skip * x, x0
+        for other, w in pairs:
+            f, f_other = x0 - skip, other - skip
+            (norm2,) = _together_positive(_dot(f_other, f_other))
+            guided = guided + w * (f - _dot(f, f_other) / norm2 * f_other)
+        return guided, memory
+
+
+def _mean(a: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    return jnp.mean(a, axis=tuple(range(1, a.ndim)), keepdims=True)
+
+
+def _dot(a: Float[Array, "B ..."], b: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """<a, b> of each image, [B, 1, ...]."""
+    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
+
+
+def _together_positive(*squares: Float[Array, "B ..."]) -> list[Float[Array, "B ..."]]:
+    """Sums of squares, all 1 where one is 0: what they divide is 0 or not wanted there."""
+    positive = jnp.stack(squares).min(0) > 0
+    return [jnp.where(positive, square, 1) for square in squares]

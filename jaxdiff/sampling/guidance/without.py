@@ -1,0 +1,68 @@
+"""A denoiser that is not told all of its condition."""
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.denoisers import during, initial
+from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
+from jaxdiff.types.arguments import require_denoiser
+
+
+@dataclass(frozen=True)
+class Without:
+    """A denoiser with one field of its condition withheld; made by `without`.
+
+    A value rather than a closure, so that `guide` sees that it is the same network.
+    Without "noise" the network is not told c_noise; c_in, c_skip and c_out stay those of
+    the level, which is what makes the difference point from more noise to less [NAG].
+    """
+
+    denoise: Denoiser
+    field: str
+
+    def __call__(
+        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+    ) -> Denoised:
+        return self.denoise(x, at, self.blind(cond, x.shape[0]))
+
+    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+        return initial(self.denoise, x)
+
+    def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> "Without":
+        return replace(self, denoise=during(self.denoise, at, to, memory))
+
+    def blind(self, cond: Condition, batch: int) -> Condition:
+        """The condition with the field withheld from all images of the batch."""
+        withheld = WITHHELD[self.field](getattr(cond, self.field), batch)
+        return replace(cond, **{self.field: withheld})
+
+
+def _no_label(label: Array | None, batch: int) -> Array:
+    """-1 for classes, zeros for rows of weights."""
+    if label is not None and jnp.ndim(label) == 2:
+        return jnp.zeros_like(label)
+    return jnp.full((batch,), -1)
+
+
+WITHHELD = {
+    "label": _no_label,
+    "noise": lambda noise, batch: jnp.full((batch,), False),
+}
+"""For each field of a condition, what (its value, batch size) is when it is withheld."""
+
+UNSAID = WITHHELD | {"noise": lambda noise, batch: jnp.full((batch,), True)}
+"""Likewise, what None stands for: no label, but a noise level that is told."""
+
+
+def without(denoise: Denoiser, field: str) -> Without:
+    """The denoiser that is not told `field`: "label" or "noise".
+
+    Raises:
+        ValueError: there is no such field.
+    """
+    if field not in WITHHELD:
+        raise ValueError(f"a condition has no field {field!r}; it has {[*WITHHELD]}")
+    require_denoiser(denoise)
+    return Without(denoise, field)

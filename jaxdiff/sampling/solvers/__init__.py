@@ -1,0 +1,32 @@
+"""Solvers of dx = D d(alpha) + eps_hat d(sigma), each an (init, step) pair.
+
+`onestep` has the rules that remember nothing, `ancestral` and `sde` those of random steps,
+`singlestep` and `rungekutta` those that look ahead within a step, `exponential` and `adams`
+those that remember earlier evaluations, `adaptive` the one that chooses its own steps.
+"""
+
+from jaxdiff.sampling.solvers.adaptive import Adaptive
+from jaxdiff.sampling.solvers.ancestral import Ancestral
+from jaxdiff.sampling.solvers.deis_lms import DEIS, LMS
+from jaxdiff.sampling.solvers.dpm_solver import DPMSolverPP, UniPC
+from jaxdiff.sampling.solvers.euler_heun_ddim import DDIM, Euler, Heun
+from jaxdiff.sampling.solvers.midpoint import DPMSolverPP2S, Midpoint
+from jaxdiff.sampling.solvers.runge_kutta import RungeKutta
+from jaxdiff.sampling.solvers.sde import EulerMaruyama, StochasticHeun
+
+__all__ = [
+    "DDIM",
+    "DEIS",
+    "LMS",
+    "Adaptive",
+    "Ancestral",
+    "DPMSolverPP",
+    "DPMSolverPP2S",
+    "Euler",
+    "EulerMaruyama",
+    "Heun",
+    "Midpoint",
+    "RungeKutta",
+    "StochasticHeun",
+    "UniPC",
+]

@@ -1,0 +1,203 @@
+"""How large activations, weights and updates are in training, by layer [EDM2 fig. 3].
+
+The magnitude of an array is its root mean square. `probe` measures, at one step,
+
+    activations   of each block's output, on the step's batch, at training's noise levels,
+    weights       of each weight tensor, as the next step finds it,
+    updates       |w_after - w_before| / |w_before| of each weight tensor.
+
+In config G of EDM2 all three keep still; in the networks before it they drift.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.config import Experiment
+from jaxdiff.data import encoder_of
+from jaxdiff.runs.state import TrainState, labelled
+from jaxdiff.schedules import corrupt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Magnitudes = dict[str, dict[str, Float[Array, ""]]]
+"""{"activations": by block, "weights": by tensor, "updates": by tensor}."""
+
+
+def probe(experiment: Experiment) -> Callable[[PyTree, TrainState, PyTree], Magnitudes]:
+    """The compiled measurement: (parameters before a step, state after it, its batch)."""
+
+    @jax.jit
+    def measure(before: PyTree, state: TrainState, batch: PyTree) -> Magnitudes:
+        return {
+            "activations": activations(experiment, before, state, batch),
+            "weights": _by_name(jax.tree.map(rms, state.params)),
+            "updates": _by_name(jax.tree.map(_relative, before, state.params)),
+        }
+
+    return measure
+
+
+def activations(
+    experiment: Experiment, params: PyTree, state: TrainState, batch: PyTree
+) -> dict[str, Float[Array, ""]]:
+    """Magnitude of the output of every block of the encoder and the decoder."""
+    e = experiment
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+    t_key, noise_key, data_key = keys
+    x0 = encoder_of(e.data).encode(data_key, batch["image"])
+    per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
+    t, _ = e.times.draw(state.times, t_key, per_image, e.schedule)
+    noised = corrupt(noise_key, x0, t, e.schedule)
+    scale = e.parameterization(noised.at)
+    _, seen = e.network.apply(
+        {"params": params, "constants": state.constants},
+        scale.c_in * noised.x,
+        scale.c_noise,
+        labelled(e, batch["label"]),
+        train=False,
+        capture_intermediates=_is_block,
+        mutable=["intermediates"],
+    )
+    flat = traverse_util.flatten_dict(seen["intermediates"])
+    return {"/".join(path[:-1]): rms(output) for path, (output,) in flat.items()}
+
+
+def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Root mean square, in float32."""
+    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.float32))))
+
+
+Rows = Sequence[Mapping[str, Any]]
+"""A run's magnitudes.jsonl: {"step", "activations", "weights", "updates"} each."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far one kind of magnitude moved over a run, its layers' values v(step, layer)."""
+
+    first: float
+    """Geometric mean over layers at the first row."""
+    last: float
+    """The same at the last row."""
+    span: float
+    """Largest over smallest of these means, over rows: 1 = it kept still."""
+    smallest: float
+    """min v, over all layers and rows."""
+    largest: float
+    """max v, over all layers and rows."""
+    growth: float
+    """The largest of any layer, v(last) / v(first)."""
+    layer: str
+    """The layer that grew so."""
+
+    @property
+    def ratio(self) -> float:
+        """last / first, which a way back makes 1 as well."""
+        return self.last / self.first
+
+
+def drift(rows: Rows, kind: str) -> Drift:
+    """How far "activations", "weights" or "updates" moved from the first row to the last.
+
+    Raises:
+        ValueError: they are all 0, as the updates of a run's first step are, or the rows
+            are of different layers.
+
+    >>> rows = [{"weights": {"a": 1.0, "b": 4.0}}, {"weights": {"a": 3.0, "b": 3.0}}]
+    >>> round(drift(rows, "weights").ratio, 9), drift(rows, "weights").layer
+    (1.5, 'a')
+    """
+    used, layers = _moving(rows, kind)
+    mean, every = _geometric_mean(layers), [v for row in used for v in row[kind].values()]
+    growth = {layer: float(v[-1] / v[0]) for layer, v in layers.items()}
+    most = max(growth, key=growth.__getitem__)
+    moved = float(mean[0]), float(mean[-1]), float(mean.max() / mean.min())
+    return Drift(*moved, min(every), max(every), growth[most], most)
+
+
+def _moving(rows: Rows, kind: str) -> tuple[Rows, dict[str, np.ndarray]]:
+    """Rows where anything is not 0, and layers that are not 0 in any of these.
+
+    The first step's updates are 0, by its learning rate, and some layers start at 0.
+    """
+    rows = [row for row in rows if any(row[kind].values())]
+    names = rows[0][kind] if rows else {}
+    for row in rows:
+        if others := row[kind].keys() ^ names.keys():
+            raise ValueError(
+                f"{kind} are of other layers in some rows ({', '.join(sorted(others))} are "
+                "not in all): give the rows of one run"
+            )
+    values = {name: np.array([row[kind][name] for row in rows]) for name in names}
+    layers = {k: v for k, v in values.items() if v.min() > 0}
+    if not layers:
+        raise ValueError(
+            f"all {kind} are 0: log more steps, with --config.magnitudes_every"
+        )
+    return rows, layers
+
+
+def _geometric_mean(layers: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.exp(np.mean(np.log([*layers.values()]), axis=0))
+
+
+def plot(runs: Mapping[str, Rows]) -> "Figure":
+    """Activations, weights and updates of runs over steps, a row of panels a run.
+
+    A run is the rows of its magnitudes.jsonl. Thin lines are layers, the encoder's blue
+    and the decoder's orange; the thick line is their geometric mean.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.1 * len(runs)), dpi=66, layout="constrained")
+    panels = figure.subplots(len(runs), len(KINDS), squeeze=False, sharey="col")
+    for (name, rows), line in zip(runs.items(), panels, strict=True):
+        for axes, (kind, title) in zip(line, KINDS.items(), strict=True):
+            used, layers = _moving(rows, kind)
+            steps = [row["step"] for row in used]
+            for layer, values in layers.items():
+                axes.plot(steps, values, color=_colour(layer), lw=0.7, alpha=0.55)
+            axes.plot(steps, _geometric_mean(layers), color="k", lw=1.8)
+            axes.set(yscale="log", xlabel="step", title=f"{name}: {title}")
+            axes.grid(color="#E6E6E6", lw=0.7)
+            axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+KINDS = {
+    "activations": "activations   [rms of a block's output]",
+    "weights": "weights   [rms of a tensor]",
+    "updates": "relative update of a step",
+}
+
+
+def _colour(layer: str) -> str:
+    parts = {"enc": "#0072B2", "dec": "#E69F00"}
+    return parts.get(layer.split("/")[0], "#999999")
+
+
+def _is_block(module: nn.Module, method: str) -> bool:
+    return method == "__call__" and len(module.path) == 2 and module.path[0] in PARTS
+
+
+PARTS = ("enc", "dec")
+"""The modules whose children are a network's blocks."""
+
+
+def _relative(before: Float[Array, "..."], after: Float[Array, "..."]) -> Array:
+    return rms(after - before) / jnp.maximum(rms(before), 1e-12)
+
+
+def _by_name(tree: PyTree) -> dict[str, Array]:
+    """Weights alone, gains left out, by path."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {k: v for k, v in flat.items() if k.endswith(("weight", "kernel"))}

@@ -1,0 +1,133 @@
+"""What a training step needs of a device, from shapes alone: nothing is allocated.
+
+What the state holds follows from its shapes and how it lies on the mesh; what is `kept` is
+what the traced program hands from the forward pass to the gradient, whatever the compiler;
+the rest is the compiler's plan for these devices; another accelerator's plans otherwise.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from jaxdiff import optim
+from jaxdiff.config import Experiment
+from jaxdiff.data import encoder_of
+from jaxdiff.runs.state import init_state, labelled
+from jaxdiff.runtime import sharding
+from jaxdiff.train import compiled_step, training
+
+Line = tuple[str, float, str]
+"""A name, bytes on one device (FLOPs in the last line), and what is meant."""
+
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
+)  # fmt: skip
+"""HLO's operations between devices."""
+
+
+def footprint(experiment: Experiment, mesh: Mesh) -> Iterator[Line]:
+    """The lines of the report, each as soon as it is known: compiling comes last."""
+    shapes = jax.eval_shape(lambda: init_state(experiment))
+    state = placed(shapes, sharding.shared(shapes, mesh))
+    batch = abstract_batch(experiment, mesh)
+    averages = optim.averages(state.opt_state)
+    images = experiment.batch_size // mesh.size
+    yield "parameters", held(state.params), f"{count(state.params):,} in all"
+    yield "averages", held(averages), f"{len(averages)} of the parameters"
+    yield "Adam", held(state.opt_state) - held(averages), "two moments"
+    yield "batch", held(batch), f"{images} of {experiment.batch_size} images"
+    part = max(1, images // experiment.accumulation)
+    yield "kept", kept(experiment, part), f"for the gradient of {part} images, as traced"
+    compiled = compiled_step(experiment, mesh).lower(state, batch).compile()
+    plan, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    new = plan.output_size_in_bytes - plan.alias_size_in_bytes
+    total = plan.argument_size_in_bytes + plan.temp_size_in_bytes + new
+    yield "arguments", plan.argument_size_in_bytes, "state and batch, by the plan"
+    yield "temporary", plan.temp_size_in_bytes, "gradients and activations, by the plan"
+    yield "total", total, "the state is donated, so it counts once"
+    yield "collectives", moved(compiled.as_text()), "what they give out in a step"
+    yield "FLOPs", cost.get("flops", math.nan), "of a step, on one device"
+
+
+def abstract_batch(experiment: Experiment, mesh: Mesh) -> PyTree:
+    """The shapes of a batch, split over the devices."""
+    size = experiment.batch_size
+    stored = encoder_of(experiment.data).stored((size, *experiment.data.shape))
+    batch = {"image": stored, "label": jax.ShapeDtypeStruct((size,), "int32")}
+    return placed(batch, jax.tree.map(lambda _: sharding.split(mesh), batch))
+
+
+def placed(shapes: PyTree, places: PyTree) -> PyTree:
+    """Shapes that say where they lie."""
+    one = lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
+    return jax.tree.map(one, shapes, places)
+
+
+def held(shapes: PyTree) -> int:
+    """Bytes of a tree of shapes on one device."""
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize
+        for a in jax.tree.leaves(shapes)
+    )
+
+
+def count(shapes: PyTree) -> int:
+    """Numbers in a tree of shapes."""
+    return sum(math.prod(a.shape) for a in jax.tree.leaves(shapes))
+
+
+def kept(experiment: Experiment, size: int) -> int:
+    """Bytes that a batch's forward pass keeps for the gradient, as traced.
+
+    Parameters count where the gradient reads them. A compiler may keep less, or more: the
+    CPU's finds what `network.remat` computes twice, and keeps it after all.
+    """
+    e, zero = experiment, jnp.zeros(())
+    x = jnp.zeros((size, *e.data.shape))
+    cond = labelled(e, jnp.zeros(size, jnp.int32))
+
+    def backward() -> PyTree:
+        variables = e.network.init(jax.random.key(0), x, zero, cond)
+        apply = training(e, jax.random.key(0))
+        given = lambda params: {**variables, "params": params}
+        return jax.vjp(
+            lambda params: apply(given(params), x, zero, cond).raw, variables["params"]
+        )[1]
+
+    leaves = jax.tree.leaves(jax.eval_shape(backward))
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
+
+
+def moved(program: str) -> int:
+    """Bytes that the collectives of a compiled program give out on one device.
+
+    >>> moved("  %x = f32[4,8]{1,0} all-gather(%p), dimensions={0}")
+    128
+    """
+    total = 0
+    for line in program.splitlines():
+        found = re.search(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
+        for kind, shape in re.findall(
+            r"([a-z]+\d+)\[([\d,]*)\]", found[1] if found else ""
+        ):
+            bits = int(re.sub(r"\D", "", kind)[:2])
+            total += math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
+    return total
+
+
+def table(experiment: Experiment, mesh: Mesh) -> Iterator[str]:
+    """The report, line by line."""
+    device = mesh.devices.flat[0]
+    shape = " x ".join(f"{mesh.shape[axis]} {axis}" for axis in mesh.axis_names)
+    virtual = ", virtual: the plan is a CPU's" if device.platform == "cpu" else ""
+    yield f"{mesh.size} x {device.device_kind} ({shape}){virtual}; on one of them:"
+    for name, size, note in footprint(experiment, mesh):
+        amount = (
+            f"{size / 1e9:10,.1f} G  " if name == "FLOPs" else f"{size / 2**20:10,.1f} MiB"
+        )
+        yield f"{name:12} {amount}   {note}"

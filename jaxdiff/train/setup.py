@@ -1,0 +1,176 @@
+"""How a run begins, or goes on: its first state, and what it must agree with."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxdiff import data
+from jaxdiff.analysis import curves
+from jaxdiff.config import (
+    PLACES,
+    Experiment,
+    changes,
+    differences,
+    from_dict,
+    parts,
+    to_dict,
+)
+from jaxdiff.data import Dataset, statistics
+from jaxdiff.objectives import losses
+from jaxdiff.objectives.weightings import require_finite_mean, warn_of_vanishing_weight
+from jaxdiff.runs import checkpoint
+from jaxdiff.runs.state import TrainState, init_state
+from jaxdiff.runtime import processes, sharding
+from jaxdiff.runtime.files import Place
+from jaxdiff.train import finetuning
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The state that a run begins or goes on with, and what is said of it."""
+
+    state: TrainState
+    images: int
+    """Seen so far."""
+    lines: list[str]
+    """What another run's network was used for, or which fields are changed from here on."""
+
+
+def first_or_last(
+    saved: checkpoint.Checkpoints,
+    mesh: Mesh,
+    workdir: Place,
+    experiment: Experiment,
+    dataset: Dataset,
+) -> Start:
+    """The newest saved state of a run, or the state before its first step.
+
+    Raises:
+        ValueError: the folder is another experiment's, or was trained on other data, or
+            `init_from` does not fit.
+    """
+    if not saved.steps():
+        fitted = loaded(experiment)
+        state = begun(experiment, mesh, fitted)
+        return Start(state, 0, fitted.lines if fitted else [])
+    state, record = saved.restore(mesh)
+    before, step = record.experiment, int(state.step)
+    require_same(workdir, before, experiment)
+    require_same_data(workdir, record.data, data.identity(dataset))
+    changed = [f"from step {step} on: {line}" for line in changes(before, experiment)]
+    return Start(state, record.images(step), changed)
+
+
+def loaded(experiment: Experiment) -> finetuning.Fitted | None:
+    """The averages of `init_from` as far as they fit; None if it names nothing.
+
+    Raises:
+        ValueError: that run's network means something else, or is of another size.
+    """
+    if not experiment.init_from:
+        return None
+    run = checkpoint.restore(experiment.init_from)
+    fitted = finetuning.fitted(run.variables, run.experiment, experiment)
+    what = f"init_from: {experiment.init_from}, step {run.step}"
+    return dataclasses.replace(fitted, lines=[what, *fitted.lines])
+
+
+def begun(
+    experiment: Experiment, mesh: Mesh, fitted: finetuning.Fitted | None = None
+) -> TrainState:
+    """The state before the first step; from what fitted of another run's averages.
+
+    By default, from `init_from`'s averages if one is named, as `loaded` finds them.
+
+    Raises:
+        ValueError: as `loaded`.
+    """
+    given = None
+    if fitted := fitted or loaded(experiment):
+        given = jax.device_put(fitted.variables, sharding.replicated(mesh))
+    state = jax.eval_shape(lambda: init_state(experiment))
+    place = sharding.shared(state, mesh)
+    return jax.jit(init_state, static_argnums=0, out_shardings=place)(experiment, given)
+
+
+def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
+    """Refuses to go on with a run as if it were another.
+
+    Raises:
+        ValueError: it is another; the message says in what, and what can be done.
+    """
+    if lines := differences(before, now):
+        raise ValueError(
+            f"{workdir} holds another experiment ({'; '.join(lines)}): set these back to "
+            f"go on with it, or choose another --workdir for a new run, which may start "
+            f"from this one's network with --config.init_from={workdir}"
+        )
+
+
+def require_same_data(
+    workdir: Place, before: Mapping[str, Any] | None, now: Mapping[str, Any]
+) -> None:
+    """Refuses other data than those that a run began with; they may lie elsewhere.
+
+    Runs that did not keep what their data were go on.
+
+    Raises:
+        ValueError: what differs, and what can be done.
+    """
+    if before and (line := data.differences(before, now)):
+        raise ValueError(
+            f"{workdir} was trained on other data ({line}): give it those, wherever they "
+            "lie now, or choose another --workdir for a new run, which may start from this "
+            f"one's network with --config.init_from={workdir}"
+        )
+
+
+def data_statistics(
+    experiment: Experiment, workdir: Place, dataset: Dataset
+) -> statistics.Statistics | None:
+    """What is known of the data, kept in the run's folder too; few data are measured.
+
+    launch/measure_data.py measures many.
+    """
+    few = len(dataset) <= MEASURED
+    look = statistics.measured if few else statistics.stored
+    found = look(experiment.data, dataset)
+    if found and processes.first():
+        statistics.save(workdir / "statistics.json", found)
+    return found
+
+
+MEASURED = 10_000
+"""Images that are measured when training starts, which takes a second or so."""
+
+
+def require_alike(experiment: Experiment) -> None:
+    """Refuses processes that were given different experiments.
+
+    Raises:
+        ValueError: this one's is not process 0's.
+    """
+    known = differences(from_dict(processes.told(to_dict(experiment))), experiment, PLACES)
+    if known:
+        raise ValueError(
+            f"process {jax.process_index()} was given another experiment than process 0 "
+            f"({'; '.join(known)}): give all hosts the same command"
+        )
+
+
+def require_finite_objective(experiment: Experiment) -> None:
+    """Refuses a weighting whose mean over the law of t diverges; warns of a vanishing one.
+
+    Raises:
+        ValueError: which, and what to use.
+    """
+    e = experiment
+    for term in parts(e.loss, losses.WeightedError):
+        require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
+    learned = parts(e.loss, losses.Uncertain)  # which balances levels by itself
+    if (weightings := curves.weightings(e.loss)) and not any(learned):
+        warn_of_vanishing_weight(weightings, e.parameterization, e.schedule)

@@ -1,0 +1,321 @@
+"""The nouns of jaxdiff: what passes between its modules. Read this first.
+
+Everything rests on one equation, the forward process,
+
+    x = alpha * x0 + sigma * eps,        x0 = data,  eps ~ N(0, I),
+
+with t in [0, 1], t = 0 data and t = 1 noise. What a module has to know of the noise is
+one value, `NoiseLevel(alpha, sigma)`; what a network knows of the data is one function,
+the denoiser `D(x; alpha, sigma) = E[x0 | x]`. The rest follows from
+
+* one law: along any path the probability-flow ODE is dx = D d(alpha) + eps_hat d(sigma),
+  with eps_hat = (x - alpha D) / sigma, so no derivative of a schedule is needed;
+* one symmetry: D(k x; k alpha, k sigma) = D(x; alpha, sigma), so a network trained on one
+  path samples on another;
+* one canonical output: D has no pole at alpha = 0, where sampling starts, and sampling
+  never evaluates it at sigma = 0, where it ends.
+
+Glossary
+    x0, eps, x        clean data, unit normal noise, their mixture; images: NHWC in [-1, 1]
+    alpha, sigma      the level's coefficients; snr = (alpha / sigma)^2, logsnr = ln(snr)
+    t                 position on a schedule, 0 = data, 1 = noise
+    at, to            the noise level where a solver's step starts and where it ends
+    cond              what a network is told besides x and the level: `Condition`
+    v                 alpha eps - sigma x0 (Salimans and Ho);  flow: eps - x0
+    sigma_data        standard deviation of the data, in the data's own units
+    std               relative width of a power-function EMA, sigma_rel in [EDM2]
+
+References (the keys that docstrings use)
+    [DDPM]     Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models. 2006.11239
+    [DDIM]     Song, Meng, Ermon: Denoising Diffusion Implicit Models. 2010.02502
+    [IDDPM]    Nichol, Dhariwal: Improved DDPM. 2102.09672
+    [ADM]      Dhariwal, Nichol: Diffusion Models Beat GANs. 2105.05233
+    [DiT]      Peebles, Xie: Scalable Diffusion Models with Transformers. 2212.09748
+    [DPM++]    Lu et al.: DPM-Solver++, Fast Solver for Guided Sampling. 2211.01095
+    [DEIS]     Zhang, Chen: Fast Sampling with Exponential Integrators. 2204.13902
+    [UniPC]    Zhao et al.: UniPC, a Unified Predictor-Corrector Framework. 2302.04867
+    [AYS]      Sabour et al.: Align Your Steps. 2404.14507
+    [PD]       Salimans, Ho: Progressive Distillation for Fast Sampling. 2202.00512
+    [EDM]      Karras et al.: Elucidating the Design Space of Diffusion Models. 2206.00364
+    [CFG]      Ho, Salimans: Classifier-Free Diffusion Guidance. 2207.12598
+    [MinSNR]   Hang et al.: Efficient Diffusion Training via Min-SNR Weighting. 2303.09556
+    [ZTSNR]    Lin et al.: Common Diffusion Noise Schedules ... are Flawed. 2305.08891
+    [P2]       Choi et al.: Perception Prioritized Training. 2204.00227
+    [VDM]      Kingma et al.: Variational Diffusion Models. 2107.00630
+    [KG]       Kingma, Gao: Understanding Diffusion Objectives as the ELBO. 2303.00848
+    [Chen]     Chen: On the Importance of Noise Scheduling. 2301.10972
+    [SimpleDiffusion]  Hoogeboom et al.: Simple diffusion. 2301.11093
+    [HDiT]     Crowson et al.: Hourglass Diffusion Transformers. 2401.11605
+    [LDM]      Rombach et al.: Latent Diffusion Models. 2112.10752
+    [DiffusionLM]  Li et al.: Diffusion-LM. 2205.14217
+    [GeoDiff]  Xu et al.: GeoDiff. 2203.02923
+    [Laplace]  Hang et al.: Improved Noise Schedule for Diffusion Training. 2407.03297
+    [sCM]      Lu, Song: Continuous-time Consistency Models. 2410.11081
+    [SiT]      Ma et al.: Scalable Interpolant Transformers. 2401.08740
+    [RF]       Liu, Gong, Liu: Flow Straight and Fast (rectified flow). 2209.03003
+    [Debias]   Yu et al.: Unmasking Bias in Diffusion Model Training. 2310.08442
+    [EDM2]     Karras et al.: Analyzing and Improving the Training Dynamics. 2312.02696
+    [SD3]      Esser et al.: Scaling Rectified Flow Transformers. 2403.03206
+    [APG]      Sadat et al.: Eliminating Oversaturation ... (APG). 2410.02416
+    [CFG++]    Chung et al.: CFG++, Manifold-constrained CFG. 2406.08070
+    [CFG-Zero] Fan et al.: CFG-Zero*, Improved CFG for Flow Matching. 2503.18886
+    [Imagen]   Saharia et al.: Photorealistic Text-to-Image Diffusion. 2205.11487
+    [AG]       Karras et al.: Guiding ... with a Bad Version of Itself. 2406.02507
+    [GI]       Kynkäänniemi et al.: Applying Guidance in a Limited Interval. 2404.07724
+    [NAG]      Zhong et al.: Mitigating the Noise Shift ... (NAG). 2510.12497
+    [FID]      Heusel et al.: GANs Trained by a Two Time-Scale Update Rule. 1706.08500
+    [IS]       Salimans et al.: Improved Techniques for Training GANs. 1606.03498
+    [KID]      Binkowski et al.: Demystifying MMD GANs. 1801.01401
+    [CMMD]     Jayasumana et al.: Rethinking FID. 2401.09603
+    [IPR]      Kynkäänniemi et al.: Improved Precision and Recall Metric. 1904.06991
+    [PRDC]     Naeem et al.: Reliable Fidelity and Diversity Metrics. 2002.09797
+    [CleanFID] Parmar, Zhang, Zhu: On Aliased Resizing. 2104.11222
+    [DINOv2]   Oquab et al.: Learning Robust Visual Features. 2304.07193
+    [EfficientNet]  Tan, Le: EfficientNet. 1905.11946
+    [Keys]     Keys: Cubic Convolution Interpolation. IEEE TASSP 29, 1981
+    [Chan et al.]   Chan, Golub, LeVeque: Updating Formulae for Variances. 1979
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from jaxdiff.types import reprs
+
+T = TypeVar("T")
+
+Leaf = Any
+"""An array of the shape its comment states. The fields of pytrees carry no checked type,
+since jax puts tracers, shape specs, shardings and axis numbers in their place."""
+
+Real = float | Float[Array, "..."] | Float[np.ndarray, "..."]
+"""Real numbers of any shape, from anywhere."""
+
+Time = Real
+"""Positions on a schedule, 0 = data, 1 = noise; any shape, [B, 1, 1, 1] in training."""
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: type[T]) -> type[T]:
+    """Makes a class a frozen dataclass whose fields are the children of a jax pytree."""
+    if "__repr__" not in vars(cls):
+        cls.__repr__ = reprs.fields
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree
+class NoiseLevel:
+    """How much data and how much noise: x = alpha x0 + sigma eps.
+
+    Both fields have one shape, which broadcasts against x: () in sampling, [B, 1, 1, 1]
+    in training, [N + 1] for a grid. They are not negative and not both zero.
+
+    >>> float(NoiseLevel(alpha=0.5, sigma=0.25).snr)
+    4.0
+    """
+
+    alpha: Leaf
+    sigma: Leaf
+
+    @property
+    def snr(self) -> Leaf:
+        """Signal-to-noise ratio (alpha / sigma)^2, a ratio of powers; inf on clean data."""
+        return jnp.square(jnp.divide(self.alpha, self.sigma))
+
+    @property
+    def logsnr(self) -> Leaf:
+        """ln(snr), in nats: +inf on clean data, -inf on pure noise."""
+        return 2 * (jnp.log(self.alpha) - jnp.log(self.sigma))
+
+    def __getitem__(self, index: Any) -> "NoiseLevel":
+        """The same indexing of both fields: `levels[0]` is a grid's first level."""
+        return NoiseLevel(self.alpha[index], self.sigma[index])
+
+
+@pytree
+class Condition:
+    """What a network may be told besides x and the level; None tells nothing special.
+
+    Every field can be withheld from single images, which is what guidance needs.
+    """
+
+    label: Leaf | None = None
+    """[B] int32, the class, -1 = withheld; or [B, classes] weights, 0 = withheld. None on
+    networks without classes."""
+    noise: Leaf | None = None
+    """[B] bool, whether the network is told the noise level; None = always."""
+
+
+UNCONDITIONAL = Condition()
+"""Nothing said."""
+
+
+@pytree
+class Output:
+    """What a network returns; it knows no noise level beyond the c_noise it was given."""
+
+    raw: Leaf
+    """[B, H, W, C] float32, the prediction in the parameterization's own units."""
+    variance: Leaf | None = None
+    """[B, H, W, C], v, not bounded: ln variance = f ln large + (1 - f) ln small with
+    f = (v + 1) / 2, between the posterior's bounds [IDDPM eq. 15]."""
+    uncertainty: Leaf | None = None
+    """[B], learned log-variance u of the error at this level [EDM2 sec. 2.1]."""
+    level: Leaf | None = None
+    """[B, 2], mean and log-variance of ln(sigma / alpha), as an estimator sees it in x."""
+    features: Leaf | None = None
+    """[B, H, W, F], what the last layer read, for heads on top."""
+
+
+@pytree
+class Denoised:
+    """What a denoiser returns: the expected data, and its network's other heads."""
+
+    x0: Leaf
+    """[B, H, W, C] float32, D(x; alpha, sigma), an estimate of E[x0 | x]."""
+    variance: Leaf | None = None
+    uncertainty: Leaf | None = None
+    level: Leaf | None = None
+    memory: PyTree = ()
+    """What guidance remembers for the next step, such as a momentum [B, H, W, C]."""
+
+
+@pytree
+class Noised:
+    """One draw of the forward process, with all that went into it."""
+
+    x0: Leaf
+    eps: Leaf
+    x: Leaf
+    t: Leaf
+    """[B, 1, 1, 1], the times drawn."""
+    at: NoiseLevel
+
+
+@pytree
+class Scaling:
+    """D(x) = c_skip x + c_out F(c_in x; c_noise), all shaped as the level [EDM eq. 7]."""
+
+    c_skip: Leaf
+    c_out: Leaf
+    c_in: Leaf
+    c_noise: Leaf
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A path from data to noise: t -> NoiseLevel. A frozen, hashable value."""
+
+    @property
+    def reaches_pure_noise(self) -> bool:
+        """Whether alpha = 0 at t = 1, where eps and score say nothing about x0."""
+        ...
+
+    def __call__(self, t: Time) -> NoiseLevel: ...
+
+    def time(self, logsnr: Real) -> Time:
+        """The t at which the path has this logsnr (nats).
+
+        Beyond the path's ends it is the end, unless the path can go on (`LogSigma`).
+        """
+        ...
+
+
+@runtime_checkable
+class Times(Protocol):
+    """How training draws t. What it remembers lives in the train state."""
+
+    def init(self) -> PyTree:
+        """The memory before the first draw; () for a law without one."""
+        ...
+
+    def draw(
+        self,
+        memory: PyTree,
+        key: PRNGKeyArray,
+        shape: tuple[int, ...],
+        schedule: Schedule,
+    ) -> tuple[Time, Float[Array, "..."]]:
+        """Times of the given shape, and the importance weight 1 / (p(t)) of each."""
+        ...
+
+    def update(self, memory: PyTree, t: Time, loss: Float[Array, " B"]) -> PyTree:
+        """The memory after these losses [B] were seen at these times."""
+        ...
+
+
+@runtime_checkable
+class Parameterization(Protocol):
+    """What the network's output means: NoiseLevel -> Scaling. A frozen, hashable value."""
+
+    @property
+    def has_pole_at_pure_noise(self) -> bool:
+        """Whether c_out is infinite at alpha = 0, so that training there is refused."""
+        ...
+
+    def __call__(self, at: NoiseLevel) -> Scaling: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """(x [B, ...], level that broadcasts against x, condition) -> Denoised."""
+
+    def __call__(
+        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
+    ) -> Denoised: ...
+
+
+@runtime_checkable
+class Weighting(Protocol):
+    """A weight on the squared x0 error, as a function of the level, shaped as it."""
+
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]: ...
+
+
+@runtime_checkable
+class LossTerm(Protocol):
+    """(Denoised, Noised) -> [B], a mean over the elements of each image."""
+
+    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]: ...
+
+
+@runtime_checkable
+class Grid(Protocol):
+    """(schedule, number of steps N) -> N + 1 levels, from most noise to least."""
+
+    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel: ...
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A rule that follows dx = D d(alpha) + eps_hat d(sigma) down a grid of levels.
+
+    `init` reads the whole grid and returns what the solver remembers from step to step,
+    and one row of numbers for each of the N steps (a pytree with leading axis N). `step`
+    makes one step. It gets the denoiser, so that it may evaluate it where it likes, and
+    its noise, `noise(k)` the step's k-th unit normal draw, so that each image can have its
+    own and a test can choose it. It returns x, its memory and its first evaluation, the
+    look ahead at x0. `evaluations` says how often a step calls the denoiser.
+    """
+
+    def evaluations(self, lands: bool) -> int:
+        """Calls in a step, and in one that lands on the data."""
+        ...
+
+    def init(
+        self, x: Float[Array, "B ..."], levels: NoiseLevel
+    ) -> tuple[PyTree, PyTree]: ...
+
+    def step(
+        self,
+        denoise: Any,
+        x: Float[Array, "B ..."],
+        memory: PyTree,
+        row: PyTree,
+        noise: Callable[[int], Float[Array, "B ..."]],
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]: ...

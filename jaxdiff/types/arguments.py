@@ -1,0 +1,239 @@
+"""What the verbs of the library are given: one line for the usual mistakes.
+
+Each check reads kinds and shapes alone, so it costs nothing inside jit; numbers are read
+only where they are known. `ranges` has the same for the fields of values.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.types import (
+    Denoised,
+    Grid,
+    NoiseLevel,
+    Output,
+    Parameterization,
+    Schedule,
+    Solver,
+)
+from jaxdiff.types.ranges import check, shown
+
+PIXELS = 32.0
+"""Images in [-1, 1] have nothing near this, and images of 0 ... 255 go beyond it."""
+
+
+def require_denoiser(denoise: Any, name: str = "denoise") -> None:
+    """Refuses a network, a run or a class where a denoiser is due.
+
+    Raises:
+        ValueError: what it is, and what to give.
+    """
+    if isinstance(denoise, type):
+        check(name, denoise, Solver)
+    if hasattr(denoise, "apply"):
+        raise ValueError(
+            f"{name} is the network {type(denoise).__name__}, not a denoiser: give "
+            "jd.denoiser(network.apply, variables, parameterization)"
+        )
+    if hasattr(denoise, "denoise") and hasattr(denoise, "experiment"):
+        raise ValueError(f"{name} is a run, not a denoiser: give run.denoise")
+    if not callable(denoise):
+        raise ValueError(
+            f"{name} must be a denoiser, (x, level, condition) -> Denoised, got "
+            f"{shown(denoise)}"
+        )
+
+
+def require_network(apply: Any, parameterization: Any) -> None:
+    """Refuses what `denoiser` cannot make a denoiser of.
+
+    Raises:
+        ValueError: what it is, and what to give.
+    """
+    if hasattr(apply, "apply"):
+        raise ValueError(
+            f"apply is the module {type(apply).__name__} itself: give its function, "
+            "jd.denoiser(network.apply, variables, parameterization)"
+        )
+    if not callable(apply):
+        raise ValueError(
+            "apply must be a function (params, x, c_noise, condition) -> jd.Output, got "
+            f"{shown(apply)}"
+        )
+    check("parameterization", parameterization, Parameterization)
+
+
+def require_output(out: Any, x: Any) -> None:
+    """Refuses what a network returned if it is no `Output` shaped as its input.
+
+    Raises:
+        ValueError: what it is, and what to return.
+    """
+    if not isinstance(out, Output):
+        raise ValueError(
+            f"the network returned {_kind(out)}, not a jd.Output: end it with "
+            "`return jd.Output(raw)`"
+        )
+    if jnp.shape(out.raw) != jnp.shape(x):
+        raise ValueError(
+            f"the network returned raw of shape {jnp.shape(out.raw)} for x of shape "
+            f"{jnp.shape(x)}: both must be the same, [B, H, W, C] for images"
+        )
+
+
+def require_denoised(out: Any, x: Any) -> Denoised:
+    """What a denoiser returned, if it is a `Denoised` shaped as x.
+
+    Raises:
+        ValueError: what it is, and what to return.
+    """
+    if not isinstance(out, Denoised):
+        network = isinstance(out, Output)
+        advice = "wrap the network in jd.denoiser" if network else "return jd.Denoised(x0)"
+        raise ValueError(f"denoise returned {_kind(out)}, not a jd.Denoised: {advice}")
+    if jnp.shape(out.x0) != jnp.shape(x):
+        raise ValueError(
+            f"denoise returned x0 of shape {jnp.shape(out.x0)} for x of shape "
+            f"{jnp.shape(x)}: both must be the same"
+        )
+    return out
+
+
+def require_keys(keys: Any, batch: int | None = None) -> None:
+    """Refuses anything but one typed key an image; None passes.
+
+    Raises:
+        ValueError: what was given, and how to make keys.
+    """
+    if keys is None:
+        return
+    dtype = getattr(keys, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"keys is {_kind(keys)}; give typed keys, one an image: "
+            f"jax.random.split(jax.random.key(0), {batch or 'B'})"
+        )
+    if keys.ndim != 1 or batch not in (None, keys.shape[0]):
+        of = "" if batch is None else f" for {batch} images"
+        raise ValueError(
+            f"keys has shape {keys.shape}{of}; give one key an image: "
+            f"jax.random.split(key, {batch or 'B'})"
+        )
+
+
+def require_image_shape(shape: Any, batch: int) -> None:
+    """Refuses the shape of a batch where that of one image is due.
+
+    Raises:
+        ValueError: the shape without its first axis.
+    """
+    whole = lambda n: isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0
+    if not isinstance(shape, tuple | list) or not all(whole(n) for n in shape):
+        raise ValueError(
+            f"shape must be that of an image, as (32, 32, 3), got {shown(shape)}"
+        )
+    if len(shape) > 3 and shape[0] == batch:
+        raise ValueError(
+            f"shape is that of one image, and the number of images that of keys: give "
+            f"{tuple(shape[1:])} instead of {tuple(shape)}"
+        )
+
+
+def require_levels(levels: Any) -> None:
+    """Refuses anything but a grid's levels, [N + 1] of alpha and sigma.
+
+    Raises:
+        ValueError: what it is, and what to give.
+    """
+    if isinstance(levels, Grid) and not isinstance(levels, NoiseLevel):
+        raise ValueError(
+            f"levels is the grid {shown(levels)} itself: call it, levels = "
+            "grid(schedule, steps), as jd.grids.Karras()(None, 32)"
+        )
+    if not isinstance(levels, NoiseLevel):
+        raise ValueError(
+            f"levels is {_kind(levels)}; give jd.NoiseLevel(alpha, sigma), with alpha = 1 "
+            "everywhere if these are sigmas, or a grid's, jd.grids.Karras()(None, 32)"
+        )
+    alpha, sigma = jnp.shape(levels.alpha), jnp.shape(levels.sigma)
+    if alpha != sigma or len(sigma) != 1 or sigma[0] < 1:
+        raise ValueError(
+            f"levels has alpha of shape {alpha} and sigma of shape {sigma}; both must be "
+            "[N + 1] for N steps"
+        )
+
+
+def require_solver(solver: Any) -> None:
+    """Refuses a class, a name or another value where a solver is due.
+
+    Raises:
+        ValueError: what it is.
+    """
+    check("solver", solver, Solver)
+
+
+def require_schedule(schedule: Any) -> None:
+    """Refuses a class, a name or another value where a schedule is due.
+
+    Raises:
+        ValueError: what it is.
+    """
+    check("schedule", schedule, Schedule)
+
+
+def require_data(x0: Any, name: str = "x0") -> None:
+    """Refuses integers, and images of 0 ... 255 where their values are known.
+
+    Raises:
+        ValueError: the dtype or the largest value, and how to convert.
+    """
+    convert = f"{name} / 127.5 - 1"
+    if not jnp.issubdtype(jnp.asarray(x0).dtype, jnp.floating):
+        raise ValueError(
+            f"{name} is of {jnp.asarray(x0).dtype}, and networks are given floats: pixels "
+            f"of 0 ... 255 become data in [-1, 1] by {convert}"
+        )
+    if isinstance(x0, jax.core.Tracer) or jnp.ndim(x0) != 4:
+        return
+    if (low := float(jnp.min(x0))) >= 0 and (high := float(jnp.max(x0))) > PIXELS:
+        raise ValueError(
+            f"{name} runs from {low:g} to {high:g}, as pixels of 0 ... 255 do: data are in "
+            f"[-1, 1], {convert}"
+        )
+
+
+def require_pairs(weaker: tuple[Any, ...]) -> None:
+    """Refuses guidance that is not by pairs (denoiser, weight).
+
+    Raises:
+        ValueError: what was given, and what to write.
+    """
+    for pair in weaker:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise ValueError(
+                f"guide takes pairs (weaker denoiser, weight), got {_kind(pair)}: write "
+                "guide(denoise, (weak, w))"
+            )
+        require_denoiser(pair[0], "a pair's denoiser")
+        if isinstance(pair[1], type) or not (callable(pair[1]) or _numeric(pair[1])):
+            raise ValueError(
+                f"a pair's weight must be a number or a function of the level, got "
+                f"{shown(pair[1])}"
+            )
+
+
+def _numeric(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, int | float) or (dtype is not None and dtype.kind in "fiuV")
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a few words."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array of shape {tuple(value.shape)} and {value.dtype}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,212 @@
+"""Measures the architecture: the figures of docs/architecture.md, from the code itself.
+
+    python tools/architecture.py
+
+The two walks are traced: one training step and one sampled image of a tiny experiment run
+under Python's profiler hook, and each room is listed when it is first entered.
+"""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxdiff"
+LONG = 60
+"""Lines above which a function is counted as long."""
+
+
+def modules() -> dict[str, Path]:
+    """All modules of the package by their dotted names below `jaxdiff`."""
+    names = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(p for p in parts if p != "__init__")] = path
+    del names[""]
+    return names
+
+
+def room(module: str) -> str:
+    """The top-level room that a module belongs to."""
+    return module.split(".")[0]
+
+
+def imports(module: str, known: dict[str, Path]) -> set[str]:
+    """Modules of the package that a module imports, wherever in its code."""
+    targets = set()
+    for node in ast.walk(ast.parse(known[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxdiff"):
+            base = node.module.partition(".")[2]
+            for alias in node.names:
+                name = f"{base}.{alias.name}".strip(".")
+                targets.add(name if name in known else base)
+    return (targets & known.keys()) - {module}
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Pairs of rooms of which the first imports the second."""
+    known = modules()
+    pairs = {(room(m), room(t)) for m in known for t in imports(m, known)}
+    return {(a, b) for a, b in pairs if a != b}
+
+
+def rows() -> list[list[str]]:
+    """The rooms by layers: a room's imports lie in layers before its own.
+
+    Raises:
+        graphlib.CycleError: two rooms import each other.
+    """
+    graph: dict[str, set[str]] = {room(m): set() for m in modules()}
+    for a, b in arrows():
+        graph[a].add(b)
+    sorter = TopologicalSorter(graph)
+    sorter.prepare()
+    layers = []
+    while ready := sorted(sorter.get_ready()):
+        layers.append(ready)
+        sorter.done(*ready)
+    return layers
+
+
+def module_cycle() -> list[str]:
+    """One cycle of imports among modules, if there is any.
+
+    A package that lists names of its own modules is no part of one: inside of a package,
+    modules import modules.
+    """
+    known = modules()
+    plain = {m for m, path in known.items() if path.name != "__init__.py"}
+    try:
+        TopologicalSorter({m: imports(m, known) & plain for m in plain}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
+    """All functions and methods of the package."""
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield path, node
+
+
+def public() -> Iterator[tuple[str, bool]]:
+    """Public classes, functions and methods of public classes, and whether each is documented.
+
+    A method that a protocol or a base class in the package documents is documented there.
+    """
+    trees = {name: ast.parse(path.read_text()) for name, path in modules().items()}
+    classes = [n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef)]
+    documented = {
+        method.name
+        for parent in classes
+        if any(ast.unparse(base).startswith("Protocol") for base in parent.bases)
+        for method in parent.body
+        if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
+    }
+    for name, tree in trees.items():
+        for node in tree.body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name[0] == "_":
+                continue
+            yield f"{name}.{node.name}", bool(ast.get_docstring(node))
+            methods = node.body if isinstance(node, ast.ClassDef) else []
+            for method in (m for m in methods if isinstance(m, ast.FunctionDef)):
+                if method.name[0] != "_":
+                    known = ast.get_docstring(method) or method.name in documented
+                    yield f"{name}.{node.name}.{method.name}", bool(known)
+
+
+def walk(run: Callable[[], Any]) -> list[str]:
+    """The rooms that a call enters, in the order of their first entries."""
+    entered: list[str] = []
+
+    def watch(frame: Any, event: str, _: Any) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(str(PACKAGE)):
+            name = Path(path).relative_to(PACKAGE).with_suffix("").parts[0]
+            if name not in entered:
+                entered.append(name)
+
+    sys.setprofile(watch)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
+def tiny() -> Any:
+    """The smallest experiment that trains and samples."""
+    from jaxdiff.config import from_config
+    from tests.system.tiny import get_config
+
+    return from_config(get_config())
+
+
+def training_walk() -> list[str]:
+    """From a stored image to the next parameters."""
+    import jax
+
+    from jaxdiff import data
+    from jaxdiff.runs.state import init_state
+    from jaxdiff.train import make_step
+
+    experiment = tiny()
+    state = jax.eval_shape(lambda: init_state(experiment))
+    dataset, step = experiment.data.load(), make_step(experiment)
+
+    def one_step() -> None:
+        batch = next(data.batches(dataset, experiment.batch_size, 0))
+        jax.eval_shape(step, state, batch)
+
+    return walk(one_step)
+
+
+def sampling_walk() -> list[str]:
+    """From a seed to an image."""
+    import numpy as np
+
+    from jaxdiff.data import encoder_of
+    from jaxdiff.runs import generate
+    from jaxdiff.runs.state import ema_variables, init_state
+    from jaxdiff.runtime.sharding import data_mesh
+
+    experiment = tiny()
+    variables = ema_variables(experiment, init_state(experiment), 0.1)
+    draw, label = generate.sampler(experiment), np.zeros(1, int)
+    encoder, mesh = encoder_of(experiment.data), data_mesh()
+    seeds = np.zeros(1, int)
+    return walk(lambda: generate.images(draw, variables, encoder, seeds, label, mesh, 1))
+
+
+def figures() -> dict[str, str]:
+    """Each figure of docs/architecture.md."""
+    lines = {m: len(p.read_text().splitlines()) for m, p in modules().items()}
+    longest = max(lines, key=lines.__getitem__)
+    sizes = [n.end_lineno - n.lineno + 1 for _, n in functions()]
+    documented = dict(public())
+    return {
+        "top-level rooms": str(len({room(m) for m in lines})),
+        "arrows between rooms": str(len(arrows())),
+        "rows": str(len(rows())),
+        "import cycles": " -> ".join(module_cycle()) or "0",
+        "longest file": f"{lines[longest]} lines, {longest}",
+        "functions above 60 lines": f"{100 * sum(n > LONG for n in sizes) / len(sizes):.2f} %",
+        "public names documented": (
+            f"{100 * sum(documented.values()) / len(documented):.1f} % of {len(documented)}"
+        ),
+        "walk of a training image": " > ".join(training_walk()),
+        "walk of a sampling key": " > ".join(sampling_walk()),
+    }
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    for name, value in figures().items():
+        print(f"{name:26s} {value}")
+    for depth, names in enumerate(rows()):
+        print(f"row {depth}: {', '.join(names)}")
