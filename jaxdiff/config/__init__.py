@@ -4,8 +4,8 @@ An `Experiment` says everything that a run needs. A config file builds one and r
 `to_config(experiment)`, so that flags like --config.times.std=1.4 can change any field;
 `from_config` builds and checks it again. Every value is written as a dictionary
 {"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. The types that may be named
-are those of the closed table in `table`: reading a config imports and runs nothing.
-`experiment` has the values and what they refuse, `forms` the way there and back.
+are those of the closed table in `registry`: reading a config imports and runs nothing.
+`experiment` has the values and what they refuse, `serialization` the way there and back.
 """
 
 from jaxdiff.config.experiment import (

@@ -1,7 +1,7 @@
 """Noise schedules: paths t -> (alpha, sigma) from data (t = 0) to noise (t = 1).
 
-`paths` has the closed forms and the forward process, `powers` the closed forms that are
-given by alpha^2, `betas` the published recipes of discrete processes, and `tables` the
+`paths` has the closed forms and the forward process, `alpha_bar` the closed forms that are
+given by alpha^2, `betas` the published recipes of discrete processes, and `discrete` the
 schedule that is made from one. Since samplers follow increments of (alpha, sigma), none
 needs a derivative.
 """

@@ -1,8 +1,8 @@
 """Training: one jit-compiled step, and a loop that survives what happens to machines.
 
 `step` is the mathematics, `loop` what is done with it, from top to bottom. A run begins as
-`start` says, and tells of itself by `reporter` and `shown`; `stopping` is how it is asked
-to end, `clock` where its time went, `profiling` a closer look at some of its steps.
+`setup` says, and tells of itself by `reporting` and `periodic`; `preemption` is how it is asked
+to end, `goodput` where its time went, `profiling` a closer look at some of its steps.
 """
 
 from jaxdiff.train.loop import NotFinite, fit, require_finite

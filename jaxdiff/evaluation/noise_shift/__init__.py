@@ -1,7 +1,7 @@
 """Noise shift: sampled states are noisier, or cleaner, than the level says [NAG].
 
-`statement` has the shift that a given error makes, exactly and to first order, `measured`
-the shift of a sampler's states against forward ones, `posterior` what states say of their
+`theory` has the shift that a given error makes, exactly and to first order, `shift`
+the shift of a sampler's states against forward ones, `mixture` what states say of their
 own level, in closed form for mixtures of blobs.
 """
 

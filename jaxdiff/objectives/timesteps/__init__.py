@@ -1,7 +1,7 @@
 """Laws of t: how training chooses its noise levels.
 
 A law has `init, draw, update` so that one with a memory fits, and the memory lives in the
-train state. `laws` and `sd3` have those without one, `shares` those that spread the draws
+train state. `laws` and `sd3` have those without one, `stratified` those that spread the draws
 of a batch, `importance` the sampler of Improved DDPM. Each draw comes with its importance
 weight, 1 where the law is the objective itself.
 

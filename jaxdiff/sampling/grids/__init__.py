@@ -5,7 +5,7 @@ arrays, since a solver reads the differences of close ones, and N is a Python in
 grid that ends on the data (sigma = 0) makes the solver end on the denoiser's x0; one that
 stops before it leaves the rest of the noise in.
 
-`times` has the grids along a schedule's path, `entries` those of a table's entries and
+`uniform` has the grids along a schedule's path, `table` those of a table's entries and
 `sigmas` those that bring a path of their own. A shift to another resolution is the path's:
 `Uniform()(Shifted(RectifiedFlow(), k), N)` with k = sqrt(m / n) for m tokens where the
 network was tuned for n [SD3].
