@@ -1,7 +1,7 @@
 """Training: one jit-compiled step, and a loop that survives what happens to machines.
 
 `step` is the mathematics, `loop` what is done with it, from top to bottom. A run begins as
-`setup` says, and tells of itself by `reporting` and `periodic`; `preemption` is how it is asked
+`setup` says and reports through `reporting` and `periodic`; `preemption` is how it is asked
 to end, `goodput` where its time went, `profiling` a closer look at some of its steps.
 """
 
