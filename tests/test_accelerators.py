@@ -56,7 +56,7 @@ def test_this_xla_knows_each_flag_and_takes_it(tmp_path: Path) -> None:
     """After jax was imported; the dump has the flags that are not at their defaults."""
     code = (
         "import os, jax\n"
-        "from jaxdiff.accelerators import settings\n"
+        "from jaxdiff.runtime.xla_flags import settings\n"
         "os.environ.update(settings(os.environ, 'gpu'))\n"
         "jax.jit(lambda x: x + 1)(1.0)\n"
     )

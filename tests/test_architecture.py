@@ -69,7 +69,7 @@ def test_import_starts_no_device_and_no_training_stack() -> None:
         "heavy = {'flax', 'optax', 'orbax', 'grain', 'sklearn', 'matplotlib', 'PIL'}\n"
         "heavy.add('diffrax')\n"
         "print(sorted(heavy & {n.split('.')[0] for n in sys.modules}))\n"
-        "import jaxdiff.train, jaxdiff.checkpoint, jaxdiff.config\n"
+        "import jaxdiff.train, jaxdiff.runs.checkpoint, jaxdiff.config\n"
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized())\n"
     )

@@ -24,7 +24,7 @@ EVERY += [d.sliced_wasserstein]
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of all pairs, of two or three rows, of one."""
     monkeypatch.setattr(p, "BLOCK", request.param)
-    monkeypatch.setattr("jaxdiff.distances.sliced.BLOCK", request.param)
+    monkeypatch.setattr("jaxdiff.evaluation.distances.sliced.BLOCK", request.param)
 
 
 @pytest.mark.usefixtures("block")

@@ -126,7 +126,7 @@ def show(
     if not _in_notebook():
         print(
             f"{len(images)} images, and no notebook to show them in: "
-            'jaxdiff.pictures.save_grid("images.png", images) writes them'
+            'jd.analysis.save_grid("images.png", images) writes them'
         )
         return
     from IPython.display import Image as Shown

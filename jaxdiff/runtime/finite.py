@@ -41,7 +41,7 @@ def require_finite(
     >>> require_finite(np.array([[0.0], [np.nan]]), "samples", [7, 8])
     Traceback (most recent call last):
     ...
-    jaxdiff.finite.NotFiniteError: 1 of 2 samples are not finite (seed 8): try another \
+    jaxdiff.runtime.finite.NotFiniteError: 1 of 2 samples are not finite (seed 8): try another \
 solver, more steps, less guidance, or another checkpoint or average
     """
     values = np.asarray(values)

@@ -70,7 +70,7 @@ CASES = {
     "Snapshot": ["std=0.1", "step=40", "34 arrays"],
     "Judge": ["uint8[1497, 8, 8, 1]", "pixels8"],
     "Observed": ["count=1497", "Digits(split='train')"],
-    "NoiseLevel": ["alpha=float32[1001] 1 ... 1", "sigma=float32[1001] 80 ... 0"],
+    "NoiseLevel": ["alpha=float64[1001] 1 ... 1", "sigma=float64[1001] 80 ... 0"],
     "Experiment": ["\n    data=Digits(),\n", "UNet(label_dim=10", "\n    batch_size=16,\n"],
     "Density": ["logsnr=float64[151] -15 ... 15"],
     "Steps": ["h=float64[1000] "],
@@ -95,10 +95,8 @@ def test_prints_are_short_and_say_what_it_is(name: str, values: dict[str, Any]) 
 def test_components_of_an_experiment_print_so_that_python_reads_them() -> None:
     """Only what differs from the defaults, and equal when evaluated."""
 
-    names: dict[str, Any] = {**vars(jd.losses), **vars(jd.levels), **vars(jd.times)}
-    names |= {**vars(jd), "Experiment": Experiment, "Digits": Digits}
-    names |= {"UNet": jd.UNet, "Sampling": jd.Sampling, "EDM2Optimizer": jd.EDM2Optimizer}
-    names |= {"NormalLogSigma": timesteps.NormalLogSigma}
+    names: dict[str, Any] = {**vars(jd.losses), **vars(jd.grids), **vars(timesteps)}
+    names |= {name: getattr(jd, name) for name in jd.__all__} | {"Digits": Digits}
     assert eval(repr(E), names) == E
 
 

