@@ -41,8 +41,8 @@ def require_finite(
     >>> require_finite(np.array([[0.0], [np.nan]]), "samples", [7, 8])
     Traceback (most recent call last):
     ...
-    jaxdiff.runtime.finite.NotFiniteError: 1 of 2 samples are not finite (seed 8): try another \
-solver, more steps, less guidance, or another checkpoint or average
+    jaxdiff.runtime.finite.NotFiniteError: 1 of 2 samples are not finite (seed 8): try \
+another solver, more steps, less guidance, or another checkpoint or average
     """
     values = np.asarray(values)
     bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))

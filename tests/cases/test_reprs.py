@@ -13,7 +13,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import evaluation
 from jaxdiff.analysis import curves
-from jaxdiff.config import Experiment, from_config
+from jaxdiff.config import from_config
 from jaxdiff.data import Digits
 from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.objectives import timesteps
