@@ -1,73 +1,91 @@
-"""The import rows of docs/architecture.md, and what an import may cost."""
+"""The rooms of docs/architecture.md, and what an import may cost."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "jaxdiff"
-ROWS = (
-    {"types", "version"},
-    {"runtime", "schedules", "denoisers", "networks"},
-    {"objectives", "sampling", "optim", "interop"},
-    {"data", "toy2d"},
-    {"analysis", "config"},
-    {"runs"},
-    {"evaluation"},
-    {"train"},
+from tools import architecture
+
+ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / "docs" / "architecture.md").read_text()
+ROW = re.compile(r"^\| (\d*) ?\| `(\w+)/?`( ●)? \|", re.MULTILINE)
+MODULES = architecture.modules()
+LIKELIHOOD = ("adaptive", "bound", "divergence", "flow", "inputs", "integrate", "pixels")
+MATHEMATICS = (
+    *(f"evaluation.likelihood.{name}" for name in LIKELIHOOD),
+    *(f"evaluation.noise_shift.{name}" for name in ("mixture", "shift", "theory")),
 )
-MATHEMATICS = {"types", "schedules", "denoisers", "objectives", "sampling"}
-"""Modules that may import jax, NumPy and jaxtyping alone; adaptive.py, diffrax too."""
+"""Modules that need jax alone, in a room that needs more."""
 
 
-def modules() -> list[Path]:
-    return [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+def rooms() -> tuple[dict[str, int], set[str]]:
+    """The row of each room in the table of the docs, and the rooms of the mathematics."""
+    rows, pure, row = {"version": 0}, set(), 0
+    for number, name, mark in ROW.findall(DOCS):
+        row = int(number) if number else row
+        rows[name] = row
+        if mark:
+            pure.add(name)
+    return rows, pure
 
 
-def part(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+ROWS, PURE = rooms()
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of what a module imports, anywhere in it."""
-    found = set()
+def imported(path: Path) -> set[str]:
+    """The top-level packages that a module imports, anywhere in it."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names.add((node.module or "").split(".")[0])
+    return names
 
 
-def row(name: str) -> int:
-    return next(i for i, names in enumerate(ROWS) if name in names)
+def test_the_table_has_every_room() -> None:
+    assert ROWS.keys() == {architecture.room(module) for module in MODULES}
+    assert len(ROWS) <= 17
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_come_from_rows_above(path: Path) -> None:
-    for name in imports(path):
-        top, *rest = name.split(".")
-        assert top not in {"configs", "launch", "tests", "benchmarks"}
-        if top == "jaxdiff" and rest[0] != part(path):
-            assert row(rest[0]) < row(part(path)), f"{path.name} imports {name}"
+@pytest.mark.parametrize(("room", "other"), sorted(architecture.arrows()))
+def test_a_room_imports_only_rows_above_its_own(room: str, other: str) -> None:
+    assert ROWS[other] < ROWS[room], f"{room} imports {other}"
 
 
-@pytest.mark.parametrize("name", sorted(MATHEMATICS))
-def test_mathematics_needs_jax_alone(name: str) -> None:
+def test_no_module_imports_itself_by_others() -> None:
+    assert architecture.module_cycle() == []
+
+
+def test_the_package_imports_no_script() -> None:
+    scripts = {"benchmarks", "configs", "examples", "launch", "tests", "tools"}
+    for path in MODULES.values():
+        assert not imported(path) & scripts, path
+
+
+def pure_modules() -> list[str]:
+    return [m for m in MODULES if architecture.room(m) in PURE or m in MATHEMATICS]
+
+
+@pytest.mark.parametrize("module", pure_modules())
+def test_mathematics_needs_jax_alone(module: str) -> None:
     allowed = {"jax", "jaxtyping", "numpy", "jaxdiff", *sys.stdlib_module_names}
-    for path in (p for p in modules() if part(p) == name):
-        extra = {"diffrax"} if path.name == "adaptive.py" else set()
-        assert {n.split(".")[0] for n in imports(path)} <= allowed | extra
+    extra = {"diffrax"} if module.endswith(".adaptive") else set()
+    assert imported(MODULES[module]) <= allowed | extra
 
 
-def test_import_starts_no_device_and_no_training_stack() -> None:
+def test_import_loads_nothing_and_starts_no_device() -> None:
     code = (
         "import sys, jaxdiff\n"
-        "heavy = {'flax', 'optax', 'orbax', 'grain', 'sklearn', 'matplotlib', 'PIL'}\n"
-        "heavy.add('diffrax')\n"
+        "heavy = {'jax', 'flax', 'optax', 'orbax', 'grain', 'matplotlib', 'PIL'}\n"
+        "print(sorted(heavy & {n.split('.')[0] for n in sys.modules}))\n"
+        "jaxdiff.sample, jaxdiff.likelihood, jaxdiff.noise_shift, jaxdiff.editing\n"
+        "heavy = heavy - {'jax'} | {'sklearn', 'diffrax'}\n"
         "print(sorted(heavy & {n.split('.')[0] for n in sys.modules}))\n"
         "import jaxdiff.train, jaxdiff.runs.checkpoint, jaxdiff.config\n"
         "from jax._src import xla_bridge\n"
@@ -78,9 +96,9 @@ def test_import_starts_no_device_and_no_training_stack() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout.split("\n")[:2] == ["[]", "False"]
+    assert done.stdout.split("\n")[:3] == ["[]", "[]", "False"]
 
 
 def test_public_names_exist() -> None:
