@@ -1,9 +1,11 @@
 """Says that a command is being imported, which takes a minute where nothing is cached yet.
 
 To be imported before anything that takes long; needs Python alone. A command that starts
-within `FIRST` seconds says nothing.
+within `FIRST` seconds says nothing, and JAXDIFF_QUIET_IMPORT=1 silences it for programs
+that read what a command writes to stderr.
 """
 
+import os
 import sys
 import threading
 import time
@@ -33,5 +35,6 @@ def say() -> None:
         pause = EVERY
 
 
-if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent:  # as a command
+command = Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent
+if command and not os.environ.get("JAXDIFF_QUIET_IMPORT"):
     threading.Thread(target=say, name="importing", daemon=True).start()

@@ -25,6 +25,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+os.environ["JAXDIFF_QUIET_IMPORT"] = "1"  # tests read stderr, on busy machines too
+
 import jax
 
 # What one process has compiled, the others of this run load.

@@ -233,7 +233,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 READ = """
 import json, re, resource, sys, time
 from pathlib import Path
-from jaxdiff.interop import published
+from jaxdiff.interop import edm2_snapshot
 
 noted = []
 def note(event, args):
@@ -247,7 +247,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 try:
-    published.read("nothing.pkl")
+    edm2_snapshot.read("nothing.pkl")
 except FileNotFoundError:
     pass
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -258,7 +258,7 @@ for path in sorted(Path(".").glob("*.pkl")):
     noted.clear()
     before, start, text, kind = peak(), time.process_time(), "", "nothing"
     try:
-        published.read(path)
+        edm2_snapshot.read(path)
     except BaseException as error:
         text, kind = str(error), type(error).__name__
     seconds, more, done = time.process_time() - start, peak() - before, list(noted)

@@ -134,8 +134,8 @@ def test_a_default_setting_may_be_left_out_and_none_is_nothing(read: Any) -> Non
             "have 11 layers in the file, and 6 in a network",
         ),
         (
-            {"num_blocks": 64, "channel_mult": [1] * 16, "img_resolution": 32768},
-            "have 11 layers in the file, and 2097 in a network",
+            {"num_blocks": 64, "channel_mult": [1] * 14, "img_resolution": 32768},
+            "have 11 layers in the file, and 1835 in a network",
         ),
         ({"num_blocks": 10**9}, "setting num_blocks is none that UNet takes"),
         ({"channel_mult": 2}, "setting channel_mult is none that UNet takes"),
@@ -155,12 +155,12 @@ def test_settings_that_do_not_fit(settings: Any, complaint: str, read: Any) -> N
 def test_work_is_bounded_before_any_is_done(read: Any, monkeypatch: Any) -> None:
     """Neither names without tensors nor a large image make the importer trace or fill."""
     _, sd, config = golden("net_c_micro")
-    more = {f"unet.enc.{i}.weight": np.zeros(0) for i in range(2097 - 11)}
-    many = {"num_blocks": 64, "channel_mult": [1] * 16, "img_resolution": 32768}
+    more = {f"unet.enc.{i}.weight": np.zeros(0) for i in range(1835 - 11)}
+    many = {"num_blocks": 64, "channel_mult": [1] * 14, "img_resolution": 32768}
     model = read(writer.snapshot(sd, {**config, **many}))
     with monkeypatch.context() as patch:
         patch.setattr(jax, "eval_shape", None)
-        with pytest.raises(ValueError, match=r"have 2097 layers .* and 2097 .* most 200"):
+        with pytest.raises(ValueError, match=r"have 1835 layers .* and 1835 .* most 200"):
             edm2_weights.variables(dataclasses.replace(model, state_dict={**sd, **more}))
     zeros = jnp.zeros
 

@@ -198,7 +198,8 @@ def require_data(x0: Any, name: str = "x0") -> None:
         )
     if isinstance(x0, jax.core.Tracer) or jnp.ndim(x0) != 4:
         return
-    if (low := float(jnp.min(x0))) >= 0 and (high := float(jnp.max(x0))) > PIXELS:
+    known = np.asarray(x0)  # not jax.numpy, which would trace it inside of jit
+    if (low := float(known.min())) >= 0 and (high := float(known.max())) > PIXELS:
         raise ValueError(
             f"{name} runs from {low:g} to {high:g}, as pixels of 0 ... 255 do: data are in "
             f"[-1, 1], {convert}"

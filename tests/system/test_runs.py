@@ -216,7 +216,9 @@ def test_mistakes_about_a_run_are_one_line(
     damage(lost, STEPS)
     damage(lost, STEPS - 4)
     line = command("sample", f"--workdir={lost}")
-    assert f"{STEPS}, {STEPS - 4} are damaged" in errors(run(line, environment))
+    message = errors(run(line, environment))
+    assert f"{STEPS} is damaged (" in message
+    assert f"{STEPS - 4} is damaged (" in message
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
