@@ -131,6 +131,23 @@ def test_ddim_without_noise_is_euler(x64: None) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [Euler(), Heun(), DDIM(), jd.DPMSolverPP(), jd.Midpoint(), jd.EulerMaruyama()],
+    ids=str,
+)
+def test_integer_levels_are_numbers_like_others(solver: Solver) -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    draw = lambda dtype: jd.sample(
+        GAUSSIAN, jd.Condition(), keys, (2,), edm_of([8, 4, 2, 1, 0], dtype), solver
+    )
+    np.testing.assert_array_equal(draw(np.int32), draw(np.float64))
+
+
+def edm_of(sigmas: list[int], dtype: Any) -> NoiseLevel:
+    return NoiseLevel(np.ones(len(sigmas), dtype), np.array(sigmas, dtype))
+
+
 @pytest.mark.parametrize("path", ["rectified_flow", "cosine", "log_sigma", "zero_terminal"])
 def test_ddim_with_eta_1_is_the_posterior(path: str, x64: None) -> None:
     """Each step draws from q(x' | x, x0 = D), by Bayes' rule for two Gaussians."""
