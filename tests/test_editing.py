@@ -1,5 +1,6 @@
 """Editing: golden edits, and what they must keep."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxdiff.sampling.editing import (
     image_to_image,
     slerp,
 )
-from jaxdiff.sampling.grids import Karras
+from jaxdiff.sampling.grids import Karras, Uniform
 from jaxdiff.types import NoiseLevel
 from tests.toys import GOLDEN, edm, mixture
 
@@ -297,3 +298,25 @@ def test_solvers_with_a_memory_go_up_and_down(solver: Any) -> None:
     x0 = jd.sample(toy, jd.UNCONDITIONAL, keys, (2,), levels, inpaint)
     np.testing.assert_array_equal(x0[:, 0], 1)
     assert np.abs(x0[:, 1] - 1).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        jd.Euler(), jd.Heun(), jd.Heun(churn=10.0), jd.DDIM(), jd.Ancestral(),
+        jd.DPMSolverPP2S(), jd.DPMSolverPP2S(1.0), jd.DPMSolverPP2S(1.0, ancestral=True),
+        jd.Midpoint(), jd.Midpoint(jd.RectifiedFlow()), jd.RungeKutta(), jd.DPMSolverPP(),
+        jd.DPMSolverPP(3), jd.UniPC(), jd.DEIS(), jd.LMS(), jd.Adaptive(),
+        jd.EulerMaruyama(), jd.StochasticHeun(),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("jump", [1, 4])
+def test_no_solver_warns_of_a_grid_that_rises(solver: Any, jump: int) -> None:
+    """Not of rising steps from the data, whose rows are not used, nor of their noise."""
+    x, known = jnp.zeros((1, 6)), jnp.zeros(6, bool)
+    for grid in (Karras()(None, 12), Uniform()(jd.RectifiedFlow(), 12)):
+        levels = editing.resampled(grid, jump, 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Inpaint(solver, IMAGE, known).init(x, levels)

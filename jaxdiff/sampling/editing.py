@@ -144,7 +144,8 @@ class Inpaint:
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, PyTree]:
         remembers = jax.tree.leaves(self.solver.init(x, levels[:2])[0])
         begin = functools.partial(_alone, self.solver) if remembers else self.solver.init
-        memory, rows = begin(x, levels)
+        with np.errstate(divide="ignore", invalid="ignore"):  # no row of a rise is used
+            memory, rows = begin(x, levels)
         return memory, (rows, levels[:-1], levels[1:])
 
     def step(

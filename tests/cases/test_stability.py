@@ -120,6 +120,14 @@ def test_a_pole_is_named() -> None:
     assert "give it a finite limit, such as limit=1.0" in message
 
 
+def test_an_infinite_limit_alone_is_advised_against() -> None:
+    """Where the noise overflows for another reason, a limit would not help."""
+    levels = geometric(0.1, 30)
+    messages = warned(StochasticHeun(Proportional(2.0)), levels)  # and of casts to float32
+    [message] = [m for m in messages if "unstable" in m]
+    assert "limit" not in message
+
+
 def test_traced_levels_pass() -> None:
     run = jax.jit(lambda levels: StochasticHeun().init(X, levels)[1][0].x)
     with warnings.catch_warnings():

@@ -281,8 +281,9 @@ def excess(solver: Langevin, levels: NoiseLevel, rows: Rows) -> float:
             added / scale * (scale + after * along) / 2,
         )
     variance = r2[0]
-    for a, b in zip(along, added, strict=True):
-        variance = a**2 * variance + b**2
+    with np.errstate(over="ignore", invalid="ignore"):
+        for a, b in zip(along, added, strict=True):
+            variance = a**2 * variance + b**2
     return math.sqrt(variance / r2[-1]) if math.isfinite(variance) else math.inf
 
 
@@ -311,13 +312,15 @@ def stable_ratio(solver: Langevin) -> float:
 def _warn_if_unstable(solver: Langevin, levels: NoiseLevel, rows: Rows) -> None:
     """Says that steps are too long for the noise that they add, and how many would do."""
     levels = jax.tree.map(np.float64, levels)
+    if (levels.sigma[1:] * levels.alpha[:-1] > levels.sigma[:-1] * levels.alpha[1:]).any():
+        return  # a grid that rises: other rules are between these steps
     lands = int(levels.sigma[-1] == 0)  # onto the data no noise is added
     count = len(levels.sigma) - lands
     ratio = excess(solver, levels[:count], jax.tree.map(lambda a: a[: count - 1], rows))
     if ratio <= TOO_LARGE or not rows[0].noise.any():
         return
     name, steps, least = type(solver).__name__, len(levels.sigma) - 1, stable_ratio(solver)
-    if not math.isfinite(ratio):
+    if math.isinf(solver.limit) and not math.isfinite(ratio):
         advice = "give it a finite limit, such as limit=1.0"
     else:
         with np.errstate(divide="ignore"):
