@@ -31,7 +31,7 @@ def on_host(levels: NoiseLevel) -> tuple[NoiseLevel, ModuleType]:
 
 
 def cast(rows: PyTree, levels: NoiseLevel) -> PyTree:
-    """The rows in the precision of the levels on the device, floating; flags as they are."""
+    """The rows in the floating precision of the levels on the device; flags as they are."""
     dtype = jnp.result_type(levels.sigma, float)
     number = lambda a: jnp.asarray(a, None if jnp.asarray(a).dtype == bool else dtype)
     return jax.tree.map(number, rows)
