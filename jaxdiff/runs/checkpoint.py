@@ -318,30 +318,23 @@ class Checkpoints:
     def _read_back(
         self, step: int, target: TrainState, saved: Mapping[str, str], sums: Sequence[int]
     ) -> None:
-        """Reads what was just written, one field of the state after the other.
+        """Reads what was just written, part after part of the state.
 
         Raises:
             OSError: it is not what was to be saved.
         """
         wrong, done = "", []
         try:
-            if orbax_files.kept(self._folder, step) != saved:
+            if processes.told(orbax_files.kept(self._folder, step)) != saved:
                 raise DamagedError("its record is not the one that was written")
-            for field in dataclasses.fields(target):
-                part = {field.name: getattr(target, field.name)}
-                if not jax.tree.leaves(part):
-                    continue
-                read = orbax_files.load(self._folder, step, part)
-                if read is None:
-                    raise DamagedError(self._misfit(step, target))
-                done += _checksum(read).tolist()
+            for part in _parts(target):
+                done += self._sums(step, part, target)
             _compare(target, done, sums)
         except DamagedError as error:
             wrong = str(error)
-        except MemoryError:
+        except MemoryError as error:
             warnings.warn(
-                f"checkpoint {step} of {self._name} was not read back: there is no memory "
-                f"for another {field.name} of the state",
+                f"checkpoint {step} of {self._name} was not read back: {error}",
                 stacklevel=2,
             )
         if not processes.all_agree(not wrong):
@@ -351,6 +344,34 @@ class Checkpoints:
                 f"learns would be kept. Those before it ({self._there(step)}) are as they "
                 "were; train in another --workdir, on another disk"
             )
+
+    def _sums(self, step: int, part: TrainState, target: TrainState) -> list[int]:
+        """The checksums of a part of a saved state, or the same error at every process.
+
+        Raises:
+            DamagedError: it cannot be read.
+            MemoryError: there is no room for it.
+        """
+        size = sum(map(_bytes, _present(part)))
+        text = f"there is no memory for another {size:,} bytes of the state"
+        read, full = None, False
+        try:
+            read = orbax_files.load(self._folder, step, part)
+        except MemoryError:
+            full = True
+        if not processes.all_agree(not full):
+            raise MemoryError(text)
+        if not processes.all_agree(read is not None):
+            raise DamagedError(self._misfit(step, target))
+        found: list[int] = []
+        try:
+            found = _checksum(_present(read)).tolist()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+        if not processes.all_agree(bool(found)):
+            raise MemoryError(text)
+        return found
 
     def _misfit(self, step: int, target: PyTree) -> str:
         """Which array is not as the network wants it, as far as the file says."""
@@ -366,6 +387,35 @@ class Checkpoints:
             if held != wanted:
                 return f"{name} is {held} in it, and {wanted} in its network"
         return "its arrays cannot be read"
+
+
+PART = 64 * 2**20
+"""Bytes of a state that are read back at once, or one array that is larger."""
+
+
+def _parts(target: TrainState) -> Iterator[TrainState]:
+    """The state in parts of at most `PART` bytes, or one array: `...` for all others."""
+    leaves, tree = jax.tree.flatten(target)
+    first, size = 0, 0
+    for i, leaf in enumerate(leaves):
+        if i > first and size + _bytes(leaf) > PART:
+            yield tree.unflatten(_only(leaves, first, i))
+            first, size = i, 0
+        size += _bytes(leaf)
+    yield tree.unflatten(_only(leaves, first, len(leaves)))
+
+
+def _only(leaves: Sequence[Any], start: int, stop: int) -> list[Any]:
+    """The leaves with `...`, which Orbax does not read, outside of the range."""
+    return [leaf if start <= i < stop else ... for i, leaf in enumerate(leaves)]
+
+
+def _present(part: PyTree) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(part) if leaf is not ...]
+
+
+def _bytes(leaf: Any) -> int:
+    return leaf.size * leaf.dtype.itemsize
 
 
 def _compare(state: PyTree, found: Sequence[int], kept: Sequence[int]) -> None:
@@ -497,8 +547,9 @@ def describe(
     """
     if classes:
         names = json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n"
+        content = names.encode(errors="backslashreplace")  # as JSON escapes surrogates
         path = place(workdir) / "classes.json"
-        write_atomically(path, lambda file: file.write(names.encode()))
+        write_atomically(path, lambda file: file.write(content))
     text = json.dumps(to_dict(experiment), indent=2) + "\n"
     write_atomically(place(workdir) / "config.json", lambda file: file.write(text.encode()))
 

@@ -25,7 +25,7 @@ from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.runs import checkpoint, orbax_files, record, snapshots
 from jaxdiff.runs.record import DamagedError, Record
 from jaxdiff.runs.state import TrainState, init_state
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime import processes, sharding
 from tests import buckets
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
@@ -39,7 +39,7 @@ TINY = Experiment(
     batch_size=2, steps=2, log_every=1, checkpoint_every=1, keep=2, sample_every=0,
 )  # fmt: skip
 """As the runs in GOLDEN, which commit 89ee0d8 wrote."""
-IDENTITY = {"classes": ["cat", "dog"], "count": 7, "shape": [8, 8, 1]}
+IDENTITY = {"classes": ["cat", "d\N{DOG FACE}\udcffg"], "count": 7, "shape": [8, 8, 1]}
 
 
 @pytest.fixture(scope="module")
@@ -158,15 +158,57 @@ def test_only_the_first_save_of_a_start_is_read_back(
     read, load = [], orbax_files.load
 
     def counted(folder: Path, step: int, target: Any) -> Any:
-        read.append((step, sorted(target)))
+        arrays = [leaf for leaf in jax.tree.leaves(target) if leaf is not ...]
+        read.append((step, len(arrays), sum(a.size * a.dtype.itemsize for a in arrays)))
         return load(folder, step, target)
 
     monkeypatch.setattr(orbax_files, "load", counted)
+    monkeypatch.setattr(checkpoint, "PART", 1024)
     save(tmp_path, state, 1, 2)
-    assert {step for step, _ in read} == {1}
-    names = [field.name for field in dataclasses.fields(TrainState)]
-    whole = [name for name in names if jax.tree.leaves(getattr(state, name))]
-    assert [field for _, (field,) in read] == whole  # at most one of them in memory twice
+    assert {step for step, *_ in read} == {1}
+    assert sum(count for _, count, _ in read) == len(jax.tree.leaves(state))
+    assert len(read) > 5
+    assert all(size <= 1024 or count == 1 for _, count, size in read)
+
+
+@pytest.mark.parametrize("when", ["load", "checksum"])
+def test_a_save_that_finds_no_memory_to_be_read_goes_on(
+    when: str, state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    checksum = checkpoint._checksum
+    once = lambda tree: full() if isinstance(tree, list) else checksum(tree)
+    if when == "load":
+        monkeypatch.setattr("orbax.checkpoint.v1.load", full)
+    else:
+        monkeypatch.setattr(checkpoint, "_checksum", once)
+    with pytest.warns(UserWarning, match="not read back: there is no memory for another"):
+        save(tmp_path, state)
+
+
+@pytest.mark.parametrize("when", ["record", "arrays"])
+def test_what_another_process_cannot_read_stops_this_one(
+    when: str, state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both do the same collectives: each agrees before it computes a checksum."""
+    checksum, answers = checkpoint._checksum, []
+
+    def others(yes: bool) -> bool:
+        answers.append(yes)
+        return yes and (when == "record" or len(answers) != 3)
+
+    def together(tree: Any) -> Any:
+        assert not isinstance(tree, list), "the other process has nothing to sum"
+        return checksum(tree)
+
+    monkeypatch.setattr(checkpoint, "_checksum", together)
+    monkeypatch.setattr(processes, "all_agree", others)
+    if when == "record":
+        monkeypatch.setattr(processes, "told", lambda value: {} if value else value)
+    with pytest.raises(OSError, match="cannot be read back"):
+        save(tmp_path, state)
 
 
 def test_what_may_not_be_read_is_not_called_damaged(
@@ -339,6 +381,13 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
             tmp_path / "run",
             progress=False,
         )
+
+
+def test_names_of_classes_need_be_no_utf_8(tmp_path: Path) -> None:
+    checkpoint.describe(tmp_path, TINY, ["d\udcff", "müde"])
+    text = (tmp_path / "classes.json").read_text(encoding="utf-8")
+    assert json.loads(text) == ["d\udcff", "müde"]
+    assert "müde" in text
 
 
 # What earlier versions wrote
