@@ -61,8 +61,8 @@ def sealed(record: Record) -> dict[str, str]:
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a text, in hexadecimal; a damaged text may hold half a surrogate pair."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def opened(saved: Any) -> Record:
