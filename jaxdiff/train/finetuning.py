@@ -4,10 +4,13 @@ Arrays are matched by name and shape. Three things may differ between the two ru
 
 * the classes: with another number of them the label table is made anew, or left out;
 * the resolution: blocks are named by their resolution, and matched level by level, finest
-  first, so that a network for 32 x 32 goes on at 64 x 64 where its blocks fit;
+  first, so that a network for 32 x 32 goes on at 64 x 64 where its blocks fit; a DiT's
+  table of positions is fixed, and made for the new size;
 * heads that only the new network has, such as an estimator's, which are made anew.
 
-Whatever else of the old network has no place in the new one is refused.
+All else is refused: arrays of the old network that have no place in the new one, other new
+arrays, and fields that no array shows, such as the number of heads of attention, with which
+the same weights are another function.
 """
 
 import re
@@ -15,13 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
+from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import PyTree
 
 from jaxdiff import data, networks
-from jaxdiff.config import Experiment, differences
-from jaxdiff.types import UNCONDITIONAL
+from jaxdiff.config import Experiment, to_dict
 
 Shapes = dict[str, tuple[int, ...]]
 """Shapes of arrays by path, such as "params/enc/8x8_conv/weight"."""
@@ -43,43 +45,42 @@ def fitted(variables: PyTree, there: Experiment, here: Experiment) -> Fitted:
             arrays; the message says what to set.
     """
     require_same_meaning(there, here)
+    require_same_function(there, here)
     theirs = traverse_util.flatten_dict(variables, sep="/")
-    theirs = _renamed(theirs, there.data.shape[0], here.data.shape[0])
-    ours = shapes_of(here)
+    theirs = _moved(theirs, there.data.shape, here.data.shape)
+    ours = networks.shapes(here.network, here.data.shape)
     fits = {k: a for k, a in theirs.items() if ours.get(k) == a.shape}
-    rest = sorted(theirs.keys() - fits.keys())
-    if lost := [name for name in rest if not _is_label_table(name)]:
-        raise ValueError(_refusal(lost[0], theirs[lost[0]].shape, ours, there, here))
     new = sorted(ours.keys() - fits.keys())
+    wrong = [
+        name for name in sorted(theirs.keys() - fits.keys()) if _top(name) != "emb_label"
+    ]
+    wrong += [name for name in new if _top(name) not in MADE_ANEW]
+    if wrong:
+        shapes = {name: a.shape for name, a in theirs.items()}
+        raise ValueError(_refusal(wrong[0], shapes, ours, there, here))
     lines = [f"{len(fits)} of the {len(ours)} arrays of the network are loaded"]
-    if there.data.shape[0] != here.data.shape[0]:
-        before, now = (f"{e.data.shape[0]} x {e.data.shape[1]}" for e in (there, here))
-        lines.append(f"trained at {before}, goes on at {now}: blocks matched by level")
+    lines += _said_of_size(there, here)
     if new:
         more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
         lines.append(f"made anew: {', '.join(_short(n) for n in new[:SHOWN])}{more}")
-    classes = there.network.label_dim, here.network.label_dim
-    if classes[0] != classes[1]:
-        what = "made anew" if classes[1] else "left out"
-        lines.append(f"classes: {classes[0]} there, {classes[1]} here; labels are {what}")
-    elif classes[0]:
-        lines.append("the label table is loaded: class k here takes the place of k there")
+    lines += _said_of_classes(there.network.label_dim, here.network.label_dim)
+    lines += [line for line in _differences(there, here) if "label_dim" not in line]
     return Fitted(traverse_util.unflatten_dict(fits, sep="/"), lines)
 
 
+MADE_ANEW = (
+    *("emb_label", "emb_null", "positions"),
+    *("logvar_fourier", "logvar_linear", "variance_conv", "variance_gain"),
+    *("level_linear", "level_gain"),
+)
+"""Modules and arrays that may be new, or of another size, in the new network."""
+FREE = (
+    *("label_dim", "attn_resolutions", "uncertainty", "logvar_channels"),
+    *("learned_variance", "learned_null", "dropout", "dtype", "remat"),
+)
+"""Fields of a network that may differ, as far as the arrays fit."""
 SHOWN = 4
 """New arrays that are named."""
-
-
-def shapes_of(experiment: Experiment) -> Shapes:
-    """The shapes of a network's parameters and constants; nothing is computed."""
-    x = jnp.zeros((1, *experiment.data.shape))
-
-    def init() -> PyTree:
-        return experiment.network.init(jax.random.key(0), x, jnp.zeros(()), UNCONDITIONAL)
-
-    flat = traverse_util.flatten_dict(jax.eval_shape(init), sep="/")
-    return {name: a.shape for name, a in flat.items()}
 
 
 def require_same_meaning(there: Experiment, here: Experiment) -> None:
@@ -104,18 +105,79 @@ def require_same_meaning(there: Experiment, here: Experiment) -> None:
             )
 
 
-def _renamed(arrays: Mapping[str, jax.Array], side: int, to: int) -> dict[str, jax.Array]:
-    """Blocks named by resolution, as those of the same level at another resolution."""
+def require_same_function(there: Experiment, here: Experiment) -> None:
+    """Refuses a network with which the same weights would be another function.
 
-    def level(found: re.Match) -> str:
-        r = int(found[2]) * to // side
-        return f"{found[1]}/{r}x{r}_"
+    Raises:
+        ValueError: the fields that differ, there and here.
+    """
+    lines = _differences(there, here, FREE)
+    if lines:
+        raise ValueError(
+            f"init_from: the network of {here.init_from} is another ({'; '.join(lines[:4])}"
+            f"{'; ...' if len(lines) > 4 else ''}): set these as they are there"
+        )
 
-    return {re.sub(r"\b(enc|dec)/(\d+)x\2_", level, k): a for k, a in arrays.items()}
+
+def _differences(
+    there: Experiment, here: Experiment, free: tuple[str, ...] = ()
+) -> list[str]:
+    """A line for each field of the networks that differs; of estimators, the backbones'."""
+    before, now = (to_dict(_backbone(e.network)) for e in (there, here))
+    path = "network" if _backbone(here.network) is here.network else "network.backbone"
+    if before["type"] != now["type"]:
+        kinds = [tree["type"].rpartition(".")[2] for tree in (before, now)]
+        return [f"{path} is a {kinds[0]} there, a {kinds[1]} here"]
+    return [
+        f"{path}.{name}: {before[name]} there, {now[name]} here"
+        for name in now
+        if before[name] != now[name] and name not in free
+    ]
 
 
-def _is_label_table(name: str) -> bool:
-    return "emb_label" in name.split("/")
+def _backbone(network: nn.Module) -> nn.Module:
+    return network.backbone if isinstance(network, networks.LevelEstimator) else network
+
+
+def _said_of_size(there: Experiment, here: Experiment) -> list[str]:
+    if there.data.shape == here.data.shape:
+        return []
+    before, now = (f"{e.data.shape[0]} x {e.data.shape[1]}" for e in (there, here))
+    how = "positions are for the new size"
+    if not isinstance(_backbone(here.network), networks.DiT):
+        how = "blocks matched by level"
+    return [f"trained at {before}, goes on at {now}: {how}"]
+
+
+def _said_of_classes(there: int, here: int) -> list[str]:
+    if there != here:
+        what = "made anew" if here else "left out"
+        return [f"classes: {there} there, {here} here; labels are {what}"]
+    line = "the label table is loaded: class k here takes the place of class k there"
+    return [line] if here else []
+
+
+def _moved(
+    arrays: Mapping[str, jax.Array], size: tuple[int, ...], to: tuple[int, ...]
+) -> dict[str, jax.Array]:
+    """The arrays as they are named at another size, without tables of positions.
+
+    Blocks named by resolution become those of the same level.
+    """
+    if size == to:
+        return dict(arrays)
+
+    def level(match: re.Match) -> str:
+        r = int(match[2]) * to[0] // size[0]
+        return f"{match[1]}/{r}x{r}_"
+
+    kept = {name: a for name, a in arrays.items() if _top(name) != "positions"}
+    return {re.sub(r"\b(enc|dec)/(\d+)x\2_", level, name): a for name, a in kept.items()}
+
+
+def _top(name: str) -> str:
+    """The module of an array, or its own name: "conv" of "params/conv/weight"."""
+    return name.split("/")[1]
 
 
 def _short(name: str) -> str:
@@ -123,14 +185,13 @@ def _short(name: str) -> str:
 
 
 def _refusal(
-    name: str, shape: tuple[int, ...], ours: Shapes, there: Experiment, here: Experiment
+    name: str, theirs: Shapes, ours: Shapes, there: Experiment, here: Experiment
 ) -> str:
-    """Why an array has no place, and which fields to set."""
-    lines = [
-        line
-        for line in differences(there, here, free=())
-        if line.startswith("network.") and "label_dim" not in line
-    ]
+    """Why an array has no place, or comes from nowhere, and which fields to set."""
+    lines = [line for line in _differences(there, here) if "label_dim" not in line]
+    kinds = [type(e.network).__name__ for e in (there, here)]
+    if kinds[0] != kinds[1]:
+        lines.insert(0, f"network is a {kinds[0]} there, a {kinds[1]} here")
     scale = here.data.shape[0] / there.data.shape[0]
     resolutions = tuple(int(r * scale) for r in _attention(there))
     if scale != 1 and resolutions != _attention(here):
@@ -138,14 +199,13 @@ def _refusal(
             f"attention must be at the same levels, so set network.attn_resolutions to "
             f"{resolutions}"
         )
-    what = "; ".join(lines[:4]) or "the networks are of two kinds"
+    what = "; ".join(lines[:4]) or "which has other arrays than its fields say"
     return (
-        f"init_from: its network has {_short(name)} {shape}, this one "
-        f"{ours.get(name, 'none')}: give this one the fields of {here.init_from} ({what})"
+        f"init_from: {_short(name)} is {theirs.get(name, 'missing')} in its network, "
+        f"{ours.get(name, 'missing')} in this one: give this one the "
+        f"fields of {here.init_from} ({what})"
     )
 
 
 def _attention(experiment: Experiment) -> tuple[int, ...]:
-    network = experiment.network
-    network = getattr(network, "backbone", network)
-    return tuple(getattr(network, "attn_resolutions", ()))
+    return tuple(getattr(_backbone(experiment.network), "attn_resolutions", ()))

@@ -12,13 +12,17 @@ from flax import traverse_util
 import jaxdiff as jd
 from jaxdiff.config import Experiment
 from jaxdiff.data import Synthetic
-from jaxdiff.networks import ADM, UNet
+from jaxdiff.denoisers.parameterizations import Unscaled
+from jaxdiff.networks import ADM, DiT, LevelEstimator, UNet
+from jaxdiff.objectives.losses import LevelLikelihood
 from jaxdiff.runs import snapshots
 from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.train import fit, setup
 from tests.test_train import TINY
 
+DIT = DiT(label_dim=4, width=8, depth=1, heads=2)
+PLAIN = {"loss": jd.WeightedError(jd.UniformOnNetwork(jd.EDM()))}
 TWO = TINY.network.clone(channel_mult=(1, 2), attn_resolutions=(4,), channels_per_head=8)
 
 
@@ -56,7 +60,7 @@ def test_all_of_a_network_is_loaded_and_said(tmp_path: Path) -> None:
     count = len(before) + len(flat(init_state(experiment()).constants))
     assert f"step 7\n{count} of the {count} arrays of the network are loaded" in said
     assert "made anew" not in said
-    assert "class k here takes the place of k there" in said
+    assert "class k here takes the place of class k there" in said
 
 
 @pytest.mark.parametrize(
@@ -78,8 +82,7 @@ def test_another_number_of_classes(network: UNet, says: str, tmp_path: Path) -> 
 def test_another_network_s_label_table_too(tmp_path: Path) -> None:
     adm = ADM(label_dim=4, model_channels=8, channel_mult=(1,), num_blocks=1)
     here = adm.clone(label_dim=2)
-    plain = {"loss": jd.WeightedError(jd.UniformOnNetwork(jd.EDM()))}
-    pair = experiment(network=adm, **plain), experiment(network=here, **plain)
+    pair = experiment(network=adm, **PLAIN), experiment(network=here, **PLAIN)
     before, after, said = loaded(*pair, tmp_path)
     assert "4 there, 2 here; labels are made anew" in said
     assert before["emb_label"].shape != after["emb_label"].shape
@@ -93,6 +96,83 @@ def test_another_resolution_goes_on_level_by_level(tmp_path: Path) -> None:
     for name, value in before.items():
         there = name.replace("8x8", "16x16").replace("4x4", "8x8")
         np.testing.assert_allclose(after[there], value, rtol=1e-6, err_msg=name)
+
+
+def test_a_transformer_goes_on_at_another_resolution(tmp_path: Path) -> None:
+    """Its positions are a fixed table, so they are those of the new size."""
+    pair = experiment(8, DIT, **PLAIN), experiment(16, DIT, **PLAIN)
+    before, after, said = loaded(*pair, tmp_path)
+    assert "trained at 8 x 8, goes on at 16 x 16: positions are for the new size" in said
+    assert "made anew: constants/positions\n" in said
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_positions_of_as_many_patches_are_made_anew_too(tmp_path: Path) -> None:
+    """4 x 16 and 16 x 4 pixels have 16 patches each, at other places."""
+    wide, tall = (
+        dataclasses.replace(experiment(8, DIT, **PLAIN), data=Synthetic(shape, labels=4))
+        for shape in ((4, 16, 1), (16, 4, 1))
+    )
+    here = dataclasses.replace(tall, init_from=of(wide, tmp_path))
+    state = setup.begun(here, sharding.data_mesh(jax.devices()[:1]))
+    expected = init_state(tall).constants["positions"]
+    np.testing.assert_array_equal(state.constants["positions"], expected)
+    assert (expected != init_state(wide).constants["positions"]).any()
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "says"),
+    [
+        (DIT, {"depth": 2}, r"network.depth: 1 there, 2 here"),
+        (DIT, {"heads": 4}, r"network.heads: 2 there, 4 here"),
+        (TWO, {"num_blocks": 2}, r"network.num_blocks: 1 there, 2 here"),
+        (TWO, {"channels_per_head": 16}, r"network.channels_per_head: 8 there, 16 here"),
+        (TWO, {"res_balance": 0.5}, r"network.res_balance: 0.3 there, 0.5 here"),
+        (TWO, {"clip_act": 0.0}, r"network.clip_act: 256.0 there, 0.0 here"),
+        (TWO, {"weight_norm": False}, r"network.weight_norm: True there, False here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_function_of_the_same_weights_is_refused(
+    there: Any, here: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    pair = experiment(8, there, **PLAIN), experiment(8, there.clone(**here), **PLAIN)
+    with pytest.raises(ValueError, match=f"init_from: .*{says}.*set these as they are"):
+        loaded(*pair, tmp_path)
+
+
+def test_an_estimator_of_another_backbone_is_refused(tmp_path: Path) -> None:
+    level = LevelEstimator(TWO.clone(channels_per_head=16))
+    here = experiment(8, level, loss=LevelLikelihood(), parameterization=Unscaled())
+    says = r"network.backbone.channels_per_head: 8 there, 16 here"
+    with pytest.raises(ValueError, match=says):
+        loaded(experiment(8, TWO), here, tmp_path)
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:
+    pair = experiment(8, DIT, **PLAIN), experiment(8, TWO, **PLAIN)
+    with pytest.raises(ValueError, match="network is a DiT there, a UNet here"):
+        loaded(*pair, tmp_path)
+
+
+def test_more_attention_is_refused_with_what_differs(tmp_path: Path) -> None:
+    more = TWO.clone(attn_resolutions=(8, 4))
+    says = (
+        r"dec/8x8_block0/attn_proj/weight is missing in its network, .*"
+        r"attn_resolutions: \(4,\) there, \(8, 4\) here"
+    )
+    with pytest.raises(ValueError, match=says):
+        loaded(experiment(8, TWO), experiment(8, more), tmp_path)
+
+
+def test_new_heads_are_made_anew_and_other_settings_are_said(tmp_path: Path) -> None:
+    here = TWO.clone(learned_variance=True, dropout=0.3)
+    _, after, said = loaded(experiment(8, TWO), experiment(8, here), tmp_path)
+    assert "made anew: variance_conv/weight, variance_gain\n" in said
+    assert "network.dropout: 0.1 there, 0.3 here" in said
+    assert after["variance_gain"] == 0
 
 
 def test_attention_at_other_levels_is_refused_with_what_to_set(tmp_path: Path) -> None:
