@@ -4,7 +4,6 @@ Orbax has no exception of its own for damage, and raises almost any other; what 
 read is None here. Listing needs no more than names, so one damaged checkpoint hides none.
 """
 
-import os
 import re
 import tempfile
 import warnings
@@ -135,8 +134,11 @@ def _set_aside(folder: Place) -> None:
             ". Bring back a copy of the folder, or start over in another --workdir"
         )
     for step, reason in damaged.items():
-        aside = folder / f"{step}.damaged"
-        os.rename(folder / str(step), aside)
+        aside, count = folder / f"{step}.damaged", 1
+        while aside.exists():  # from an earlier time
+            count += 1
+            aside = folder / f"{step}.damaged-{count}"
+        (folder / str(step)).rename(aside)
         warnings.warn(
             f"checkpoint {reason}: it was renamed to {aside.name} and is passed over",
             stacklevel=2,
