@@ -276,6 +276,11 @@ class Checkpoints:
                     f"going back to checkpoint {after}",
                     stacklevel=2,
                 )
+        if others := [step for step in self.steps() if step not in steps]:
+            raise ValueError(
+                f"checkpoint {'; '.join(reasons)} in {self._name}: choose another, it has "
+                f"{', '.join(map(str, others))}"
+            )
         raise ValueError(
             f"no checkpoint in {self._name} can be read: {'; '.join(reasons)}. Bring back "
             "a copy of the folder, or start over in another --workdir"

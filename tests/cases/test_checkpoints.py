@@ -305,6 +305,9 @@ def test_a_time_that_is_none_hides_no_other_checkpoint(
         save(tmp_path, state, 3)
     with checkpoint.checkpoints(tmp_path) as saved:
         assert saved.steps() == [3, 1]
+    shutil.copytree(tmp_path / "checkpoints/2.damaged", tmp_path / "checkpoints/2")
+    with pytest.warns(UserWarning, match=r"renamed to 2\.damaged-2 and is passed over"):
+        save(tmp_path, state, 3)
     for step in (1, 3):
         shutil.rmtree(tmp_path / f"checkpoints/{step}")
     (tmp_path / "checkpoints/2.damaged").rename(tmp_path / "checkpoints/2")
@@ -327,6 +330,15 @@ def test_deleting_is_no_advice(state: TrainState, tmp_path: Path) -> None:
         if path.name != "statistics.py" and "data" not in path.parts:
             assert "delete it" not in path.read_text(), path
             assert "delete th" not in path.read_text(), path
+
+
+def test_a_damaged_checkpoint_that_was_chosen_has_others_beside_it(
+    state: TrainState, tmp_path: Path
+) -> None:
+    save(tmp_path, state, 1, 2, 3)
+    flip(tmp_path / "checkpoints/2/_CHECKPOINT_METADATA", b"sha256", b"sha257")
+    with pytest.raises(ValueError, match=r"checkpoint 2 is damaged \(.*it has 3, 1$"):
+        jd.restore(tmp_path, step=2)
 
 
 def test_arrays_of_another_network_are_named(state: TrainState, tmp_path: Path) -> None:
