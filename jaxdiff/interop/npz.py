@@ -39,13 +39,8 @@ class Stored:
         Raises:
             ValueError: damage, or a member that grows beyond reason when inflated.
         """
-        packed, size = len(self.member.raw), self.member.size
-        if size > max(INFLATED, RATIO * packed):
-            raise ValueError(
-                f"{self.member.name[:80]!r} would grow from {packed:,} to {size:,} bytes: "
-                "write it uncompressed, with np.savez, if it is meant"
-            )
-        return self._view(archives.read(self.member, size))
+        require_bounded(repr(self.member.name[:80]), [self.member])
+        return self._view(archives.read(self.member, self.member.size))
 
     def view(self) -> Shaped[np.ndarray, "..."]:
         """The array where it stands in the file, read as it is used and not compared.
@@ -62,7 +57,21 @@ class Stored:
 
 
 INFLATED, RATIO = 2**28, 20
-"""Bytes that any member may have, and times its packed size that a larger one may."""
+"""Bytes that members may have, and times their packed size that larger ones may."""
+
+
+def require_bounded(what: str, members: Collection[Member]) -> None:
+    """Refuses members that together grow beyond reason when inflated.
+
+    Raises:
+        ValueError: says from what size to what.
+    """
+    packed, size = sum(len(m.raw) for m in members), sum(m.size for m in members)
+    if size > max(INFLATED, RATIO * packed):
+        raise ValueError(
+            f"{what} would grow from {packed:,} to {size:,} bytes: write it uncompressed, "
+            "with np.savez, if it is meant"
+        )
 
 
 def load(
@@ -77,7 +86,9 @@ def load(
         ValueError: no NPZ, damage, or arrays of objects; the message is without the path.
     """
     stored = opened(path, texts)
-    return {k: a.read() for k, a in stored.items() if names is None or k in names}
+    wanted = {k: a for k, a in stored.items() if names is None or k in names}
+    require_bounded("the file", [a.member for a in wanted.values()])
+    return {k: a.read() for k, a in wanted.items()}
 
 
 def opened(path: Place, texts: bool = False) -> dict[str, Stored]:

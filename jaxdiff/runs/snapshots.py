@@ -100,6 +100,7 @@ def read(path: PathLike) -> Snapshot:
         held = {name: array.shape for name, array in stored.items()}
         wanted = networks.shapes(experiment.network, experiment.data.shape)
         networks.require_shapes(held, wanted)
+        npz.require_bounded("it", [stored[name].member for name in wanted])
         flat = {name: _read(name, stored[name], said["dtype"]) for name in wanted}
         numbers = float(said["std"]), said["step"], said["images"]
         variables = traverse_util.unflatten_dict(flat, sep="/")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.interop import npz
 from jaxdiff.runs import snapshots
 from tests.test_snapshots import WEIGHT, snapshot
 
@@ -106,6 +107,21 @@ def test_a_member_of_four_gigabytes_is_not_read(path: Path) -> None:
         snapshots.read(path)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert after - before < 200_000  # kilobytes
+
+
+def test_members_that_fit_the_network_are_bounded_together(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with np.load(path) as file:
+        arrays = {k: a if k == "json" else np.zeros_like(a) for k, a in file.items()}
+    largest = max(a.nbytes for k, a in arrays.items() if k != "json")
+    np.savez_compressed(path, **arrays)
+    monkeypatch.setattr(npz, "RATIO", 1)
+    monkeypatch.setattr(npz, "INFLATED", max(largest, arrays["json"].nbytes) + 200)
+    with pytest.raises(ValueError, match="it would grow from"):
+        snapshots.read(path)
+    with pytest.raises(ValueError, match="the file would grow from"):
+        npz.load(path)
 
 
 def test_names_that_come_from_files_move_no_cursor() -> None:
