@@ -83,13 +83,8 @@ def _renumbered(dataset: Dataset) -> list[int]:
     """The labels that are other folders than in version 0.1, which sorted them as text."""
     source = dataset.source
     source = source.of if isinstance(source, Skipping) else source
-    if not isinstance(source, Files) or [*dataset.classes] == sorted(dataset.classes):
+    if not (isinstance(source, Files) and source.from_folders):
         return []
-    some = np.unique(np.linspace(0, len(source) - 1, 64).astype(int))
-    folders = (str(source.paths[i]).replace("\\", "/").split("/")[:-1] for i in some)
-    labels = (dataset.classes[source.labels[i]] for i in some)
-    if not all(name in parts for name, parts in zip(labels, folders, strict=True)):
-        return []  # they are those of a dataset.json
     pairs = zip(dataset.classes, sorted(dataset.classes), strict=True)
     return [i for i, (now, before) in enumerate(pairs) if now != before]
 

@@ -20,21 +20,36 @@ DEEPEST = 100
 """Levels of lists and objects inside each other."""
 LARGEST = 2**26
 """Bytes of a document."""
+PARTS = 2**22
+"""Lists, objects and commas of a document, an object as four: what its values are made of
+may take a hundred times the memory of their text."""
 
 Step = Annotated[int, Whole(0, 10**9)]
 """Steps of training."""
 
 
-def loads(text: str | bytes, where: str, kind: type = dict) -> Any:
+def loads(
+    text: str | bytes,
+    where: str,
+    kind: type = dict,
+    *,
+    largest: int = LARGEST,
+    parts: int = PARTS,
+) -> Any:
     """The value of a JSON text, an object unless `kind` says otherwise.
 
-    `where` names the text, as a file does, and begins every message.
+    `where` names the text, as a file does, and begins every message. `largest` and `parts`
+    bound its bytes and its parts, see `PARTS`.
 
     Raises:
         ValueError: it is no JSON, of another kind, has a name twice, or passes a bound.
     """
-    if len(text) > LARGEST:
-        raise ValueError(f"{where} has {len(text):,} bytes of JSON, over {LARGEST:,}")
+    if len(text) > largest:
+        raise ValueError(f"{where} has {len(text):,} bytes of JSON, over {largest:,}")
+    marks = ("[", ",", "{") if isinstance(text, str) else (b"[", b",", b"{")
+    lists, commas, objects_ = map(text.count, marks)
+    if (count := lists + commas + 4 * objects_) > parts:
+        raise ValueError(f"{where} has {count:,} lists and elements, over {parts:,}")
     try:
         value = json.loads(text, parse_int=_whole, object_pairs_hook=_once)
     except RecursionError:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxdiff.data.batches import LeftOut
 from jaxdiff.data.formats import image_files, zips
 from jaxdiff.runtime import jsontext
+from jaxdiff.types.ranges import shown
 
 LABELS = "dataset.json"
 MOST = 2**16
@@ -34,6 +35,8 @@ SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "__pycache__", "lost
     "system volume information"
 }
 """Folders, in small letters, that systems and other programs make beside one's data."""
+ROW_BYTES, ROW_PARTS = 2**8, 8
+"""What dataset.json may have for each image, beside what any JSON may have."""
 DEPTH = 64
 """Folders inside of each other that are looked into."""
 
@@ -66,6 +69,8 @@ class Listing(NamedTuple):
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     left_out: Mapping[str, LeftOut]
+    from_folders: bool = False
+    """Whether the labels are those of the sub-folders."""
 
 
 class _Left:
@@ -107,6 +112,8 @@ def listing(root: Path) -> Listing:
     prefix = _wrapping(tree)
     paths = [path[len(prefix) :] for path in _ordered(tree.images)]
     files = tuple(tree.images[prefix + path] for path in paths)
+    for table in tree.tables.keys() - {prefix + LABELS}:
+        left.file(f"{LABELS} that is not in the folder that all images are in", table)
     if prefix + LABELS in tree.tables:
         where = f"{root}/{prefix}{LABELS}"
         text = content(tree.tables[prefix + LABELS], where)
@@ -133,7 +140,7 @@ def listing(root: Path) -> Listing:
         )
     number = {name: k for k, name in enumerate(classes)}
     labels = tuple(number[path.partition("/")[0]] for path in paths)
-    return Listing(files, labels, tuple(classes), left.of)
+    return Listing(files, labels, tuple(classes), left.of, from_folders=True)
 
 
 def pictures(root: Path) -> tuple[tuple[File, ...], Mapping[str, LeftOut]]:
@@ -194,19 +201,24 @@ def json_labels(
     >>> json_labels(b'{"labels": [["a/1.png", 3]]}', ["a/1.png"], "")
     (3,)
     """
+    largest = jsontext.LARGEST + ROW_BYTES * len(paths)
+    parts = jsontext.PARTS + ROW_PARTS * len(paths)
     try:
-        rows = jsontext.loads(text, where)["labels"]
-    except (ValueError, KeyError) as error:
+        table = jsontext.loads(text, "it", largest=largest, parts=parts)
+        if "labels" not in table:
+            raise ValueError('it has no "labels"')
+    except ValueError as error:
         raise ValueError(
-            f'{where} must be JSON, {{"labels": [["a/1.png", 3], ...]}}'
+            f'{where} must be JSON, {{"labels": [["a/1.png", 3], ...]}}: {error}'
         ) from error
+    rows = table["labels"]
     if rows is None:
         return (-1,) * len(paths)
-    if type(rows) is not list or not all(map(_is_row, rows)):
-        wrong = next((r for r in rows if not _is_row(r)), rows) if rows else rows
+    wrong = [rows] if type(rows) is not list else [r for r in rows if not _is_row(r)]
+    if wrong:
         raise ValueError(
             f"{where} must have labels [path, class], the class in 0 ... {MOST - 1}, got "
-            f"{str(wrong)[:60]}"
+            f"{shown(wrong[0], 60)}"
         )
     known: dict[str, int] = {}
     for row, label in rows:

@@ -78,9 +78,9 @@ class Folder:
             ValueError: a folder or a class without images, images beside sub-folders, or
                 a damaged archive or dataset.json.
         """
-        files, labels, classes, left_out = listing(place(self.path))
-        source = skipping(Files(files, labels, self.size), self.on_error)
-        return Dataset(source, classes, left_out)
+        found = listing(place(self.path))
+        source = Files(found.files, found.labels, self.size, found.from_folders)
+        return Dataset(skipping(source, self.on_error), found.classes, found.left_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,8 @@ class Files:
     paths: tuple[File, ...]
     labels: tuple[int, ...]
     size: int
+    from_folders: bool = False
+    """Whether the labels are those of sub-folders."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
