@@ -28,6 +28,7 @@ from jaxdiff.types.ranges import Size, Whole, check, shown
 
 TEXTS = ("name", "preprocessing", "sha256")
 Dims = Annotated[int, Whole(1, 2**20)]
+Count = Annotated[int, Whole(2, 10**9)]
 VERSION = 1
 """Of the file's layout."""
 ORIGIN = (*TEXTS, "dims")
@@ -193,14 +194,14 @@ def load(path: PathLike) -> Observed:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
     try:
-        arrays = npz.load(path)
-        meta = jsontext.loads(str(arrays["meta"]), "its description")
+        meta = jsontext.loads(str(npz.load(path, ["meta"])["meta"]), "its description")
         if meta["jaxdiff_observed"] != VERSION:
             layout = shown(meta["jaxdiff_observed"])
             raise ValueError(f"is of layout {layout}, not {VERSION}")
         known = meta["extractors"]
         check("extractors", known, dict)
-        seen = {}
+        seen, parts = {}, ("mean", "scatter", "count", "features")
+        arrays = npz.load(path, {f"{name}/{part}" for name in known for part in parts})
         for name, origin in known.items():
             check(name, origin, dict)
             jsontext.fields(origin, name, **dict.fromkeys(TEXTS, str), dims=Dims)
@@ -219,7 +220,7 @@ def load(path: PathLike) -> Observed:
 
 
 def published(path: PathLike, protocol: str = "tf", count: int | None = None) -> Observed:
-    """The reference statistics of another tool, as `interop.statistics` reads them.
+    """The reference statistics of another tool, as `interop.fid_statistics` reads them.
 
     `protocol` says how images were resized before an InceptionV3 saw them, which such
     files do not: "tf", "pytorch" or "clean". Nor do most say how many there were.
@@ -253,7 +254,9 @@ def _seen(name: str, origin: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         raise ValueError(f"{name} has a mean {mean.shape}, not {dims}")
     if not (np.isfinite(mean).all() and np.isfinite(scatter).all()):
         raise ValueError(f"{name} holds numbers that are not finite")
-    moments = Moments(int(arrays[f"{name}/count"]), mean, scatter)
+    count = arrays[f"{name}/count"]
+    check(f"{name}/count", count.item() if count.ndim == 0 else count.tolist(), Count)
+    moments = Moments(int(count), mean, scatter)
     if features is not None and features.shape != (moments.count, *dims):
         raise ValueError(f"{name} has features {features.shape}, of {moments.count} images")
     if features is not None and not np.isfinite(features).all():

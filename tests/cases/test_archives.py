@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxdiff import evaluation
 from jaxdiff.data import CIFAR10, Latents, VAELatents
 from jaxdiff.data.formats import shards
 from jaxdiff.interop import npz
@@ -51,6 +52,43 @@ def test_an_array_that_grows_beyond_reason_is_refused(
     assert len(npz.load(path)["x"]) == 2**20
 
 
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_many_small_arrays_do_not_grow_together_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "INFLATED", 2**20)
+    path = tmp_path / "a.npz"
+    arrays = {f"x{i}": np.zeros(2**16) for i in range(3)}
+    path.write_bytes(saved(np.savez_compressed, **arrays))
+    with pytest.raises(ValueError, match=r"the file would grow from [\d,]+ to"):
+        npz.load(path)
+    assert npz.load(path, ["x0"]).keys() == {"x0"}
+
+
+def test_a_reference_reads_what_it_lists_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    plain = npz.load
+    monkeypatch.setattr(
+        npz, "load", lambda path, names: asked.append({*names}) or plain(path, names)
+    )
+    known = {"pixels8": {"name": "pixels8", "preprocessing": "x", "sha256": "", "dims": 1}}
+    meta = {"jaxdiff_observed": 1, "extractors": known, "source": "x", "shape": None}
+    arrays = {f"{i}": np.zeros(9) for i in range(3)}
+    of = {"pixels8/mean": np.zeros(1), "pixels8/scatter": np.ones((1, 1))}
+    arrays |= {**of, "pixels8/count": np.array(9), "meta": np.array(json.dumps(meta))}
+    np.savez(tmp_path / "r.npz", **arrays)
+    assert evaluation.load(tmp_path / "r.npz").count == 9
+    assert asked == [{"meta"}, {f"pixels8/{p}" for p in (
+        "mean", "scatter", "count", "features")}]  # fmt: skip
+
+
 def header(text: bytes) -> bytes:
     """An NPZ with an array whose NPY header is this text."""
     text = text.ljust(118) + b"\n"
@@ -83,9 +121,10 @@ def encrypted() -> bytes:
 
 
 def compressed(method: int) -> bytes:
+    array = npy(np.eye(2))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
-        archive.writestr("x.npy", saved(x=np.eye(2)))
+        archive.writestr("x.npy", array)
     return file.getvalue()
 
 

@@ -130,6 +130,8 @@ def test_every_type_is_what_its_part_of_the_table_says() -> None:
         ('{"a": 1, "a": 2}', "it has 'a' twice"),
         (b"\xff\xfe\x00", "it is not the JSON that it should be: "),
         (b" " * (2**26 + 1), "bytes of JSON, over"),
+        ("[" + "[]," * 2**21 + "[]]", "lists and elements, over 4,194,304"),
+        (b"{}," * 2**20, "lists and elements, over 4,194,304"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -186,9 +188,10 @@ def test_each_part_of_a_reference_may_be_anything(
             path = tmp_path / "ref.npz"
             np.savez(path, **{**reference, "meta": np.array(json.dumps(meta))})
             one_line(lambda path=path: evaluation.load(path))
-    for count in (np.inf, np.nan, -1.0, np.zeros(3)):
+    for count in (np.inf, np.nan, 2.7, 9.0, -1, 0, 1, 10**18, np.zeros(3, int), True):
         np.savez(path, **{**reference, "pixels8/count": np.array(count)})
-        one_line(lambda: evaluation.load(path))
+        with pytest.raises(ValueError, match="count must be a whole number from 2"):
+            evaluation.load(path)
 
 
 WRITTEN = (
