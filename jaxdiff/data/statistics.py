@@ -16,7 +16,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -27,7 +27,9 @@ from jaxdiff.data.skipping import Skipping
 from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, cache_folder, write_atomically
 from jaxdiff.runtime.progress import bar as progress_bar
+from jaxdiff.types.ranges import Finite, NonNegative, Whole
 
+Count = Annotated[int, Whole(1, 10**12)]
 BLOCK = 64
 """Images that are added at a time."""
 
@@ -136,15 +138,16 @@ def stored(source: Any, dataset: Dataset | None = None) -> Statistics | None:
     """
     path = file_of(source, dataset)
     try:
-        row = jsontext.loads(path.read_bytes(), str(path))
-        count, *parts = row["count"], row["mean"], row["std"]
-        numbers = [float(value) for part in parts for value in part]
-        if type(count) is not int or not np.isfinite(numbers).all():
-            raise ValueError("it holds other things than numbers")
-        return Statistics(count, *(tuple(map(float, part)) for part in parts))
+        row = jsontext.loads(path.read_bytes(), "it")
+        row = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        of = {"mean": tuple[Finite, ...], "std": tuple[NonNegative, ...]}
+        count, mean, std = jsontext.fields(row, "it", count=Count, **of)
+        if not mean or len(mean) != len(std):
+            raise ValueError(f"it has {len(mean)} means and {len(std)} stds")
+        return Statistics(count, tuple(map(float, mean)), tuple(map(float, std)))
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"{path} is damaged ({error}): measuring again", stacklevel=2)
         return None
 

@@ -1,5 +1,6 @@
 """Statistics of a data set are kept in the cache, never among somebody's pictures."""
 
+import json
 import os
 from pathlib import Path
 
@@ -51,3 +52,25 @@ def test_the_line_says_why_they_are_not(photos: Path) -> None:
     assert line.startswith("not kept, as the cache folder cannot be written to: ")
     with pytest.warns(UserWarning, match="are not kept"):
         assert statistics.measured(data) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"count": -5}, "count must be"),
+        ({"count": 2.5}, "count must be"),
+        ({"std": [-3.0, 0.0, 0.0]}, r"std\[0\] must be"),
+        ({"std": []}, "3 means and 0 stds"),
+        ({"mean": [], "std": []}, "0 means and 0 stds"),
+        ({"mean": "12"}, "mean must be a tuple"),
+        ({"mean": [0.0, 0.0, float("nan")]}, r"mean\[2\] must be"),
+        ({"mean": None}, "mean must be a tuple"),
+    ],
+)
+def test_damaged_files_are_measured_again(change: dict, line: str, photos: Path) -> None:
+    data = Folder(photos, 8)
+    first = statistics.measured(data)
+    path = statistics.file_of(data)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.warns(UserWarning, match=f"is damaged .*{line}.*: measuring again"):
+        assert statistics.measured(data) == first
