@@ -49,8 +49,8 @@ def images_in(
 ) -> Source:
     """The images of an NPZ ("images" or "arr_0", uint8), or of a folder or ZIP archive.
 
-    All pictures in a folder are taken, at any depth, by the rules of `data.listing`; a
-    warning counts what is left out.
+    All pictures in a folder are taken, at any depth, by the rules of
+    `data.formats.listing`; a warning counts what is left out.
 
     `number` takes the first so many, in the order of the array or of the names. With `size`
     the pictures of a folder are made RGB squares, cropped and resized as training does it.
@@ -58,13 +58,16 @@ def images_in(
     Raises:
         FileNotFoundError: there is nothing at the path.
         ValueError: fewer images than asked for, images of different sizes, numbers that
-            are not uint8, transparent pictures or a palette.
+            are not uint8, or pictures that `data.formats.image_files` would change: of
+            another mode, transparent, turned by EXIF data, or with 16 bits a channel.
     """
     path = place(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder and no file {path}")
     if path.is_dir() or _is_archive_of_pictures(path):
         return _files(path, number, size)
+    if path.suffix[1:].lower() in image_files.extensions():
+        raise ValueError(f"{path} is one picture: name the folder that it is in")
     if size is not None:
         raise ValueError(f"--size is for pictures, and {path} is an array of images")
     try:
@@ -104,7 +107,7 @@ def _files(path: Path, number: int | None, size: int | None) -> Source:
     count = _count(len(files), number, path)
     if size is not None:
         return Files(files[:count], (-1,) * count, size)
-    first: tuple[Any, ...] | None = None
+    first: image_files.Kind | None = None
     for file in files[:count]:
         try:
             found = image_files.kind(content(file))
@@ -113,17 +116,17 @@ def _files(path: Path, number: int | None, size: int | None) -> Source:
         first = first or found
         if found != first:
             raise ValueError(
-                f"{file} is {_said(found)}, {files[0].name} {_said(first)}: all images "
+                f"{file} is {found}, {files[0].name} {first}: all images "
                 "must be of one size and mode; --size=64 makes them RGB of 64 x 64, "
                 "cropped and resized as training does it"
             )
-        if found[2] not in MODES:
+        if found.mode not in MODES or found.changed:
             raise ValueError(
-                f"{file} is {_said(found)}: metrics are of RGB or grey of 8 bits; "
-                "--size=64 makes them RGB of 64 x 64, transparent parts white, as training "
-                "does it"
+                f"{file} is {found}: metrics are of RGB or grey of 8 bits, upright and "
+                "without transparency; --size=64 makes them RGB of 64 x 64, transparent "
+                "parts white, as training does it"
             )
-    width, height, mode = first
+    width, height, mode, _ = first
     return Pictures(files[:count], (height, width, MODES[mode]))
 
 
@@ -135,11 +138,6 @@ def _is_archive_of_pictures(path: Path) -> bool:
         if file.read(4) != archives.HEADER:
             return False
     return not any(name.endswith(".npy") for name in zips.members(path)[0])
-
-
-def _said(found: tuple[int, int, str]) -> str:
-    width, height, mode = found
-    return f"{width} x {height} {mode}"
 
 
 def _count(held: int, asked: int | None, path: Path) -> int:

@@ -1,11 +1,15 @@
 """Images of others: grey beside RGB, and sizes that differ, as people have them."""
 
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff import evaluation
 from tests.cases.commands import Done, run
 
 RNG = np.random.default_rng(0)
@@ -78,3 +82,66 @@ def test_a_size_is_for_pictures(tmp_path: Path) -> None:
                f"--out={tmp_path / 'r'}", "--extractors=pixels8")  # fmt: skip
     assert done.status == 1
     assert "--size is for pictures" in done.err
+
+
+def test_a_picture_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "x", "RGB", [(8, 8)])
+    for flags in ((), ("--size=8",)):
+        done, _ = reference(folder / "0.png", *flags)
+        assert "0.png is one picture: name the folder that it is in" in done.err
+
+
+def clear(path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(path, transparency=(0, 0, 0))
+
+
+def turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(path.with_suffix(".jpg"), exif=exif)
+
+
+def turned_after_its_pixels(path: Path) -> None:
+    """A PNG whose EXIF data stand at its end."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    Image.new("RGB", (8, 8)).save(path)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    data = path.read_bytes()
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+
+
+def deep(path: Path) -> None:
+    """A PNG of 16 bits a channel, which Pillow cannot write."""
+    chunks = [(b"IHDR", struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress((b"\0" + bytes(48)) * 8)), (b"IEND", b"")]
+    file = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        file += struct.pack(">I", len(data)) + kind + data + crc
+    path.write_bytes(file)
+
+
+def deep_ppm(path: Path) -> None:
+    path.with_suffix(".ppm").write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
+
+
+@pytest.mark.parametrize(
+    ("write", "what"),
+    [
+        (clear, "transparent"),
+        (turned, "turned by its EXIF data"),
+        (turned_after_its_pixels, "turned by its EXIF data"),
+        (deep, "16 bits a channel"),
+        (deep_ppm, "16 bits a channel"),
+    ],
+)
+def test_what_training_would_change_is_refused(
+    write: Callable[[Path], None], what: str, tmp_path: Path
+) -> None:
+    for i in range(6):
+        write(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match=rf"is 8 x 8 RGB \({what}\): metrics.*--size=64"):
+        evaluation.images_in(tmp_path)
+    assert len(evaluation.images_in(tmp_path, size=8)) == 6

@@ -28,7 +28,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -169,14 +169,55 @@ def _is_heavy(image: Any) -> bool:
     return image.format in HEAVY or bool(image.info.get("progressive"))
 
 
-def kind(data: bytes) -> tuple[int, int, str]:
-    """Width, height and Pillow's mode of an image file, by its header alone.
+class Kind(NamedTuple):
+    """What an image file's header says: `changed` is what `decoded` would do to it."""
+
+    width: int
+    height: int
+    mode: str
+    changed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.width} x {self.height} {self.mode}"
+        return f"{text} ({', '.join(self.changed)})" if self.changed else text
+
+
+def kind(data: bytes) -> Kind:
+    """Size, Pillow's mode, and what is more than its pixels, by the header alone.
 
     Raises:
         ValueError: as `decoded`.
     """
     with _errors(), header(data) as image:
-        return *image.size, image.mode
+        changed = {
+            "transparent": image.has_transparency_data,
+            "16 bits a channel": _is_deep(image),
+            "turned by its EXIF data": _exif(image, data).get(ORIENTATION, 1) != 1,
+        }
+        names = tuple(name for name, is_so in changed.items() if is_so)
+        return Kind(*image.size, image.mode, names)
+
+
+ORIENTATION = 0x0112
+"""The tag of EXIF that says which way up an image is."""
+
+
+def _exif(image: Any, data: bytes) -> Any:
+    """The EXIF data; those of a PNG file may follow the pixels, which are decoded then."""
+    from PIL import Image
+
+    without = image.format == "PNG" and not (b"eXIf" in data or b"Raw profile" in data)
+    return Image.Image.getexif(image) if without else image.getexif()
+
+
+def _is_deep(image: Any) -> bool:
+    """Whether channels of the file have more than the 8 bits that Pillow's mode has."""
+    for _, _, _, args in image.tile if image.mode in BYTES else ():
+        raw, *more = args if isinstance(args, tuple) else (args,)
+        largest = more[0] if image.format == "PPM" and more else 0
+        if ";16" in str(raw) or (isinstance(largest, int) and largest > 255):
+            return True
+    return False
 
 
 @contextlib.contextmanager
