@@ -1,5 +1,6 @@
 """Files that are whole or not at all, on this machine and in a bucket."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -114,3 +115,16 @@ def test_a_cloud_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     ) as e:
         write_atomically(place("gs://bucket/a"), lambda file: file.write(b"x"))
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_a_file_has_the_rights_that_the_umask_leaves(
+    mask: int, mode: int, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a", lambda file: file.write(b"x"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

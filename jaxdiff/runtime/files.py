@@ -9,8 +9,8 @@ import importlib.util
 import io
 import os
 import re
+import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,16 +103,16 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> Non
         _send(path, memory.getvalue())
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    temporary = path.with_name(f"tmp{secrets.token_hex(8)}")
+    with temporary.open("xb") as file:  # with the rights that the user's umask leaves
         try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         except BaseException:
-            os.unlink(file.name)
+            temporary.unlink()
             raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    temporary.replace(path)
 
 
 def _send(path: epath.Path, content: bytes) -> None:
@@ -127,7 +127,7 @@ def _send(path: epath.Path, content: bytes) -> None:
 
 
 def lines(path: PathLike) -> list[str]:
-    """The lines of a text, with their ends; a kill may have cut the last. None: no file."""
+    """The lines of a text, with their ends, [] of no file; a kill may have cut the last."""
     if not (path := place(path)).exists():
         return []
     return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
