@@ -31,7 +31,7 @@ SHAPES = ((16, 2), (64, 2), (64, 12), (256, 6))
 
 
 def plain(q: Heads, k: Heads, v: Heads) -> Heads:
-    """As jaxdiff.networks.block attends: k is divided by sqrt(d) before."""
+    """As jaxdiff.networks.edm2_block attends: k is divided by sqrt(d) before."""
     weight = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
     return jnp.einsum("bhqk,bkhd->bqhd", weight, v)
 

@@ -90,16 +90,19 @@ GRIDS: Mapping[str, tuple[Schedule, Grid]] = {
     "cosine, uniform t": (COSINE, grids.Uniform()),
     "DDPM, trailing": (DDPM, grids.Trailing()),
 }
+WRITTEN = (
+    *("schedules.png", "densities.png", "weightings.png", "grids.png"),
+    *("terminal.csv", "terminal.json"),
+)
+"""The files in OUT."""
 
 
 def main() -> None:
     """Computes, draws, writes, prints."""
     if not 0 < STD.value < math.inf:
         raise ValueError(f"--std must be above 0 and finite, got {STD.value}")
-    if not OUT.value.strip():
-        raise ValueError("--out is empty: name a folder, such as --out=analysis")
     out = command.folder(OUT)
-    command.output(OUT, out, "png")  # before any work
+    command.writes(OUT, *(out / name for name in WRITTEN))  # before any work
     table, drawn, laws, recipes, grids, steps = (
         SCHEDULES, DRAWN, LAWS, RECIPES, GRIDS, 18
     )  # fmt: skip
@@ -128,7 +131,7 @@ def main() -> None:
     for name, figure in figures.items():
         png = out / f"{name}.png"
         write_atomically(png, lambda f, p=figure: p.savefig(f, format="png"))
-    print(f"\n{', '.join(f'{n}.png' for n in figures)}, terminal.csv, terminal.json: {out}")
+    print(f"\n{', '.join(WRITTEN)}: {out}")
 
 
 def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:

@@ -98,15 +98,16 @@ def folder(flag: flags.FlagHolder[str]) -> Place:
     return place(flag.value)
 
 
-def names(flag: flags.FlagHolder[list[str]]) -> list[str]:
-    """The names that a flag lists.
+def names(flag: flags.FlagHolder[list[str]], example: str = "") -> list[str]:
+    """The names that a flag lists; `example` is one, by default the flag's default.
 
     Raises:
         ValueError: it lists none, or an empty one.
     """
     if not flag.value or not all(flag.value):
         text = ",".join(flag.value)
-        raise ValueError(f"--{flag.name}={text}: name one at least, as {flag.default[0]}")
+        example = example or flag.default[0]
+        raise ValueError(f"--{flag.name}={text}: name one at least, as {example}")
     return flag.value
 
 
@@ -123,33 +124,42 @@ def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[
         out = out / default.name
     out = out.with_suffix("") if out.suffix[1:] in suffixes else out
     named = {suffix: out.parent / f"{out.name}.{suffix}" for suffix in suffixes}
-    writes(*named.values())
-    if not isinstance(out, Path):
-        return named
-    there = next(p for p in out.absolute().parents if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--{flag.name}: cannot write to {out.parent}: choose another place"
-        )
+    writes(flag, *named.values())
     return named
 
 
-def writes(*paths: Place) -> None:
-    """Files that the command will write: at its end those that it has replaced are said."""
-    _BEFORE.update({path: path.stat().st_mtime for path in paths if path.exists()})
+def writes(flag: flags.FlagHolder[str], *paths: Place) -> None:
+    """Files that the command will write: at its end it says which of them it has replaced.
+
+    Raises:
+        ValueError: a folder cannot be written to, or be made where it would lie.
+    """
+    for parent in dict.fromkeys(path.parent for path in paths if isinstance(path, Path)):
+        there = next(p for p in (parent / "x").absolute().parents if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ValueError(
+                f"--{flag.name}: cannot write to {parent}: choose another place"
+            )
+    _BEFORE.update({path: _written(path) for path in paths if path.exists()})
 
 
 _BEFORE: dict[Place, float] = {}
 """When the files that a command writes were written last, before it."""
 
 
+def _written(path: Place) -> float:
+    """When a file, or an object of a bucket, was written last, in seconds."""
+    about = path.stat()
+    return about.st_mtime if isinstance(path, Path) else about.mtime
+
+
 def _say_replaced() -> None:
     there = {path: date for path, date in _BEFORE.items() if path.exists()}
-    gone = {path: date for path, date in there.items() if path.stat().st_mtime != date}
+    gone = {path: date for path, date in there.items() if _written(path) != date}
     if gone:
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(gone.values())))
         names = ", ".join(path.name if k else str(path) for k, path in enumerate(gone))
-        print(f"replaced those of {date}: {names}", file=sys.stderr)
+        print(f"replaced {names} (written {date})", file=sys.stderr)
 
 
 def need(*pairs: tuple[flags.FlagHolder, flags.FlagHolder]) -> None:
@@ -174,9 +184,7 @@ def _set_up(together: bool) -> bool:
     sys.unraisablehook = lambda _: None  # and Orbax's event loop and TensorBoard's
     threading.excepthook = lambda _: None  # thread die noisily after one
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    warnings.showwarning = lambda message, *_: print(
-        f"warning: {printable(message)}", file=sys.stderr
-    )
+    warnings.showwarning = _warn
     os.environ |= xla_flags.settings(os.environ, xla_flags.kind_of_machine())
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", _compiled(cache))
@@ -213,7 +221,7 @@ def _compiled(cache: str) -> str | None:
 
 def _parse(argv: list[str]) -> list[str]:
     """Flags, of which a config is one: its own errors become one line too."""
-    argv = [_expanded(a) for a in argv]
+    argv = _expanded(argv)
     logging.set_verbosity(logging.FATAL)  # what is wrong is said once, below
     if wrong := config_files.complaint(argv):
         _fail(wrong, 2)
@@ -244,10 +252,17 @@ def _of_flags(error: Exception) -> str:
     return _line(error)
 
 
-def _expanded(argument: str) -> str:
-    """--config=~/mine.py, whose ~ a shell leaves alone."""
-    flag, _, path = argument.partition("=")
-    return f"{flag}={place(path)}" if flag == "--config" and path else argument
+def _expanded(argv: list[str]) -> list[str]:
+    """--config=~/mine.py, whose ~ a shell leaves alone; as two arguments, or with one -."""
+    expanded, names = [], ("--config", "-config")
+    for before, argument in zip(["", *argv], argv, strict=False):
+        flag, equals, path = argument.partition("=")
+        if flag in names and path:
+            argument = f"{flag}={place(path)}"
+        elif before in names and not equals:
+            argument = str(place(argument))
+        expanded.append(argument)
+    return expanded
 
 
 def _judged(error: Exception, joined: bool) -> int:

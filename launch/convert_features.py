@@ -45,9 +45,10 @@ def main() -> None:
             "name the published file and the network, such as --network=inception "
             "--source=pt_inception-2015-12-05-6726825d.pth; --help says more"
         )
-    found = convert(place(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
     out = command.folder(OUT)
-    path = out if out.suffix == ".npz" else out / f"{found.network}.npz"
+    path = out if out.suffix == ".npz" else out / f"{NETWORK.value}.npz"
+    command.writes(OUT, path)
+    found = convert(place(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
     weights.save(path, found)
     count = sum(a.size for a in found.tensors.values())
     print(

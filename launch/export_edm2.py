@@ -55,7 +55,7 @@ def main() -> None:
     tensors = to_state_dict(run.variables)
     path = place(OUT.value)
     path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
-    command.writes(path)
+    command.writes(OUT, path)
     write_atomically(path, lambda file: np.savez(file, **tensors))
     count = sum(a.size for a in tensors.values())
     print(f"{len(tensors)} tensors, {count:,} numbers, of step {run.step}: {path}")

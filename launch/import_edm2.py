@@ -86,7 +86,9 @@ def save(model: Published, out: Path) -> Path:
     step = max(model.images // run.batch_size, 1)
     snapshot = Snapshot(run, edm2_weights.variables(model), model.std, step, model.images)
     dtype = "float16" if narrow else "float32"  # no digit of the file is lost
-    path = snapshots.write(out / snapshots.TRACKED, snapshot, dtype)
+    folder = out / snapshots.TRACKED
+    command.writes(OUT, snapshots.path_of(folder, snapshot))
+    path = snapshots.write(folder, snapshot, dtype)
     describe(out, run)
     return path
 

@@ -28,7 +28,6 @@ from typing import Any
 import command
 from absl import flags
 
-from jaxdiff.analysis.image_grid import printable
 from jaxdiff.data import Dataset, split_of
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import (
@@ -42,10 +41,11 @@ from jaxdiff.evaluation.likelihood import (
     dataset_flow,
 )
 from jaxdiff.runs import checkpoint
-from jaxdiff.runtime import sharding
-from jaxdiff.runtime.files import Place, write_atomically
+from jaxdiff.runtime import jsontext, sharding
+from jaxdiff.runtime.files import Place, printable, write_atomically
 from jaxdiff.runtime.finite import NotFiniteError
 from jaxdiff.schedules import Table, posterior
+from jaxdiff.types.ranges import Finite, check
 
 Files = dict[str, Place]
 """What is written, by suffix."""
@@ -266,17 +266,13 @@ def _earlier() -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        earlier = json.loads(path.read_text())
-        total, each = earlier["bits_per_dim"]["total"], earlier["each"]
-        whole = all(type(total[key]) is float for key in ("mean", "error"))
-        if not whole or not all(type(value) is float for value in each):
-            raise ValueError("it holds no bits/dim")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        warnings.warn(
-            f"the bound is left out: {path} cannot be read ({type(error).__name__}: "
-            f"{printable(error)})",
-            stacklevel=2,
-        )
+        earlier = jsontext.loads(path.read_bytes(), "it")
+        bits, each = jsontext.fields(earlier, "it", bits_per_dim=dict, each=list)
+        check("each", tuple(each), tuple[Finite, ...])
+        (total,) = jsontext.fields(bits, "bits_per_dim", total=dict)
+        jsontext.fields(total, "bits_per_dim.total", mean=Finite, error=Finite)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the bound is left out: {path}: {printable(error)}", stacklevel=2)
         return {}
     return earlier
 

@@ -19,6 +19,7 @@ from absl import flags
 from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import place, write_atomically
 from jaxdiff.train import magnitudes
+from jaxdiff.types.ranges import NonNegative
 
 WORKDIRS = flags.DEFINE_list("workdirs", None, "Runs with --config.magnitudes_every.")
 OUT = flags.DEFINE_string("out", "magnitudes.png", "The picture.")
@@ -27,16 +28,18 @@ flags.mark_flags_as_required(["workdirs"])
 
 def main() -> None:
     """Reads, draws, prints."""
-    folders = [place(w) for w in WORKDIRS.value]
+    workdirs = command.names(WORKDIRS, "runs/mine")
+    out = command.folder(OUT)
+    command.writes(OUT, out)
+    folders = [place(w) for w in workdirs]
     last = [folder.name for folder in folders]
-    names = last if len({*last}) == len(last) else WORKDIRS.value
+    names = last if len({*last}) == len(last) else workdirs
     runs = {
         name: _rows(folder / "magnitudes.jsonl")
         for name, folder in zip(names, folders, strict=True)
     }
     figure = magnitudes.plot(runs)
-    command.writes(command.folder(OUT))
-    write_atomically(command.folder(OUT), lambda f: figure.savefig(f, format="png"))
+    write_atomically(out, lambda f: figure.savefig(f, format="png"))
     head = ("first", "last", "last/first", "span", "smallest", "largest", "growth")
     print(f"{'run':>12} {'':>12} " + " ".join(f"{name:>10}" for name in head))
     for name, rows in runs.items():
@@ -66,13 +69,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _row(line: str) -> dict[str, Any]:
     """A line of the file, checked."""
     row = jsontext.loads(line, "it")
-    wanted = ("step", *magnitudes.KINDS)
-    said = row if type(row) is dict else {}
-    if lost := [name for name in wanted if name not in said]:
-        raise ValueError(f"there is no {lost[0]!r} in it")
-    for kind in magnitudes.KINDS:
-        if type(row[kind]) is not dict:
+    kinds = dict.fromkeys(magnitudes.KINDS, dict)
+    jsontext.fields(row, "it", step=jsontext.Step, **kinds)
+    for kind in kinds:
+        if not row[kind]:
             raise ValueError(f"{kind!r} holds no layers")
+        jsontext.fields(row[kind], kind, **dict.fromkeys(row[kind], NonNegative))
     return row
 
 

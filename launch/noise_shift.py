@@ -26,9 +26,9 @@ from jaxdiff.config import Experiment, expressions
 from jaxdiff.data import split_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import of_run
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import checkpoint, generate
 from jaxdiff.runtime import sharding
-from jaxdiff.runtime.files import place, write_atomically
+from jaxdiff.runtime.files import write_atomically
 from jaxdiff.types import NoiseLevel, Solver
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ SOLVER = flags.DEFINE_string("solver", None, "Heun, DDIM(eta=0.5), … as Python
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 3, 10_000)
 NUMBER = flags.DEFINE_integer("number", 512, "How many states.", 2, 2**20)
 SPLIT = flags.DEFINE_string("split", None, "Split of the data; test if there is one.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image, and of the noise.", 0)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the first image, and of the noise.", 0, 2**32 - 1
+)
 STD = flags.DEFINE_float("std", None, "Relative width of the EMA.")
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.json and OUT.png; default WORKDIR/noise_shift.")
@@ -119,12 +121,13 @@ def estimates(
 ) -> Said:
     """Forward states of data, then sampled ones, the latter unguided and guided."""
     mesh, batch = sharding.data_mesh(), BATCH.value
+    seeds = SEED.value + np.arange(NUMBER.value)
+    generate.require_seeds(seeds)
     variables = run.variables, estimator.variables
     data = split_of(experiment.data, SPLIT.value).load()
     asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
     said, label = of_run.forward(*asked, SEED.value, batch, progress=True)
-    found, seeds = {FORWARD: said}, SEED.value + np.arange(NUMBER.value)
-    ways = {SAMPLED: None}
+    found, ways = {FORWARD: said}, {SAMPLED: None}
     if w := NOISE_GUIDANCE.value:
         ways[f"{SAMPLED} with NAG, w = {w:g}"] = interval()
     for kind, within in ways.items():
@@ -189,7 +192,7 @@ def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) ->
         noise_shift.draw_densities(axes, float(nominal[i]), kinds)
         axes.set(title=f"σ/α = {np.exp(nominal[i]):.3g}", xlabel="estimated ln σ/α")
         axes.set_yticks([])
-        if not place:
+        if not cell:
             axes.legend(frameon=False, fontsize=8)
     axes = figure.add_subplot(grid[2, :])
     axes.axhline(0, color="#888888", lw=0.8)

@@ -47,7 +47,9 @@ def main() -> None:
             progress=True,
         )
         for snapshot in made:
-            path = snapshots.write(workdir / snapshots.POSTHOC, snapshot, DTYPE.value)
+            folder = workdir / snapshots.POSTHOC
+            command.writes(WORKDIR, snapshots.path_of(folder, snapshot))
+            path = snapshots.write(folder, snapshot, DTYPE.value)
             print(f"{path}: its profile lacks {lacks[snapshot.std]:.2g} %")
 
 

@@ -38,7 +38,7 @@ from jaxdiff.runtime.files import write_atomically
 from jaxdiff.runtime.progress import bar
 from jaxdiff.types import Solver
 
-NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, 2**32)
+NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, asking.MOST)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 COMPARE = flags.DEFINE_string("compare", None, "Solvers to compare, Heun, UniPC, ….")
 COMPARE_STEPS = flags.DEFINE_list("compare_steps", ["6", "12", "24"], "Steps of each.")

@@ -24,6 +24,9 @@ from jaxdiff.sampling import grids, solvers
 from jaxdiff.sampling.guidance import Rule
 from jaxdiff.types import Grid, Solver
 
+MOST = 10_000_000
+"""Images that a command draws."""
+
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 STD = flags.DEFINE_float(
     "std", None, "Relative width of the EMA, tracked or reconstructed."

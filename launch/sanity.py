@@ -49,7 +49,7 @@ def main() -> None:
     if encoder_of(data) != Pixels():
         raise ValueError(f"metrics are of pixels, and {data} has latents")
     md, png, js = (out.with_name(out.name + end) for end in (".md", ".png", ".json"))
-    command.writes(png, js)
+    command.writes(OUT, png, js)
     title = f"What metrics say of degraded images: {data}"
     page = md.read_text(encoding="utf-8") if md.exists() else ""
     before, after = sanity.around(page, title)

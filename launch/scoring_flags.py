@@ -31,7 +31,7 @@ REFERENCE = flags.DEFINE_string(
 )
 EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
-NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 6, 10_000_000)
+NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 6, asking.MOST)
 BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 100)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
@@ -67,8 +67,12 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
 def label(run: Restored) -> Int[np.ndarray, " N"]:
     """Of each image of all blocks: --labels in turn, or as the data have them."""
     count = NUMBER.value * BLOCKS.value
-    if SEED.value + count > 2**32:
-        raise ValueError(f"{count} seeds from --seed={SEED.value} on go beyond 2^32 - 1")
+    if count > asking.MOST:
+        raise ValueError(
+            f"--number={NUMBER.value} in each of --blocks={BLOCKS.value} are {count:,} "
+            f"images: give fewer, at most {asking.MOST:,} in all"
+        )
+    generate.require_seeds(SEED.value + np.array([0, count - 1]))
     if asking.LABELS.value:
         return np.resize(asking.labels(run), count)
     if run.experiment.network.label_dim:

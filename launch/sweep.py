@@ -38,7 +38,9 @@ from jaxtyping import Array, PyTree
 
 from jaxdiff import evaluation
 from jaxdiff.config import Experiment
+from jaxdiff.data.batches import fingerprint
 from jaxdiff.evaluation import report, sweep_axes, sweep_report
+from jaxdiff.evaluation.extractors.weights import sha256
 from jaxdiff.runs import checkpoint, generate, snapshots
 from jaxdiff.runs.checkpoint import Restored
 from jaxdiff.runs.state import labelled
@@ -116,6 +118,10 @@ def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Ask
     base = asking.asked()
     own = asking.STD.value or base.experiment.sampling.std
     weights, asked = evaluation.digest(base.variables), []
+    against = {
+        "data": fingerprint(base.experiment.data.load().source),
+        "reference": scoring.REFERENCE.value and sha256(scoring.REFERENCE.value),
+    }
     for point in points:
         _set(point)
         model = asking.described(base.run, base.guide, base.estimator)
@@ -127,7 +133,7 @@ def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Ask
             "seed": scoring.SEED.value,
             "labels": asking.LABELS.value,
             "extractors": names,
-            "reference": scoring.REFERENCE.value,
+            **against,
         }
         asked.append(Asked(point, model, made_by))
     return asked

@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from flax import traverse_util
 
 from jaxdiff.runs.state import init_state
 from jaxdiff.train import magnitudes, make_step
+from tests.cases.commands import run
 from tests.test_train import TINY, batch
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_rms_is_of_all_elements_in_float32() -> None:
@@ -108,12 +105,10 @@ def test_the_command_tells_and_draws(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     lines = "\n".join(map(json.dumps, rows))
     (tmp_path / "run" / "magnitudes.jsonl").write_text(lines + "\n")
-    line = [sys.executable, "launch/magnitudes.py", f"--workdirs={tmp_path / 'run'}"]
-    line.append(f"--out={tmp_path / 'drawn.png'}")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = {words[1]: words[2:] for words in map(str.split, done.stdout.splitlines()[1:-1])}
+    out = f"--out={tmp_path / 'drawn.png'}"
+    done = run("magnitudes", f"--workdirs={tmp_path / 'run'}", out)
+    assert done.status == 0, done.err
+    told = {words[1]: words[2:] for words in map(str.split, done.out.splitlines()[1:-1])}
     assert told["updates"] == ["4", "6", "1.5", "1.98431", "0", "9", "3", "enc/a"]
     assert told["weights"][4:] == ["0.75", "1", "1", "enc/a"]
     assert (tmp_path / "drawn.png").stat().st_size > 1000
@@ -127,19 +122,27 @@ def test_runs_of_one_name_are_told_apart_and_damage_is_named(tmp_path: Path) -> 
         path.parent.mkdir(parents=True)
         path.write_text(whole + '{"step": 3, "act')  # as a kill leaves it
     folders = ",".join(str(path.parent) for path in paths)
-    line = [sys.executable, "launch/magnitudes.py", f"--workdirs={folders}"]
-    line.append(f"--out={tmp_path / 'drawn.png'}")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = lambda: subprocess.run(
-        line, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    told = run().stdout
+    asked = "magnitudes", f"--workdirs={folders}", f"--out={tmp_path / 'drawn.png'}"
+    told = run(*asked).out
     assert "2 runs drawn" in told
     assert all(str(path.parent) in told for path in paths)
+    for change, said in (
+        (dict.fromkeys(kinds), "activations must be dict, got None"),
+        ({"activations": {}}, "'activations' holds no layers"),
+        ({"weights": {"enc/a": "x"}}, "weights: enc/a must be a number from 0"),
+        ({"updates": {"enc/a": None}}, "updates: enc/a must be a number from 0"),
+        ({"updates": {"enc/a": math.nan}}, "updates: enc/a must be a number from 0"),
+        ({"step": "x"}, "step must be a whole number"),
+    ):
+        paths[1].write_text(whole + json.dumps({"step": 3, **kinds} | change) + "\n")
+        done = run(*asked)
+        assert done.status == 1
+        assert f"error: {paths[1]}, line 3: " in done.err
+        assert said in done.err
     paths[1].write_text(whole + '{"step": 3}\n')
-    done = run()
-    assert done.returncode == 1
-    assert done.stderr == f"error: {paths[1]}, line 3: there is no 'activations' in it\n"
+    assert f"error: {paths[1]}, line 3: it has no 'activations'\n" == run(*asked).err
+    line = "error: --workdirs=: name one at least, as runs/mine\n"
+    assert run("magnitudes", "--workdirs=", asked[2]).err == line
 
 
 def test_the_plot_has_a_row_of_panels_a_run() -> None:

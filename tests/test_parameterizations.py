@@ -128,7 +128,7 @@ def test_angle_label_is_exact_at_both_ends() -> None:
     np.testing.assert_allclose(AngleLabel()(at), [0, 0.5, 1], rtol=1e-6)
 
 
-# the table of jaxdiff.parameterizations, last column of its derivation: 1 / c_out^2
+# jaxdiff.denoisers.parameterizations: the last column, 1 / c_out^2
 WEIGHTS: dict[str, Callable[[Any, Any], Any]] = {
     "x0": lambda a, s: np.ones_like(a),
     "eps": lambda a, s: a**2 / s**2,

@@ -1,6 +1,6 @@
 """Pictures: sheets of images with labels as PNG, and curves of a run.
 
-Every function takes images as `pixels` says: uint8 in 0 ... 255, or floats in [-1, 1].
+Every function takes images as `data.pixel_values` says: uint8 in 0 ... 255, or floats in [-1, 1].
 """
 
 import io

@@ -9,7 +9,7 @@
 
 * is the extractor, so `fd_lite0`, `fid_tf`, `kid_dinov2`. No one of them is honest alone: a
 Gaussian has a good Frechet distance of pixels, white images have a good precision, and
-copies of the training images are perfect by all of them (`unseen.copies` sees those).
+copies of the training images are perfect by all of them (`memorization.copies` sees those).
 """
 
 import functools

@@ -160,7 +160,7 @@ class Book:
                 row = jsontext.loads(line, "line")
             except ValueError:
                 continue
-            if isinstance(row, dict) and "made_by" in row and _scored(row.get("blocks")):
+            if "made_by" in row and _scored(row.get("blocks")):
                 rows.append(row)
         return rows
 
@@ -173,6 +173,7 @@ def _scored(blocks: Any) -> bool:
         and all(isinstance(block, dict) and block for block in blocks)
         and all(block.keys() == blocks[0].keys() for block in blocks)
         and all(type(v) in (int, float) for block in blocks for v in block.values())
+        and all(math.isfinite(v) for block in blocks for v in block.values())
     )
 
 

@@ -1,6 +1,6 @@
 """Pickles read as data: nothing they name is imported, and nothing of them is run.
 
-A pickle is a program for a machine with a stack and a memo; `machine` has one of our own,
+A pickle is a program for a machine with a stack and a memo; `unpickler` has one of our own,
 which builds plain values and, for a name of a closed table, what the table's own function
 makes of the arguments. Every other name and every other instruction is refused. What a
 file can cost is bounded by three numbers and the length of its bytes: bytes are slices of

@@ -1,6 +1,6 @@
 """Quality against the length of the average, found after training [EDM2 sec. 3].
 
-`posthoc.profile_errors` says which widths the snapshots of a run reach.
+`snapshots.profile_errors` says which widths the snapshots of a run reach.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

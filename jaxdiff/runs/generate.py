@@ -252,12 +252,22 @@ def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
     Raises:
         ValueError: a seed outside 0 ... 2^32 - 1, which would be another's alias.
     """
-    if seeds.min() < 0 or seeds.max() >= 2**32:
-        raise ValueError(
-            f"seeds must lie in 0 ... 2^32 - 1, got {seeds.min()} ... {seeds.max()}"
-        )
+    require_seeds(seeds)
     key = lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING)
     return jax.vmap(key)(jnp.asarray(seeds, jnp.uint32))
+
+
+def require_seeds(seeds: Int[np.ndarray, " N"]) -> None:
+    """Refuses seeds outside 0 ... 2^32 - 1.
+
+    Raises:
+        ValueError: the smallest and the largest of them.
+    """
+    if seeds.min() < 0 or seeds.max() >= 2**32:
+        raise ValueError(
+            f"seeds must lie in 0 ... 2^32 - 1, got {seeds.min()} ... {seeds.max()}: "
+            "start from a smaller one, or draw fewer images"
+        )
 
 
 SAMPLING = 0x5A3B1E
@@ -285,7 +295,9 @@ def images(
 
     Raises:
         NotFiniteError: some x0 is NaN or infinite; says of which seeds.
+        ValueError: a seed outside 0 ... 2^32 - 1.
     """
+    require_seeds(seeds)
     size = min(batch, len(seeds))
     size += -size % mesh.size
     rows = sharding.rows(mesh, size)

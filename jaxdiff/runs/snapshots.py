@@ -2,8 +2,9 @@
 
 A step and a width name a file, `0002000-0.1.npz`: an NPZ of the network's parameters and
 constants by path, in the dtype they were saved in, and as JSON what they are. A run writes
-its tracked averages to `snapshots/`; averages made of those after training, as `posthoc`
-says, lie in `posthoc/`. Reading builds arrays and jaxdiff's own types, and runs nothing.
+its tracked averages to `snapshots/`; averages made of those after training, as
+`optim.ema_profiles` says, lie in `posthoc/`. Reading builds arrays and jaxdiff's own
+types, and runs nothing.
 """
 
 import json
@@ -78,10 +79,15 @@ def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place
             raise ValueError(f"{name} of step {snapshot.step} {wrong}")
         # NumPy's files know no bfloat16
         arrays[name] = narrow.view(np.uint16) if dtype == "bfloat16" else narrow
-    width = np.format_float_positional(snapshot.std, 6, fractional=False, trim="-")
-    path = place(folder) / f"{snapshot.step:07d}-{width}.npz"
+    path = path_of(folder, snapshot)
     write_atomically(path, lambda file: np.savez(file, **arrays))
     return path
+
+
+def path_of(folder: PathLike, snapshot: Snapshot) -> Place:
+    """Where `write` puts a snapshot: a file named by its step and width."""
+    width = np.format_float_positional(snapshot.std, 6, fractional=False, trim="-")
+    return place(folder) / f"{snapshot.step:07d}-{width}.npz"
 
 
 def read(path: PathLike) -> Snapshot:
@@ -219,7 +225,7 @@ def _listed(widths: Sequence[float]) -> str:
 def profile_errors(
     folder: PathLike, targets: Sequence[float], step: int | None = None
 ) -> list[float]:
-    """What `posthoc.profile_errors` says of the averages `reconstruct` would make.
+    """What `ema_profiles.profile_errors` says of the averages `reconstruct` would make.
 
     Raises:
         ValueError: no snapshots, or none of that step.

@@ -40,7 +40,6 @@ def run(script: str, *arguments: object) -> Done:
     ):
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)  # as Python does by default
-        patch.setattr(warnings, "showwarning", _warn)
         patch.setattr(sys, "argv", argv)
         patch.setattr(sys, "path", [str(LAUNCH), *sys.path])
         try:
@@ -51,6 +50,7 @@ def run(script: str, *arguments: object) -> Done:
             spec.loader.exec_module(module)
             import command
 
+            patch.setattr(warnings, "showwarning", command._warn)
             patch.setattr(command, "_set_up", lambda *_: False)
             together = {"together": True} if script == "train" else {}
             command.run(module.main, **together)
@@ -58,10 +58,6 @@ def run(script: str, *arguments: object) -> Done:
         except SystemExit as done:
             status = done.code or 0
     return Done(status, out.getvalue(), err.getvalue())
-
-
-def _warn(message: object, *_: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from PIL import Image
 
 from jaxdiff import EDM, evaluation
 from jaxdiff.evaluation import report
+from jaxdiff.runs import snapshots
+from tests import buckets, import_writer
 from tests.cases.commands import run
 from tests.test_nag_commands import DRAWS, ESTIMATES, untrained
+from tests.test_snapshots import snapshot
 
 SCORE = ("--number=8", "--blocks=1", "--extractors=pixels8")
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -52,7 +56,7 @@ def test_a_second_time_says_what_it_replaces(name: str, workdir: Path) -> None:
     assert "replaced" not in first.err
     again = run(*asked)
     assert again.status == 0, again.err
-    said = rf"replaced those of 20\d\d-\d\d-\d\d \d\d:\d\d: .*/run/{re.escape(files)}\n"
+    said = rf"replaced .*/run/{re.escape(files)} \(written 20\d\d-\d\d-\d\d \d\d:\d\d\)\n"
     assert re.search(said, again.err), again.err
     for file in files.split(", "):
         assert Path(file).name in first.out  # each result is named at the end
@@ -63,12 +67,14 @@ def test_a_reference_that_is_there_is_said_too(tmp_path: Path) -> None:
     asked = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
     asked = (*asked, "--extractors=pixels8")
     assert "replaced" not in run(*asked).err
-    assert run(*asked).err.endswith(f": {tmp_path / 'ref.npz'}\n")
+    assert f"replaced {tmp_path / 'ref.npz'} (written 20" in run(*asked).err
     assert "replaced" not in run(*asked, "--extractors=none").err  # nor was it
 
 
 DAMAGED = ["", "{", "[]", "null", '{"step": 1}', '{"bits_per_dim": {"total": 3}}',
            '{"bits_per_dim": {"total": {"mean": "x", "error": 1.0}}, "each": [1.0]}',
+           '{"bits_per_dim": {"total": {"mean": 3.0, "error": NaN}}, "each": [1.0]}',
+           '{"bits_per_dim": {"total": {"mean": 3.0, "error": 1.0}}, "each": [Infinity]}',
            "[" * 100_000]  # fmt: skip
 
 
@@ -138,12 +144,15 @@ def test_rows_of_a_sweep_that_are_damaged_are_measured_again(
     assert run(*script("sweep", at)).status == 0
     book = tmp_path / "run" / "quality" / "sweep.jsonl"
     rows = [json.loads(line) for line in book.read_text().splitlines()]
-    for blocks in (None, [], [3], [{}], [{"fd_pixels8": "x"}]):
+    rotten = [None, [], [3], [{}], [{"fd_pixels8": "x"}], [{"fd_pixels8": math.nan}]]
+    for blocks in [*rotten, [{"fd_pixels8": -math.inf}]]:
         book.write_text(
             "".join(json.dumps(row | {"blocks": blocks}) + "\n" for row in rows)
         )
         done = run(*script("sweep", at))
         assert done.status == 0, done.err
+        new = json.loads(book.read_text().splitlines()[-1])
+        assert math.isfinite(new["blocks"][0]["fd_pixels8"])
 
 
 def test_more_bits_than_bytes_have_are_warned_of(workdir: Path, tmp_path: Path) -> None:
@@ -162,3 +171,114 @@ def test_more_bits_than_bytes_have_are_warned_of(workdir: Path, tmp_path: Path) 
     done = run("likelihood", *flags, "--timesteps=2", "--steps=1")
     assert done.status == 1
     assert "leave it out, or add --by=" in done.err
+
+
+def analyzed(folder: Path) -> tuple[list[str], str]:
+    every = "schedules.png, densities.png, weightings.png, grids.png, terminal.csv, "
+    flags = "--config=configs/digits.py", "--steps=3", f"--out={folder}"
+    return ["analyze", *flags], f"{folder}/{every}terminal.json"
+
+
+def reconstructed(folder: Path) -> tuple[list[str], str]:
+    for step in (5, 10):
+        for std in (0.05, 0.1):
+            snapshots.write(folder / "snapshots", snapshot(step, std, [1.0]))
+    flags = f"--workdir={folder}", "--std=0.08"
+    return ["reconstruct", *flags], f"{folder}/posthoc/0000010-0.08.npz"
+
+
+def imported(folder: Path) -> tuple[list[str], str]:
+    z = np.load(Path(__file__).parents[1] / "golden/edm2/net_c_micro.npz")
+    tensors = {k.removeprefix("sd/"): z[k] for k in z.files if k.startswith("sd/")}
+    path = folder / "network-snapshot-0008388-0.100.pkl"
+    path.write_bytes(import_writer.snapshot(tensors, json.loads(str(z["config"]))))
+    flags = f"--pickle={path}", f"--out={folder}"
+    return ["import_edm2", *flags], f"{folder}/snapshots/0004096-0.1.npz"
+
+
+@pytest.mark.parametrize("prepared", [analyzed, reconstructed, imported])
+def test_what_other_commands_replace_is_said(prepared: Any, tmp_path: Path) -> None:
+    asked, files = prepared(tmp_path)
+    first = run(*asked)
+    assert first.status == 0, first.err
+    assert "replaced" not in first.err
+    again = run(*asked)
+    assert f"replaced {files} (written 20" in again.err, again.err
+
+
+def test_objects_of_a_bucket_are_replaced_too(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = buckets.in_memory(monkeypatch)
+    now = iter(range(1_700_000_000, 1_800_000_000))
+    plain = store.info
+    monkeypatch.setattr(store, "info", lambda path: plain(path) | {"mtime": next(now)})
+    asked = script("sample", workdir)
+    for first in (True, False):
+        done = run(*asked, "--out=gs://bucket/a")
+        assert done.status == 0, done.err
+        assert ("replaced gs://bucket/a.npz, a.png (written 2023" in done.err) != first
+
+
+def test_a_noise_shift_says_which_curve_is_which(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    done = run(*script("noise_shift", workdir), f"--out={tmp_path / 'n'}")
+    assert done.status == 0, done.err
+    assert [bool(axes.get_legend()) for axes in drawn[0].axes][:2] == [True, False]
+
+
+def test_a_sweep_against_another_reference_is_another(
+    workdir: Path, tmp_path: Path
+) -> None:
+    """By what the file holds, and not by its name."""
+    at, images = untrained(tmp_path / "run", DRAWS), tmp_path / "x.npz"
+    asked = "reference", f"--images={images}", f"--out={tmp_path / 'ref.npz'}"
+    swept = [*script("sweep", at), f"--reference={tmp_path / 'ref.npz'}"]
+    rows = []
+    for seed in (0, 0, 1):
+        numbers = np.random.default_rng(seed).integers(0, 256, (8, *DRAWS.data.shape))
+        np.savez(images, images=numbers.astype(np.uint8))
+        assert run(*asked, "--extractors=pixels8").status == 0
+        done = run(*swept)
+        assert done.status == 0, done.err
+        rows.append(len((at.parent / "quality/sweep.jsonl").read_text().splitlines()))
+    assert rows == [2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        (("sample", f"--seed={2**32 - 2}", "--number=4"), "seeds must lie in 0"),
+        (("sample", f"--number={10**7 + 1}"), "upper bound|at most|in the range"),
+        (("evaluate", "--number=200000", "--blocks=100"), "20,000,000 images: give fewer"),
+        (("evaluate", f"--seed={2**32 - 2}"), "seeds must lie in 0"),
+        (("noise_shift", f"--seed={2**32}"), "--seed"),
+    ],
+)
+def test_more_seeds_than_there_are_cost_nothing(
+    asked: tuple[str, ...], line: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jaxdiff.runs import generate
+
+    monkeypatch.setattr(generate, "image_keys", lambda *_: pytest.fail("drawn"))
+    done = run(*asked, f"--workdir={workdir}", *(["--batch=1"] * (asked[0] == "sample")))
+    assert done.status in (1, 2)
+    assert re.search(line, done.err), done.err
+
+
+def test_lines_of_a_warning_stay_apart(capsys: pytest.CaptureFixture) -> None:
+    launch = str(Path(__file__).parents[2] / "launch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(launch)
+        from tests.cases.commands import _fresh
+
+        with _fresh():
+            import command
+
+            command._warn("two\nlines\x1b[31m")
+    assert capsys.readouterr().err == "warning: two\nlines\\x1b[31m\n"

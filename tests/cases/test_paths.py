@@ -201,9 +201,11 @@ def test_flags_know_what_home_is(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "launch"))
     import command
 
-    assert command._expanded("--config=~/mine.py:a") == f"--config={home}/mine.py:a"
-    assert command._expanded("--config.steps=3") == "--config.steps=3"
-    assert command._expanded("--workdir=~/x") == "--workdir=~/x"  # `place` reads that
+    for flag in ("--config", "-config"):
+        expanded = command._expanded(["train", f"{flag}=~/mine.py:a", flag, "~/b.py"])
+        assert expanded == ["train", f"{flag}={home}/mine.py:a", flag, f"{home}/b.py"]
+    others = ["--config.steps=3", "--workdir=~/x", "~/y", "--config=a.py", "~/z"]
+    assert command._expanded(others) == others  # `place` reads those
 
 
 def test_no_command_makes_a_path_of_a_flag_by_itself() -> None:

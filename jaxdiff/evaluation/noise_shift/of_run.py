@@ -18,7 +18,7 @@ from jaxdiff.data import Dataset, encoder_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Mean
 from jaxdiff.networks import LevelEstimator
-from jaxdiff.runs.generate import guided, image_keys
+from jaxdiff.runs.generate import guided, image_keys, require_seeds
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
@@ -127,8 +127,12 @@ def sampled(
     """x0 of n images, and what is said of the N states before it; one image a seed.
 
     `variables` are the run's and the estimator's.
-    """
 
+    Raises:
+        ValueError: a seed outside 0 ... 2^32 - 1.
+        NotFiniteError: some x0 or estimates are NaN or infinite.
+    """
+    require_seeds(seeds)
     x0, said = [], []
     parts = list(_parts(len(seeds), batch, mesh.size))
     for numbers, count in bar(parts, unit="batches", desc="watching", show=progress):
