@@ -28,9 +28,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float64, PyTree
 
-from jaxdiff.types import reprs
 from jaxdiff.denoisers.parameterizations import X0, Eps, Flow, V
-from jaxdiff.types import NoiseLevel, Schedule, Times, Weighting
+from jaxdiff.types import NoiseLevel, Schedule, Times, Weighting, reprs
 
 Curve1 = Float64[np.ndarray, " n"]
 

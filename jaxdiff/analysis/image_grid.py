@@ -1,6 +1,7 @@
 """Pictures: sheets of images with labels as PNG, and curves of a run.
 
-Every function takes images as `data.pixel_values` says: uint8 in 0 ... 255, or floats in [-1, 1].
+Every function takes images as `data.pixel_values` says: uint8 in 0 ... 255, or floats in
+[-1, 1].
 """
 
 import io
@@ -16,9 +17,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxdiff.data.pixel_values import to_uint8
 from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, lines, place, write_atomically
-from jaxdiff.data.pixel_values import to_uint8
 
 SIDE = 48
 """Pixels that an image in a sheet has at least, so that people can see it."""
