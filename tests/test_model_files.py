@@ -144,6 +144,21 @@ def test_tensors_missing_left_over_and_of_another_shape_are_told_in_one_line() -
     )
 
 
+def test_names_of_a_file_are_printable_in_messages() -> None:
+    tensors = changed("dit_a") | {"\x1b[31m\n" + "x" * 200: np.zeros(2, np.float32)}
+    with pytest.raises(ValueError, match=r"1 left over \(\\x1b\[31m\\nx+\)") as caught:
+        dit.imported(tensors, "dit", heads=4)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
+
+
+def test_what_a_safetensors_header_says_more_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    more = entry("F32", [2], 0, 8) | {"note": "mine"}
+    path.write_bytes(safetensors({"a": PAIR}, a=more))
+    assert weights.read(path).tensors["a"].tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -241,6 +256,16 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         "has type I64",
     ),
     "a negative shape": (safetensors({}, a=entry("F32", [-2], 0, 8)), "safetensors"),
+    "an escape sequence for a name": (
+        safetensors({"\x1b[31m\n": ("I64", np.zeros(1, np.int64))}),
+        r"\x1b[31m\n has type I64",
+    ),
+    "an escape sequence for a name that overlaps": (
+        safetensors(
+            {"a": PAIR, "\x1b[31m": PAIR}, **{"\x1b[31m": entry("F32", [2], 4, 12)}
+        ),
+        r"invalid offset for tensor",
+    ),
     "another shape": (safetensors({}, a=entry("F32", [3], 0, 8)), "safetensors"),
     "a cut": (safetensors({"a": PAIR})[:-1], "not fully covered"),
     "no header": (b"\x08\0\0\0\0\0\0\0{ello wo", "no whole safetensors file"),
@@ -303,6 +328,7 @@ def test_hostile_files_are_refused_in_one_line(
     assert str(error).startswith(f"{path}: ")
     assert len(str(error).splitlines()) == 1
     assert len(str(error)) < 400
+    assert str(error).isprintable()
     assert done == []
     assert more < 64 * 1024  # KiB
     assert not (tmp_path / "pwned").exists()

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdiff.runtime.files import printable
+
 ENTRY, HEADER, END = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"
 LOCATOR, END64 = b"PK\x06\x07", b"PK\x06\x06"
 MEMBERS, DIRECTORY = 20_000, 2**23
@@ -153,13 +155,17 @@ def read(member: Member, limit: int, checked: bool = True) -> memoryview:
     """
     if member.size > limit:
         raise ValueError(
-            f"{member.name[:80]} has {member.size:,} bytes, more than {limit:,}"
+            f"{printable(member.name)[:80]} has {member.size:,} bytes, more than {limit:,}"
         )
     data = start(member, member.size)
     if len(data) != member.size or (member.stored and len(member.raw) != member.size):
-        raise ValueError(f"{member.name[:80]} is damaged: it has not {member.size:,} bytes")
+        raise ValueError(
+            f"{printable(member.name)[:80]} is damaged: it has not {member.size:,} bytes"
+        )
     if checked and zlib.crc32(data) != member.crc:
-        raise ValueError(f"{member.name[:80]} is damaged: its checksum is another")
+        raise ValueError(
+            f"{printable(member.name)[:80]} is damaged: its checksum is another"
+        )
     return data
 
 
@@ -168,12 +174,14 @@ def start(member: Member, count: int) -> memoryview:
     if member.stored:
         return member.raw[:count]
     if member.method != 8:
-        raise ValueError(f"{member.name[:80]} is compressed by method {member.method}")
+        raise ValueError(
+            f"{printable(member.name)[:80]} is compressed by method {member.method}"
+        )
     packed = member.raw[: 2 * count + 1024]  # deflation never adds as much
     try:
         return memoryview(zlib.decompressobj(-15).decompress(packed, max(count, 1)))[:count]
     except zlib.error as error:
-        raise ValueError(f"{member.name[:80]} is damaged: {error}") from error
+        raise ValueError(f"{printable(member.name)[:80]} is damaged: {error}") from error
 
 
 def _directory(data: memoryview, most: int, longest: int) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxdiff.interop import archives, pickles, torch_legacy
 from jaxdiff.interop.unpickler import Record
-from jaxdiff.runtime.files import PathLike, place
+from jaxdiff.runtime.files import PathLike, place, printable
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,15 @@ def _tensors(module: Record, prefix: str = "") -> Iterator[tuple[str, np.ndarray
         if tensor is None:
             continue
         if type(tensor) is not np.ndarray or tensor.dtype.name not in FLOATS:
-            raise ValueError(f"{prefix}{name} is no tensor of {', '.join(FLOATS)}")
+            raise ValueError(
+                f"{printable(prefix + name)[:80]} is no tensor of {', '.join(FLOATS)}"
+            )
         yield prefix + name, tensor
     for name, inner in _dict(module, "_modules").items():
         if type(inner) is Record:
             yield from _tensors(inner, f"{prefix}{name}.")
         elif inner is not None:
-            raise ValueError(f"{prefix}{name} is no module")
+            raise ValueError(f"{printable(prefix + name)[:80]} is no module")
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -190,7 +192,7 @@ def _dict(record: Record, name: str) -> dict[str, Any]:
     """A dict in a record's state; {} where it has none."""
     value = record.state.get(name, {})
     if type(value) is not dict:
-        raise ValueError(f"{name} of a {record.name[:80]} is no dict")
+        raise ValueError(f"{name} of a {printable(record.name)[:80]} is no dict")
     return value
 
 

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Shaped
 
+from jaxdiff.runtime.files import printable
 from jaxdiff.types import Condition
 
 Path = tuple[str, ...]
@@ -124,7 +125,7 @@ def require(network: str, sources: Iterable[Source], tensors: Tensors) -> None:
             wrong.append(f"{name} is {tensors[name].shape}, must be {source.shape}")
         elif tensors[name].dtype.name not in FLOATS:
             numbers.append(f"{name} is {tensors[name].dtype.name}")
-    extra = [name[:80] for name in tensors if name not in used]
+    extra = [printable(name)[:80] for name in tensors if name not in used]
     kinds = {
         "missing": missing,
         "left over": extra,

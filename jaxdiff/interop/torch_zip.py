@@ -18,6 +18,7 @@ import numpy as np
 from jaxdiff.interop import archives, pickles, torch_legacy
 from jaxdiff.interop.archives import Member
 from jaxdiff.interop.unpickler import Record
+from jaxdiff.runtime.files import printable
 
 PICKLE = 2**24
 """Bytes that data.pkl may have; that of 343 tensors has 50,000."""
@@ -75,12 +76,14 @@ def _storage(entry: tuple, part: Callable[[str], Member | None]) -> np.ndarray:
     _, kind, key, _, count, view = entry
     member = part(f"data/{key}")
     if member is None or view is not None:
-        raise ValueError(f"the zip has no storage data/{key[:80]}")
+        raise ValueError(f"the zip has no storage data/{printable(key)[:80]}")
     if not member.stored:
-        raise ValueError(f"{member.name[:80]} is compressed, as torch writes no storage")
+        raise ValueError(
+            f"{printable(member.name)[:80]} is compressed, as torch writes no storage"
+        )
     dtype = torch_legacy.DTYPES.get(kind.name)
     if dtype is None:
-        raise ValueError(f"{kind.name[:80]} is no class of storages")
+        raise ValueError(f"{printable(kind.name)[:80]} is no class of storages")
     if member.size != count * dtype.itemsize:
         raise ValueError(
             f"a storage of {count} {dtype.name} has {member.size} bytes in the zip"

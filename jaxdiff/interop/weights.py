@@ -16,7 +16,7 @@ from jaxdiff.interop import archives, torch_zip
 from jaxdiff.interop.sources import Tensors
 from jaxdiff.interop.tensors import LAYOUTS
 from jaxdiff.interop.unpickler import Record
-from jaxdiff.runtime.files import PathLike, place
+from jaxdiff.runtime.files import PathLike, place, printable
 
 PARTS = ("ema", "model", "state_dict")
 """Entries of a checkpoint that are weights, the best first."""
@@ -98,18 +98,19 @@ def _safetensors(path: PathLike, data: memoryview) -> dict[str, np.ndarray]:
         with safe_open(str(path), "np"):
             pass  # sizes, offsets and types agree with the length of the file
     except SafetensorError as error:
-        text = str(error).splitlines()[0][:160]
+        text = printable(str(error).splitlines()[0])[:160]
         raise ValueError(f"no whole safetensors file: {text}") from error
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(bytes(data[8:begin]))
     header.pop("__metadata__", None)
-    return {name: _view(name, data[begin:], **entry) for name, entry in header.items()}
+    return {name: _view(name, data[begin:], entry) for name, entry in header.items()}
 
 
-def _view(
-    name: str, data: memoryview, dtype: str, shape: list[int], data_offsets: list[int]
-) -> np.ndarray:
+def _view(name: str, data: memoryview, entry: Mapping[str, Any]) -> np.ndarray:
+    """The tensor that a header's entry says, which may hold more than is read."""
+    dtype, shape, (start, end) = (entry[k] for k in ("dtype", "shape", "data_offsets"))
     if dtype not in DTYPES:
-        raise ValueError(f"{name[:80]} has type {dtype}; weights are {', '.join(DTYPES)}")
-    start, end = data_offsets
+        raise ValueError(
+            f"{printable(name)[:80]} has type {dtype}; weights are {', '.join(DTYPES)}"
+        )
     return np.frombuffer(data[start:end], DTYPES[dtype]).reshape(shape)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdiff.interop import archives, npz
 from jaxdiff.interop.npz import Stored
-from jaxdiff.runtime.files import PathLike, place, write_atomically
+from jaxdiff.runtime.files import PathLike, place, printable, write_atomically
 
 SCHEMA = 1
 Shapes = Mapping[str, tuple[int, ...]]
@@ -100,7 +100,9 @@ def require(network: str, found: Shapes, shapes: Shapes) -> None:
         if name in found and tuple(found[name]) != tuple(shape)
     ]
     kinds = (("missing", missing), ("extra", extra), ("of another shape", wrong))
-    parts = [f"{len(some)} {kind} ({some[0][:80]})" for kind, some in kinds if some]
+    parts = [
+        f"{len(some)} {kind} ({printable(some[0])[:80]})" for kind, some in kinds if some
+    ]
     if parts:
         raise ValueError(f"not the tensors of {network}: {'; '.join(parts)}")
 
@@ -129,5 +131,5 @@ def _said(stored: Stored | None) -> dict[str, Any]:
 
 def _finite(name: str, value: np.ndarray) -> np.ndarray:
     if not np.isfinite(value).all():
-        raise ValueError(f"{name[:80]} has nan or inf in it")
+        raise ValueError(f"{printable(name)[:80]} has nan or inf in it")
     return value
