@@ -133,13 +133,12 @@ NETWORKS = ("network", "network.backbone")
 
 FREE = (
     *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
-    *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", "fsdp"),
-    *("on_nonfinite", "data.on_error", *PLACES),
+    *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", *PLACES),
 )
 """Fields, or what they begin with, that a resumed run may change, as no step sees them."""
 
 FROM_HERE_ON = (
-    *("batch_size", "accumulation"),
+    *("batch_size", "accumulation", "fsdp", "on_nonfinite", "data.on_error"),
     *("optimizer.learning_rate", "optimizer.ref_batches", "optimizer.rampup_images"),
     *(f"{net}.{name}" for net in NETWORKS for name in ("remat", "dtype")),
 )

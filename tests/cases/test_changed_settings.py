@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.config import changes, differences
+from jaxdiff.data import Folder
 from jaxdiff.data.batches import Dataset, Memory, Stream, batches, order
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.optim import inverse_sqrt_schedule
@@ -59,6 +60,20 @@ def test_which_settings_may_change() -> None:
     assert differences(*estimators) == []
     assert len(changes(*estimators)) == 2
     assert changes(TINY, dataclasses.replace(TINY, steps=7)) == []
+
+
+def test_what_a_step_sees_is_said_when_it_changes() -> None:
+    """Remedies decide what a step computes of numbers or images that are not right."""
+    before = dataclasses.replace(TINY, data=Folder("images", 8), fsdp=1)
+    after = dataclasses.replace(
+        before, data=Folder("images", 8, on_error="skip"), fsdp=2, on_nonfinite="skip"
+    )
+    assert differences(before, after) == []
+    assert sorted(changes(before, after)) == [
+        "data.on_error stop -> skip",
+        "fsdp 1 -> 2",
+        "on_nonfinite stop -> skip",
+    ]
 
 
 @pytest.mark.parametrize(
