@@ -60,7 +60,7 @@ def say_all(lines: Iterable[str]) -> None:
 
 
 def of_start(lines: Sequence[str]) -> Iterator[str]:
-    """What `start.Start` has to say, the first line to the left of the others."""
+    """What `setup.Start` has to say, the first line to the left of the others."""
     if lines and lines[0].startswith("init_from"):
         first, *rest = lines
         yield first

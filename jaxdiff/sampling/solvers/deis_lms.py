@@ -7,8 +7,8 @@ left-endpoint rule
     DEIS    sigma' sum_j b_j (eps_j - eps),          sum_j b_j u_j^m = c_m(-h)
     LMS     alpha' (s' - s) sum_j b_j (eps_j - eps), sum_j b_j u_j^m = 1 / (m + 1)
 
-with h and c_m as in `exponential`: the same weights on eps as DPM-Solver++ has on D, with
--h for h. Order 1 is `Euler`.
+with h and c_m as in `multistep.moments`: the same weights on eps as DPM-Solver++ has on D,
+with -h for h. Order 1 is `Euler`.
 """
 
 from dataclasses import dataclass
