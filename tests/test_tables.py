@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -293,3 +294,15 @@ def _table(*betas: float) -> js.Table:
 def test_tables_that_are_none_are_refused(build: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_float32(dtype: Any) -> None:
+    table = js.Table(js.LinearBetas())
+    t = jnp.asarray([0.0, 0.5, 1.0], dtype)
+    at, expected = table(t), table(t.astype(jnp.float32))
+    np.testing.assert_array_equal(at.sigma, expected.sigma)
+    logsnr = jnp.asarray([-3.0, 0.0, 4.0], dtype)
+    np.testing.assert_array_equal(
+        table.time(logsnr), table.time(logsnr.astype(jnp.float32))
+    )

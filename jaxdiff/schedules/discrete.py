@@ -173,7 +173,7 @@ class Table:
         return bool(np.prod(1 - self.betas()) < 1e-30)
 
     def __call__(self, t: Time) -> NoiseLevel:
-        entry = jnp.clip(jnp.asarray(t), 0.0, 1.0) * self.steps
+        entry = jnp.clip(_wide(t), 0.0, 1.0) * self.steps
         from_data, from_noise = (a.astype(entry.dtype) for a in _angles(self))
         nodes = np.arange(self.steps + 1, dtype=entry.dtype)
         return NoiseLevel(
@@ -182,6 +182,7 @@ class Table:
         )
 
     def time(self, logsnr: Real) -> Time:
+        logsnr = _wide(logsnr)
         near_data = logsnr > 0
         angle = jnp.arctan(jnp.exp(-jnp.where(near_data, logsnr, -logsnr) / 2))
         from_data, from_noise = (a.astype(angle.dtype) for a in _angles(self))
@@ -191,6 +192,11 @@ class Table:
             jnp.interp(angle, from_data, times),
             jnp.interp(angle, from_noise[::-1], times[::-1]),
         )
+
+
+def _wide(a: Real) -> Real:
+    """At least float32: half precision cannot count the entries of a table."""
+    return jnp.asarray(a, jnp.promote_types(jnp.result_type(a, float), jnp.float32))
 
 
 def zero_terminal_snr(table: Table) -> Table:
