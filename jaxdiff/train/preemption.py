@@ -76,14 +76,17 @@ class Stop:
 def stoppable() -> Iterator[Stop]:
     """Makes SIGINT and SIGTERM ask for a stop.
 
-    Python hears of signals in its main thread alone: in another one it warns that none
-    will stop the run.
+    Python hears of signals in its main thread alone: in another one it warns which will
+    not stop the run. Of several processes jax hears SIGTERM in any thread.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
+        advice = "neither Ctrl-C nor SIGTERM can stop it: to stop, end the process"
+        if processes.several():
+            advice = "Ctrl-C cannot stop it: to stop, send SIGTERM to any of the processes"
         warnings.warn(
-            "training outside the main thread, so neither Ctrl-C nor SIGTERM can stop it: "
-            "to stop, end the process; the same call goes on from the last checkpoint",
+            f"training outside the main thread, so {advice}; the same call goes on from "
+            "the last checkpoint",
             stacklevel=4,
         )
         yield stop

@@ -7,6 +7,8 @@ import threading
 import warnings
 from pathlib import Path
 
+import pytest
+
 import jaxdiff as jd
 from jaxdiff.train import fit, preemption
 from tests.test_train import TINY
@@ -41,6 +43,25 @@ def test_a_run_trains_and_resumes_outside_the_main_thread(tmp_path: Path) -> Non
     assert len(told) == 2
     assert "neither Ctrl-C nor SIGTERM can stop it" in told[0]
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_of_several_processes_sigterm_is_heard_in_any_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preemption.processes, "several", lambda: True)
+    ended: list[str] = []
+
+    def work() -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with preemption.stoppable():
+                ended.extend(str(w.message) for w in caught)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    [message] = ended
+    assert "Ctrl-C cannot stop it: to stop, send SIGTERM to any" in message
 
 
 def test_a_run_trains_and_is_restored_while_an_event_loop_runs(tmp_path: Path) -> None:
