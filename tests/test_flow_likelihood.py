@@ -358,6 +358,13 @@ def test_nonsense_is_refused() -> None:
         rising(jd.LogSigma(), 8, low=100.0)
 
 
+def test_the_grid_is_of_float64_numpy() -> None:
+    levels = jd.likelihood.rising(jd.Cosine(), 4)
+    for a in (levels.alpha, levels.sigma):
+        assert isinstance(a, np.ndarray)
+        assert a.dtype == np.float64
+
+
 def test_the_arc_is_a_path_of_unit_norm_from_data_to_noise() -> None:
     u = Arc().time(jnp.asarray([12.0, 0.0, -jnp.inf]))
     at = Arc()(u)

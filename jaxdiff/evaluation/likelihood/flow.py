@@ -107,7 +107,8 @@ class Density:
 def rising(schedule: Schedule, steps: int, low: float | None = None) -> NoiseLevel:
     """N + 1 levels from nearly clean data, (1, low), to the schedule's end, evenly in u.
 
-    `low` is by default sigma / alpha where the schedule starts, but not below 0.002.
+    `low` is by default sigma / alpha where the schedule starts, but not below 0.002. As
+    every grid, it is of float64 NumPy arrays.
 
     Raises:
         ValueError: no step, or nothing between `low` and the schedule's end.
@@ -124,7 +125,7 @@ def rising(schedule: Schedule, steps: int, low: float | None = None) -> NoiseLev
     u = np.linspace(-np.arcsinh(1 / low), -np.arcsinh(1 / high), steps + 1)
     alpha, sigma = -np.tanh(u), 1 / np.cosh(u)
     alpha[0], sigma[0] = 1.0, low
-    return NoiseLevel(jnp.asarray(alpha), jnp.asarray(sigma))
+    return NoiseLevel(alpha, sigma)
 
 
 def log_density(
