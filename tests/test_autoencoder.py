@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff import networks
 from jaxdiff.interop import autoencoder
 from jaxdiff.networks import AutoencoderKL
 from jaxdiff.networks.autoencoder import Encoder
@@ -91,6 +92,12 @@ def test_the_strided_convolution_pads_below_and_right_at_odd_sides_too() -> None
 def test_wrong_sizes_are_refused(fields: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         AutoencoderKL(**{"groups": 8, **fields})
+
+
+def test_shapes_are_those_of_a_network_of_images_alone() -> None:
+    network = AutoencoderKL(channels=(8, 8), num_blocks=1, groups=8)
+    shapes = networks.shapes(network, (16, 16, 3))
+    assert shapes["params/encoder/conv_in/kernel"] == (3, 3, 3, 8)
 
 
 # -------------------------------------------------------------------- configs

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Shaped
 
+from jaxdiff import networks
 from jaxdiff.runtime.files import printable
-from jaxdiff.types import Condition
 
 Path = tuple[str, ...]
 """What leads to a variable: its collection, modules and name."""
@@ -64,20 +63,9 @@ def layer(name: str, leaf: str, shape: tuple[int, ...], **more: Any) -> Source:
     return Source(f"{name}.weight", (outputs, inputs, height, width), to_last, **more)
 
 
-def shapes(net: nn.Module, *inputs: tuple[int, ...]) -> dict[Path, tuple[int, ...]]:
-    """The shape of each variable of a network; nothing is computed.
-
-    A network of noise levels is given the shape of an image [H, W, C], and other modules
-    their inputs' shapes.
-    """
-    key, float32 = jax.random.key(0), np.float32
-    arguments: tuple[Any, ...] = tuple(
-        jax.ShapeDtypeStruct((1, *shape), float32) for shape in inputs
-    )
-    if hasattr(net, "label_dim"):
-        arguments = (*arguments, jax.ShapeDtypeStruct((), float32), Condition())
-    tree = traverse_util.flatten_dict(dict(jax.eval_shape(net.init, key, *arguments)))
-    return {path: tuple(leaf.shape) for path, leaf in tree.items()}
+def shapes(net: nn.Module, image: tuple[int, int, int]) -> dict[Path, tuple[int, ...]]:
+    """The shape of each variable of a network of images [H, W, C]; nothing is computed."""
+    return {tuple(n.split("/")): s for n, s in networks.shapes(net, image).items()}
 
 
 def variables(

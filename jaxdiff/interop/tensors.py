@@ -1,6 +1,7 @@
 """Tensors by name, from any file that torch wrote."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,23 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
     """
     path = place(path)
     try:
-        data = archives.mapped(path)
-        layout = LAYOUTS.get(bytes(data[:1]))
-        if layout is None:
-            raise ValueError("no file that torch wrote: give a .pth or .pt")
-        return torch_zip.arrays(layout.load(data))
+        return torch_zip.arrays(load(archives.mapped(path)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def load(
+    data: memoryview, otherwise: str = "no file that torch wrote: give a .pth or .pt"
+) -> Any:
+    """What torch saved, of the bytes of a file in any of its formats.
+
+    Raises:
+        ValueError: damage, a name that is refused, or `otherwise` of another kind of file.
+    """
+    layout = LAYOUTS.get(bytes(data[:1]))
+    if layout is None:
+        raise ValueError(otherwise)
+    return layout.load(data)
 
 
 LAYOUTS = {archives.HEADER[:1]: torch_zip, pickle.PROTO: torch_legacy}

@@ -14,12 +14,14 @@ import numpy as np
 
 from jaxdiff.interop import archives, torch_zip
 from jaxdiff.interop.sources import Tensors
-from jaxdiff.interop.tensors import LAYOUTS
+from jaxdiff.interop.tensors import load
 from jaxdiff.interop.unpickler import Record
 from jaxdiff.runtime.files import PathLike, place, printable
 
 PARTS = ("ema", "model", "state_dict")
 """Entries of a checkpoint that are weights, the best first."""
+OTHERWISE = "neither a torch file nor safetensors: give .pt or .safetensors"
+"""What is said of another kind of file."""
 DTYPES: Mapping[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -55,12 +57,7 @@ def read(path: PathLike) -> Weights:
         data = archives.mapped(path)
         if bytes(data[8:9]) == b"{":  # of the header, after its length
             return Weights(_safetensors(path, data))
-        layout = LAYOUTS.get(bytes(data[:1]))
-        if layout is None:
-            raise ValueError(
-                "neither a torch file nor safetensors: give .pt or .safetensors"
-            )
-        return _chosen(layout.load(data))
+        return _chosen(load(data, OTHERWISE))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

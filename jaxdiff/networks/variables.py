@@ -14,8 +14,13 @@ from jaxdiff.types import UNCONDITIONAL
 
 
 def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]) -> PyTree:
-    """The {"params", "constants"} of a network of images of this shape, before training."""
+    """The {"params", "constants"} of a network of images of this shape, before training.
+
+    A network without classes, an autoencoder, is given the image alone.
+    """
     x = jnp.zeros((1, *shape))
+    if not hasattr(network, "label_dim"):
+        return network.init(key, x)
     return network.init(key, x, jnp.zeros(()), UNCONDITIONAL)
 
 

@@ -61,14 +61,9 @@ def replaced(variables: PyTree, given: PyTree) -> PyTree:
     """
     flat = lambda tree: traverse_util.flatten_dict(tree, sep="/")
     ours, theirs = flat(variables), flat(given)
-    for name, array in theirs.items():
-        if name not in ours or ours[name].shape != array.shape:
-            here = ours[name].shape if name in ours else "none"
-            raise ValueError(
-                f"init_from: its network has {name} {array.shape}, this one {here}: both "
-                "must be of one size, and this one may have more heads"
-            )
-    return traverse_util.unflatten_dict({**ours, **theirs}, sep="/")
+    shapes = lambda arrays: {name: array.shape for name, array in arrays.items()}
+    networks.require_shapes(shapes(ours | theirs), shapes(ours))
+    return traverse_util.unflatten_dict(ours | theirs, sep="/")
 
 
 def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTree:

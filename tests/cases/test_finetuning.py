@@ -186,6 +186,14 @@ def test_a_network_of_another_size_is_refused_with_what_differs(tmp_path: Path) 
         loaded(experiment(), wide, tmp_path)
 
 
+def test_a_state_takes_no_arrays_that_its_network_has_not() -> None:
+    given = {"params": {"out_conv": {"weight": np.ones((1, 8, 3, 4), np.float32)}}}
+    with pytest.raises(ValueError, match=r"params/out_conv/weight is \(1, 8, 3, 4\)"):
+        init_state(experiment(), given)
+    with pytest.raises(ValueError, match=r"params/nothing .* its network has not"):
+        init_state(experiment(), {"params": {"nothing": np.ones(1)}})
+
+
 def test_other_channels_are_refused(tmp_path: Path) -> None:
     colour = dataclasses.replace(TINY, data=Synthetic((8, 8, 3)))
     with pytest.raises(
