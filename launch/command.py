@@ -111,6 +111,34 @@ def names(flag: flags.FlagHolder[list[str]], example: str = "") -> list[str]:
     return flag.value
 
 
+def beside(flag: flags.FlagHolder[str]) -> Place:
+    """Where results go by default: into the run's folder, or beside its snapshot."""
+    workdir = folder(flag)
+    return workdir.parent if workdir.suffix == ".npz" else workdir
+
+
+def whole(text: str, most: int = 10**9) -> bool:
+    """Whether a text is a number 0, 1, …, most, in the digits 0 to 9."""
+    plain = text.isascii() and text.isdigit() and len(text) <= 18
+    return plain and int(text) <= most
+
+
+def interval(flag: flags.FlagHolder[list[str]]) -> tuple[float, float] | None:
+    """LOW,HIGH, as two numbers; None where the flag is not given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if flag.value is None:
+        return None
+    try:
+        low, high = map(float, flag.value)
+    except ValueError:
+        text = f"--{flag.name} is LOW,HIGH, such as 0,5; got {','.join(flag.value)!r}"
+        raise ValueError(text) from None
+    return low, high
+
+
 def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
@@ -328,4 +356,4 @@ def _line(error: Exception | str) -> str:
     if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
         first = f"{first} {lines[-1]}"
     short = re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}…{word[0][-20:]}", first)
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)
+    return printable(short)

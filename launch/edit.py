@@ -149,8 +149,11 @@ def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
 
 def _resampling() -> tuple[int, int]:
     texts = RESAMPLE.value
-    if len(texts) != 2 or not all(asking.whole(text) and int(text) for text in texts):
-        raise ValueError(f"--resample is JUMP,TIMES, such as 4,5; got {','.join(texts)!r}")
+    if len(texts) != 2 or not all(command.whole(t, 10_000) and int(t) for t in texts):
+        raise ValueError(
+            f"--resample is JUMP,TIMES, such as 4,5, each at most 10,000; got "
+            f"{','.join(texts)!r}"
+        )
     return int(texts[0]), int(texts[1])
 
 

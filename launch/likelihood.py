@@ -100,7 +100,7 @@ def main() -> None:
     rule, divergence = _rule(), _divergence()
     run = checkpoint.restore(command.folder(WORKDIR), STD.value, STEP.value)
     way = given or ("bound" if isinstance(run.experiment.schedule, Table) else "flow")
-    out = command.output(OUT, _folder() / NAMES[way], "json", "png")
+    out = command.output(OUT, command.beside(WORKDIR) / NAMES[way], "json", "png")
     dataset = split_of(run.experiment.data, SPLIT.value).load()
     data = str(split_of(run.experiment.data, SPLIT.value))
     asked = {"step": run.step, "std": STD.value, "data": data, "seed": SEED.value}
@@ -249,12 +249,6 @@ def _divergence() -> Divergence:
     return (Skilling if SKILLING.value else Hutchinson)(PROBES.value)
 
 
-def _folder() -> Place:
-    """Where results go by default: into the run's folder, or beside its snapshot."""
-    workdir = command.folder(WORKDIR)
-    return workdir.parent if workdir.suffix == ".npz" else workdir
-
-
 def _write(path: Place, found: dict[str, Any]) -> None:
     text = json.dumps(found, indent=2).encode()
     write_atomically(path, lambda file: file.write(text))
@@ -262,7 +256,7 @@ def _write(path: Place, found: dict[str, Any]) -> None:
 
 def _earlier() -> dict[str, Any]:
     """What WORKDIR/bits.json says of the bound, if it can be read; else {}."""
-    path = _folder() / "bits.json"
+    path = command.beside(WORKDIR) / "bits.json"
     if not path.exists():
         return {}
     try:

@@ -13,7 +13,6 @@ numbers. An estimator is trained with configs/digits_nag.py:level, see there.
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import command
@@ -74,7 +73,7 @@ def main() -> None:
     experiment = chosen(run.experiment)
     of_run.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
     levels = of_run.inner_levels(experiment)
-    out = command.output(OUT, beside(command.folder(WORKDIR)), "json", "png")
+    out = command.output(OUT, command.beside(WORKDIR) / "noise_shift", "json", "png")
     said = estimates(run, estimator, experiment, levels)
     found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
     text = json.dumps(as_numbers(experiment, levels, found), indent=2).encode()
@@ -98,21 +97,6 @@ def chosen(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, sampling=sampling)
 
 
-def beside(workdir: Path) -> Path:
-    """Where results go by default: into the run's folder, or beside its snapshot."""
-    return (workdir.parent if workdir.suffix == ".npz" else workdir) / "noise_shift"
-
-
-def interval() -> tuple[float, float]:
-    """The levels where noise awareness guidance is on."""
-    try:
-        low, high = map(float, NOISE_INTERVAL.value)
-    except ValueError:
-        said = ",".join(NOISE_INTERVAL.value)
-        raise ValueError(f"--noise_interval is LOW,HIGH, such as 0,5; got {said}") from None
-    return low, high
-
-
 def estimates(
     run: checkpoint.Restored,
     estimator: checkpoint.Restored,
@@ -129,7 +113,7 @@ def estimates(
     said, label = of_run.forward(*asked, SEED.value, batch, progress=True)
     found, ways = {FORWARD: said}, {SAMPLED: None}
     if w := NOISE_GUIDANCE.value:
-        ways[f"{SAMPLED} with NAG, w = {w:g}"] = interval()
+        ways[f"{SAMPLED} with NAG, w = {w:g}"] = command.interval(NOISE_INTERVAL)
     for kind, within in ways.items():
         watch = of_run.watcher(experiment, estimator.experiment, within)
         asked = watch, variables, seeds, label, w, mesh, batch
@@ -166,7 +150,7 @@ def as_numbers(
         "steps": s.steps,
         "guidance": s.guidance,
         "noise_guidance": NOISE_GUIDANCE.value,
-        "noise_interval": interval(),
+        "noise_interval": command.interval(NOISE_INTERVAL),
         "states": NUMBER.value,
         "ln_sigma": (-np.asarray(levels.logsnr) / 2).tolist(),
         "shifts": {

@@ -38,6 +38,7 @@ from jaxdiff.runtime.files import write_atomically
 from jaxdiff.runtime.progress import bar
 from jaxdiff.types import Solver
 
+MOST_STEPS = 10_000
 NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, asking.MOST)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 COMPARE = flags.DEFINE_string("compare", None, "Solvers to compare, Heun, UniPC, ….")
@@ -88,8 +89,11 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
     """Draws and measures all, and writes the sheet and the table."""
     chosen = expressions.read_all(COMPARE.value, Solver)
     texts = COMPARE_STEPS.value
-    if not texts or any(not asking.whole(text) or not int(text) for text in texts):
-        raise ValueError(f"--compare_steps is 6,12,24, got {','.join(texts)!r}")
+    if not texts or not all(command.whole(t, MOST_STEPS) and int(t) for t in texts):
+        raise ValueError(
+            f"--compare_steps is 6,12,24, each at most {MOST_STEPS:,}; got "
+            f"{','.join(texts)!r}"
+        )
     if not chosen:
         raise ValueError("--compare is empty: name solvers, such as Heun, UniPC")
     if model.guide or model.estimator:

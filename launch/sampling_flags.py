@@ -136,9 +136,9 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
         "solver": _read(SOLVER, Solver),
         "grid": _read(GRID, Grid),
         "guidance": None if guide else GUIDANCE.value,
-        "interval": interval(INTERVAL) or (preset and preset.interval),
+        "interval": command.interval(INTERVAL) or (preset and preset.interval),
         "noise_guidance": None if estimator else NOISE_GUIDANCE.value,
-        "noise_interval": interval(NOISE_INTERVAL),
+        "noise_interval": command.interval(NOISE_INTERVAL),
         "rule": _read(RULE, Rule),
         "plus_plus": PLUS_PLUS.value,
         "threshold": THRESHOLD.value,
@@ -203,7 +203,7 @@ def _label(text: str, count: int, names: Sequence[str]) -> int:
     Raises:
         ValueError: there is none; lists those that there are.
     """
-    if whole(text) and int(text) < count:
+    if command.whole(text) and int(text) < count:
         if text in names and names.index(text) != int(text):
             warnings.warn(
                 f"--labels={text} is label {text}, {names[int(text)]!r}; the class with "
@@ -231,27 +231,9 @@ def _label(text: str, count: int, names: Sequence[str]) -> int:
     )
 
 
-def whole(text: str) -> bool:
-    """Whether a text is a number 0, 1, …, in the digits 0 to 9."""
-    return text.isascii() and text.isdigit()
-
-
-def interval(flag: flags.FlagHolder) -> tuple[float, float] | None:
-    """LOW,HIGH, as two numbers; None where the flag is not given."""
-    if flag.value is None:
-        return None
-    try:
-        low, high = map(float, flag.value)
-    except ValueError:
-        text = f"--{flag.name} is LOW,HIGH, such as 0,5; got {','.join(flag.value)!r}"
-        raise ValueError(text) from None
-    return low, high
-
-
 def beside() -> Path:
     """Where images go by default: into the run's folder, or beside its snapshot."""
-    workdir = command.folder(WORKDIR)
-    return workdir.parent if workdir.suffix == ".npz" else workdir
+    return command.beside(WORKDIR)
 
 
 def _read(flag: flags.FlagHolder, kind: type) -> Any:

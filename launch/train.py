@@ -79,7 +79,8 @@ def _steps(text: str) -> tuple[int, int]:
     if not text:
         return 0, 0
     first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last)):
+    numbers = command.whole(first) and command.whole(last)
+    if not (numbers and 0 < int(first) <= int(last)):
         raise ValueError(f"--profile is {text!r}: give the first and last step, as 100:110")
     return int(first), int(last)
 

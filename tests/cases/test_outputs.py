@@ -282,3 +282,23 @@ def test_lines_of_a_warning_stay_apart(capsys: pytest.CaptureFixture) -> None:
 
             command._warn("two\nlines\x1b[31m")
     assert capsys.readouterr().err == "warning: two\nlines\\x1b[31m\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        (("sample", f"--labels={'9' * 5000}"), "is no class of this run"),
+        (("sample", "--compare=Euler", f"--compare_steps={'9' * 5000}"), "each at most"),
+        (("sample", "--compare=Euler", "--compare_steps=10001"), "each at most 10,000"),
+        (("edit", "--box=0,0.5,1,1", f"--resample={'9' * 5000},1"), "each at most"),
+        (("noise_shift", "--noise_guidance=1", "--noise_interval=1"), "is LOW,HIGH, such"),
+    ],
+)
+def test_numbers_of_flags_are_no_pythons_words(
+    asked: tuple[str, ...], line: str, workdir: Path
+) -> None:
+    done = run(*script("noise_shift", workdir) if asked[0] == "noise_shift" else asked[:1],
+               *asked[1:], f"--workdir={workdir}")  # fmt: skip
+    assert done.status == 1
+    assert line in done.err
+    assert len(done.err) < 1000
