@@ -14,7 +14,7 @@ Traceback (most recent call last):
     ...
 ValueError: sigma_max must be a number above 0, at most 1e+15, got inf
 
-Arrays that are traced, abstract or not scalar are left alone.
+Arrays that are traced or abstract are left alone.
 """
 
 import dataclasses
@@ -244,13 +244,11 @@ ARRAY = object()
 
 
 def _scalar(value: Any) -> Any:
-    """A number as Python's; ARRAY for one that is traced, abstract or not scalar."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, jax.Array | np.ndarray):
-        known = value.ndim == 0 and not isinstance(value, jax.core.Tracer)
-        return value.item() if known else ARRAY
-    return ARRAY if isinstance(value, jax.ShapeDtypeStruct) else value
+    """A number as Python's; ARRAY for one that is traced or abstract."""
+    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return ARRAY
+    scalar = isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0
+    return value.item() if scalar else value
 
 
 class _Short(reprlib.Repr):

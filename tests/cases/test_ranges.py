@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 from typing import Annotated, Any
 
@@ -109,7 +110,10 @@ def test_nonsense_is_one_line_or_has_a_meaning(name: str, field: str) -> None:
             assert "\n" not in line
             assert len(line) < 1500
             if allows(hint, value):  # refused for what another field holds, and so says
-                assert " " in line
+                example = from_dict(saved(name))
+                others = {*fields_of(TYPES[name])} - {field}
+                others |= {type(getattr(example, other)).__name__ for other in others}
+                assert any(re.search(rf"\b{other}\b", line) for other in others), line
             continue
         meant = (
             allows(hint, value)
@@ -185,7 +189,7 @@ def test_a_class_instead_of_a_value_says_how_to_make_one() -> None:
         check("solver", jd.Euler, Solver)
 
 
-def test_traced_abstract_and_array_values_are_left_alone() -> None:
+def test_traced_and_abstract_values_are_left_alone() -> None:
     @dataclasses.dataclass(frozen=True)
     @checked
     class Scaled:
@@ -196,7 +200,9 @@ def test_traced_abstract_and_array_values_are_left_alone() -> None:
     abstract = jax.ShapeDtypeStruct((), jnp.float32)
     assert Scaled(abstract).by is abstract
     assert Scaled(np.float32(2)).by == 2
-    for wrong in (np.float32(-1), jnp.float32(jnp.inf), np.array(np.nan)):
+    two = np.array([1.0, 2.0])
+    assert jax.vmap(lambda x: Scaled(x).by)(two).tolist() == [1, 2]
+    for wrong in (np.float32(-1), jnp.float32(jnp.inf), np.array(np.nan), two, jnp.ones(1)):
         with pytest.raises(ValueError, match="by must be a number above 0"):
             Scaled(wrong)
 
