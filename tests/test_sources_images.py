@@ -205,3 +205,13 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
         dataset.source[0]
     with pytest.raises(ValueError, match=r"on_error must be one of .* got 'ignore'"):
         Folder(path, on_error="ignore")
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_wrong_number_of_pixels_is_no_fault_of_the_images(
+    on_error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXDIFF_MAX_PIXELS", "many")
+    data = Folder(folder(tmp_path, {"a.png": picture(1)}), on_error=on_error)
+    with pytest.raises(ValueError, match="JAXDIFF_MAX_PIXELS must be a number of pixels"):
+        data.load()

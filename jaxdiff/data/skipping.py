@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 from jaxdiff.data.batches import Dataset, Source, fingerprint
+from jaxdiff.data.formats import image_files
 
 ON_ERROR = ("stop", "skip")
 
@@ -47,7 +48,12 @@ class Skipping:
 
 
 def skipping(source: Source, on_error: str) -> Source:
-    """The source, or one that skips what it cannot read."""
+    """The source, or one that skips what it cannot read.
+
+    Raises:
+        ValueError: $JAXDIFF_MAX_PIXELS is no number, by which every image would be skipped.
+    """
+    image_files.most_pixels()
     return Skipping(source) if on_error == "skip" else source
 
 
