@@ -30,14 +30,13 @@ from absl import flags
 from scoring_flags import BATCH, BLOCKS, NUMBER
 
 from jaxdiff import evaluation
-from jaxdiff.analysis.image_grid import printable
 from jaxdiff.data import split_of
 from jaxdiff.data.batches import Source, take
 from jaxdiff.evaluation import Copies, Judge, compare_solvers, likelihood, report
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.likelihood import dataset_bound
 from jaxdiff.runtime import sharding
-from jaxdiff.runtime.files import place, write_atomically
+from jaxdiff.runtime.files import place, printable, write_atomically
 from jaxdiff.schedules.posterior import LargeVariance
 
 IMAGES = flags.DEFINE_string(

@@ -19,11 +19,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxdiff import evaluation
-from jaxdiff.analysis.image_grid import printable
 from jaxdiff.config import from_config
 from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.runtime import sharding
-from jaxdiff.runtime.files import place
+from jaxdiff.runtime.files import place, printable
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 IMAGES = flags.DEFINE_string("images", None, "A folder of pictures, or an NPZ.")

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxdiff.data.pixel_values import to_uint8
 from jaxdiff.runtime import jsontext
-from jaxdiff.runtime.files import PathLike, lines, place, write_atomically
+from jaxdiff.runtime.files import PathLike, lines, place, printable, write_atomically
 
 SIDE = 48
 """Pixels that an image in a sheet has at least, so that people can see it."""
@@ -189,15 +189,6 @@ def names(labels: Any, classes: Sequence[str] = ()) -> list[str]:
     """
     known = {-1: "no class", **dict(enumerate(map(str, classes)))}
     return [known.get(int(label), str(label)) for label in labels]
-
-
-def printable(text: object) -> str:
-    """A text that comes from data, on one line and without control characters.
-
-    >>> printable("a\\x1b[31m\\nb")
-    'a�[31m�b'
-    """
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def plain(text: object) -> str:

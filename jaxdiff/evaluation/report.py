@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from jaxdiff.analysis import image_grid, plots
 from jaxdiff.evaluation.metrics import BETTER
-from jaxdiff.runtime.files import PathLike, write_atomically
+from jaxdiff.runtime.files import PathLike, printable, write_atomically
 
 SHOWN, PAIRS = 64, 12
 """Samples in the grid, and pairs of a sample and its nearest training image."""
@@ -38,7 +38,7 @@ def markdown(text: object) -> str:
     >>> markdown("a|b <i> `c`")
     'a\\\\|b \\\\<i\\\\> \\\\`c\\\\`'
     """
-    return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", image_grid.printable(text))
+    return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", printable(text))
 
 
 def _beside(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
