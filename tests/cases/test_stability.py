@@ -13,7 +13,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.sampling.grids import Karras, Polyexponential, Uniform
 from jaxdiff.sampling.solvers import EulerMaruyama, StochasticHeun
-from jaxdiff.sampling.solvers.rows import in_float64
+from jaxdiff.sampling.solvers.rows import made_in_float64
 from jaxdiff.sampling.solvers.sde import Proportional, SigmaW, _table, excess, stable_ratio
 from jaxdiff.types import NoiseLevel
 
@@ -85,7 +85,7 @@ def test_stability_bound(kind: Any, eta: float) -> None:
     for ratio in (bound - 0.04, bound + 0.04):
         for steps in (30, 60):
             levels = geometric(ratio, steps)
-            rows = in_float64(partial(_table, solver), levels)
+            rows = made_in_float64(partial(_table, solver), levels)
             size[ratio > bound, steps] = excess(solver, levels, rows)
     assert size[True, 60] < 1.3 * size[True, 30]
     assert size[False, 60] > 1.5 * size[False, 30]
@@ -133,3 +133,19 @@ def test_traced_levels_pass() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(Karras()(None, 6))
+
+
+def test_tables_are_made_on_the_cpu_whatever_the_default_device() -> None:
+    devices = jax.local_devices(backend="cpu")
+    assert len(devices) > 1
+    used = []
+
+    def table(levels: NoiseLevel) -> Any:
+        used.append((levels.sigma + 1).device)
+        return levels.sigma > 1, levels.sigma
+
+    with jax.default_device(devices[1]):
+        for levels in (Karras()(None, 3), jax.tree.map(jnp.asarray, Karras()(None, 3))):
+            flags, sigma = made_in_float64(table, levels)
+            assert (flags.dtype, sigma.dtype) == (bool, np.float64)
+    assert used == [devices[0]] * 2

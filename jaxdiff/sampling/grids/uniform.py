@@ -1,17 +1,13 @@
 """Grids along a schedule's path: uniform in t, and uniform in logsnr."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-import jax
 import numpy as np
 
+from jaxdiff.sampling.float64 import in_float64
 from jaxdiff.types import NoiseLevel, Real, Schedule
 from jaxdiff.types.arguments import require_schedule
 from jaxdiff.types.ranges import FractionBelowOne, LogSNR, checked
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,12 +106,6 @@ def falling(grid: object, levels: NoiseLevel) -> NoiseLevel:
             "other parameters"
         )
     return levels
-
-
-def in_float64(compute: Callable[[], T]) -> T:
-    """What jax computes of constants, in float64, as NumPy arrays; inside jit too."""
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return jax.tree.map(lambda a: np.asarray(a, np.float64), compute())
 
 
 def then_data(levels: NoiseLevel) -> NoiseLevel:

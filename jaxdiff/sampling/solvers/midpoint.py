@@ -28,7 +28,7 @@ from jaxdiff.sampling.solvers.euler_heun_ddim import (
     root,
     split,
 )
-from jaxdiff.sampling.solvers.rows import cast, in_float64, on_host
+from jaxdiff.sampling.solvers.rows import cast, made_in_float64, on_host
 from jaxdiff.schedules import LogSigma
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Fraction, checked
@@ -120,7 +120,7 @@ class Midpoint:
     def init(
         self, x: Float[Array, "B ..."], levels: NoiseLevel
     ) -> tuple[PyTree, "MidpointRow"]:
-        return (), cast(in_float64(self._table, levels), levels)
+        return (), cast(made_in_float64(self._table, levels), levels)
 
     def _table(self, levels: NoiseLevel) -> "MidpointRow":
         at, to = levels[:-1], levels[1:]

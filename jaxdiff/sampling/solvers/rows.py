@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxdiff.sampling.float64 import in_float64
 from jaxdiff.types import NoiseLevel
 
 
@@ -37,13 +38,12 @@ def cast(rows: PyTree, levels: NoiseLevel) -> PyTree:
     return jax.tree.map(number, rows)
 
 
-def in_float64(table: Callable[[NoiseLevel], PyTree], levels: NoiseLevel) -> PyTree:
-    """`table(levels)`, computed by jax in float64 and as NumPy's, unless levels are traced.
+def made_in_float64(table: Callable[[NoiseLevel], PyTree], levels: NoiseLevel) -> PyTree:
+    """`table(levels)`, by `in_float64`, unless levels are traced.
 
     For tables that evaluate a schedule, which is a function of jax arrays.
     """
     if traced(levels):
         return table(levels)
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        rows = table(jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), levels))
-        return jax.tree.map(np.asarray, rows)
+    levels = jax.tree.map(lambda a: np.asarray(a, np.float64), levels)
+    return in_float64(lambda: table(jax.tree.map(jnp.asarray, levels)))

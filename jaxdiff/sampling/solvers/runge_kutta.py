@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, LeftEndpoint, Noise, left_rule
 from jaxdiff.sampling.solvers.midpoint import on_path, times
-from jaxdiff.sampling.solvers.rows import cast, in_float64
+from jaxdiff.sampling.solvers.rows import cast, made_in_float64
 from jaxdiff.schedules import RectifiedFlow
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Choice, checked
@@ -66,7 +66,7 @@ class RungeKutta:
         return (len(c) - c.count(1) if self.full else 1) if lands else len(c)
 
     def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Stages]:
-        return (), cast(in_float64(self._table, levels), levels)
+        return (), cast(made_in_float64(self._table, levels), levels)
 
     def _table(self, levels: NoiseLevel) -> Stages:
         row, t = left_rule(levels[:-1], levels[1:]), times(self.clock, levels)

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, Interval, Noise
-from jaxdiff.sampling.solvers.rows import cast, in_float64, traced
+from jaxdiff.sampling.solvers.rows import cast, made_in_float64, traced
 from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Choice, Limit, NonNegative, checked
 
@@ -247,7 +247,7 @@ Rows = tuple[LinearRow, LinearRow, Leaf]
 
 def _rows(solver: Langevin, levels: NoiseLevel) -> Rows:
     """The rule with the drift of each step's left end and of its right end, and k' / k."""
-    rows = in_float64(functools.partial(_table, solver), levels)
+    rows = made_in_float64(functools.partial(_table, solver), levels)
     if not traced(levels):
         _warn_if_unstable(solver, levels, rows)
     return cast(rows, levels)
