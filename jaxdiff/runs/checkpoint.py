@@ -13,7 +13,6 @@ Several processes write one together, each the arrays that its devices hold, and
 on as many processes and devices as there are then. What one finds damaged, all pass over.
 """
 
-import dataclasses
 import fcntl
 import itertools
 import json
@@ -30,7 +29,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jaxdiff.config import Experiment, to_dict
-from jaxdiff.data.statistics import Statistics
 from jaxdiff.runs import orbax_files, snapshots
 from jaxdiff.runs.record import DamagedError, OtherVersionError, Record, opened, sealed
 from jaxdiff.runs.snapshots import Snapshot
@@ -172,7 +170,6 @@ class Checkpoints:
         step: int,
         state: TrainState,
         experiment: Experiment,
-        statistics: Statistics | None = None,
         images: int | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
@@ -188,9 +185,8 @@ class Checkpoints:
         """
         if step in self.steps() and step not in self._damaged:
             return
-        known = statistics and dataclasses.asdict(statistics)
         sums = tuple(_checksum(state).tolist())
-        saved = sealed(Record(step, experiment, sums, known, data, images))
+        saved = sealed(Record(step, experiment, sums, data, images))
         with self._one_line_errors():
             self.open()
             self._writer.save_async(

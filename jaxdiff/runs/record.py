@@ -31,7 +31,6 @@ class Record:
         step: steps made; None in checkpoints without a digest.
         experiment: the run's, as it was when the state was saved.
         checksum: `state.checksum` of every array.
-        statistics: mean and standard deviation of the data, if they were measured.
         data: `data.identity` of the data set, if it is known.
         seen: images seen so far; None where every step saw one batch of the experiment's.
     """
@@ -39,7 +38,6 @@ class Record:
     step: int | None
     experiment: Experiment
     checksum: tuple[int, ...]
-    statistics: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
     seen: int | None = None
 
@@ -83,6 +81,7 @@ def opened(saved: Any) -> Record:
     try:
         experiment = from_dict(fields.pop("experiment"), kind=Experiment)
         checksum = tuple(fields.pop("checksum"))
+        fields.pop("statistics", None)  # in older ones, and read by nobody
         return Record(experiment=experiment, checksum=checksum, **fields)
     except (ValueError, TypeError) as error:
         raise OtherVersionError(
@@ -92,11 +91,11 @@ def opened(saved: Any) -> Record:
 
 def _without_digest(saved: Mapping[str, Any]) -> Record:
     """The record of a checkpoint of jaxdiff 0.1, of which any field may be damaged."""
-    statistics, checksum = saved.get("statistics"), saved["checksum"]
+    checksum = saved["checksum"]
     try:
         if not isinstance(checksum, list) or not all(type(c) is int for c in checksum):
             raise TypeError("checksum is no list of numbers")
         experiment = from_dict(saved["experiment"], kind=Experiment)
-        return Record(None, experiment, tuple(checksum), statistics)
+        return Record(None, experiment, tuple(checksum))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DamagedError(f"its record is damaged: {error}") from error

@@ -14,7 +14,6 @@ from jaxtyping import PyTree
 
 from jaxdiff import data
 from jaxdiff.config import Experiment, resolve, to_dict
-from jaxdiff.data.statistics import Statistics
 from jaxdiff.runs import checkpoint, generate
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import processes, provenance, sharding
@@ -52,8 +51,6 @@ class Run:
     probe: Callable[..., magnitudes.Magnitudes]
     draw: generate.Draw | None
     examine: Callable[[TrainState], Mapping[str, float]] | None
-    known: Statistics | None
-    """Of the data."""
     more_images: int
     """Seen beyond steps times the batch size, where earlier batches had another size."""
     says: bool
@@ -154,14 +151,14 @@ def prepared(
         summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))
         summary.say_all(summary.of_start(at.lines))
     with doing("measuring the data", says):
-        known = setup.data_statistics(e, workdir, dataset)
+        setup.save_statistics(e, workdir, dataset)
     examine = None
     if e.eval_every:
         with doing("preparing the scores", says):
             examine = examiner(e, workdir, dataset, draw, mesh)
     more = at.images - first * e.batch_size
     step = compiled_step(e, mesh, more)
-    given = workdir, mesh, dataset, saved, step, probe, draw, examine, known, more, says
+    given = workdir, mesh, dataset, saved, step, probe, draw, examine, more, says
     return Run(e, *given), at.state
 
 
@@ -215,8 +212,7 @@ def steps(
         if last or n % e.checkpoint_every == 0:  # after all that a restart would not make
             require_finite(state)
             with clock("checkpoints"):
-                known = run.known, run.images(n), data.identity(run.dataset)
-                run.saved.save(n, state, e, *known)
+                run.saved.save(n, state, e, run.images(n), data.identity(run.dataset))
         if stopping:
             break
         if n < e.steps:

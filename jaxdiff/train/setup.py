@@ -129,10 +129,8 @@ def require_same_data(
         )
 
 
-def data_statistics(
-    experiment: Experiment, workdir: Place, dataset: Dataset
-) -> statistics.Statistics | None:
-    """What is known of the data, kept in the run's folder too; few data are measured.
+def save_statistics(experiment: Experiment, workdir: Place, dataset: Dataset) -> None:
+    """Writes statistics.json, if the data's are known; few data are measured.
 
     launch/measure_data.py measures many.
     """
@@ -141,7 +139,6 @@ def data_statistics(
     found = look(experiment.data, dataset)
     if found and processes.first():
         statistics.save(workdir / "statistics.json", found)
-    return found
 
 
 MEASURED = 10_000
