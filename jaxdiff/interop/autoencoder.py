@@ -4,7 +4,6 @@ A folder has config.json, and diffusion_pytorch_model.safetensors or .bin. Atten
 of two sets of names, and weights [C, C] or [C, C, 1, 1].
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from jaxdiff.interop import weights
 from jaxdiff.interop.sources import Path, Source, Tensors, layer, shapes, variables
 from jaxdiff.networks.autoencoder import AutoencoderKL
+from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, place
 
 CONFIG = "config.json"
@@ -190,13 +190,7 @@ def _place(net: AutoencoderKL, way: str, module: str) -> str:
 def _json(path: Any) -> dict[str, Any]:
     if path.stat().st_size > CONFIG_BYTES:
         raise ValueError(f"{path.stat().st_size:,} bytes are more than any config has")
-    try:
-        said = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON: {error}".splitlines()[0]) from error
-    if type(said) is not dict:
-        raise ValueError("it must hold one JSON object")
-    return said
+    return jsontext.loads(path.read_bytes(), "it")
 
 
 def _require_known(name: str, value: Any) -> None:

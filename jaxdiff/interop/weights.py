@@ -4,7 +4,6 @@ A training checkpoint is a dict of several things; its averaged weights, `ema`, 
 published results were made with. `args`, an argparse Namespace, is data like the rest.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from jaxdiff.interop import archives, torch_zip
 from jaxdiff.interop.sources import Tensors
 from jaxdiff.interop.tensors import load
 from jaxdiff.interop.unpickler import Record
+from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, place, printable
 
 PARTS = ("ema", "model", "state_dict")
@@ -98,7 +98,7 @@ def _safetensors(path: PathLike, data: memoryview) -> dict[str, np.ndarray]:
         text = printable(str(error).splitlines()[0])[:160]
         raise ValueError(f"no whole safetensors file: {text}") from error
     begin = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:begin]))
+    header = jsontext.loads(bytes(data[8:begin]), "its header")
     header.pop("__metadata__", None)
     return {name: _view(name, data[begin:], entry) for name, entry in header.items()}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxdiff.config import Experiment, from_dict, to_dict
+from jaxdiff.runtime import jsontext
 
 
 class DamagedError(ValueError):
@@ -77,8 +78,8 @@ def opened(saved: Any) -> Record:
     text = saved.get("record")
     if not isinstance(text, str) or saved.get("sha256") != digest(text):
         raise DamagedError("its record does not fit its digest")
-    fields = json.loads(text)
     try:
+        fields = jsontext.loads(text, "its record")
         experiment = from_dict(fields.pop("experiment"), kind=Experiment)
         checksum = tuple(fields.pop("checksum"))
         fields.pop("statistics", None)  # in older ones, and read by nobody

@@ -22,6 +22,7 @@ from jaxdiff import networks
 from jaxdiff.config import SNAPSHOT_DTYPES, Experiment, differences, from_dict, to_dict
 from jaxdiff.interop import npz
 from jaxdiff.optim import ema_profiles
+from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, Place, place, printable, write_atomically
 from jaxdiff.runtime.progress import bar as progress_bar
 from jaxdiff.types import reprs
@@ -137,9 +138,7 @@ def _said(stored: npz.Stored | None) -> dict[str, Any]:
         raise ValueError("it has no array `json`, which says what it is of")
     if stored.member.size > TEXT:
         raise ValueError(f"its description has {stored.member.size:,} bytes")
-    said = json.loads(bytes(stored.read()))
-    if not isinstance(said, dict):
-        raise ValueError(f"its description is a {type(said).__name__}")
+    said = jsontext.loads(bytes(stored.read()), "its description")
     number = lambda v: type(v) in (int, float) and math.isfinite(v)
     count = lambda v: type(v) is int and 0 <= v < 2**63
     names = lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v)

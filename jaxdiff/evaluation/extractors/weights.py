@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxdiff.interop import archives, npz
 from jaxdiff.interop.npz import Stored
+from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, place, printable, write_atomically
 
 SCHEMA = 1
@@ -119,10 +120,11 @@ def _said(stored: Stored | None) -> dict[str, Any]:
     """
     give = "give one that launch/convert_features.py wrote"
     try:
-        said = json.loads(bytes(stored.read())) if stored and stored.shape < (2**16,) else 0
-    except (ValueError, RecursionError):
-        said = 0
-    if type(said) is not dict or {k: type(v) for k, v in said.items()} != SAID:
+        small = stored is not None and stored.shape < (2**16,)
+        said = jsontext.loads(bytes(stored.read()), "it") if small else {}
+    except ValueError:
+        said = {}
+    if {k: type(v) for k, v in said.items()} != SAID:
         raise ValueError(f"no file of an extractor's weights: {give}")
     if said["schema"] != SCHEMA:
         raise ValueError(f"its schema is {said['schema']}, not {SCHEMA}: {give}")
