@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.analysis import image_grid
 from tests.test_nag_commands import DRAWS, environment, untrained
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,10 @@ def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(images[:, :, :4], originals[:, :, :4])
     assert (images[:, :, 4:] != originals[:, :, 4:]).mean() > 0.5
     sheet = Image.open(tmp_path / "edit.png")
-    assert sheet.height == sheet.width  # three images: the original, what is kept, the edit
+    bare = image_grid.grid(np.concatenate([originals, originals, images]), 3)
+    height, width = bare.shape[:2]  # rows: the original, what is kept, the edit
+    assert height < sheet.height < 4 / 3 * height  # and names beside and above them
+    assert width < sheet.width
 
 
 @pytest.mark.parametrize(

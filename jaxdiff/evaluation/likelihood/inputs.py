@@ -23,8 +23,8 @@ Image = Shaped[Array, "B ..."]
 def as_data(image: Image) -> Float[Array, "B ..."]:
     """x0 of images [B, ...]: uint8 k becomes 2 k / 255 - 1, floats stay.
 
-    >>> as_data(jnp.asarray([0, 255], jnp.uint8))
-    Array([-1.,  1.], dtype=float32)
+    >>> as_data(jnp.asarray([0, 255], jnp.uint8)).tolist()
+    [-1.0, 1.0]
 
     Raises:
         ValueError: other integers, or floats of 0 ... 255.
