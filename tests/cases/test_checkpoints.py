@@ -402,6 +402,14 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
             tmp_path / "run",
             progress=False,
         )
+    fewer = dataclasses.replace(
+        moved,
+        data=pictures(tmp_path / "three", cat=2),
+        network=dataclasses.replace(TINY.network, label_dim=1),
+        steps=3,
+    )
+    with pytest.raises(ValueError, match="trained on other data"):  # and not label_dim
+        train.fit(fewer, tmp_path / "run", progress=False)
 
 
 def test_names_of_classes_need_be_no_utf_8(tmp_path: Path) -> None:
