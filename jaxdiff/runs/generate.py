@@ -18,7 +18,7 @@ from jaxdiff.networks import LevelEstimator, require_labels
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.finite import require_finite
-from jaxdiff.runtime.progress import bar
+from jaxdiff.runtime.progress import bar, compiling
 from jaxdiff.sampling import editing, follow, normal, sample
 from jaxdiff.sampling.guidance import Interval, PlusPlus, noise_aware, thresholded, without
 from jaxdiff.sampling.guidance import guide as differences
@@ -314,7 +314,8 @@ def images(
             asked = keys, filled[1].astype(np.int32), *filled[2:]
             ours = jax.tree.map(lambda a: a[rows], asked)
             keys, *rest = sharding.put_batch(ours, mesh)
-            drawn = draw(variables, jax.random.wrap_key_data(keys), *rest)
+            with compiling(done, first=start == 0):
+                drawn = draw(variables, jax.random.wrap_key_data(keys), *rest)
             x0 = processes.on_host(drawn)[:count]
             require_finite(x0, what, seeds[part])
             parts.append(encoder.decode(x0))

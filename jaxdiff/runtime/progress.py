@@ -111,6 +111,18 @@ def bar(
     return _terminal_bar(iterable, total, initial, unit, desc)
 
 
+@contextmanager
+def compiling(shown: Bar, first: bool = True) -> Iterator[None]:
+    """Says beside a bar that a program is compiled, while its `first` call is made."""
+    if first:
+        shown.set_postfix(now="compiling")
+    try:
+        yield
+    finally:
+        if first:
+            shown.set_postfix()
+
+
 def on_terminal() -> bool:
     """Whether stderr is a terminal, where a line can be written over."""
     try:

@@ -77,6 +77,18 @@ def test_a_bar_in_a_pipe_is_a_line_now_and_then(said: Said) -> None:
     assert "\r" not in said.getvalue()
 
 
+def test_a_bar_says_what_it_waits_for_at_first(said: Said) -> None:
+    with progress.bar(total=2, unit="images", desc="drawing") as drawn:
+        with progress.compiling(drawn):
+            time.sleep(0.1)
+        during = said.getvalue()
+        with progress.compiling(drawn, first=False):
+            drawn.update(2)
+            time.sleep(0.1)
+    assert re.search(r"drawing: 0 of 2 \(0%\) images, \d+ s, now compiling", during)
+    assert "compiling" not in said.getvalue().removeprefix(during)
+
+
 def test_a_short_bar_says_nothing_in_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -31,7 +31,7 @@ from jaxdiff.objectives import losses
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.files import PathLike, write_atomically
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
-from jaxdiff.runtime.progress import bar
+from jaxdiff.runtime.progress import bar, compiling
 from jaxdiff.schedules.posterior import LearnedVariance, Variance
 from jaxdiff.types import UNCONDITIONAL, Real, reprs
 
@@ -121,7 +121,9 @@ def measure(
             costs = []
             for some in _chunks(steps):
                 asked = part.keys, part.image, part.label, some
-                costs.append(jax.device_get(cost(variables, *asked)))
+                with compiling(done, first=not found and not costs):
+                    made = cost(variables, *asked)
+                costs.append(jax.device_get(made))
                 done.update(part.count * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *costs)
             prior = likelihood.prior(part.image, steps.at[-1])

@@ -27,7 +27,7 @@ from jaxdiff.evaluation.likelihood import (
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.files import PathLike, write_atomically
 from jaxdiff.runtime.finite import require_finite
-from jaxdiff.runtime.progress import bar
+from jaxdiff.runtime.progress import bar, compiling
 from jaxdiff.types import NoiseLevel
 
 Solve = Callable[[PyTree, Key[Array, " B"], Array, Array], Bits]
@@ -81,7 +81,9 @@ def measure(
     found, count = [], dataset_images.count_of(dataset, number)
     with bar(total=count, unit="images", desc="measuring", show=progress) as done:
         for part in dataset_images.parts(dataset, mesh, number, batch, seed):
-            solved = jax.device_get(solve(variables, part.keys, part.image, part.label))
+            with compiling(done, first=not found):
+                solved = solve(variables, part.keys, part.image, part.label)
+            solved = jax.device_get(solved)
             some = jax.tree.map(lambda a, n=part.count: np.float64(a[:n]), solved)
             require_finite(
                 some.bits, "likelihoods", part.numbers, unit="image", advice=ADVICE
