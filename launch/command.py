@@ -259,10 +259,12 @@ def _parse(argv: list[str]) -> list[str]:
         if isinstance(config, ConfigDict):
             config_files.fill(config)
             return rest
-    except SystemExit:  # of --help, or of a config file
+    except SystemExit as ended:  # by --help, or by a config file
         if wrong := config_files.fault(argv):
             _fail(wrong, 2)
-        raise
+        if HELP & {argument.lstrip("-").partition("=")[0] for argument in argv}:
+            sys.exit(0)  # absl says 1
+        raise ended
     except flags.UnrecognizedFlagError as error:
         _fail(f"{str(error).splitlines()[0]}; --help tells which there are", 2)
     except Exception as error:  # also what a config file raises, which may be anything
@@ -272,12 +274,19 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
+HELP = {"?", "help", "helpfull", "helpshort", "helpxml"}
+"""Flags that print what flags there are."""
+
+
 def _of_flags(error: Exception) -> str:
     """What a flag's error says, in one line."""
-    text = str(error)
+    text = re.sub(
+        r"invalid literal for int.*: (.*)", r"\1 is not a whole number", str(error)
+    )
+    text = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
     if missing := re.match(r"flag --(\w+)=None: Flag --\1 must have a value", text):
         return f"--{missing[1]} is missing; see --help"
-    return _line(error)
+    return _line(text)
 
 
 def _expanded(argv: list[str]) -> list[str]:

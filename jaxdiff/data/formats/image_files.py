@@ -25,6 +25,7 @@ import functools
 import io
 import math
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -228,7 +229,12 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{error}: set {VARIABLE} to allow it") from error
+        pixels = re.search(r"\((\d+) pixels\)", str(error))
+        count = pixels[1] if pixels else "too many"
+        raise ValueError(
+            f"it has {count} pixels, more than the memory for images allows: make it "
+            f"smaller, or set {VARIABLE} to as many, at 10 bytes each"
+        ) from error
     except Exception as error:
         text = str(error).partition(" <_io.BytesIO")[0]  # an address says nothing
         raise ValueError(text.partition("\n")[0] or type(error).__name__) from error
