@@ -302,7 +302,7 @@ def test_the_command_on_one_experiment(tmp_path: Path) -> None:
         ("--std=-1", "--std must be above 0 and finite, got -1.0"),
         ("--std=inf", "--std must be above 0 and finite, got inf"),
         ("--std=nan", "--std must be above 0 and finite, got nan"),
-        ("--out=", "--out is empty: name a folder, such as --out=analysis"),
+        ("--out=", "--out is missing or empty: name a folder, as runs/mine"),
     ],
 )
 def test_the_command_refuses_before_it_writes(

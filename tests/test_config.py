@@ -93,6 +93,7 @@ def test_every_type_of_the_table_round_trips() -> None:
         "guidance.Projected": {"limit": 2.5},
         "guidance.Rescaled": {"of": {"type": "guidance.Sum"}, "phi": 0.7},
         "levels.Listed": {"sigmas": [2.0, 1.0, 0.0]},
+        "parameterizations.TimeLabel": {"schedule": {"type": "schedules.Cosine"}},
         "losses.Total": {"terms": [[0.5, to_dict(jd.WeightedError(jd.Debias()))]]},
         "weightings.UniformOnNetwork": {"parameterization": to_dict(jd.V())},
     }

@@ -7,6 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def in_float64(compute: Callable[[], T]) -> T:
         return jax.tree.map(_float64, compute())
 
 
-def _float64(a: jax.Array) -> np.ndarray:
+def _float64(a: ArrayLike) -> np.ndarray:
     a = np.asarray(a)
     return a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
