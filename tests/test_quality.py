@@ -227,7 +227,7 @@ def test_images_of_others_are_read_as_they_are(tmp_path: Path) -> None:
     ("images", "number", "said"),
     [
         ([(8, 8, "RGB"), (8, 9, "RGB")], None, "9 x 8 RGB, 0.png 8 x 8 RGB: all images"),
-        ([(8, 8, "RGBA")] * 2, None, "8 x 8 RGBA: metrics are of RGB"),
+        ([(8, 8, "RGBA")] * 2, None, r"RGBA \(transparent\): metrics are of RGB"),
         ([(8, 8, "RGB"), (8, 8, "L")], None, "8 x 8 L, 0.png 8 x 8 RGB"),
         ([(8, 8, "RGB")] * 2, 3, "holds 2 images, fewer than the 3 asked for"),
         ([], None, "holds 0 images"),
