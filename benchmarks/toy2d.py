@@ -32,13 +32,15 @@ from matplotlib.patches import Rectangle
 from sklearn.neighbors import NearestNeighbors
 
 import jaxdiff as jd
-from jaxdiff import toy2d
 from jaxdiff.analysis.plots import COLOURS, INK
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.types import Denoiser, NoiseLevel
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
 import command
+
+from examples import toy2d
 
 OUT = flags.DEFINE_string("out", "docs/results/toy2d.png", "Where the figure goes, a PNG.")
 STEPS = flags.DEFINE_integer(

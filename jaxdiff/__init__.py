@@ -25,7 +25,6 @@ with epy.lazy_api_imports(globals()):
         runtime,
         sampling,
         schedules,
-        toy2d,
         train,
         types,
     )

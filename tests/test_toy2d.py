@@ -10,11 +10,11 @@ import optax
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import toy2d
+from examples import toy2d
+from examples.toy2d import learning
+from examples.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.optim import averages, normalized
 from jaxdiff.optim.ema_profiles import std_to_exponent
-from jaxdiff.toy2d import learning
-from jaxdiff.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.types import Denoised, Noised, NoiseLevel
 from tests.toys import GOLDEN
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from examples.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.config import TYPES, Experiment, from_dict, to_dict
 from jaxdiff.config.fields import fields_of
-from jaxdiff.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.types import Solver
 from jaxdiff.types.ranges import Positive, Range, Whole, check, checked, rules, shown
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from examples.toy2d.energy_mlp import EnergyMLP
+from examples.toy2d.fractal import Mixture
 from jaxdiff.denoisers import denoiser
 from jaxdiff.denoisers.parameterizations import EDM, Eps
 from jaxdiff.objectives.losses import WeightedError
@@ -26,8 +28,6 @@ from jaxdiff.sampling import trajectory
 from jaxdiff.sampling.grids import Karras
 from jaxdiff.sampling.solvers import Heun
 from jaxdiff.schedules import LogSigma, corrupt
-from jaxdiff.toy2d.energy_mlp import EnergyMLP
-from jaxdiff.toy2d.fractal import Mixture
 from jaxdiff.types import UNCONDITIONAL, Denoiser, Noised, Solver
 
 TIMES = NormalLogSigma(mean=-2.3, std=1.5)

@@ -2,7 +2,8 @@
 
 A small network cannot follow the twigs of the tree and spreads mass between them. Guided
 by a smaller, less trained version of itself, it takes that mass away again; classifier-free
-guidance instead pushes samples away from the other class, and loses twigs.
+guidance instead pushes samples away from the other class, and loses twigs. This is an
+example, not part of the library; `benchmarks/toy2d.py` trains, samples and draws it.
 
 >>> import jax
 >>> data, network = fractal("A"), EnergyMLP(features=8)
@@ -12,8 +13,8 @@ guidance instead pushes samples away from the other class, and loses twigs.
 (9, 5, 2)
 """
 
-from jaxdiff.toy2d.energy_mlp import EnergyMLP
-from jaxdiff.toy2d.fractal import Mixture, fractal
-from jaxdiff.toy2d.learning import follow, learned, loss, start, train
+from examples.toy2d.energy_mlp import EnergyMLP
+from examples.toy2d.fractal import Mixture, fractal
+from examples.toy2d.learning import follow, learned, loss, start, train
 
 __all__ = ["EnergyMLP", "Mixture", "follow", "fractal", "learned", "loss", "start", "train"]
