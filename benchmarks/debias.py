@@ -36,7 +36,7 @@ from jaxdiff import config
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import dataset_bound
-from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules.posterior import SmallVariance
 
@@ -74,13 +74,13 @@ def main() -> None:
     print(study.save(draw(book), "debias"))
 
 
-def restore(folder: Path, step: int) -> checkpoint.Restored:
+def restore(folder: Path, step: int) -> restoring.Restored:
     """A run at a checkpoint.
 
     Raises:
         ValueError: it is of another experiment than the config's.
     """
-    run = checkpoint.restore(folder, step=step)
+    run = restoring.restore(folder, step=step)
     for line in config.differences(run.experiment, EXPERIMENT):
         if not line.startswith(("loss", "seed")):
             raise ValueError(f"{folder} is no run of configs/digits_ddpm.py: {line}")

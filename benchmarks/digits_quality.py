@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from jaxdiff.data import encoder_of
-from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
 
 sys.path.append(str(Path(__file__).parents[1] / "launch"))
@@ -32,7 +32,7 @@ flags.mark_flags_as_required(["workdir"])
 
 def main() -> None:
     """Draws, judges, prints."""
-    run = checkpoint.restore(WORKDIR.value, STD.value)
+    run = restoring.restore(WORKDIR.value, STD.value)
     std = run.experiment.sampling.std if STD.value is None else STD.value
     seeds = SEED.value + np.arange(NUMBER.value)
     label = np.arange(NUMBER.value) % 10

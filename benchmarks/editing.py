@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from jaxdiff import Ancestral, Heun
 from jaxdiff.analysis import image_grid
 from jaxdiff.data import Pixels
-from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs import checkpoint, generate, restoring
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.sampling import editing, follow, sample
 from jaxdiff.sampling.grids import Karras
@@ -40,7 +40,7 @@ STRENGTHS = (0.3, 0.45, 0.6, 0.75, 0.9)
 
 def main() -> None:
     """Restores, edits, draws."""
-    run = checkpoint.restore(command.folder(WORKDIR))
+    run = restoring.restore(command.folder(WORKDIR))
     rows = dataclasses.replace(run.experiment.data, split="test").load().source
     label = np.array([rows[i]["label"] for i in range(len(rows))])
     first = np.array([np.flatnonzero(label == digit)[0] for digit in range(10)])

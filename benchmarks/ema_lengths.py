@@ -34,8 +34,8 @@ from jaxtyping import Float64, PyTree
 from tqdm import tqdm
 
 from jaxdiff.data import Pixels
-from jaxdiff.runs import checkpoint, ema_lengths, generate, snapshots
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs import checkpoint, ema_lengths, generate, restoring, snapshots
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.runs.state import run_denoiser
 from jaxdiff.runtime import sharding
 
@@ -58,7 +58,7 @@ Drawer = Callable[[PyTree, int], ema_made.Images]
 def main() -> None:
     """Measures what is missing, prints, draws."""
     run = study.command.folder(study.RUNS) / RUN
-    at_end, book = checkpoint.restore(run), study.book("ema_lengths")
+    at_end, book = restoring.restore(run), study.book("ema_lengths")
     stds, draw = at_end.experiment.optimizer.stds, drawer(at_end)
     ema_made.measure_weights(book, run, stds)
     ema_made.measure_images(book, run, stds, lambda v: draw(v, BLOCKS[0]))

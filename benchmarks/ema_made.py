@@ -17,7 +17,7 @@ from jaxtyping import PyTree, UInt8
 from tqdm import tqdm
 
 from jaxdiff.analysis import image_grid
-from jaxdiff.runs import checkpoint, ema_lengths, snapshots
+from jaxdiff.runs import ema_lengths, restoring, snapshots
 
 CADENCES = (1, 2, 4, 8)
 """Of how many snapshots one is used."""
@@ -74,7 +74,7 @@ def weights_rows(stds: Stds) -> list[tuple[float, list[float], int]]:
 
 def tracked(run: Path, std: float) -> PyTree:
     """A tracked average at the end of the run, float32."""
-    return jax.device_get(checkpoint.restore(run, std=std).variables)
+    return jax.device_get(restoring.restore(run, std=std).variables)
 
 
 def measure_weights(book: study.Book, run: Path, stds: Stds) -> None:

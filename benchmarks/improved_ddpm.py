@@ -35,7 +35,7 @@ from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import dataset_bound
 from jaxdiff.objectives.losses import Total, VariationalBound
 from jaxdiff.objectives.timesteps import LossSecondMoment, UniformEntries
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import CosineBetas, LinearBetas, Table
@@ -106,7 +106,7 @@ def measure_bits(book: study.Book, name: str, folder: Path) -> None:
     for variance in variances(name):
         if book.find(**(key := bits_key(name, variance))):
             continue
-        run = checkpoint.restore(folder)
+        run = restoring.restore(folder)
         measured = dataset_bound.measure(
             dataset_bound.coster(run.experiment, variance, clip=True),
             run.variables,

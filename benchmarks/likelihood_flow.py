@@ -24,7 +24,7 @@ from jaxdiff.evaluation.likelihood import (
     dataset_bound,
     dataset_flow,
 )
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules.posterior import LargeVariance
 
@@ -42,7 +42,7 @@ flags.mark_flags_as_required(["workdir"])
 
 def main() -> None:
     """Restores, measures, prints."""
-    run = checkpoint.restore(command.folder(WORKDIR))
+    run = restoring.restore(command.folder(WORKDIR))
     experiment, mesh = run.experiment, sharding.data_mesh()
     data = dataclasses.replace(experiment.data, split="test").load()
     path, count, number = experiment.schedule, STEPS.value, NUMBER.value

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import of_run
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.sampling import solvers
 from jaxdiff.sampling.grids import Karras
@@ -95,7 +95,7 @@ def main() -> None:
     """Measures what is missing, prints, draws."""
     folders = study.runs("configs/digits_nag.py", ("nag", "level", "finetune"))
     book, judge = study.book("nag"), digits_judge.judge()
-    runs = {name: checkpoint.restore(path) for name, path in folders.items()}
+    runs = {name: restoring.restore(path) for name, path in folders.items()}
     measure_gains(book, runs)
     measure(book, runs, judge)
     print_tables(book)
@@ -120,7 +120,7 @@ def key(cell: Cell, w: float, block: int) -> dict[str, Any]:
 
 
 def measure(
-    book: study.Book, runs: dict[str, checkpoint.Restored], judge: digits_judge.Judge
+    book: study.Book, runs: dict[str, restoring.Restored], judge: digits_judge.Judge
 ) -> None:
     """Draws and judges; one compiled sampler does for all w > 0 and blocks of a cell."""
     estimator, mesh, count = runs["level"], sharding.data_mesh(), NUMBER.value
@@ -158,7 +158,7 @@ def measure(
         book.write(key(cell, w, block), {**row, **jax.tree.map(np.asarray, numbers)})
 
 
-def measure_gains(book: study.Book, runs: dict[str, checkpoint.Restored]) -> None:
+def measure_gains(book: study.Book, runs: dict[str, restoring.Restored]) -> None:
     """The share of a state's noise that guidance takes away at w = 1, at a wrong level.
 
     p = -<D - D_u, x - D> / |x - D|^2 for x = x0 + m sigma eps, D at sigma, D_u = D not

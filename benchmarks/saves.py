@@ -34,7 +34,7 @@ from tqdm import tqdm
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.runs import checkpoint, record, snapshots
+from jaxdiff.runs import checkpoint, record, snapshots, state_parts
 from jaxdiff.runs.state import TrainState, ema_variables, init_state
 from jaxdiff.runtime import sharding
 
@@ -78,7 +78,7 @@ def save(workdir: Path, *states: TrainState) -> None:
 
 def equal(one: Any, other: Any) -> bool:
     """Whether two states, or trees of arrays, are the same bit for bit."""
-    sums = [checkpoint._checksum(tree).tolist() for tree in (one, other)]
+    sums = [state_parts.checksum(tree).tolist() for tree in (one, other)]
     return sums[0] == sums[1]
 
 

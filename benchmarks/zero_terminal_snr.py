@@ -39,7 +39,7 @@ from tqdm import tqdm
 from jaxdiff.analysis import image_grid
 from jaxdiff.config import Sampling
 from jaxdiff.data import Dataset, OpenMoji, Pixels
-from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.sampling.grids import Leading, Trailing
 from jaxdiff.types import Grid, NoiseLevel
@@ -120,7 +120,7 @@ def measure(book: study.Book, name: str, folder: Path, data: Dataset) -> None:
     """Draws, keeps every image's brightness, and writes the sheet."""
     if book.find(**key(name)) and sheet(name).exists():
         return
-    run, recipe = checkpoint.restore(folder), RECIPES[name]
+    run, recipe = restoring.restore(folder), RECIPES[name]
     sampling: Sampling = dataclasses.replace(
         run.experiment.sampling, grid=recipe.grid, steps=STEPS
     )

@@ -58,7 +58,7 @@ with epy.lazy_api_imports(globals()):
         UniformOnX0,
     )
     from jaxdiff.optim import EDM2Optimizer
-    from jaxdiff.runs.checkpoint import restore
+    from jaxdiff.runs.restoring import restore
     from jaxdiff.sampling import editing, grids, guidance, sample, solvers
     from jaxdiff.sampling.guidance import (
         guide,

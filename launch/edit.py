@@ -28,8 +28,8 @@ from jaxdiff.data import Pixels, split_of
 from jaxdiff.data.formats import image_files, listing
 from jaxdiff.data.pixel_values import to_float
 from jaxdiff.data.sources import folder
-from jaxdiff.runs import generate
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs import edits, generate
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import place, write_atomically
 
@@ -61,7 +61,7 @@ def main() -> None:
     strength = (0.6 if known is None else 1.0) if strength is None else strength
     many = None if known is None else np.broadcast_to(known, image.shape)
     edited = generate.images(
-        generate.editor(experiment, strength, _resampling(), **model.guides),
+        edits.editor(experiment, strength, _resampling(), **model.guides),
         model.variables,
         Pixels(),
         SEED.value + np.arange(len(image)),

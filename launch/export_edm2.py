@@ -16,7 +16,7 @@ from absl import flags
 
 from jaxdiff.interop.edm2_weights import to_state_dict
 from jaxdiff.networks import UNet
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import restoring
 from jaxdiff.runtime.files import place, write_atomically
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A run's folder, or one snapshot's file.")
@@ -39,7 +39,7 @@ def main() -> None:
     """Restores, renames, writes."""
     if not OUT.value:
         raise ValueError("--out is empty: name a file, such as --out=network.npz")
-    run = checkpoint.restore(command.folder(WORKDIR), STD.value, STEP.value)
+    run = restoring.restore(command.folder(WORKDIR), STD.value, STEP.value)
     network = run.experiment.network
     if not isinstance(network, UNet):
         raise ValueError(

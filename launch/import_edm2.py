@@ -29,7 +29,7 @@ from jaxdiff.objectives.weightings import UniformOnNetwork
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.optim.ema_profiles import std_to_exponent
 from jaxdiff.runs import snapshots
-from jaxdiff.runs.checkpoint import describe
+from jaxdiff.runs.run_folder import describe
 from jaxdiff.runs.snapshots import Snapshot
 from jaxdiff.runtime.files import place
 from jaxdiff.schedules import LogSigma

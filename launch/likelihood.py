@@ -40,7 +40,7 @@ from jaxdiff.evaluation.likelihood import (
     dataset_bound,
     dataset_flow,
 )
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import restoring
 from jaxdiff.runtime import jsontext, sharding
 from jaxdiff.runtime.files import Place, printable, write_atomically
 from jaxdiff.runtime.finite import NotFiniteError
@@ -98,7 +98,7 @@ def main() -> None:
     """Restores, measures, prints, writes."""
     given = _given()
     rule, divergence = _rule(), _divergence()
-    run = checkpoint.restore(command.folder(WORKDIR), STD.value, STEP.value)
+    run = restoring.restore(command.folder(WORKDIR), STD.value, STEP.value)
     way = given or ("bound" if isinstance(run.experiment.schedule, Table) else "flow")
     out = command.output(OUT, command.beside(WORKDIR) / NAMES[way], "json", "png")
     dataset = split_of(run.experiment.data, SPLIT.value).load()
@@ -115,7 +115,7 @@ NAMES = {"bound": "bits", "flow": "bits_flow"}
 
 
 def _bound(
-    run: checkpoint.Restored, dataset: Dataset, asked: dict[str, Any], out: Files
+    run: restoring.Restored, dataset: Dataset, asked: dict[str, Any], out: Files
 ) -> None:
     """The variational bound, and losses by logSNR."""
     experiment = run.experiment
@@ -159,7 +159,7 @@ def _bound(
 
 
 def _flow(
-    run: checkpoint.Restored,
+    run: restoring.Restored,
     dataset: Dataset,
     asked: dict[str, Any],
     out: Files,

@@ -25,7 +25,7 @@ from jaxdiff.config import Experiment, expressions
 from jaxdiff.data import split_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import of_run
-from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.types import NoiseLevel, Solver
@@ -68,8 +68,8 @@ def main() -> None:
             "python launch/train.py --config=configs/digits_nag.py:level "
             f"--config.init_from={WORKDIR.value} --workdir=runs/level"
         )
-    run = checkpoint.restore(command.folder(WORKDIR), STD.value)
-    estimator = checkpoint.restore(ESTIMATOR.value)
+    run = restoring.restore(command.folder(WORKDIR), STD.value)
+    estimator = restoring.restore(ESTIMATOR.value)
     experiment = chosen(run.experiment)
     of_run.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
     levels = of_run.inner_levels(experiment)
@@ -98,8 +98,8 @@ def chosen(experiment: Experiment) -> Experiment:
 
 
 def estimates(
-    run: checkpoint.Restored,
-    estimator: checkpoint.Restored,
+    run: restoring.Restored,
+    estimator: restoring.Restored,
     experiment: Experiment,
     levels: NoiseLevel,
 ) -> Said:

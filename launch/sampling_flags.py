@@ -18,8 +18,8 @@ from absl import flags
 from jaxtyping import PyTree
 
 from jaxdiff.config import Experiment, edm2_presets, expressions
-from jaxdiff.runs import checkpoint, generate
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs import generate, restoring
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.sampling import grids, solvers
 from jaxdiff.sampling.guidance import Rule
 from jaxdiff.types import Grid, Solver
@@ -82,7 +82,7 @@ class Model:
 
     @property
     def variables(self) -> PyTree:
-        """Of all networks, as `generate.guided` reads them."""
+        """Of all networks, as `guided_denoiser.guided` reads them."""
         others = [other for other in (self.guide, self.estimator) if other]
         return (self.run.variables, *(o.variables for o in others)) if others else (
             self.run.variables
@@ -251,7 +251,7 @@ def _models() -> tuple[Restored, Restored | None]:
             for model in (preset.main, preset.guide)
         )
         return main, guide and _fitting(main, guide)
-    run = checkpoint.restore(folder, STD.value, STEP.value)
+    run = restoring.restore(folder, STD.value, STEP.value)
     if GUIDE.value is None:
         return run, None
     guide = _restored(GUIDE, GUIDE_STD.value, GUIDE_STEP.value)
@@ -260,13 +260,13 @@ def _models() -> tuple[Restored, Restored | None]:
 
 def _restored(flag: flags.FlagHolder, *which: Any) -> Restored:
     """The other run that a flag names."""
-    return checkpoint.restore(command.folder(flag), *which)
+    return restoring.restore(command.folder(flag), *which)
 
 
 def _published(folder: Path, model: edm2_presets.Model) -> Restored:
     """A preset's model, as it was imported or reconstructed."""
     try:
-        return checkpoint.restore(folder, model.std, model.step)
+        return restoring.restore(folder, model.std, model.step)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{folder} has no average of std {model.std:g} at step {model.step}: import "

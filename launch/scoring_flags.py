@@ -22,7 +22,7 @@ from jaxdiff.evaluation import Judge
 from jaxdiff.evaluation.extractors.extractor import Extractor, extractor
 from jaxdiff.evaluation.sample_cache import Parts
 from jaxdiff.runs import generate
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import place
 

@@ -41,8 +41,8 @@ from jaxdiff.config import Experiment
 from jaxdiff.data.batches import fingerprint
 from jaxdiff.evaluation import report, sweep_axes, sweep_report
 from jaxdiff.evaluation.extractors.weights import sha256
-from jaxdiff.runs import checkpoint, generate, snapshots
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs import generate, guided_denoiser, restoring, snapshots
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.runs.state import labelled
 from jaxdiff.runtime.files import Place, write_atomically
 from jaxdiff.runtime.progress import bar
@@ -171,12 +171,12 @@ def _averages(
         wanted = list(dict.fromkeys(a.std for a in missing))
         others = [std for std in wanted if not held(std)]
         for std in (std for std in wanted if held(std)):
-            run = base if std is None else checkpoint.restore(folder, std, step)
+            run = base if std is None else restoring.restore(folder, std, step)
             yield from ((a, run) for a in missing if a.std == std)
         for i in range(0, len(others), TOGETHER):
             some = others[i : i + TOGETHER]
             for one in snapshots.reconstruct(folder / snapshots.TRACKED, some, step):
-                run = checkpoint.of_snapshot(one)
+                run = restoring.of_snapshot(one)
                 yield from ((a, run) for a in missing if a.std == one.std)
 
     return made
@@ -207,7 +207,7 @@ def program(model: asking.Model) -> generate.Draw:
 def _program(
     experiment: Experiment, guide: Experiment | None, estimator: Experiment | None
 ) -> Callable[..., Array]:
-    s, denoiser = experiment.sampling, generate.guided(experiment, guide, estimator)
+    s, denoiser = experiment.sampling, guided_denoiser.guided(experiment, guide, estimator)
     levels = s.grid(experiment.schedule, s.steps)
 
     @jax.jit

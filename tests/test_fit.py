@@ -17,7 +17,7 @@ import pytest
 from jaxtyping import Array, Key
 
 from jaxdiff.config import Experiment
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.schedules import corrupt
@@ -136,7 +136,7 @@ def test_a_folder_may_be_named_from_here(
     monkeypatch.chdir(tmp_path)
     run(Path("here/run"), steps=4)
     assert saved(tmp_path / "here/run") == [4]
-    assert checkpoint.restore("here/run").step == 4
+    assert restoring.restore("here/run").step == 4
 
 
 def test_a_step_is_skipped_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:

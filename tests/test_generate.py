@@ -15,7 +15,7 @@ from jaxdiff.data import Latents, Pixels
 from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.objectives.losses import LevelLikelihood
-from jaxdiff.runs import checkpoint, generate, snapshots
+from jaxdiff.runs import edits, generate, guided_denoiser, restoring, snapshots
 from jaxdiff.runs.generate import image_keys
 from jaxdiff.runs.state import init_state, run_denoiser
 from jaxdiff.runtime import sharding
@@ -108,8 +108,8 @@ def test_cfg_plus_plus_needs_a_network_that_was_not_always_told() -> None:
     sampling = dataclasses.replace(SAMPLED.sampling, plus_plus=True, solver=jd.Euler())
     told = dataclasses.replace(SAMPLED, sampling=sampling, label_dropout=0.0)
     with pytest.raises(ValueError, match=r"plus_plus .* label_dropout 0"):
-        generate.guided(told)
-    generate.guided(told, guide=SAMPLED)
+        guided_denoiser.guided(told)
+    guided_denoiser.guided(told, guide=SAMPLED)
 
 
 ESTIMATES = dataclasses.replace(
@@ -154,12 +154,12 @@ def test_an_estimator_guides_on_its_own_path(
     e = dataclasses.replace(SAMPLED, sampling=sampling, schedule=path)
     estimator = dataclasses.replace(ESTIMATES, schedule=guided_by)
     if accepted:
-        generate.guided(e, estimator=estimator)
+        guided_denoiser.guided(e, estimator=estimator)
         return
     with pytest.raises(ValueError, match=r"estimator was trained on .* sampling.grid"):
-        generate.guided(e, estimator=estimator)
+        guided_denoiser.guided(e, estimator=estimator)
     none = dataclasses.replace(sampling, noise_interval=(1e3, 1e4))
-    generate.guided(dataclasses.replace(e, sampling=none), estimator=estimator)
+    guided_denoiser.guided(dataclasses.replace(e, sampling=none), estimator=estimator)
 
 
 def test_noise_awareness_needs_a_network_that_was_not_always_told() -> None:
@@ -193,8 +193,8 @@ def test_a_snapshot_is_restored_alone(tmp_path: Path) -> None:
     taken = snapshots.Snapshot(SAMPLED, main, 0.13, 40, 640)
     path = snapshots.write(tmp_path / "run" / snapshots.POSTHOC, taken, "float32")
     by_file, by_folder = (
-        checkpoint.restore(path),
-        checkpoint.restore(tmp_path / "run", 0.13),
+        restoring.restore(path),
+        restoring.restore(tmp_path / "run", 0.13),
     )
     draw = generate.sampler(SAMPLED)
     for run in (by_file, by_folder):
@@ -202,12 +202,12 @@ def test_a_snapshot_is_restored_alone(tmp_path: Path) -> None:
         found = draw(jax.device_get(run.variables), KEYS, LABEL)
         np.testing.assert_array_equal(found, draw(main, KEYS, LABEL))
     with pytest.raises(FileNotFoundError, match="no such snapshot"):
-        checkpoint.restore(tmp_path / "run", 0.2)
-    assert checkpoint.restore(path, 0.13, 40).step == 40
+        restoring.restore(tmp_path / "run", 0.2)
+    assert restoring.restore(path, 0.13, 40).step == 40
     with pytest.raises(ValueError, match=r"average of std 0.13, not 0.2"):
-        checkpoint.restore(path, 0.2)
+        restoring.restore(path, 0.2)
     with pytest.raises(ValueError, match="of step 40, not 39"):
-        checkpoint.restore(path, step=39)
+        restoring.restore(path, step=39)
 
 
 def test_an_image_depends_on_its_seed_alone() -> None:
@@ -230,17 +230,17 @@ def test_an_edit_starts_from_the_image_at_its_level() -> None:
     denoise, cond = run_denoiser(SAMPLED, main), jd.Condition(label=jnp.asarray(LABEL))
     asked = levels, 0.5, jd.Heun()
     exact = jax.jit(lambda k: editing.image_to_image(denoise, cond, k, X0, *asked))(KEYS)
-    edited = generate.editor(SAMPLED, 0.5)(main, KEYS, LABEL, X0, None)
+    edited = edits.editor(SAMPLED, 0.5)(main, KEYS, LABEL, X0, None)
     np.testing.assert_allclose(edited, exact, atol=TOLERANCE)
-    still = generate.editor(SAMPLED, 0.0)(main, KEYS, LABEL, X0, None)
+    still = edits.editor(SAMPLED, 0.0)(main, KEYS, LABEL, X0, None)
     np.testing.assert_array_equal(still, X0)
-    drawn_anew = generate.editor(SAMPLED, 1.0)(main, KEYS, LABEL, X0, None)
+    drawn_anew = edits.editor(SAMPLED, 1.0)(main, KEYS, LABEL, X0, None)
     np.testing.assert_allclose(drawn_anew, drawn(), atol=TOLERANCE)
 
 
 def test_what_is_known_is_kept_and_the_rest_drawn() -> None:
     main, mesh = variables(0), sharding.data_mesh(jax.devices()[:1])
-    draw = generate.editor(SAMPLED, resampling=(1, 2))
+    draw = edits.editor(SAMPLED, resampling=(1, 2))
     images = lambda batch, x0=X0: generate.images(
         *(draw, main, Pixels(), np.arange(3), LABEL, mesh, batch),
         given=(np.asarray(x0), KNOWN),
@@ -252,11 +252,11 @@ def test_what_is_known_is_kept_and_the_rest_drawn() -> None:
         3, jnp.where(KNOWN, X0, -X0)
     )  # the part that is drawn anew says nothing
     np.testing.assert_array_equal(unseen, whole)
-    once = generate.editor(SAMPLED)(main, KEYS, LABEL, X0, KNOWN)
+    once = edits.editor(SAMPLED)(main, KEYS, LABEL, X0, KNOWN)
     assert np.abs(Pixels().decode(np.asarray(once)).astype(int) - whole).max() > 2
 
 
 def test_latents_are_not_edited() -> None:
     of_latents = dataclasses.replace(SAMPLED, data=Latents("nowhere.npz"))
     with pytest.raises(ValueError, match="only pixels can be edited"):
-        generate.editor(of_latents)
+        edits.editor(of_latents)

@@ -90,7 +90,7 @@ flags.FLAGS(["export", "--workdir=run", "--out=" + sys.argv[1]])
 for name in ("fixed_magnitudes", "weight_norm", "uncertainty", "group_norm",
              "learned_variance", "remat"):
     other = {name: not getattr(UNet(), name)}
-    export_edm2.checkpoint.restore = lambda *_: restored(**other)
+    export_edm2.restoring.restore = lambda *_: restored(**other)
     try:
         export_edm2.main()
     except ValueError as error:

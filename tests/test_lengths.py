@@ -13,7 +13,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.networks import UNet
 from jaxdiff.optim import ema_profiles
 from jaxdiff.runs import ema_lengths, snapshots
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.runs.snapshots import Snapshot
 from jaxdiff.runs.state import init_state, run_denoiser
 from tests.test_snapshots import average, tracked, weight

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.analysis import image_grid
-from jaxdiff.runs.checkpoint import restore
+from jaxdiff.runs.restoring import restore
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.train import writers
 

@@ -19,7 +19,7 @@ from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
 from jaxdiff.evaluation import Judge, in_memory
-from jaxdiff.runs import generate
+from jaxdiff.runs import generate, guided_denoiser
 from jaxdiff.runs.state import labelled
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import PathLike
@@ -133,7 +133,7 @@ def calls(
     @jax.jit
     def counted(variables: PyTree) -> Int[jax.Array, ""]:
         weights = {"label": s.guidance, "noise": s.noise_guidance}
-        denoise = generate.guided(experiment)(variables, weights)
+        denoise = guided_denoiser.guided(experiment)(variables, weights)
         cond, keys = labelled(experiment, jnp.asarray(label)), generate.image_keys(seeds)
         x = levels.sigma[0] * normal(keys, experiment.data.shape)
         return trajectory(denoise, cond, keys, x, levels, s.solver).memory

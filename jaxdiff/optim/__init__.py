@@ -1,22 +1,14 @@
 """The optimiser of EDM2: Adam, power-function averages and forced weight normalisation.
 
-`edm2` has the Optax transformations and their chain; `ema_profiles` the algebra of
-power-function averages, from which averages of any length are made after training.
+`ema` and `weight_norm` have links of an Optax chain, of use in any other; `edm2` has EDM2's
+chain; `ema_profiles` the algebra of power-function averages, from which averages of any
+length are made after training.
 """
 
 from jaxdiff.optim import ema_profiles
-from jaxdiff.optim.edm2 import (
-    EDM2Optimizer,
-    EmaState,
-    averages,
-    edm2_adam,
-    forced_weight_norm,
-    halflife_ema,
-    inverse_sqrt_schedule,
-    nan_to_zero,
-    normalized,
-    power_ema,
-)
+from jaxdiff.optim.edm2 import EDM2Optimizer, edm2_adam, inverse_sqrt_schedule, nan_to_zero
+from jaxdiff.optim.ema import EmaState, averages, halflife_ema, power_ema
+from jaxdiff.optim.weight_norm import forced_weight_norm, normalized
 
 __all__ = [
     "EDM2Optimizer",

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxdiff.optim.ema_profiles import profile_errors
 from jaxdiff.runs import snapshots
-from jaxdiff.runs.checkpoint import Restored, of_snapshot
+from jaxdiff.runs.restoring import Restored, of_snapshot
 from jaxdiff.runtime.files import PathLike, place
 
 __all__ = ["Measure", "over_lengths", "profile_errors"]

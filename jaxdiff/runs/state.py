@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import PyTree
 
 from jaxdiff import networks, optim
 from jaxdiff.config import Experiment
@@ -95,22 +95,3 @@ def labelled(experiment: Experiment, label: Leaf) -> Condition:
     """
     require_labels(label, experiment.network.label_dim)
     return Condition(label=label) if experiment.network.label_dim else UNCONDITIONAL
-
-
-def checksum(state: PyTree) -> UInt32[Array, " leaves"]:
-    """One number for each array of a state, or of a part, which any flipped bit changes.
-
-    The sum over its 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of integers, so
-    the same on any number of devices.
-    """
-
-    def add(leaf: Array) -> UInt32[Array, ""]:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-        words = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
-        words = jax.lax.bitcast_convert_type(words, bits[words.dtype.itemsize])
-        words = words.astype(jnp.uint32).reshape(-1)
-        return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
-
-    return jnp.stack([add(leaf) for leaf in jax.tree.leaves(state)])

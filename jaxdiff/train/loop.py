@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from jaxdiff import data
 from jaxdiff.config import Experiment, resolve, to_dict
-from jaxdiff.runs import checkpoint, generate
+from jaxdiff.runs import checkpoint, generate, run_folder
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import processes, provenance, sharding
 from jaxdiff.runtime.files import PathLike, Place, place
@@ -89,7 +89,7 @@ def fit(
     workdir, says = place(workdir), progress and processes.first()
     clock, traced = Clock(), Profile(workdir / "profile", *profile)
     with (
-        checkpoint.alone(workdir),
+        run_folder.alone(workdir),
         checkpoint.checkpoints(workdir, experiment.keep, experiment.keep_every) as saved,
         stoppable() as stop,
         closing(traced),
@@ -145,7 +145,7 @@ def prepared(
         at = setup.first_or_last(saved, mesh, workdir, e, dataset)
     first = int(at.state.step)
     if processes.first():
-        checkpoint.describe(workdir, e, dataset.classes)
+        run_folder.describe(workdir, e, dataset.classes)
         provenance.started(workdir, first, to_dict(e), at.lines)
     if says:
         summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))

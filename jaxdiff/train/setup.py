@@ -22,7 +22,7 @@ from jaxdiff.config import (
 from jaxdiff.data import Dataset, statistics
 from jaxdiff.objectives import losses
 from jaxdiff.objectives.weightings import require_finite_mean, warn_of_vanishing_weight
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import Place
@@ -75,7 +75,7 @@ def loaded(experiment: Experiment) -> finetuning.Fitted | None:
     """
     if not experiment.init_from:
         return None
-    run = checkpoint.restore(experiment.init_from)
+    run = restoring.restore(experiment.init_from)
     fitted = finetuning.fitted(run.variables, run.experiment, experiment)
     what = f"init_from: {experiment.init_from}, step {run.step}"
     return dataclasses.replace(fitted, lines=[what, *fitted.lines])

@@ -22,7 +22,7 @@ from jaxdiff import data, train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.runs import checkpoint, orbax_files, record, snapshots
+from jaxdiff.runs import checkpoint, orbax_files, record, run_folder, snapshots, state_parts
 from jaxdiff.runs.record import DamagedError, Record
 from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import processes, sharding
@@ -163,7 +163,7 @@ def test_only_the_first_save_of_a_start_is_read_back(
         return load(folder, step, target)
 
     monkeypatch.setattr(orbax_files, "load", counted)
-    monkeypatch.setattr(checkpoint, "PART", 1024)
+    monkeypatch.setattr(state_parts, "PART", 1024)
     save(tmp_path, state, 1, 2)
     assert {step for step, *_ in read} == {1}
     assert sum(count for _, count, _ in read) == len(jax.tree.leaves(state))
@@ -178,12 +178,12 @@ def test_a_save_that_finds_no_memory_to_be_read_goes_on(
     def full(*_: Any) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    checksum = checkpoint._checksum
+    checksum = state_parts.checksum
     once = lambda tree: full() if isinstance(tree, list) else checksum(tree)
     if when == "load":
         monkeypatch.setattr("orbax.checkpoint.v1.load", full)
     else:
-        monkeypatch.setattr(checkpoint, "_checksum", once)
+        monkeypatch.setattr(checkpoint, "checksum", once)
     with pytest.warns(UserWarning, match="not read back: there is no memory for another"):
         save(tmp_path, state)
 
@@ -193,7 +193,7 @@ def test_what_another_process_cannot_read_stops_this_one(
     when: str, state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both do the same collectives: each agrees before it computes a checksum."""
-    checksum, answers = checkpoint._checksum, []
+    checksum, answers = state_parts.checksum, []
 
     def others(yes: bool) -> bool:
         answers.append(yes)
@@ -203,7 +203,7 @@ def test_what_another_process_cannot_read_stops_this_one(
         assert not isinstance(tree, list), "the other process has nothing to sum"
         return checksum(tree)
 
-    monkeypatch.setattr(checkpoint, "_checksum", together)
+    monkeypatch.setattr(checkpoint, "checksum", together)
     monkeypatch.setattr(processes, "all_agree", others)
     if when == "record":
         monkeypatch.setattr(processes, "told", lambda value: {} if value else value)
@@ -413,7 +413,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
 
 
 def test_names_of_classes_need_be_no_utf_8(tmp_path: Path) -> None:
-    checkpoint.describe(tmp_path, TINY, ["d\udcff", "müde"])
+    run_folder.describe(tmp_path, TINY, ["d\udcff", "müde"])
     text = (tmp_path / "classes.json").read_text(encoding="utf-8")
     assert json.loads(text) == ["d\udcff", "müde"]
     assert "müde" in text

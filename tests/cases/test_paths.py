@@ -17,7 +17,7 @@ import jaxdiff
 from jaxdiff import data, evaluation, train
 from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment, from_dict, to_dict
-from jaxdiff.runs import checkpoint, snapshots
+from jaxdiff.runs import restoring, run_folder, snapshots
 from jaxdiff.runtime import files
 from jaxdiff.train import writers
 from tests.test_fit import QUIET
@@ -132,7 +132,7 @@ def test_a_run_whose_folder_is_text_lies_at_home(home: Path) -> None:
     assert int(ended.step) == QUIET.steps
     assert (home / "run/checkpoints/12").is_dir()
     assert list((home.parent / "here").iterdir()) == []
-    assert checkpoint.restore("~/run").step == QUIET.steps
+    assert restoring.restore("~/run").step == QUIET.steps
     other = Experiment(**{**vars(QUIET), "init_from": home / "run", "steps": 1})
     assert from_dict(json.loads(json.dumps(to_dict(other)))) == other
     train.fit(other, str(home / "tuned"), progress=False)
@@ -154,7 +154,7 @@ WRITTEN: dict[str, Callable[[str], Any]] = {
     "b.npz": lambda path: evaluation.save(path, reference()),
     "c.jsonl": lambda path: writers.JSONL(path, 0).scalars(1, {"loss": 2.0}),
     "d/x": lambda path: files.append(path).close(),
-    "e": lambda path: checkpoint.describe(path, QUIET),
+    "e": lambda path: run_folder.describe(path, QUIET),
     "f": lambda path: snapshots.write(path, snapshot(3, 0.1, [1.0])),
     "g": lambda path: writers.open_all(path, 0, False).close(),
 }

@@ -17,7 +17,7 @@ from jaxdiff.config import from_config
 from jaxdiff.data import Digits
 from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.objectives import timesteps
-from jaxdiff.runs.checkpoint import Restored
+from jaxdiff.runs.restoring import Restored
 from jaxdiff.runs.snapshots import Snapshot
 from jaxdiff.runs.state import init_state, run_denoiser
 from jaxdiff.runtime import sharding

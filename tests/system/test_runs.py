@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.data import Digits
-from jaxdiff.runs import checkpoint
+from jaxdiff.runs import restoring, run_folder
 from tests.system.commands import ROOT, command, leaves, reached, run, saved_steps, train
 
 STEPS = 40
@@ -248,14 +248,14 @@ def test_a_flipped_bit_is_seen(
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     with pytest.warns(UserWarning, match=f"checkpoint {STEPS} of .* is damaged"):
-        assert checkpoint.restore(workdir).step == STEPS - 4
+        assert restoring.restore(workdir).step == STEPS - 4
 
 
 def test_a_second_run_in_a_folder_is_refused(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    with checkpoint.alone(workdir):
+    with run_folder.alone(workdir):
         done = run(train(workdir), environment)
     assert f"another process is training in {workdir}" in errors(done)
 

@@ -18,7 +18,8 @@ from jaxdiff.data import Dataset, encoder_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Mean
 from jaxdiff.networks import LevelEstimator
-from jaxdiff.runs.generate import guided, image_keys, require_seeds
+from jaxdiff.runs.generate import image_keys, require_seeds
+from jaxdiff.runs.guided_denoiser import guided
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite

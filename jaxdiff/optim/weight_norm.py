@@ -1,0 +1,36 @@
+"""Forced weight normalisation [EDM2 eq. 47]: every weight at magnitude 1 after each step.
+
+Weights are the leaves with two or more axes, the last one being their output units; gains
+and other scalars pass through.
+"""
+
+import jax
+import optax
+from jaxtyping import Array, PyTree
+
+from jaxdiff.networks.mp_layers import unit_rows
+from jaxdiff.optim.ema import require_params
+
+
+def forced_weight_norm(eps: float = 1e-4) -> optax.GradientTransformation:
+    """Updates that land on unit(params + updates) for every weight [EDM2 eq. 47].
+
+    Last in a chain, since whatever follows would leave that surface again.
+    """
+
+    def update(
+        updates: PyTree, state: optax.EmptyState, params: PyTree = None
+    ) -> tuple[PyTree, optax.EmptyState]:
+        require_params(params, "forced_weight_norm")
+
+        def land(u: Array, p: Array) -> Array:
+            return unit_rows(p + u, eps) - p if p.ndim >= 2 else u
+
+        return jax.tree.map(land, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def normalized(params: PyTree, eps: float = 1e-4) -> PyTree:
+    """params with every weight at magnitude 1, where `forced_weight_norm` keeps them."""
+    return jax.tree.map(lambda p: unit_rows(p, eps) if p.ndim >= 2 else p, params)

@@ -1,0 +1,56 @@
+"""Images edited as an experiment samples: redrawn from a noise level, or in parts."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxdiff import data
+from jaxdiff.config import Experiment
+from jaxdiff.runs.generate import Draw, compiled
+from jaxdiff.sampling import editing, follow, normal
+from jaxdiff.types import Condition, Denoiser
+
+
+def editor(
+    experiment: Experiment,
+    strength: float = 1.0,
+    resampling: tuple[int, int] = (1, 1),
+    **guides: Any,
+) -> Draw:
+    """The compiled editor of images; it takes two arrays an image more than a sampler.
+
+    (variables, keys, labels, image [B, H, W, C], known [B, H, W, C] or None) -> x0. The
+    last floor(N strength) of the grid's N steps start from the image, noised to their
+    first level [SDEdit]; with strength 1 from noise alone, and what is known is put back
+    after each step, on a grid that goes up by `resampling[0]` levels and down again,
+    `resampling[1]` times in all [RePaint]. `guides` are as `sampler` takes them.
+
+    Raises:
+        ValueError: the data are no pixels, a strength outside [0, 1], or a resampling
+            below 1.
+    """
+    s = experiment.sampling
+    if data.encoder_of(experiment.data) != data.Pixels():
+        raise ValueError(f"only pixels can be edited, and {experiment.data} has latents")
+    levels = s.grid(experiment.schedule, s.steps)
+    levels = levels[editing.first_step(levels, strength) :]
+    grid = editing.resampled(levels, *resampling)
+
+    def edit(
+        denoise: Denoiser,
+        cond: Condition,
+        keys: Key[Array, " B"],
+        image: Float[Array, "B H W C"],
+        known: Bool[Array, "B H W C"] | None,
+    ) -> Float[Array, "B H W C"]:
+        if levels.sigma.shape[0] == 1:
+            return image
+        start = image if strength < 1 else jnp.zeros_like(image)
+        x = levels.alpha[0] * start + levels.sigma[0] * normal(keys, image.shape[1:])
+        if known is None:
+            return follow(denoise, cond, keys, x, levels, s.solver)
+        solver = editing.Inpaint(s.solver, image, known)
+        return follow(denoise, cond, keys, x, grid, solver)
+
+    return compiled(edit, experiment, **guides)
