@@ -57,7 +57,7 @@ with epy.lazy_api_imports(globals()):
         UniformOnNetwork,
         UniformOnX0,
     )
-    from jaxdiff.optim import EDM2Optimizer
+    from jaxdiff.optim import AdamW, EDM2Optimizer
     from jaxdiff.runs.restoring import restore
     from jaxdiff.sampling import editing, grids, guidance, sample, solvers
     from jaxdiff.sampling.guidance import (

@@ -66,7 +66,8 @@ class Sampling:
     awareness, within `noise_interval`, and `rule` says how such differences are added.
     `clip` holds each x0 to [-1, 1], where the data are, which long tables trained for eps
     need, and `threshold` divides it by that quantile of its pixels, where above 1. `std`
-    is the EMA that samples, `images` is how many a picture shows.
+    is the EMA that samples, one of `optimizer.lengths`; `images` is how many a picture
+    shows.
     """
 
     grid: Grid = grids.Karras()
@@ -135,7 +136,7 @@ class Experiment:
     loss: LossTerm = losses.WeightedError(
         weightings.UniformOnNetwork(parameterizations.EDM())
     )
-    optimizer: optim.EDM2Optimizer = optim.EDM2Optimizer()
+    optimizer: optim.EDM2Optimizer | optim.AdamW = optim.EDM2Optimizer()
     sampling: Sampling = Sampling()
     batch_size: Annotated[int, Whole(1, 2**20)] = 128
     accumulation: Annotated[int, Whole(1, 2**20)] = 1
@@ -202,7 +203,7 @@ class Experiment:
         if self.sampling.std not in self.optimizer.lengths:
             raise ValueError(
                 f"sampling.std is {self.sampling.std}, but the EMAs tracked are "
-                f"optimizer.stds and halflives = {self.optimizer.lengths}"
+                f"optimizer.lengths = {self.optimizer.lengths}: set it to one of them"
             )
 
 

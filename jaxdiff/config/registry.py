@@ -81,7 +81,7 @@ TYPES: Mapping[str, type] = types.MappingProxyType(
                 networks.LevelEstimator,
                 networks.UNet,
             ),
-            "optim": (optim.EDM2Optimizer,),
+            "optim": (optim.AdamW, optim.EDM2Optimizer),
             "parameterizations": (
                 parameterizations.AngleLabel,
                 parameterizations.EDM,

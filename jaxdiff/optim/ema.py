@@ -1,8 +1,8 @@
 """Averages of the parameters during training, as links of an Optax chain.
 
-The memory of `power_ema` grows with the run, that of `halflife_ema` does not. Both average
-params + updates and pass the updates through, so they stand after the learning rate and
-before `forced_weight_norm`.
+The memory of `power_ema` grows with the run, those of `halflife_ema` and `constant_ema` do
+not. All average params + updates and pass the updates through, so they stand after the
+learning rate and before `forced_weight_norm`.
 """
 
 import math
@@ -69,6 +69,25 @@ def halflife_ema(
             lambda t, h=h: -jnp.expm1(-math.log(2) / jnp.minimum(h, rampup * t))
             for h in halflives
         ],
+    )
+
+
+def constant_ema(decays: tuple[float, ...]) -> optax.GradientTransformation:
+    """Averages of params + updates with a constant memory, one for each decay.
+
+    Every step, average <- decay average + (1 - decay) params, from the initial parameters
+    on, which after t steps still have the share decay^t. Averages are float32 or wider; the
+    updates pass through.
+
+    Raises: ValueError on a decay outside [0, 1).
+    """
+    for decay in decays:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decays must lie in [0, 1), got {decay}")
+    # 1 - decay in float64: float32 would lose it beside 1
+    return _running(
+        "constant_ema",
+        [lambda t, share=1 - decay: jnp.full_like(t, share) for decay in decays],
     )
 
 

@@ -35,8 +35,8 @@ TRACKED, POSTHOC = "snapshots", "posthoc"
 class Snapshot:
     """An averaged network, what it is of, and when it was taken.
 
-    `variables` is {"params", "constants"}, float32 NumPy arrays; `std` the relative width
-    of the average, `images` the images seen until `step`.
+    `variables` is {"params", "constants"}, float32 NumPy arrays; `std` the length
+    of the average, as `optimizer.lengths` has it, `images` the images seen until `step`.
     """
 
     __repr__ = reprs.fields
@@ -145,7 +145,7 @@ def _said(stored: npz.Stored | None) -> dict[str, Any]:
     for name, right, wanted in (
         ("experiment", lambda v: isinstance(v, dict), "a table"),
         ("dtype", lambda v: v in SNAPSHOT_DTYPES, f"one of {SNAPSHOT_DTYPES}"),
-        ("std", lambda v: number(v) and 0 < v < ema_profiles.WIDEST, "a relative width"),
+        ("std", lambda v: number(v) and _is_length(v), "the length of an average"),
         ("step", count, "a number of steps"),
         ("images", count, "a number of images"),
         ("classes", names, "a list of names"),
@@ -175,7 +175,12 @@ def _read(name: str, stored: npz.Stored, dtype: str) -> np.ndarray:
 def entries(folder: PathLike) -> list[Entry]:
     """The snapshots in a folder, by step and width; other files are passed over."""
     named = (_entry(path) for path in place(folder).glob("*-*.npz"))
-    return sorted(e for e in named if e and 0 < e.std < ema_profiles.WIDEST)
+    return sorted(e for e in named if e and _is_length(e.std))
+
+
+def _is_length(std: float) -> bool:
+    """Whether a number is a relative width, a decay below 1, or a half-life above."""
+    return 0 < std < math.inf and std != 1
 
 
 def _entry(path: Place) -> Entry | None:
@@ -235,9 +240,15 @@ def profile_errors(
 
 
 def _until(folder: PathLike, step: int | None) -> list[Entry]:
-    """The snapshots up to a step, by default the last."""
-    found = [e for e in entries(folder) if e.step > 0]
+    """The snapshots of relative widths up to a step, by default the last."""
+    every = entries(folder)
+    found = [e for e in every if e.step > 0 and e.std < ema_profiles.WIDEST]
     steps = sorted({e.step for e in found})
+    if every and not found:
+        raise ValueError(
+            f"{folder} holds averages of constant memory alone ({every[-1].std:g}): other "
+            "lengths are made of power-function averages, so train with optimizer.stds"
+        )
     if not found:
         raise ValueError(f"{folder} holds no snapshots: train with --config.snapshot_every")
     if step is not None and step not in steps:

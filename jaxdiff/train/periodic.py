@@ -31,7 +31,7 @@ def save_averages(
     `images` are those seen so far, `classes` the names of the data's.
     """
     step = int(state.step)
-    for std in experiment.optimizer.stds:
+    for std in experiment.optimizer.lengths:
         variables = processes.on_host(ema_variables(experiment, state, std))
         if not processes.first():
             continue
