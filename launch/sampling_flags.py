@@ -191,7 +191,7 @@ def classes(run: Restored) -> tuple[str, ...]:
     if kept:
         return tuple(kept)
     try:
-        names = tuple(getattr(run.experiment.data, "classes", ()))
+        names = tuple(run.experiment.data.classes)
     except (OSError, ValueError, ImportError):  # the data are elsewhere
         return ()
     return names if len(names) == run.experiment.network.label_dim else ()
@@ -282,7 +282,7 @@ def _fitting(run: Restored, guide: Restored) -> Restored:
             f"the guide's images are {guide.shape}, the run's {run.shape}: guide by a run "
             "on the same data"
         )
-    its, ours = (getattr(r.experiment.network, "label_dim", 0) for r in (guide, run))
+    its, ours = (r.experiment.network.label_dim for r in (guide, run))
     if its not in (0, ours):
         raise ValueError(
             f"the guide knows {its} classes, the run {ours}: guide by a run with as many, "

@@ -136,7 +136,7 @@ def test_every_type_of_the_table_round_trips() -> None:
         ),
         (
             {"data": {"type": "times.Uniform"}},
-            r"config.data must be one of data.Digits, data.OpenMoji, .*; got Uniform",
+            r"config.data must be one of data.CIFAR10, data.Digits, .*; got Uniform",
         ),
         ({"loss": {"type": "weightings.Debias"}}, r"config.loss must be one of losses."),
         ({"seed": -1}, r"config.seed must be a whole number from 0 .* got -1"),

@@ -11,7 +11,6 @@ are those of the closed table in `registry`: reading a config imports and runs n
 from jaxdiff.config.experiment import (
     SNAPSHOT_DTYPES,
     Experiment,
-    Images,
     Sampling,
     resolve,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "SNAPSHOT_DTYPES",
     "TYPES",
     "Experiment",
-    "Images",
     "Sampling",
     "allowed",
     "changes",

@@ -11,7 +11,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxdiff.config import Experiment, Images, Sampling
+from jaxdiff.config import Experiment, Sampling
 from jaxdiff.denoisers.parameterizations import EDM
 from jaxdiff.networks import UNet
 from jaxdiff.objectives.losses import Uncertain, WeightedError
@@ -22,6 +22,7 @@ from jaxdiff.sampling.grids import Karras
 from jaxdiff.sampling.guidance import Interval
 from jaxdiff.sampling.solvers import Heun
 from jaxdiff.schedules import LogSigma
+from jaxdiff.types import Source
 
 BATCH = 2048
 """Images in a batch."""
@@ -279,7 +280,7 @@ def of_size(family: str, size: str) -> str:
     return f"{family}-{size}"
 
 
-def experiment(name: str, data: Images) -> Experiment:
+def experiment(name: str, data: Source) -> Experiment:
     """The training run of a row of `TRAINING`; "-uncond" behind its name: without classes.
 
     Losses are written every 2^17 images; checkpoints, snapshots of averages and pictures

@@ -5,8 +5,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from flax import linen as nn
-
 from jaxdiff import data, networks, optim, schedules
 from jaxdiff.config.fields import parts
 from jaxdiff.denoisers import parameterizations
@@ -15,7 +13,18 @@ from jaxdiff.runtime.files import PathLike, keep_text
 from jaxdiff.sampling import grids, solvers
 from jaxdiff.sampling.guidance import Rule, Sum
 from jaxdiff.schedules import posterior
-from jaxdiff.types import Grid, LossTerm, Parameterization, Schedule, Solver, Times, reprs
+from jaxdiff.types import (
+    Grid,
+    LossTerm,
+    Network,
+    Optimizer,
+    Parameterization,
+    Schedule,
+    Solver,
+    Source,
+    Times,
+    reprs,
+)
 from jaxdiff.types.ranges import (
     Choice,
     Finite,
@@ -27,20 +36,6 @@ from jaxdiff.types.ranges import (
     Whole,
     checked,
 )
-
-Images = (
-    data.Digits
-    | data.OpenMoji
-    | data.CIFAR10
-    | data.Folder
-    | data.Records
-    | data.TFDS
-    | data.Latents
-    | data.LatentRecords
-    | data.Synthetic
-)
-"""Where images come from."""
-
 
 SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
 """What snapshots may be saved in."""
@@ -128,15 +123,15 @@ class Experiment:
 
     __repr__ = reprs.lines
 
-    data: Images = data.Digits()
-    network: nn.Module = networks.UNet()
+    data: Source = data.Digits()
+    network: Network = networks.UNet()
     schedule: Schedule = schedules.LogSigma()
     times: Times = timesteps.NormalLogSigma()
     parameterization: Parameterization = parameterizations.EDM()
     loss: LossTerm = losses.WeightedError(
         weightings.UniformOnNetwork(parameterizations.EDM())
     )
-    optimizer: optim.EDM2Optimizer | optim.AdamW = optim.EDM2Optimizer()
+    optimizer: Optimizer = optim.EDM2Optimizer()
     sampling: Sampling = Sampling()
     batch_size: Annotated[int, Whole(1, 2**20)] = 128
     accumulation: Annotated[int, Whole(1, 2**20)] = 1
@@ -215,11 +210,9 @@ def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
     """
     network, classes = experiment.network, len(dataset.classes)
     if network.label_dim == -1:
-        if isinstance(network, networks.LevelEstimator):
-            network = network.clone(backbone=network.backbone.clone(label_dim=classes))
-        else:
-            network = network.clone(label_dim=classes)
-        return dataclasses.replace(experiment, network=network)
+        told = network.backbone.clone(label_dim=classes)
+        whole = told if network.backbone is network else network.clone(backbone=told)
+        return dataclasses.replace(experiment, network=whole)
     if network.label_dim not in (0, classes):
         raise ValueError(
             f"network.label_dim is {network.label_dim}, but the data have {classes} "

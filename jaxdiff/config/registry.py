@@ -3,8 +3,6 @@
 import types
 from collections.abc import Mapping
 
-from flax import linen as nn
-
 from jaxdiff import data, networks, optim, schedules
 from jaxdiff.config.experiment import Experiment, Sampling
 from jaxdiff.denoisers import parameterizations
@@ -23,9 +21,12 @@ from jaxdiff.schedules import posterior
 from jaxdiff.types import (
     Grid,
     LossTerm,
+    Network,
+    Optimizer,
     Parameterization,
     Schedule,
     Solver,
+    Source,
     Times,
     Weighting,
 )
@@ -191,7 +192,9 @@ KINDS: Mapping[type, str] = types.MappingProxyType(
         losses.Decoder: "losses",
         sde.Diffusion: "solvers",
         Weighting: "weightings",
-        nn.Module: "networks",
+        Network: "networks",
+        Source: "data",
+        Optimizer: "optim",
     }
 )
 """The part of the table that a field's protocol stands for."""

@@ -8,12 +8,12 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from jaxdiff.config.experiment import Experiment
 from jaxdiff.config.fields import elements, fields_of
 from jaxdiff.config.registry import KINDS, NAMES, TYPES
+from jaxdiff.types.protocols import members, missing
 from jaxdiff.types.ranges import rules, shown
 
 
@@ -212,14 +212,11 @@ def _names(kind: Any) -> list[str]:
 
 def _is(cls: type, protocol: type) -> bool:
     """Whether a class has all that a protocol or a base class asks for."""
-    if issubclass(protocol, nn.Module):
-        return issubclass(cls, protocol)
-    names = {*vars(protocol), *protocol.__annotations__}
-    needed = {n for n in names if not n.startswith("_") or n == "__call__"}
-    if not all(hasattr(cls, name) for name in needed):
+    if missing(cls, protocol):
         return False
-    gives = [inspect.signature(c.__call__) for c in (cls, protocol) if "__call__" in needed]
-    return not gives or (
-        str(gives[0].return_annotation) == str(gives[1].return_annotation)
-        and len(gives[0].parameters) == len(gives[1].parameters)
+    if members(protocol) != ("__call__",):
+        return True
+    ours, theirs = (inspect.signature(c.__call__) for c in (cls, protocol))
+    return str(ours.return_annotation) == str(theirs.return_annotation) and (
+        len(ours.parameters) == len(theirs.parameters)
     )

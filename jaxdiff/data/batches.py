@@ -146,7 +146,7 @@ def split_of(data: Any, split: str | None = None) -> Any:
     Raises:
         ValueError: a split is asked for, and the data have none.
     """
-    if any(field.name == "split" for field in dataclasses.fields(data)):
+    if data.split:
         return dataclasses.replace(data, split=split or "test")
     if split:
         raise ValueError(

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from jaxdiff.data.pixel_values import to_uint8
+from jaxdiff.types import Source
 from jaxdiff.types.ranges import Finite, Items, Positive, checked
 
 Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
@@ -158,11 +159,11 @@ class VAELatents:
         return scale.astype(dtype), (-np.array(self.mean) * scale).astype(dtype)
 
 
-def encoder_of(source: Any) -> Encoder:
+def encoder_of(source: Source) -> Encoder:
     """The encoder that a data set names; `Pixels()` for those that name none.
 
     >>> from jaxdiff.data import Digits
     >>> encoder_of(Digits())
     Pixels(flip=False)
     """
-    return getattr(source, "encoder", Pixels())
+    return source.encoder or Pixels()

@@ -46,7 +46,7 @@ from jaxdiff.networks.unet_skeleton import (
     require_square,
     withhold_noise,
 )
-from jaxdiff.types import Condition, Output
+from jaxdiff.types import Condition, Network, Output, implements
 from jaxdiff.types.ranges import Blocks, FractionBelowOne, Size, Whole, Width, checked
 
 ZEROS = nn.initializers.zeros
@@ -138,6 +138,7 @@ class Resampling(nn.Module):
         )(x)  # fmt: skip
 
 
+@implements(Network)
 @checked
 class ADM(nn.Module):
     """The ADM network [EDM2 fig. 17], and with other settings Improved DDPM's.

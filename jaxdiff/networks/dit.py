@@ -30,7 +30,7 @@ from jaxdiff.networks.adm import positions
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.mp_layers import wide
 from jaxdiff.networks.unet_skeleton import DType, LabelDim, label_rows, rematerialized
-from jaxdiff.types import Condition, Output
+from jaxdiff.types import Condition, Network, Output, implements
 from jaxdiff.types.ranges import Blocks, Range, Width, checked
 
 SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(
@@ -50,6 +50,7 @@ SMALL = nn.initializers.normal(0.02)
 XAVIER = nn.initializers.xavier_uniform()
 
 
+@implements(Network)
 @checked
 class DiT(nn.Module):
     """DiT's and SiT's network [DiT fig. 3]: images [B, H, W, C] -> `Output`.

@@ -38,7 +38,7 @@ from jaxdiff.networks.unet_skeleton import (
     require_square,
     withhold_noise,
 )
-from jaxdiff.types import Condition, Output
+from jaxdiff.types import Condition, Network, Output, implements
 from jaxdiff.types.ranges import (
     Blocks,
     Finite,
@@ -52,6 +52,7 @@ from jaxdiff.types.ranges import (
 )
 
 
+@implements(Network)
 @checked
 class UNet(nn.Module):
     """EDM2's network of config G, with its uncertainty head [EDM2 fig. 21].

@@ -13,10 +13,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.mp_layers import MPConv, wide
-from jaxdiff.types import Condition, Output
+from jaxdiff.types import Condition, Network, Output, implements
 from jaxdiff.types.ranges import checked
 
 
+@implements(Network)
 @checked
 class LevelEstimator(nn.Module):
     """`Output.level`: mean and log-variance of ln(sigma / alpha), a normal law given x.
@@ -32,7 +33,12 @@ class LevelEstimator(nn.Module):
     [[0.0, 0.0], [0.0, 0.0]]
     """
 
-    backbone: nn.Module
+    backbone: Network
+
+    @property
+    def estimates_level(self) -> bool:
+        """It says the level, and denoises nothing."""
+        return True
 
     @property
     def label_dim(self) -> int:

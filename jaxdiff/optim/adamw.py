@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import optax
-from jaxtyping import PyTree
 
 from jaxdiff.optim.edm2 import inverse_sqrt_schedule
 from jaxdiff.optim.ema import constant_ema
 from jaxdiff.optim.ema_profiles import WIDEST
+from jaxdiff.types import Optimizer, implements
 from jaxdiff.types.ranges import (
     Fraction,
     FractionBelowOne,
@@ -31,6 +31,7 @@ Decay = Annotated[
 """What a moving average keeps of itself in a step, such as 0.9999."""
 
 
+@implements(Optimizer)
 @dataclass(frozen=True)
 @checked
 class AdamW:
@@ -84,7 +85,3 @@ class AdamW:
             optax.scale_by_learning_rate(self.schedule(batch_size, more_images)),
             constant_ema(self.decays),
         )
-
-    def start(self, params: PyTree) -> PyTree:
-        """Initial parameters as training starts from them: as they are."""
-        return params

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxdiff.optim.ema import halflife_ema, power_ema
 from jaxdiff.optim.ema_profiles import std_to_exponent
 from jaxdiff.optim.weight_norm import forced_weight_norm, normalized
+from jaxdiff.types import Optimizer, implements
 from jaxdiff.types.ranges import (
     Fraction,
     FractionBelowOne,
@@ -108,6 +109,7 @@ HalfLife = Annotated[float, Range(1, above=True, note="it counts images")]
 """Images, after which a moving average has forgotten half."""
 
 
+@implements(Optimizer)
 @dataclass(frozen=True)
 @checked
 class EDM2Optimizer:

@@ -11,7 +11,6 @@ from jaxtyping import Array, PyTree
 
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import Clipped
-from jaxdiff.networks import LevelEstimator
 from jaxdiff.runs.state import run_denoiser
 from jaxdiff.sampling.guidance import Interval, PlusPlus, noise_aware, thresholded, without
 from jaxdiff.sampling.guidance import guide as differences
@@ -68,7 +67,7 @@ def _require_fit(
 ) -> None:
     """Refuses guidance that has no meaning for this experiment; see `guided`."""
     for e in (experiment, *([guide] if guide else [])):
-        if isinstance(e.network, LevelEstimator):
+        if e.network.estimates_level:
             raise ValueError(
                 "this run estimates noise levels and draws no images: use the run that it "
                 f"started from, {e.init_from or 'a denoiser'}"
@@ -92,7 +91,7 @@ def _require_fit(
             "which needs one trained with and without them, but this run has label_dropout "
             "0: use another run's guide, or plus_plus = False"
         )
-    if estimator and not isinstance(estimator.network, LevelEstimator):
+    if estimator and not estimator.network.estimates_level:
         raise ValueError(
             "the estimator is a denoiser: train one with configs/digits_nag.py:level"
         )

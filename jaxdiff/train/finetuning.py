@@ -14,11 +14,10 @@ the same weights are another function.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
-from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import PyTree
 
@@ -59,7 +58,7 @@ def fitted(variables: PyTree, there: Experiment, here: Experiment) -> Fitted:
         shapes = {name: a.shape for name, a in theirs.items()}
         raise ValueError(_refusal(wrong[0], shapes, ours, there, here))
     lines = [f"{len(fits)} of the {len(ours)} arrays of the network are loaded"]
-    lines += _said_of_size(there, here)
+    lines += _said_of_size(there, here, ours)
     if new:
         more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
         lines.append(f"made anew: {', '.join(_short(n) for n in new[:SHOWN])}{more}")
@@ -95,7 +94,7 @@ def require_same_meaning(there: Experiment, here: Experiment) -> None:
     encoders = (data.encoder_of(there.data), data.encoder_of(here.data))
     channels = (there.data.shape[-1], here.data.shape[-1])
     pairs = [("data's channels", *channels), ("data's encoding", *encoders)]
-    if not isinstance(here.network, networks.LevelEstimator):
+    if not here.network.estimates_level:
         pairs += [("parameterization", there.parameterization, here.parameterization)]
     for name, theirs, ours in pairs:
         if theirs != ours:
@@ -123,8 +122,8 @@ def _differences(
     there: Experiment, here: Experiment, free: tuple[str, ...] = ()
 ) -> list[str]:
     """A line for each field of the networks that differs; of estimators, the backbones'."""
-    before, now = (to_dict(_backbone(e.network)) for e in (there, here))
-    path = "network" if _backbone(here.network) is here.network else "network.backbone"
+    before, now = (to_dict(e.network.backbone) for e in (there, here))
+    path = "network" if here.network.backbone is here.network else "network.backbone"
     if before["type"] != now["type"]:
         kinds = [tree["type"].rpartition(".")[2] for tree in (before, now)]
         return [f"{path} is a {kinds[0]} there, a {kinds[1]} here"]
@@ -135,17 +134,12 @@ def _differences(
     ]
 
 
-def _backbone(network: nn.Module) -> nn.Module:
-    return network.backbone if isinstance(network, networks.LevelEstimator) else network
-
-
-def _said_of_size(there: Experiment, here: Experiment) -> list[str]:
+def _said_of_size(there: Experiment, here: Experiment, ours: Iterable[str]) -> list[str]:
     if there.data.shape == here.data.shape:
         return []
     before, now = (f"{e.data.shape[0]} x {e.data.shape[1]}" for e in (there, here))
-    how = "positions are for the new size"
-    if not isinstance(_backbone(here.network), networks.DiT):
-        how = "blocks matched by level"
+    table = any(_top(name) == "positions" for name in ours)
+    how = "positions are for the new size" if table else "blocks matched by level"
     return [f"trained at {before}, goes on at {now}: {how}"]
 
 
@@ -208,4 +202,4 @@ def _refusal(
 
 
 def _attention(experiment: Experiment) -> tuple[int, ...]:
-    return tuple(getattr(_backbone(experiment.network), "attn_resolutions", ()))
+    return tuple(experiment.network.backbone.attn_resolutions)

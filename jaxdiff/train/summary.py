@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -17,7 +18,7 @@ from jaxdiff.runtime.progress import say
 def of_data(experiment: Experiment, dataset: data.Dataset) -> Iterator[str]:
     """Images, classes with their counts, files left out and why."""
     first, *rest = data.describe(dataset)
-    where = getattr(experiment.data, "path", "")
+    where = experiment.data.path
     kind = NAMES[type(experiment.data)].removeprefix("data.")
     yield f"data: {kind}{f' {where}' if where else ''}, {first}"
     yield from (f"  {line}" for line in rest)
@@ -45,11 +46,13 @@ def of_run(
     else:
         how = f"a new run of {e.steps:,} steps"
     yield f"folder: {workdir}, {how}"
-    rampup = math.ceil(e.optimizer.rampup_images / e.batch_size)
-    if rampup > e.steps / 2:
+    steps = np.linspace(1, e.steps, 101)
+    rate = [float(e.optimizer.schedule(e.batch_size)(step)) for step in steps]
+    highest = int(steps[np.argmax(rate)])
+    if highest > e.steps / 2:
         yield (
-            f"note: the learning rate rises until step {rampup:,} of {e.steps:,}; lower "
-            "optimizer.rampup_images for a run this short"
+            f"note: the learning rate rises until step {highest:,} of {e.steps:,}: shorten "
+            "its ramp-up (optimizer.rampup_images) for a run this short"
         )
 
 

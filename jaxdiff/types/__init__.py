@@ -86,6 +86,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdiff.types import reprs
+from jaxdiff.types.protocols import Network as Network
+from jaxdiff.types.protocols import Optimizer as Optimizer
+from jaxdiff.types.protocols import Source as Source
+from jaxdiff.types.protocols import implements as implements
 
 T = TypeVar("T")
 

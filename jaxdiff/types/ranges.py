@@ -31,6 +31,8 @@ from typing import Annotated, Any, TypeVar
 import jax
 import numpy as np
 
+from jaxdiff.types.protocols import ByType, missing
+
 LARGE = 1e15
 """The largest magnitude of an unbounded number: float32 still holds its square."""
 
@@ -228,9 +230,13 @@ def _check_kind(kinds: tuple[type, ...], name: str, value: Any) -> None:
         )
     if isinstance(value, bool | np.bool_) and bool in kinds:
         return
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, kinds):
         names = ["None" if k is types.NoneType else WORDS.get(k, k.__name__) for k in kinds]
-        raise ValueError(f"{name} must be {' or '.join(names)}, got {shown(value)}")
+        line = f"{name} must be {' or '.join(names)}, got {shown(value)}"
+        lacks = missing(type(value), kinds[0]) if isinstance(kinds[0], ByType) else ()
+        if dataclasses.is_dataclass(value) and lacks:
+            line += f", which has no {', '.join(lacks)}"
+        raise ValueError(line)
 
 
 WORDS = {bool: "True or False", str: "a string", os.PathLike: "a path"}

@@ -80,7 +80,7 @@ def test_a_ramp_up_longer_than_the_run_is_told() -> None:
         )
     ]
     assert "note" not in lines[0]
-    assert "rises until step 31,250 of 1,000; lower optimizer.rampup_images" in lines[1]
+    assert "rises until step 1,000 of 1,000: shorten its ramp-up" in lines[1]
 
 
 def test_goodput_is_told_of_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from jaxdiff.data.batches import Dataset, Memory
 from jaxdiff.data.encoders import Pixels
 from jaxdiff.interop import numpy_pickles, pickles
 from jaxdiff.runtime.files import PathLike, keep_text, place
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Choice, checked
 
 SPLITS = ("train", "test", "all")
@@ -57,6 +58,7 @@ Rows = tuple[UInt8[np.ndarray, "N H W C"], Int32[np.ndarray, " N"]]
 """Images and labels."""
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class CIFAR10:

@@ -11,12 +11,14 @@ from typing import Annotated
 import numpy as np
 
 from jaxdiff.data.batches import Dataset, Memory
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Choice, checked
 
 SPLITS = ("train", "test", "all")
 FILE = "sklearn/datasets/data/digits.csv.gz"
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class Digits:

@@ -18,10 +18,11 @@ from jaxdiff.data.formats import image_files
 from jaxdiff.data.formats.listing import File, classes_of, content, listing, stamp
 from jaxdiff.data.skipping import ON_ERROR, skipping
 from jaxdiff.runtime.files import PathLike, keep_text, place
-from jaxdiff.types import reprs
+from jaxdiff.types import Source, implements, reprs
 from jaxdiff.types.ranges import Choice, checked
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class Folder:

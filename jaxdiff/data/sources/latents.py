@@ -26,6 +26,7 @@ from jaxdiff.data.formats.listing import MOST, stamp
 from jaxdiff.interop import archives, npz
 from jaxdiff.runtime.files import PathLike, keep_text, place, write_atomically
 from jaxdiff.runtime.progress import bar as progress_bar
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Size, checked
 
 DTYPES = ("float32", "float16")
@@ -38,6 +39,7 @@ Posteriors = tuple[
 """Mean and std [B, H, W, C] and label [B] of some images."""
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class Latents:

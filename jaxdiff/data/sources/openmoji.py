@@ -38,6 +38,7 @@ from jaxdiff.interop import npz
 from jaxdiff.runtime import files
 from jaxdiff.runtime.files import PathLike, keep_text
 from jaxdiff.runtime.progress import bar as progress_bar
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Choice, Whole, checked
 
 SPLITS = ("train", "test", "all")
@@ -57,6 +58,7 @@ GROUPS = (
 )
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class OpenMoji:

@@ -17,9 +17,11 @@ from jaxdiff.data.formats.image_files import decoded
 from jaxdiff.data.skipping import ON_ERROR, skipping
 from jaxdiff.data.sources.latents import require_posterior
 from jaxdiff.runtime.files import PathLike, keep_text, place
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Choice, Size, checked
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class Records:
@@ -77,6 +79,7 @@ class Records:
         return Dataset(skipping(source, self.on_error), source.header.classes)
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class LatentRecords:

@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxdiff.data.batches import Dataset
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Classes, Size, Whole, checked
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class Synthetic:

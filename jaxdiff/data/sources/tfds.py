@@ -18,9 +18,11 @@ from jaxdiff.data.formats.image_files import decoded
 from jaxdiff.data.skipping import ON_ERROR, skipping
 from jaxdiff.data.sources.folder import square
 from jaxdiff.runtime.files import PathLike, keep_text, place
+from jaxdiff.types import Source, implements
 from jaxdiff.types.ranges import Choice, Size, checked
 
 
+@implements(Source)
 @dataclasses.dataclass(frozen=True)
 @checked
 class TFDS:

@@ -69,8 +69,7 @@ def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
         ValueError: the data are no pixels, or the network denoises nothing.
     """
     dataset_images.check(experiment)
-    head = getattr(experiment.network, "learned_variance", False)
-    if isinstance(variance, LearnedVariance) and not head:
+    if isinstance(variance, LearnedVariance) and not experiment.network.learned_variance:
         raise ValueError(
             "LearnedVariance needs a network with a variance head: set "
             "network.learned_variance = True, or use SmallVariance or LargeVariance"

@@ -10,7 +10,6 @@ from jaxtyping import Array, Int, Key
 
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset, Pixels, encoder_of
-from jaxdiff.networks import LevelEstimator
 from jaxdiff.runtime import sharding
 
 
@@ -36,7 +35,7 @@ def check(experiment: Experiment) -> None:
             f"bits/dim are of pixels of 256 levels, but {experiment.data} has none: "
             "measure a run on pixels"
         )
-    if isinstance(experiment.network, LevelEstimator):
+    if experiment.network.estimates_level:
         raise ValueError(
             "this run estimates noise levels and gives images no likelihood: measure the "
             f"run that it started from, {experiment.init_from or 'a denoiser'}"

@@ -17,7 +17,6 @@ from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset, encoder_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Mean
-from jaxdiff.networks import LevelEstimator
 from jaxdiff.runs.generate import image_keys, require_seeds
 from jaxdiff.runs.guided_denoiser import guided
 from jaxdiff.runs.state import labelled, run_denoiser
@@ -40,12 +39,12 @@ def check(experiment: Experiment, estimator: Experiment, aware: bool) -> None:
             knew it.
     """
     train = "python launch/train.py --config=configs/digits_nag.py"
-    if isinstance(experiment.network, LevelEstimator):
+    if experiment.network.estimates_level:
         raise ValueError(
             "this run estimates noise levels and draws no images: measure the run that it "
             f"started from, {experiment.init_from or 'a denoiser'}"
         )
-    if not isinstance(estimator.network, LevelEstimator):
+    if not estimator.network.estimates_level:
         raise ValueError(
             "the estimator is a denoiser, which says no level; train one from the run: "
             f"{train}:level --config.init_from=RUN --workdir=runs/level"
