@@ -46,9 +46,9 @@ def of_run(
     else:
         how = f"a new run of {e.steps:,} steps"
     yield f"folder: {workdir}, {how}"
-    steps = np.linspace(1, e.steps, 101)
-    rate = [float(e.optimizer.schedule(e.batch_size)(step)) for step in steps]
-    highest = int(steps[np.argmax(rate)])
+    steps = np.linspace(1, e.steps, 101).astype(int).tolist()
+    rate = e.optimizer.schedule(e.batch_size)
+    highest = max(steps, key=lambda step: float(rate(step)))
     if highest > e.steps / 2:
         yield (
             f"note: the learning rate rises until step {highest:,} of {e.steps:,}: shorten "
