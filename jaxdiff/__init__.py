@@ -61,7 +61,9 @@ with epy.lazy_api_imports(globals()):
     from jaxdiff.runs.restoring import restore
     from jaxdiff.sampling import editing, grids, guidance, sample, solvers
     from jaxdiff.sampling.guidance import (
+        class_log_prob,
         guide,
+        less_likely,
         noise_aware,
         projected,
         rescaled,

@@ -346,5 +346,5 @@ def test_the_explicit_form_has_intervals_and_no_pole_outside_them() -> None:
     constant = guidance.noise_aware(STRONG, log_rms, 0.7)
     np.testing.assert_array_equal(constant(x, pure).x0, expected)
     assert np.isfinite(jax.grad(lambda x: constant(x, pure).x0.sum())(x)).all()
-    assert isinstance(within.w, Switch)
+    assert isinstance(within.weaker[0][1], Switch)
     np.testing.assert_allclose(within(x, AT).x0, constant(x, AT).x0, rtol=1e-6)

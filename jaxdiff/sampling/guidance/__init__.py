@@ -5,8 +5,9 @@
 Every prediction is affine in x0, so this is the same as guiding eps, v, score or flow.
 D_i is a weaker denoiser: the same network without the label (classifier-free guidance
 [CFG], of scale 1 + w), a smaller or less trained one (autoguidance [AG]), or the same
-network without the noise level (noise awareness guidance [NAG]). `noise_aware` asks an
-estimator of the level instead.
+network without the noise level (noise awareness guidance [NAG]). `less_likely` makes it of
+a log-probability: a classifier's for classifier guidance [ADM], or in `noise_aware` that
+of an estimator of the level.
 
 Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and so may be
 guided again. `rescaled`, `projected` and `zero_star` say how the differences are combined,
@@ -22,7 +23,17 @@ each, so the level alone does not tell: `sample` says from where to where each s
 from jaxdiff.denoisers import during, initial
 from jaxdiff.sampling.guidance.channels import FirstChannels, first_channels
 from jaxdiff.sampling.guidance.guide import Guided, guide, projected, rescaled, zero_star
-from jaxdiff.sampling.guidance.noise_aware import LevelEstimator, NoiseAware, noise_aware
+from jaxdiff.sampling.guidance.less_likely import (
+    LessLikely,
+    LogProb,
+    class_log_prob,
+    less_likely,
+)
+from jaxdiff.sampling.guidance.noise_aware import (
+    LevelEstimator,
+    level_log_prob,
+    noise_aware,
+)
 from jaxdiff.sampling.guidance.rules import Projected, Rescaled, Rule, Sum, ZeroStar
 from jaxdiff.sampling.guidance.thresholding import Thresholded, thresholded
 from jaxdiff.sampling.guidance.weights import Interval, PlusPlus, Weight
@@ -32,8 +43,9 @@ __all__ = [
     "FirstChannels",
     "Guided",
     "Interval",
+    "LessLikely",
     "LevelEstimator",
-    "NoiseAware",
+    "LogProb",
     "PlusPlus",
     "Projected",
     "Rescaled",
@@ -43,10 +55,13 @@ __all__ = [
     "Weight",
     "Without",
     "ZeroStar",
+    "class_log_prob",
     "during",
     "first_channels",
     "guide",
     "initial",
+    "less_likely",
+    "level_log_prob",
     "noise_aware",
     "projected",
     "rescaled",

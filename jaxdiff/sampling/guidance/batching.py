@@ -6,20 +6,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdiff.sampling.guidance.less_likely import LessLikely
 from jaxdiff.sampling.guidance.without import UNSAID, Without
 from jaxdiff.types import Condition, Denoised, Denoiser, NoiseLevel, Real
 
 
 def evaluate(
-    denoisers: tuple[Denoiser, ...],
+    denoisers: tuple[Denoiser | LessLikely, ...],
     x: Float[Array, "B ..."],
     at: NoiseLevel,
     cond: Condition,
 ) -> list[Denoised]:
-    """All denoisers at one point; those that differ in their condition alone in a batch."""
+    """All denoisers at one point; those that differ in their condition alone in a batch.
+
+    A `LessLikely` among them is made of the first.
+    """
+    called = [d for d in denoisers if not isinstance(d, LessLikely)]
     with jax.ensure_compile_time_eval():  # labels that are known stay so, to be checked
-        roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in denoisers), strict=True)
-    results: list[Denoised | None] = [None] * len(denoisers)
+        roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in called), strict=True)
+    results: list[Denoised | None] = [None] * len(called)
     for root in {id(r): r for r in roots}.values():
         members = [i for i, r in enumerate(roots) if r is root]
         copies = len(members)
@@ -30,7 +35,9 @@ def evaluate(
         )
         for k, i in enumerate(members):
             results[i] = jax.tree.map(lambda a, k=k, n=copies: a[k::n], stacked)
-    return results
+    first, rest = results[0], iter(results)
+    made = lambda d: d(first, x, at, cond) if isinstance(d, LessLikely) else next(rest)
+    return [made(d) for d in denoisers]
 
 
 def _root(denoise: Denoiser, cond: Condition, batch: int) -> tuple[Denoiser, Condition]:

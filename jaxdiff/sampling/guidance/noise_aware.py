@@ -11,16 +11,14 @@ estimator was trained on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from jaxdiff.denoisers import during, initial
-from jaxdiff.sampling.guidance.weights import Switch, Weight, decided, value
-from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
-from jaxdiff.types.arguments import require_denoiser
+from jaxdiff.sampling.guidance.guide import Guided, guide
+from jaxdiff.sampling.guidance.less_likely import LogProb, less_likely
+from jaxdiff.sampling.guidance.weights import Weight
+from jaxdiff.types import Condition, Denoiser, NoiseLevel
 
 LevelEstimator = Callable[
     [Float[Array, "B ..."]], tuple[Float[Array, " B"], Float[Array, " B"]]
@@ -28,52 +26,23 @@ LevelEstimator = Callable[
 """x [B, ...] -> (mean, logvar) of u = ln(sigma / alpha), both [B]; it knows no level."""
 
 
-@dataclass(frozen=True, eq=False)
-class NoiseAware:
-    """D + w (sigma^2 / alpha) grad_x ln g(u | x); made by `noise_aware`."""
-
-    denoise: Denoiser
-    estimator: LevelEstimator
-    w: Weight
-
-    def __call__(
-        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
-    ) -> Denoised:
-        out, level = self.denoise(x, at, cond), jax.tree.map(jnp.asarray, at)
-        w = jnp.where(level.alpha == 0, 0, value(self.w, at))
-        level = NoiseLevel(jnp.where(w == 0, 1, level.alpha), level.sigma)
-        ascend = lambda: out.x0 + w * _ascent(self.estimator, x, level)
-        if isinstance(self.w, Switch) and not self.w.on.ndim:
-            return replace(out, x0=jax.lax.cond(self.w.on, ascend, lambda: out.x0))
-        return replace(out, x0=ascend())
-
-    def init(self, x: Float[Array, "B ..."]) -> PyTree:
-        return initial(self.denoise, x)
-
-    def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> "NoiseAware":
-        inner = during(self.denoise, at, to, memory)
-        return NoiseAware(inner, self.estimator, decided(self.w, at, to))
-
-
-def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> NoiseAware:
+def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> Guided:
     """Guidance towards states whose estimated noise level is the level they have [NAG].
 
-    w is 0 at alpha = 0. The rule has a pole there, and x is pure noise, which no step
-    before it can have made too noisy or too clean.
+    It does nothing at alpha = 0, where x is pure noise, which no step before it can have
+    made too noisy or too clean.
     """
-    require_denoiser(denoise)
-    return NoiseAware(denoise, estimator, w)
+    return guide(denoise, (less_likely(level_log_prob(estimator)), w))
 
 
-def _ascent(
-    estimator: LevelEstimator, x: Float[Array, "B ..."], at: NoiseLevel
-) -> Float[Array, "B ..."]:
-    """(sigma^2 / alpha) grad_x ln g(u | x)."""
-    u = -at.logsnr / 2
+def level_log_prob(estimator: LevelEstimator) -> LogProb:
+    """ln g(u | x), but for the constant ln(2 pi) / 2."""
 
-    def log_density(x: Float[Array, "B ..."]) -> Float[Array, ""]:
+    def log_prob(
+        x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
+    ) -> Float[Array, " B"]:
         mean, logvar = estimator(x)
-        error = jnp.reshape(u, (-1,)) - mean
-        return -(logvar + error**2 * jnp.exp(-logvar)).sum() / 2
+        error = jnp.reshape(-at.logsnr / 2, (-1,)) - mean
+        return -(logvar + error**2 * jnp.exp(-logvar)) / 2
 
-    return at.sigma**2 / at.alpha * jax.grad(log_density)(x)
+    return log_prob

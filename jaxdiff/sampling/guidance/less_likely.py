@@ -1,0 +1,116 @@
+"""Guidance towards what a probability says: classifiers, and any other log p(x).
+
+With score_w = score + w grad_x ln p(x) and D = (x + sigma^2 score) / alpha,
+
+    D_w = D + w (sigma^2 / alpha) grad_x ln p(x),
+
+which is `guide(D, (less_likely(log_prob), w))`: guidance away from the denoiser
+
+    D_i = D - (sigma^2 / alpha) grad_x ln p(x)
+
+of data that p speaks against, so that weights, intervals and rules are those of all
+guidance. With p(y | x) of a classifier that knows the level, this is classifier guidance
+in ADM's deterministic form [ADM alg. 2], its scale w. The exact p(y | x) and w = 1 make
+the class-conditional denoiser of an unconditional one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxdiff.schedules.posterior import Posterior, Variance, posterior
+from jaxdiff.types import Condition, Denoised, NoiseLevel
+
+LogProb = Callable[[Float[Array, "B ..."], NoiseLevel, Condition], Float[Array, " B"]]
+"""(x [B, ...], level, condition) -> ln p of each image [B], in nats up to a constant."""
+
+Logits = Callable[[Float[Array, "B ..."], NoiseLevel], Float[Array, "B classes"]]
+"""(x [B, ...], level) -> unnormalised log-probabilities of the classes [B, classes]."""
+
+
+@dataclass(frozen=True)
+class LessLikely:
+    """What `guide` takes as a weaker denoiser, made of the one it guides."""
+
+    log_prob: LogProb
+    variance: Variance | None = None
+    between: Posterior | None = None
+    """The step whose variance counts; None outside a sampler."""
+
+    def __call__(
+        self, first: Denoised, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
+    ) -> Denoised:
+        """D_i, where the denoiser that is guided has returned `first`."""
+        at = jax.tree.map(jnp.asarray, at)
+        idle = (at.alpha == 0) | (at.sigma == 0)
+        level = jax.tree.map(lambda a: jnp.where(idle, 1, a), at)
+        slope = jax.grad(lambda x: self.log_prob(x, level, cond).sum())(x)
+        amount = jnp.where(idle, 0, self._amount(level, first))
+        return Denoised(first.x0 - amount * slope)
+
+    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+        return ()
+
+    def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> "LessLikely":
+        return self if self.variance is None else replace(self, between=posterior(at, to))
+
+    def _amount(self, at: NoiseLevel, first: Denoised) -> Float[Array, "..."]:
+        """What the slope is multiplied by."""
+        if self.variance is None:
+            return at.sigma**2 / at.alpha
+        if self.between is None:
+            raise ValueError(
+                "less_likely with a variance moves each step by the step's own: sample "
+                "with it, or tell the step with during(denoise, at, to)"
+            )
+        shift = jnp.exp(self.variance(self.between, first.variance)) / self.between.c_x0
+        return jnp.where(self.between.lands, 0, shift)
+
+
+def less_likely(log_prob: LogProb, variance: Variance | None = None) -> LessLikely:
+    """The denoiser of data that `log_prob` speaks against, for `guide` to lead away from.
+
+    At alpha = 0, where the rule has a pole and x knows nothing of the data, and at sigma
+    = 0 it is the denoiser that is guided. Steps that an `Interval` leaves alone call no
+    log_prob.
+
+    With the `variance` of `Ancestral`, the mean of each of its steps is moved by
+    w variance grad_x ln p instead, as ADM's published ancestral samples were [ADM alg. 1]:
+    the smaller the steps, the nearer to the amount w (sigma^2 / alpha). A step that lands
+    on the data, whose variance is 0, is not moved.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.sampling.guidance import guide
+    >>> bright = lambda x, at, cond: x.sum(1)  # grad ln p = 1
+    >>> guided = guide(gaussian_denoiser(0.0, 1.0), (less_likely(bright), 2.0))
+    >>> guided(jnp.zeros((1, 2)), NoiseLevel(0.5, 1.0)).x0
+    Array([[4., 4.]], dtype=float32)
+    """
+    return LessLikely(log_prob, variance)
+
+
+def class_log_prob(logits: Logits) -> LogProb:
+    """ln p(label | x) of a classifier; 0 where the label is withheld.
+
+    Labels in rows of weights [B, classes] give the weighted sum of ln p.
+
+    >>> certain = class_log_prob(lambda x, at: jnp.asarray([[0.0, jnp.log(3.0)]]))
+    >>> label = Condition(label=jnp.asarray([1]))
+    >>> jnp.exp(certain(jnp.zeros((1, 1)), NoiseLevel(1.0, 1.0), label))
+    Array([0.75], dtype=float32)
+    """
+
+    def log_prob(
+        x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
+    ) -> Float[Array, " B"]:
+        if cond.label is None:
+            return jnp.zeros(x.shape[0], x.dtype)
+        each = jax.nn.log_softmax(logits(x, at))
+        label, classes = jnp.asarray(cond.label), each.shape[-1]
+        weights = label if label.ndim == 2 else jax.nn.one_hot(label, classes)
+        return (weights * each).sum(-1)
+
+    return log_prob
