@@ -17,7 +17,7 @@ import command
 from absl import flags
 from jaxtyping import PyTree
 
-from jaxdiff.config import Experiment, edm2_presets, expressions
+from jaxdiff.config import Experiment, edm2_presets, expressions, published
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runs.restoring import Restored
 from jaxdiff.sampling import grids, solvers
@@ -47,8 +47,9 @@ GUIDANCE = flags.DEFINE_float(
     "guidance", None, "w of D + w (D - guide's D), or D without label."
 )
 PRESET = flags.DEFINE_enum(
-    "preset", None, [*edm2_presets.SAMPLING], "Models, EMA widths, guide and guidance of "
-    "EDM2, imported to WORKDIR/img512-s and the like by launch/import_edm2.py."
+    "preset", None, [*published.SAMPLING, *edm2_presets.SAMPLING], "A published way to "
+    "sample an imported model; of EDM2 with its models, EMA widths, guide and guidance, "
+    "imported to WORKDIR/img512-s and the like by launch/import_model.py."
 )  # fmt: skip
 GUIDE = flags.DEFINE_string("guide", None, "Another run, to guide away from.")
 GUIDE_STD = flags.DEFINE_float("guide_std", None, "Width of the guide's EMA.")
@@ -145,7 +146,10 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
         "clip": CLIP.value,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    sampling = dataclasses.replace(run.experiment.sampling, **given)
+    way = run.experiment
+    if PRESET.value in published.SAMPLING:
+        way = published.sampled_as(way, PRESET.value)
+    sampling = dataclasses.replace(way.sampling, **given)
     labelled = guide or sampling.guidance or GUIDANCE.value is not None
     noisy = estimator or sampling.noise_guidance or NOISE_GUIDANCE.value is not None
     for flag, guided, need in (
@@ -244,7 +248,7 @@ def _read(flag: flags.FlagHolder, kind: type) -> Any:
 def _models() -> tuple[Restored, Restored | None]:
     """What to sample, and another run to guide it, if any."""
     folder = command.folder(WORKDIR)
-    if PRESET.value:
+    if PRESET.value in edm2_presets.SAMPLING:
         preset = edm2_presets.SAMPLING[PRESET.value]
         main, guide = (
             model and _published(folder / model.network, model)
@@ -270,7 +274,7 @@ def _published(folder: Path, model: edm2_presets.Model) -> Restored:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{folder} has no average of std {model.std:g} at step {model.step}: import "
-            f"{model.file} with launch/import_edm2.py to {folder}, or make it with "
+            f"{model.file} with launch/import_model.py to {folder}, or make it with "
             f"launch/reconstruct.py --workdir={folder} --std={model.std:g}"
         ) from error
 

@@ -33,7 +33,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     sd = {k.removeprefix("sd/"): z[k] for k in z.files if k.startswith("sd/")}
     path = folder / "network-snapshot-0008388-0.100.pkl"
     path.write_bytes(writer.snapshot(sd, json.loads(str(z["config"]))))
-    done = run("import_edm2", path, folder / "out")
+    done = run("import_model", path, folder / "out")
     assert done.returncode == 0, done.stderr
     return sd, folder, done.stdout
 
@@ -69,7 +69,7 @@ def test_numbers_that_are_none_are_called_so(imported: Any) -> None:
     path = folder / "nan-0008388-0.100.pkl"
     wrong = {**sd, "unet.out_gain": np.float16(np.nan).reshape(sd["unet.out_gain"].shape)}
     path.write_bytes(writer.snapshot(wrong, config))
-    done = run("import_edm2", path, folder / "no")
+    done = run("import_model", path, folder / "no")
     assert done.returncode == 1
     assert done.stderr.endswith("params/out_gain of step 4096 has nan or inf in it\n")
     assert not list(folder.glob("no/**/*.npz"))
@@ -132,7 +132,7 @@ def test_mistakes_are_one_line(imported: Any) -> None:
         ((nameless, folder / "no"), "add --images=2147483648 --std=0.130"),
         ((folder / "none.pkl", folder / "no"), "there is no file"),
     ):
-        done = run("import_edm2", *arguments)
+        done = run("import_model", *arguments)
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1
         assert complaint in done.stderr

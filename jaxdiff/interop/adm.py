@@ -114,6 +114,11 @@ def network(tensors: Tensors, settings: Settings) -> ADM:
     first, channels, *_ = shape_of(tensors, "input_blocks.0.0.weight", 4, FAMILY)
     emb, noise = shape_of(tensors, "time_embed.0.weight", 2, FAMILY)
     outputs, *_ = shape_of(tensors, "out.2.weight", 4, FAMILY)
+    if channels == 6:
+        raise ValueError(
+            "a super-resolution network of ADM, which sees a small image beside x (6 input "
+            "channels): jaxdiff has no such network"
+        )
     if outputs not in (channels, 2 * channels):
         raise ValueError(
             f"not a {FAMILY}: {outputs} output channels for images of {channels}"

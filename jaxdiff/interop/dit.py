@@ -70,7 +70,7 @@ def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
     if not heads and width not in known:
         raise ValueError(
             f"a {said} of width {width} is none of the published sizes, and no file says "
-            "the number of heads: say it"
+            "the number of heads: say it, as --heads=16"
         )
     net = DiT(
         label_dim=_classes(tensors, said),

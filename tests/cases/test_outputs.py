@@ -192,8 +192,8 @@ def imported(folder: Path) -> tuple[list[str], str]:
     tensors = {k.removeprefix("sd/"): z[k] for k in z.files if k.startswith("sd/")}
     path = folder / "network-snapshot-0008388-0.100.pkl"
     path.write_bytes(import_writer.snapshot(tensors, json.loads(str(z["config"]))))
-    flags = f"--pickle={path}", f"--out={folder}"
-    return ["import_edm2", *flags], f"{folder}/snapshots/0004096-0.1.npz"
+    flags = f"--file={path}", f"--out={folder}"
+    return ["import_model", *flags], f"{folder}/snapshots/0004096-0.1.npz"
 
 
 @pytest.mark.parametrize("prepared", [analyzed, reconstructed, imported])

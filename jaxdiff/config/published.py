@@ -1,0 +1,295 @@
+"""Published models as runs: how DiT, SiT, ADM, Improved DDPM and EDM2 were trained, how
+they are sampled, and under which licence their weights are, as tables of values.
+
+`experiment` makes of a network that `interop.published` read the run that it is of, as far
+as its file and the papers say. `SAMPLING` has the published ways to sample, with the FID of
+50,000 images that each reached. Scales of guidance are 1 + w there: 1.5 is w = 0.5.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from jaxdiff import data
+from jaxdiff.config import edm2_presets
+from jaxdiff.config.experiment import Experiment, Images, Sampling
+from jaxdiff.denoisers.parameterizations import EDM, Eps, Flow, TimeLabel
+from jaxdiff.interop.edm2_snapshot import Published
+from jaxdiff.interop.published import Model
+from jaxdiff.objectives.losses import (
+    DensityDecoder,
+    PixelDecoder,
+    Total,
+    Uncertain,
+    VariationalBound,
+    WeightedError,
+)
+from jaxdiff.objectives.timesteps import NormalLogSigma, Uniform, UniformEntries
+from jaxdiff.objectives.weightings import UniformOnNetwork
+from jaxdiff.optim import AdamW, EDM2Optimizer
+from jaxdiff.sampling import grids
+from jaxdiff.sampling.guidance import FirstChannels
+from jaxdiff.sampling.solvers import Adaptive, Ancestral, EulerMaruyama, Heun, sde
+from jaxdiff.schedules import CosineBetas, LinearBetas, LogSigma, RectifiedFlow, Table
+from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance
+from jaxdiff.types import LossTerm
+
+LICENCES: Mapping[str, str] = MappingProxyType(
+    {
+        "edm2": "CC BY-NC-SA 4.0 (EDM2, NVIDIA): not for commercial use",
+        "dit": "CC BY-NC 4.0 (DiT, Meta): not for commercial use",
+        "sit": "MIT (SiT)",
+        "adm": "MIT (ADM, OpenAI)",
+        "iddpm": "MIT (Improved DDPM, OpenAI)",
+    }
+)
+"""The licence of the weights that were published, by family."""
+FLOW = Flow(TimeLabel(RectifiedFlow(), -1.0, 1.0))
+"""SiT's prediction: its time runs from noise to data."""
+FACTOR = 0.18215
+"""x0 = (VAE's draw) FACTOR in DiT and SiT [LDM]."""
+DECAY = 0.9999
+"""What the averages of DiT, SiT, ADM and Improved DDPM keep in a batch."""
+STEPS: Mapping[str, int] = MappingProxyType(
+    {"dit-xl2-256": 7_000_000, "sit-xl2-256": 7_000_000}
+)
+"""Batches that a published network has seen, where its paper says."""
+BATCH = 256
+
+
+def table(name: str) -> Table:
+    """A table of betas by its name in `interop.published.SCHEDULES`.
+
+    >>> table("cosine-4000").steps
+    4000
+    """
+    kind, _, steps = name.partition("-")
+    return Table({"linear": LinearBetas, "cosine": CosineBetas}[kind](int(steps)))
+
+
+def index_label(path: Table, scaled: bool) -> TimeLabel:
+    """An entry's number 0 ... T - 1, or, `scaled` as in Improved DDPM, 1000 / T of it."""
+    unit = 1000 / path.steps if scaled else 1.0
+    return TimeLabel(path, unit * path.steps, -unit)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A published way to sample, and the FID that networks reached with it, by name."""
+
+    sampling: Sampling
+    fid: Mapping[str, float] = field(default_factory=dict)
+
+
+def _respaced(learned: bool = True, clip: bool = False, **fields: object) -> Sampling:
+    """250 of a table's entries, evenly from the first to the last [IDDPM sec. 4]."""
+    solver = Ancestral(LearnedVariance() if learned else LargeVariance())
+    return Sampling(grid=grids.Linspace(), steps=250, solver=solver, clip=clip, **fields)
+
+
+_ODE = {"grid": grids.Uniform(), "steps": 125, "solver": Heun()}
+_SDE = {
+    "grid": grids.Uniform(last=0.04),
+    "steps": 250,
+    "solver": EulerMaruyama(
+        sde.SigmaW(), RectifiedFlow(), tangent=True, limit=math.inf, last="mean"
+    ),
+}
+_ADAPTIVE = {
+    "grid": grids.Uniform(),
+    "steps": 2,
+    "solver": Adaptive(rtol=1e-3, atol=1e-6, method="Dopri5"),
+}
+_THREE = {"guidance": 0.5, "rule": FirstChannels()}
+
+SAMPLING: Mapping[str, Way] = MappingProxyType(
+    {
+        "dit": Way(_respaced(), {"dit-xl2-256": 9.62}),
+        "dit-guided": Way(_respaced(guidance=0.5)),
+        "dit-guided-3": Way(_respaced(**_THREE), {"dit-xl2-256": 2.27}),
+        "sit-ode": Way(Sampling(**_ODE)),
+        "sit-ode-guided": Way(Sampling(**_ODE, guidance=0.5)),
+        "sit-ode-guided-3": Way(Sampling(**_ODE, **_THREE)),
+        "sit-adaptive-guided-3": Way(
+            Sampling(**_ADAPTIVE, **_THREE), {"sit-xl2-256": 2.15}
+        ),
+        "sit-sde": Way(Sampling(**_SDE), {"sit-xl2-256": 8.61}),
+        "sit-sde-guided": Way(Sampling(**_SDE, guidance=0.5)),
+        "sit-sde-guided-3": Way(Sampling(**_SDE, **_THREE), {"sit-xl2-256": 2.06}),
+        "adm": Way(_respaced(clip=True)),
+        "iddpm": Way(_respaced(clip=True)),
+    }
+)
+"""The published ways to sample. With "-guided" the scale is 1.5 for all channels, with
+"-guided-3" for the first three alone, as published samples of latents were drawn."""
+
+
+def sampled_as(experiment: Experiment, name: str) -> Experiment:
+    """The experiment with a way of `SAMPLING`; its average and its pictures stay its own.
+
+    Raises:
+        ValueError: the way needs a network, a schedule or labels that this one has not.
+    """
+    own = experiment.sampling
+    way = dataclasses.replace(SAMPLING[name].sampling, std=own.std, images=own.images)
+    way.grid(experiment.schedule, way.steps)  # refuses what has no such entries
+    return dataclasses.replace(experiment, sampling=way)
+
+
+def experiment(model: Model, path: str = "", dtype: str = "float32") -> Experiment:
+    """The training that made a published network, as far as its file and the papers say.
+
+    `path` is where the images or latents are, to train on; `dtype` is what the network
+    computes in.
+
+    Raises:
+        ValueError: images of channels for which there are no data.
+    """
+    network = model.network.clone(dtype=dtype)
+    model = dataclasses.replace(model, network=network)
+    return _EXPERIMENTS[model.family](model, path)
+
+
+def _dit(model: Model, path: str) -> Experiment:
+    schedule = table("linear-1000")
+    prediction = Eps(index_label(schedule, scaled=False))
+    latents = model.shape[-1] == 4
+    return Experiment(
+        data=_images(model, path),
+        network=model.network,
+        schedule=schedule,
+        times=UniformEntries(),
+        parameterization=prediction,
+        loss=_hybrid(model, schedule, prediction, latents),
+        sampling=_pictures(model, "dit-guided"),
+        **_training(model),
+    )
+
+
+def _sit(model: Model, path: str) -> Experiment:
+    return Experiment(
+        data=_images(model, path),
+        network=model.network,
+        schedule=RectifiedFlow(),
+        times=Uniform(),
+        parameterization=FLOW,
+        loss=WeightedError(UniformOnNetwork(FLOW)),
+        sampling=_pictures(model, "sit-ode-guided"),
+        **_training(model),
+    )
+
+
+def _adm(model: Model, path: str) -> Experiment:
+    schedule = table(model.schedule)
+    prediction = Eps(index_label(schedule, scaled=model.family == "iddpm"))
+    return Experiment(
+        data=_images(model, path),
+        network=model.network,
+        schedule=schedule,
+        times=UniformEntries(),
+        parameterization=prediction,
+        loss=_hybrid(model, schedule, prediction),
+        sampling=_pictures(model, model.family),
+        **{**_training(model), "label_dropout": 0.0},
+    )
+
+
+def _hybrid(
+    model: Model, schedule: Table, prediction: Eps, latents: bool = False
+) -> LossTerm:
+    """L_simple, and with a learned variance 0.001 of the bound [IDDPM eq. 16]."""
+    simple = WeightedError(UniformOnNetwork(prediction))
+    if not model.network.learned_variance:
+        return simple
+    decoder = DensityDecoder() if latents else PixelDecoder()
+    bound = VariationalBound(schedule, decoder=decoder)
+    return Total(((1.0, simple), (schedule.steps / 1000, bound)))
+
+
+def _pictures(model: Model, name: str) -> Sampling:
+    """A way of `SAMPLING` as far as the network can: guided by labels, learned variance."""
+    way, net = SAMPLING[name].sampling, model.network
+    if not net.label_dim:
+        way = dataclasses.replace(way, guidance=0.0)
+    if isinstance(way.solver, Ancestral) and not net.learned_variance:
+        way = dataclasses.replace(way, solver=Ancestral(LargeVariance()))
+    return dataclasses.replace(way, std=DECAY, images=64)
+
+
+def _training(model: Model) -> dict:
+    """Adam at 1e-4 without decay, batches of 256, labels withheld from a tenth [DiT]."""
+    return {
+        "optimizer": AdamW(learning_rate=1e-4, decays=(DECAY,)),
+        "batch_size": BATCH,
+        "steps": STEPS.get(model.name, 1),
+        "label_dropout": 0.1 if model.network.label_dim else 0.0,
+    }
+
+
+def _images(model: Model, path: str) -> Images:
+    """Latents of 4 channels, or RGB images.
+
+    Raises:
+        ValueError: other channels.
+    """
+    side, _, channels = model.shape
+    if channels == 4:
+        encoder = data.VAELatents((0.0,) * 4, (1 / FACTOR,) * 4, sigma_data=1.0)
+        return data.Latents(path or f"imagenet{8 * side}.npz", side, encoder)
+    if channels == 3:
+        return data.Folder(path or f"imagenet{side}", side)
+    raise ValueError(
+        f"the model has {channels} channels: jaxdiff has data for 3, RGB images, and for "
+        "4, latents of Stable Diffusion's VAE"
+    )
+
+
+def _edm2(model: Model, path: str) -> Experiment:
+    held, net = model.snapshot, model.network
+    edm = EDM(sigma_data=held.sigma_data)
+    family = {"StabilityVAEEncoder": "img512-", "StandardRGBEncoder": "img64-"}
+    start = family.get(held.encoder, "?")
+    known = [
+        preset
+        for name, preset in edm2_presets.TRAINING.items()
+        if name.startswith(start)
+        and (held.shape[0], preset.model_channels) == (64, net.model_channels)
+    ]
+    optimizer = EDM2Optimizer(stds=(0.05, 0.10))
+    for preset in known:
+        rates = {n: getattr(preset, n) for n in ("learning_rate", "ref_batches")}
+        optimizer = dataclasses.replace(optimizer, **rates)
+    return Experiment(
+        data=_edm2_images(held, path),
+        network=net,
+        schedule=LogSigma(),
+        times=NormalLogSigma(
+            float(held.loss.get("P_mean", -0.4)), float(held.loss.get("P_std", 1.0))
+        ),
+        parameterization=edm,
+        loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
+        optimizer=optimizer,
+        sampling=Sampling(steps=32, std=0.10, images=64),
+        batch_size=edm2_presets.BATCH,
+        steps=max(held.images // edm2_presets.BATCH, 1),
+    )
+
+
+def _edm2_images(held: Published, path: str) -> Images:
+    """What the model was trained on, by its encoder and its shape."""
+    side, channels = held.shape[1:]
+    if (held.encoder, channels) == ("StabilityVAEEncoder", 4):
+        return data.Latents(path or "imagenet512.npz", side)
+    if (held.encoder, channels) == ("StandardRGBEncoder", 3):
+        return data.Folder(path or "imagenet64", side)
+    raise ValueError(
+        f"the model has {channels} channels and the encoder {held.encoder!r}: jaxdiff has "
+        "data for StandardRGBEncoder with 3 and StabilityVAEEncoder with 4"
+    )
+
+
+_EXPERIMENTS: Mapping[str, Callable[[Model, str], Experiment]] = MappingProxyType(
+    {"edm2": _edm2, "dit": _dit, "sit": _sit, "adm": _adm, "iddpm": _adm}
+)

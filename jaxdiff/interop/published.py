@@ -1,0 +1,410 @@
+"""Files of published models: of which family and size each is, and what it holds.
+
+    edm2         a pickle with the averaged network, its settings and its encoder
+    dit, sit     x_embedder ..., blocks.N ..., final_layer ...
+    adm, iddpm   input_blocks.N.M ..., middle_block.M ..., output_blocks.N.M ...
+
+The family and the size follow from names and shapes, as far as they can. What no file says
+is known for the published networks, and is one of the `Choices` for all others. DiT's and
+SiT's files have the same names and shapes. Three things tell them apart: the settings
+beside the weights, if there are any; SiT's training never touches the second half of the
+last layer, which therefore stays 0; and the name of the file.
+"""
+
+import dataclasses
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import PyTree
+
+from jaxdiff.interop import adm, archives, dit, edm2_snapshot, edm2_weights, torch_legacy
+from jaxdiff.interop import weights as files
+from jaxdiff.interop.sources import Tensors
+from jaxdiff.interop.weights import Weights
+from jaxdiff.networks.dit import SIZES, DiT
+from jaxdiff.runtime.files import PathLike, Place, place, printable
+
+FAMILIES = ("edm2", "dit", "sit", "adm", "iddpm")
+ATTENTION = ("heads-first", "qkv-first")
+"""Orders of the channels of ADM's qkv: (head, q k v, c) and (q k v, head, c)."""
+SCHEDULES = ("linear-1000", "linear-4000", "cosine-1000", "cosine-4000")
+"""Tables of betas that ADM's and Improved DDPM's networks were trained on."""
+KINDS = ("dit", "sit")
+PATCHES, SIDES = (2, 4, 8), (32, 64)
+
+TRANSFORMERS: Mapping[str, tuple[str, int, int]] = MappingProxyType(
+    {
+        f"{kind}-{size.lower()}{patch}-{8 * side}": (size, patch, side)
+        for kind in KINDS
+        for size in SIZES
+        for patch in PATCHES
+        for side in SIDES
+    }
+)
+"""Size, patch and side of the latents of DiTs and SiTs, by names as dit-xl2-256."""
+NAMES = (*FAMILIES, *TRANSFORMERS, *adm.PUBLISHED)
+"""What `read` takes as a name: a family, or a published network."""
+LISTED = "edm2, dit, sit, adm, iddpm, dit-xl2-256, sit-xl2-256, " + ", ".join(adm.PUBLISHED)
+_TABLES = {"iddpm": "cosine-4000", "adm-64": "cosine-1000", "adm": "linear-1000"}
+"""The tables of the published networks, the longer names first."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What no file says, where the network is none of the published ones; 0, "" = unsaid.
+
+    `side` is that of images in pixels, `heads` the number of heads of attention, or
+    `channels_per_head` the width of one. `attention` is one of `ATTENTION`, `schedule` one
+    of `SCHEDULES`. `std` and `images` are EDM2's averaging length and images seen, where
+    the file's name does not say them. With `sure` a file is imported as the kind that was
+    named, DiT or SiT, whatever it looks like.
+
+    Raises:
+        ValueError: another attention or schedule.
+    """
+
+    side: int = 0
+    heads: int = 0
+    channels_per_head: int = 0
+    attention: str = ""
+    schedule: str = ""
+    std: float | None = None
+    images: int | None = None
+    sure: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("attention", ATTENTION), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) and value not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}; got {value!r}")
+
+
+READ_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "edm2": ("std", "images"),
+        **dict.fromkeys(KINDS, ("heads", "sure")),
+        **dict.fromkeys(
+            ("adm", "iddpm"),
+            ("side", "heads", "channels_per_head", "attention", "schedule"),
+        ),
+    }
+)
+"""The choices that the reader of each family reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network as its file has it, and what is known of it."""
+
+    family: str
+    """One of `FAMILIES`."""
+    name: str
+    """The published network that it is, as dit-xl2-256; "" for another."""
+    network: nn.Module
+    shape: tuple[int, int, int]
+    """Height, width and channels of what the network denoises."""
+    variables: PyTree
+    """The network's {"params", "constants"} in float32."""
+    dtype: str
+    """The type that holds the file's numbers, float32 at most."""
+    schedule: str = ""
+    """The table of betas, one of `SCHEDULES`, of ADM and Improved DDPM."""
+    lines: tuple[str, ...] = ()
+    """How the family was recognised, and what was assumed."""
+    snapshot: edm2_snapshot.Published | None = None
+    """What EDM2's file says beside its network."""
+
+
+def read(path: PathLike, name: str = "", choices: Choices = Choices()) -> Model:
+    """The network in a published file. Nothing of the file is run or imported.
+
+    `name` is one of `NAMES`, by default what the file is recognised as.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, damage, tensors missing or left over, a name that
+            the file contradicts, or choices that are missing or not read; one line.
+    """
+    path = place(path)
+    if name and name not in NAMES:
+        raise ValueError(f"{name!r} is no published model: use one of {LISTED}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the file of the weights in it")
+    family = name.partition("-")[0]
+    if family == "edm2" or (not family and _is_snapshot(path)):
+        _require_read(choices, "edm2")
+        return _edm2(path, choices)
+    held = files.read(path)
+    try:
+        return _of_tensors(held, path, name, choices)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _of_tensors(held: Weights, path: Place, name: str, choices: Choices) -> Model:
+    family = name.partition("-")[0] or _architecture(held.tensors)
+    if family in KINDS:
+        kind, line = _kind(held, path.name, name.partition("-")[0], choices.sure)
+        _require_read(choices, kind)
+        model = _transformer(held, kind, name, choices)
+    else:
+        _require_read(choices, family)
+        model, line = _adm(held, name, choices), ""
+    lines = (f"the weights are the entry {held.part!r}",) if held.part else ()
+    lines += (line,) if line else ()
+    return dataclasses.replace(model, lines=(*lines, *model.lines))
+
+
+def _architecture(tensors: Tensors) -> str:
+    """ "dit" or "adm", by a tensor that all files of the architecture have."""
+    for tensor, family in (
+        ("x_embedder.proj.weight", "dit"),
+        ("time_embed.0.weight", "adm"),
+    ):
+        if tensor in tensors:
+            return family
+    if "decoder.conv_in.weight" in tensors:
+        raise ValueError(
+            "this is an autoencoder of latents, no model of diffusion: data of latents "
+            "name it as their encoder's vae"
+        )
+    first = ", ".join(printable(name)[:60] for name in list(tensors)[:3])
+    raise ValueError(
+        f"no published model that is known here: its tensors begin with {first}. Of those "
+        f"that are, name one: {LISTED}"
+    )
+
+
+def _is_snapshot(path: Place) -> bool:
+    """Whether a file is a pickle, and none of torch's, which starts with a number."""
+    data = archives.mapped(path)
+    magic = pickle.dumps(torch_legacy.MAGIC, 2)
+    pickled = bytes(data[:1]) == pickle.PROTO and b"\2" <= bytes(data[1:2]) <= b"\5"
+    return pickled and bytes(data[: len(magic)]) != magic
+
+
+def _require_read(choices: Choices, family: str) -> None:
+    """Refuses choices that the reader of a family does not read."""
+    for field in dataclasses.fields(Choices):
+        value = getattr(choices, field.name)
+        if value != field.default and field.name not in READ_BY[family]:
+            raise ValueError(
+                f"{field.name} = {value} says nothing of a file of {family}: leave it out"
+            )
+
+
+# ---------------------------------------------------------------------- DiT and SiT
+
+
+def _kind(held: Weights, file: str, named: str, sure: bool) -> tuple[str, str]:
+    """ "dit" or "sit", and the line that says why.
+
+    Raises:
+        ValueError: the file is the other one, or does not say.
+    """
+    args = str(held.args.get("model", "")).lower()[:3]
+    halves = _by_last_layer(held.tensors)
+    words = set(re.findall(r"(?<![a-z])(dit|sit)(?![a-z])", file.lower()))
+    by_name = words.pop() if len(words) == 1 else ""
+    says = {
+        "its settings": args if args in KINDS else "",
+        "its last layer": "" if args in KINDS else halves,
+        "its name": "" if args in KINDS else by_name,
+    }
+    kinds = {kind: source for source, kind in reversed(says.items()) if kind}
+    if named:
+        says.pop("its name")
+        other = {k: s for s, k in says.items() if k not in ("", named)}
+        if other and not sure:
+            kind, source = next(iter(other.items()))
+            raise ValueError(
+                f"a file of {dit.NAME[kind]}, as {source} {REASONS[kind, source]}: import "
+                f"it --as={kind}, or add --sure"
+            )
+        return named, ""
+    if len(kinds) == 1:
+        ((kind, source),) = kinds.items()
+        return kind, f"a file of {dit.NAME[kind]}, as {source} {REASONS[kind, source]}"
+    why = (
+        "nothing in the file says which" if not kinds else "its name and last layer differ"
+    )
+    raise ValueError(
+        f"DiT and SiT have the same tensors, and {why}: say --as=dit or --as=sit"
+    )
+
+
+REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("dit", "its settings"): "say",
+        ("sit", "its settings"): "say",
+        ("dit", "its last layer"): "uses all its channels (SiT's leaves the second half 0)",
+        ("sit", "its last layer"): "leaves the second half of its channels 0",
+        ("dit", "its name"): "says",
+        ("sit", "its name"): "says",
+    }
+)
+"""How each thing tells that a file is DiT's or SiT's."""
+
+
+def _by_last_layer(tensors: Tensors) -> str:
+    """ "sit" where the second half of a trained last layer is 0, "dit" where it is not."""
+    patch, layer = (
+        tensors.get(name)
+        for name in ("x_embedder.proj.weight", "final_layer.linear.weight")
+    )
+    if patch is None or layer is None or patch.ndim != 4 or layer.ndim != 2:
+        return ""
+    channels, pixels = patch.shape[1], patch.shape[2] * patch.shape[3]
+    if layer.shape[0] != 2 * channels * pixels:
+        return ""
+    used, unused = np.split(layer.reshape(pixels, 2 * channels, -1), 2, axis=1)
+    if not used.any() and not unused.any():
+        return ""
+    return "dit" if unused.any() else "sit"
+
+
+def _transformer(held: Weights, kind: Any, name: str, choices: Choices) -> Model:
+    if kind == "sit":
+        _require_linear(held.args)
+    net, shape, variables = dit.imported(held.tensors, kind, choices.heads)
+    size = _named_transformer(net, shape, kind)
+    if name not in ("", kind, size):
+        size_name, patch, side = TRANSFORMERS[name]
+        raise ValueError(
+            f"no {name}, which has width {SIZES[size_name]['width']}, depth "
+            f"{SIZES[size_name]['depth']}, patches of {patch} and latents of {side}: this "
+            f"one has {net.width}, {net.depth}, {net.patch} and {shape[0]}"
+            + (f", as {size}" if size else "")
+        )
+    return Model(kind, size, net, shape, variables, _dtype(held.tensors))
+
+
+def _named_transformer(net: DiT, shape: tuple[int, int, int], kind: str) -> str:
+    """The published name of a network of latents; "" where it has none."""
+    for name, (size, patch, side) in TRANSFORMERS.items():
+        fields = {**SIZES[size], "patch": patch, "mlp_ratio": 4.0}
+        same = all(getattr(net, field) == value for field, value in fields.items())
+        if same and shape == (side, side, 4) and name.startswith(kind):
+            return name
+    return ""
+
+
+def _require_linear(args: Mapping[str, Any]) -> None:
+    """Refuses SiTs of other paths and predictions than the published ones'."""
+    for setting, known in (("path_type", "linear"), ("prediction", "velocity")):
+        value = args.get(setting, known)
+        if str(value).lower() != known:
+            raise ValueError(
+                f"its settings say {setting} = {printable(value)[:40]}; only SiTs of the "
+                "linear path that predict the velocity, as the published ones, are read"
+            )
+
+
+# ------------------------------------------------------------- ADM and Improved DDPM
+
+
+def _adm(held: Weights, name: str, choices: Choices) -> Model:
+    tensors = held.tensors
+    known = name if name in adm.PUBLISHED else ""
+    known = known or adm.recognised(tensors) or ""
+    settings = _settings(known, choices)
+    if known:
+        _require_network(known, adm.network(tensors, settings))
+    net, shape, variables = adm.imported(tensors, settings)
+    named, own = name.partition("-")[0], known.partition("-")[0]
+    if own and named not in ("", own):
+        raise ValueError(f"this is {known}, no network of {named}: import it --as={known}")
+    family = own or named or "adm"
+    table = choices.schedule or next(
+        table for start, table in _TABLES.items() if known.startswith(start)
+    )
+    line = (
+        f"no file says the order of attention, {_order(settings)}, and the table, {table}"
+    )
+    lines = (f"recognised as {known}, so {line}",) if known else ()
+    return Model(family, known, net, shape, variables, _dtype(tensors), table, lines)
+
+
+def _order(settings: adm.Settings) -> str:
+    return ATTENTION[0] if settings.heads_first else ATTENTION[1]
+
+
+def _settings(known: str, choices: Choices) -> adm.Settings:
+    """What no file says: a published network's, or as it was chosen.
+
+    Raises:
+        ValueError: the network is none of the published ones, and something is missing.
+    """
+    missing = [] if known else [
+        text for text, value in (
+            ("--side=64, the height of its images in pixels", choices.side),
+            ("--heads=4 or --channels_per_head=64",
+             choices.heads or choices.channels_per_head),
+            (f"--attention={' or '.join(ATTENTION)}", choices.attention),
+            (f"--schedule={' or '.join(SCHEDULES)}", choices.schedule),
+        ) if not value
+    ]  # fmt: skip
+    if missing:
+        raise ValueError(
+            f"none of the published networks ({', '.join(adm.PUBLISHED)}), and no file "
+            f"says: {'; '.join(missing)}"
+        )
+    base = adm.PUBLISHED[known].settings if known else adm.Settings(choices.side)
+    heads = choices.heads or (0 if choices.channels_per_head else base.heads)
+    return adm.Settings(
+        side=choices.side or base.side,
+        heads=heads,
+        channels_per_head=choices.channels_per_head or base.channels_per_head,
+        heads_first=(choices.attention or _order(base)) == ATTENTION[0],
+    )
+
+
+def _require_network(known: str, net: adm.ADM) -> None:
+    """Refuses a network that is not the published one of that name, but for its classes."""
+    published = adm.PUBLISHED[known].network
+    fields = ("model_channels", "channel_mult", "num_blocks", "attn_resolutions",
+              "scale_shift", "resample_blocks", "learned_variance")  # fmt: skip
+    wrong = [
+        f"{field} {getattr(published, field)}, here {getattr(net, field)}"
+        for field in fields
+        if getattr(published, field) != getattr(net, field)
+    ]
+    if wrong:
+        raise ValueError(f"no {known}, which has {'; '.join(wrong[:3])}")
+
+
+# ------------------------------------------------------------------------------ EDM2
+
+
+def _edm2(path: Place, choices: Choices) -> Model:
+    held = edm2_snapshot.read(path)
+    held = dataclasses.replace(
+        held,
+        std=held.std if choices.std is None else choices.std,
+        images=held.images if choices.images is None else choices.images,
+    )
+    if held.std is None or held.images is None:
+        raise ValueError(
+            f"the name {path.name} does not say how long the network was trained and "
+            "averaged: add --images=2147483648 --std=0.130, as they are"
+        )
+    return Model(
+        "edm2",
+        "",
+        edm2_weights.network(held),
+        held.shape,
+        edm2_weights.variables(held),
+        _dtype(held.state_dict),
+        snapshot=held,
+    )
+
+
+def _dtype(tensors: Tensors) -> str:
+    """The narrowest type that holds all numbers, float32 at most."""
+    types = {value.dtype.name for value in tensors.values()}
+    return types.pop() if types in ({"float16"}, {"bfloat16"}) else "float32"

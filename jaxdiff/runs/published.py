@@ -1,0 +1,112 @@
+"""A published model made a run of ours: a folder that `restore` reads.
+
+OUT gets the averaged network as a snapshot with its experiment, config.json, and
+LICENCE.txt, which says under which licence the weights are.
+"""
+
+from dataclasses import dataclass
+
+import jax
+
+from jaxdiff.config import Experiment, edm2_presets, published
+from jaxdiff.interop import published as files
+from jaxdiff.interop.published import Choices, Model
+from jaxdiff.optim.ema_profiles import WIDEST, std_to_exponent
+from jaxdiff.runs import snapshots
+from jaxdiff.runs.run_folder import describe
+from jaxdiff.runs.snapshots import Snapshot
+from jaxdiff.runtime.files import PathLike, Place, place, write_atomically
+
+MOST = 2**40
+"""More images than any training has seen."""
+LICENCE = "LICENCE.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class Import:
+    """A model that was read, and the snapshot that will be written of it."""
+
+    model: Model
+    snapshot: Snapshot
+    path: Place
+    """Where the snapshot is written."""
+    licence: str
+    """The licence of the weights that the family published."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What a user should know: what the file is, and what is written."""
+        s, net = self.snapshot, self.model.network
+        count = sum(a.size for a in jax.tree.leaves(s.variables))
+        kind = "length" if s.std < WIDEST else "decay"
+        seen = f"{s.images:,} images" if s.images else "images seen unknown"
+        size = " x ".join(map(str, self.model.shape))
+        classes = f"{net.label_dim} classes" if net.label_dim else "no classes"
+        return [
+            *self.model.lines,
+            f"{self.model.name or self.model.family}: {size}, {classes}",
+            f"licence of the published weights: {self.licence}",
+            f"{count:,} numbers, EMA {kind} {s.std:g}, {seen}: {self.path}",
+        ]
+
+    def write(self) -> Place:
+        """Writes the run's folder, and returns the snapshot's path.
+
+        Raises:
+            ValueError: the network has nan or infinity in it.
+        """
+        out = self.path.parent.parent
+        path = snapshots.write(self.path.parent, self.snapshot, self.model.dtype)
+        describe(out, self.snapshot.experiment)
+        text = f"The weights in this folder: {self.licence}\n"
+        write_atomically(out / LICENCE, lambda file: file.write(text.encode()))
+        return path
+
+
+def load(
+    file: PathLike,
+    out: PathLike,
+    name: str = "",
+    choices: Choices = Choices(),
+    data: str = "",
+    dtype: str = "float32",
+) -> Import:
+    """The model in a published file, to be written to the folder `out`.
+
+    `name` and `choices` are as `interop.published.read` takes them; `data` is where the
+    images or latents are, to train on, and `dtype` what the network computes in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what is wrong with the file, or `out` holds a run that was trained.
+    """
+    folder = place(out)
+    if (folder / "checkpoints").is_dir():
+        raise ValueError(f"{folder} holds a run that was trained here: name another folder")
+    model = files.read(file, name, choices)
+    if model.family == "edm2":
+        _require_training(model)
+    run = published.experiment(model, data, dtype)
+    snapshot = _snapshot(model, run)
+    path = snapshots.path_of(folder / snapshots.TRACKED, snapshot)
+    return Import(model, snapshot, path, published.LICENCES[model.family])
+
+
+def _snapshot(model: Model, run: Experiment) -> Snapshot:
+    if held := model.snapshot:
+        step = max(held.images // run.batch_size, 1)
+        return Snapshot(run, model.variables, held.std, step, held.images)
+    step = published.STEPS.get(model.name, 0)
+    images = step * run.batch_size
+    return Snapshot(run, model.variables, run.sampling.std, step, images)
+
+
+def _require_training(model: Model) -> None:
+    """Refuses an averaging length or a number of images that no training has."""
+    held = model.snapshot
+    std_to_exponent(held.std)  # refuses what is no width
+    if not edm2_presets.BATCH <= held.images <= MOST:
+        raise ValueError(
+            f"images = {held.images} is not in [{edm2_presets.BATCH}, {MOST}], one "
+            "batch to 2^40: say how many images were seen, such as --images=2147483648"
+        )

@@ -1,0 +1,91 @@
+"""Makes a published model one of jaxdiff's: a run that samples, evaluates and trains on.
+
+    python launch/import_model.py DiT-XL-2-256x256.pt runs/dit
+    python launch/sample.py --workdir=runs/dit
+
+    python launch/import_model.py SiT-XL-2-256.pt runs/sit --as=sit-xl2-256
+    python launch/import_model.py 256x256_diffusion.pt runs/adm
+    python launch/import_model.py edm2-img512-s-2147483-0.130.pkl runs/edm2-s
+
+Families are edm2, dit, sit, adm and iddpm (Improved DDPM); their files are torch's .pt, a
+training checkpoint with `ema` in it, .safetensors, or EDM2's .pkl. A file is read as data:
+nothing that it names is imported or run, and torch is not needed. Family and size are
+recognised from names and shapes; --as says what cannot be, such as DiT or SiT. Of a network
+that is none of the published ones, say what no file says: --heads, and for ADM --side,
+--attention and --schedule.
+
+OUT/snapshots/ gets the averaged network with its experiment, OUT/LICENCE.txt the licence of
+the weights. Several snapshots of one EDM2 training may share an OUT, and other EMA lengths
+can then be reconstructed from them.
+"""
+
+import itertools
+import sys
+
+import command
+from absl import flags
+
+from jaxdiff.interop import published
+from jaxdiff.runs import published as importing
+from jaxdiff.runtime.files import place
+
+FILE = flags.DEFINE_string("file", "", "The published file; or the first argument.")
+OUT = flags.DEFINE_string("out", "", "The folder to write to; or the second argument.")
+AS = flags.DEFINE_string(
+    "as", "", f"What the file is: {published.LISTED}; other sizes likewise, dit-b4-512."
+)
+HEADS = flags.DEFINE_integer("heads", 0, "Heads of attention, of other sizes.", 0)
+WIDTH = flags.DEFINE_integer("channels_per_head", 0, "ADM's, instead of --heads.", 0)
+SIDE = flags.DEFINE_integer("side", 0, "Height of ADM's images, in pixels.", 0)
+ATTENTION = flags.DEFINE_enum(
+    "attention", "", ["", *published.ATTENTION], "Order of the channels of ADM's qkv: "
+    "heads-first is Improved DDPM's and most of ADM's, qkv-first ADM's for 64 x 64."
+)  # fmt: skip
+SCHEDULE = flags.DEFINE_enum(
+    "schedule", "", ["", *published.SCHEDULES], "Betas that ADM was trained on."
+)
+SURE = flags.DEFINE_bool("sure", False, "Trust --as=dit or sit, whatever the file says.")
+STD = flags.DEFINE_float("std", None, "EDM2's EMA length, where the name has none.")
+IMAGES = flags.DEFINE_integer(
+    "images", None, "Images that EDM2's has seen, where the name has none.", 1
+)
+DATA = flags.DEFINE_string("data", "", "Where the images or latents are, to train on.")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16", "float16"],
+    "What the network computes in from now on.",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Reads, checks, writes."""
+    if not FILE.value or not OUT.value:
+        raise ValueError(
+            "name the published file and the folder to write to, such as "
+            "DiT-XL-2-256x256.pt runs/dit"
+        )
+    choices = published.Choices(
+        SIDE.value, HEADS.value, WIDTH.value, ATTENTION.value, SCHEDULE.value,
+        STD.value, IMAGES.value, SURE.value,
+    )  # fmt: skip
+    made = importing.load(
+        FILE.value, place(OUT.value), AS.value, choices, DATA.value, DTYPE.value
+    )
+    command.writes(OUT, made.path)
+    made.write()
+    print("\n".join(made.lines))
+    print(f"python launch/sample.py --workdir={OUT.value}")
+
+
+def named(argv: list[str]) -> list[str]:
+    """The command line with --file= and --out= before its first two bare arguments."""
+    names, arguments = iter(("--file=", "--out=")), argv[:1]
+    for before, argument in itertools.pairwise(argv):
+        value = before.startswith("--") and "=" not in before and before != "--sure"
+        bare = not argument.startswith("-") and not value
+        arguments.append(next(names, "") + argument if bare else argument)
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.argv = named(sys.argv)
+    command.run(main)

@@ -1,0 +1,210 @@
+"""Published models, from their files to runs: what each becomes, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.config import published as families
+from jaxdiff.interop import adm, published
+from jaxdiff.interop.published import Choices
+from jaxdiff.interop.weights import Weights
+from jaxdiff.networks.dit import SIZES, DiT
+from jaxdiff.runs import published as importing
+from jaxdiff.runs import restoring
+from jaxdiff.types import Condition, NoiseLevel
+from tests.model_goldens import FILES, close, golden, keys
+
+PLAIN = Choices(side=8, heads=2, attention="heads-first", schedule="linear-1000")
+HELD = {
+    "dit_a.pt": ("dit_a", Choices(heads=4)),
+    "sit_a_training.pt": ("sit_a", Choices(heads=2)),
+    "adm_plain.pt": ("adm_plain", PLAIN),
+    "adm_plain_half.pt": ("adm_plain", PLAIN),
+}
+"""The files as users have them, whose networks they are, and what no file says."""
+
+
+def imported(file: str, out: Path) -> restoring.Restored:
+    """A file brought in by what the command calls, and restored."""
+    importing.load(FILES / file, out, choices=HELD[file][1]).write()
+    return restoring.restore(out)
+
+
+@pytest.mark.parametrize("file", HELD)
+def test_a_file_becomes_a_run_with_the_network_s_outputs(file: str, tmp_path: Path) -> None:
+    """Eps and the velocity are read back from D at the levels of the golden times."""
+    run, (name, _) = imported(file, tmp_path), HELD[file]
+    g = golden(name)
+    x, t = jnp.asarray(g.nhwc("x")), jnp.asarray(g.z["t"], jnp.float32)[:, None, None, None]
+    cond = Condition(g.labels()) if "y" in g else Condition()
+    expected = g.nhwc("out_f64")[..., : x.shape[-1]]
+    if name == "sit_a":  # x = t x0 + (1 - t) eps, the velocity is x0 - eps
+        ahead = np.asarray(g.z["t"]) < 1  # at the data D says nothing about the velocity
+        at = NoiseLevel(t, jnp.where(t < 1, 1 - t, 1))
+        found = (run.denoise(x, at, cond).x0 - x) / at.sigma
+        found, expected = found[ahead], expected[ahead]
+        assert ahead.sum() >= 2
+    else:
+        alpha_bar = np.cumprod(1 - run.experiment.schedule.betas())
+        there = alpha_bar[np.asarray(t, int)]
+        at = NoiseLevel(*(jnp.asarray(np.sqrt(a), jnp.float32) for a in (there, 1 - there)))
+        found = (x - at.alpha * run.denoise(x, at, cond).x0) / at.sigma
+    # rounding of the time label, and of eps where there is little of it
+    close(found, expected, 5e-3 if "half" in file else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("types", "dtype"),
+    [
+        (["float16", "float16"], "float16"),
+        (["float16", "float32"], "float32"),
+        (["bfloat16"], "bfloat16"),
+        (["float64"], "float32"),
+    ],
+)
+def test_no_digit_of_a_file_is_lost(types: list[str], dtype: str) -> None:
+    tensors = {str(i): np.zeros(1, jnp.dtype(t)) for i, t in enumerate(types)}
+    assert published._dtype(tensors) == dtype
+
+
+def test_what_is_written_beside_the_weights(tmp_path: Path) -> None:
+    made = importing.load(FILES / "sit_a_training.pt", tmp_path, choices=Choices(heads=2))
+    made.write()
+    licence = (tmp_path / "LICENCE.txt").read_text()
+    assert licence == "The weights in this folder: MIT (SiT)\n"
+    assert made.lines[0] == "the weights are the entry 'ema'"
+    assert "licence of the published weights: MIT (SiT)" in made.lines
+    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 256
+    e = restoring.restore(tmp_path).experiment
+    assert e.parameterization == families.FLOW
+    assert e.network.label_dim == 7
+    assert e.label_dropout == 0.1
+
+
+def test_the_folder_of_a_run_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="holds a run that was trained here"):
+        importing.load(FILES / "dit_a.pt", tmp_path, choices=Choices(heads=4))
+
+
+# ------------------------------------------------------------------ recognition
+
+
+def zeros(name: str) -> dict[str, np.ndarray]:
+    """A published network's tensors, of no memory."""
+    zero = np.zeros((), np.float32)
+    return {n: np.broadcast_to(zero, shape) for n, shape in keys()[name].items()}
+
+
+def touched(half: slice, name: str = "dit_xl_2_256") -> dict[str, np.ndarray]:
+    """The same with ones in some output channels of the last layer, of 8."""
+    tensors = zeros(name)
+    last = np.zeros(tensors["final_layer.linear.weight"].shape, np.float32)
+    last.reshape(4, 8, -1)[:, half] = 1
+    return tensors | {"final_layer.linear.weight": last}
+
+
+BOTH, FIRST, NONE = slice(8), slice(4), slice(0)
+
+
+@pytest.mark.parametrize(
+    ("half", "args", "file", "kind", "why"),
+    [
+        (BOTH, {}, "a.pt", "dit", "its last layer uses all its channels"),
+        (FIRST, {}, "a.pt", "sit", "its last layer leaves the second half"),
+        (NONE, {}, "SiT-XL-2.pt", "sit", "its name says"),
+        (BOTH, {"model": "SiT-XL/2"}, "a.pt", "sit", "its settings say"),
+        (FIRST, {"model": "DiT-XL/2"}, "sit.pt", "dit", "its settings say"),
+        (NONE, {}, "transit-editor.pt", "", "nothing in the file says which"),
+        (NONE, {}, "dit-or-sit.pt", "", "nothing in the file says which"),
+        (BOTH, {}, "SiT-XL-2.pt", "", "its name and last layer differ"),
+    ],
+)
+def test_what_tells_dit_and_sit_apart(
+    half: slice, args: Any, file: str, kind: str, why: str
+) -> None:
+    held = Weights(touched(half), args=args)
+    if kind:
+        assert published._kind(held, file, "", False)[0] == kind
+        assert why in published._kind(held, file, "", False)[1]
+        return
+    with pytest.raises(ValueError, match=f"{why}: say --as=dit or --as=sit"):
+        published._kind(held, file, "", False)
+
+
+def test_a_file_of_dit_is_not_taken_for_sit_s() -> None:
+    path = FILES / "dit_a.pt"
+    with pytest.raises(ValueError, match="import it --as=dit, or add --sure") as caught:
+        published.read(path, "sit", Choices(heads=4))
+    assert str(caught.value).count("\n") == 0
+    model = published.read(path, "sit", Choices(heads=4, sure=True))
+    assert model.family == "sit"
+    with pytest.raises(ValueError, match="as its settings say: import it --as=sit"):
+        published.read(FILES / "sit_a_training.pt", "dit", Choices(heads=2))
+
+
+def test_sizes_by_their_names() -> None:
+    for name, expected in (("dit_xl_2_512", "dit-xl2-512"), ("dit_s_2_256", "dit-s2-256")):
+        size, side = name.split("_")[1].upper(), int(name[-3:]) // 8
+        net = DiT(label_dim=3, **SIZES[size])
+        assert published._named_transformer(net, (side, side, 4), "dit") == expected
+        assert (
+            published._named_transformer(net.clone(heads=2), (side, side, 4), "dit") == ""
+        )
+    assert {n.partition("-")[0] for n in published.TRANSFORMERS} == {"dit", "sit"}
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "complaint"),
+    [
+        ("dit-xl3-256", Choices(), "'dit-xl3-256' is no published model: use one of edm2"),
+        ("dit-xl2-256", Choices(heads=4), "no dit-xl2-256, which has width 1152, depth 28"),
+        ("", Choices(heads=4, schedule="linear-1000"), "says nothing of a file of dit"),
+        ("adm-64", Choices(), "its file has a tensor input_blocks"),
+        ("edm2", Choices(), "a zip, as torch.save writes, and no published pickle"),
+    ],
+)
+def test_names_and_choices_that_do_not_fit(
+    name: str, choices: Choices, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        published.read(FILES / "dit_a.pt", name, choices)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_no_file_of_adm_says_is_asked_for_in_one_line() -> None:
+    with pytest.raises(ValueError, match="no file says") as caught:
+        published.read(FILES / "adm_plain.pt")
+    for choice in ("--side", "--heads", "heads-first or qkv-first", "cosine-4000"):
+        assert choice in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ValueError, match="no adm-64, which has model_channels 192, here"):
+        published.read(FILES / "adm_plain.pt", "adm-64")
+    with pytest.raises(ValueError, match="attention is one of heads-first, qkv-first"):
+        Choices(attention="new")
+
+
+def test_super_resolution_is_refused() -> None:
+    first = "input_blocks.0.0.weight"
+    tensors = {n: np.broadcast_to(np.float32(0), s)
+               for n, s in keys()["adm_imagenet64_cond"].items()}  # fmt: skip
+    out, _, h, w = tensors[first].shape
+    with pytest.raises(ValueError, match="super-resolution network of ADM"):
+        adm.recognised(tensors | {first: np.zeros((out, 6, h, w), np.float32)})
+
+
+def test_a_vae_is_no_model_of_diffusion() -> None:
+    with pytest.raises(ValueError, match="an autoencoder of latents"):
+        published.read(FILES / "vae_a_old_names.bin")
+    with pytest.raises(ValueError, match="is a folder: give the file"):
+        published.read(FILES)
+
+
+def test_a_sit_of_another_path_is_refused() -> None:
+    with pytest.raises(ValueError, match="path_type = GVP; only SiTs of the linear path"):
+        published._require_linear({"path_type": "GVP"})
+    published._require_linear({"path_type": "Linear", "prediction": "velocity"})
