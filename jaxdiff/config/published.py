@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from jaxdiff import data
 from jaxdiff.config import edm2_presets
-from jaxdiff.config.experiment import Experiment, Images, Sampling
+from jaxdiff.config.experiment import Experiment, Sampling
 from jaxdiff.denoisers.parameterizations import EDM, Eps, Flow, TimeLabel
 from jaxdiff.interop.edm2_snapshot import Published
 from jaxdiff.interop.published import Model
@@ -34,7 +34,7 @@ from jaxdiff.sampling.guidance import FirstChannels
 from jaxdiff.sampling.solvers import Adaptive, Ancestral, EulerMaruyama, Heun, sde
 from jaxdiff.schedules import CosineBetas, LinearBetas, LogSigma, RectifiedFlow, Table
 from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance
-from jaxdiff.types import LossTerm
+from jaxdiff.types import LossTerm, Source
 
 LICENCES: Mapping[str, str] = MappingProxyType(
     {
@@ -228,7 +228,7 @@ def _training(model: Model) -> dict:
     }
 
 
-def _images(model: Model, path: str) -> Images:
+def _images(model: Model, path: str) -> Source:
     """Latents of 4 channels, or RGB images.
 
     Raises:
@@ -277,7 +277,7 @@ def _edm2(model: Model, path: str) -> Experiment:
     )
 
 
-def _edm2_images(held: Published, path: str) -> Images:
+def _edm2_images(held: Published, path: str) -> Source:
     """What the model was trained on, by its encoder and its shape."""
     side, channels = held.shape[1:]
     if (held.encoder, channels) == ("StabilityVAEEncoder", 4):
