@@ -3,6 +3,8 @@
 import functools
 import gzip
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,6 +63,14 @@ def close(actual: Any, expected: np.ndarray, rtol: float) -> None:
     assert actual.shape == expected.shape
     atol = rtol * np.abs(expected).max()
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=atol)
+
+
+def vae_folder(at: Path) -> Path:
+    """The folder of a published VAE, small: two levels, 3 channels, 4 latent channels."""
+    at.mkdir(parents=True)
+    shutil.copy(FILES / "vae_a_config.json", at / "config.json")
+    shutil.copy(FILES / HELD["vae_a"], at / "diffusion_pytorch_model.bin")
+    return at
 
 
 @functools.cache

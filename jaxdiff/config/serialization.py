@@ -125,8 +125,8 @@ def from_config(config: ConfigDict) -> Experiment:
     return from_dict(config.to_dict(), kind=Experiment)
 
 
-PLACES = ("data.path", "data.cache", "data.data_dir")
-"""Fields that say where data lie, which may be elsewhere on each host."""
+PLACES = ("data.path", "data.cache", "data.data_dir", "data.encoder.vae")
+"""Fields that say where data lie, and their VAE, which may be elsewhere on each host."""
 
 NETWORKS = ("network", "network.backbone")
 """Where the fields of a network lie, the second in an estimator's."""

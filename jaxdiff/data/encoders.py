@@ -3,22 +3,29 @@
     Pixels       x0 = u / 127.5 - 1,                     u = 0 ... 255
     VAELatents   x0 = (mean + eps std) scale + bias,     eps ~ N(0, I), new at every draw
 
+A VAE, where its weights are at hand, makes pictures of latents; see `data.vae`.
+
 Batches hold what is stored, so that they are small and reading them needs no randomness.
 `encode` runs inside the compiled step and draws from the step's key: an image that comes
 back in another epoch comes back with another eps [EDM2].
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
+from jaxdiff.data import vae as vaes
 from jaxdiff.data.pixel_values import to_uint8
+from jaxdiff.interop import autoencoder
+from jaxdiff.runtime.files import PathLike, keep_text, place
 from jaxdiff.types import Source
-from jaxdiff.types.ranges import Finite, Items, Positive, checked
+from jaxdiff.types.ranges import Choice, Finite, Items, Positive, Whole, checked
 
 Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
 """Mean and variance of each element of x0 over the draws of `encode`, in float64."""
@@ -38,8 +45,13 @@ class Encoder(Protocol):
         """What `encode` draws from, without drawing."""
         ...
 
-    def decode(self, x0: Float[np.ndarray, "B H W C"]) -> Shaped[np.ndarray, "B H W C"]:
-        """The image or latent that x0 stands for, in the units it is stored in."""
+    def decode(
+        self, x0: Float[np.ndarray, "B H W C"], mesh: Mesh | None = None
+    ) -> Shaped[np.ndarray, "B H2 W2 C2"]:
+        """The images that x0 stands for, in bytes; latents where no VAE is at hand.
+
+        What is computed is computed on the devices of the mesh, by default this process'.
+        """
         ...
 
     def preview(
@@ -79,7 +91,9 @@ class Pixels:
         mean = stored / 127.5 - 1
         return mean, np.zeros_like(mean)
 
-    def decode(self, x0: Float[np.ndarray, "B H W C"]) -> UInt8[np.ndarray, "B H W C"]:
+    def decode(
+        self, x0: Float[np.ndarray, "B H W C"], mesh: Mesh | None = None
+    ) -> UInt8[np.ndarray, "B H W C"]:
         return to_uint8(np.clip(x0, -1, 1))
 
     def preview(
@@ -102,10 +116,17 @@ class VAELatents:
         x0 = (mean + eps std) scale + bias,   scale = sigma_data / s,   bias = -m scale
 
     The defaults are those of [EDM2] for stabilityai/sd-vae-ft-mse, whose input is in [0, 1]
-    there, without the factor 0.18215 of [LDM]. `decode` gives raw latents for the VAE.
+    there, without the factor 0.18215 of [LDM]; `ldm` has the scaling of [LDM].
+
+    `vae` names the folder with the VAE's config.json and weights, as diffusers has them.
+    With it `decode` gives pictures; without it, raw latents. `vae_low` is the number that
+    black is to the VAE, 0 [EDM2] or -1 [LDM]; white is 1. `vae_dtype` is what it computes
+    in, `vae_batch` how many images each device takes at a time, 0 as many as `vae.PIXELS`
+    allows. Two that make the same x0 are equal, whatever decodes it.
 
     Raises:
-        ValueError: mean and std of unequal length or empty, or a std that is not positive.
+        ValueError: mean and std of unequal length or empty, a std that is not positive, or
+            another range, dtype or batch of the VAE.
 
     >>> VAELatents(mean=(2.0,), std=(4.0,)).decode(np.array([[[[0.25]]]])).tolist()
     [[[[4.0]]]]
@@ -114,13 +135,57 @@ class VAELatents:
     mean: tuple[Finite, ...] = (5.81, 3.25, 0.12, -2.15)
     std: Annotated[tuple[Positive, ...], Items(1, 1024)] = (4.17, 4.62, 3.71, 3.28)
     sigma_data: Positive = 0.5
+    vae: PathLike = field(default="", compare=False)
+    vae_low: Annotated[int, Whole(-1, 0)] = field(default=0, compare=False)
+    vae_dtype: Annotated[str, Choice("float32", "bfloat16")] = field(
+        default="float32", compare=False
+    )
+    vae_batch: Annotated[int, Whole(0, 2**16)] = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
+        keep_text(self, "vae")
         if len(self.mean) != len(self.std):
             raise ValueError(
                 f"encoder.mean and encoder.std need one number for each channel, got "
                 f"{len(self.mean)} and {len(self.std)}"
             )
+
+    @classmethod
+    def ldm(
+        cls,
+        factor: float = autoencoder.FACTOR,
+        shift: float = autoencoder.SHIFT,
+        channels: int = 4,
+        **vae: Any,
+    ) -> "VAELatents":
+        """x0 = (latent - shift) factor, of a VAE of images in [-1, 1] [LDM].
+
+        DiT and SiT have the default factor 0.18215. `vae` are the fields `vae` and so on.
+
+        >>> VAELatents.ldm().decode(np.array([[[4 * [0.18215]]]])).round(6).tolist()
+        [[[[1.0, 1.0, 1.0, 1.0]]]]
+        """
+        mean, std = (shift,) * channels, (1 / factor,) * channels
+        return cls(mean, std, 1.0, **{"vae_low": -1, **vae})
+
+    def opened(self) -> vaes.VAE | None:
+        """The VAE; None where none is named, or nothing lies there.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder is there and is no whole VAE, or one
+                with other channels.
+        """
+        if not self.vae or not place(self.vae).exists():
+            return None
+        how = {"dtype": self.vae_dtype, "batch": self.vae_batch}
+        vae = vaes.load(self.vae, self.vae_low, **how)
+        if vae.network.latent_channels != len(self.std):
+            raise ValueError(
+                f"{self.vae} is a VAE of {vae.network.latent_channels} latent channels, "
+                f"and data.encoder has mean and std of {len(self.std)}: use the VAE that "
+                "the latents were made with"
+            )
+        return vae
 
     def encode(
         self, key: Key[Array, ""], stored: Float[Array, "*B H W S"]
@@ -134,17 +199,33 @@ class VAELatents:
         scale, bias = self._affine(np.float64)
         return mean * scale + bias, (std * scale) ** 2
 
-    def decode(self, x0: Float[np.ndarray, "B H W C"]) -> Float[np.ndarray, "B H W C"]:
+    def decode(
+        self, x0: Float[np.ndarray, "B H W C"], mesh: Mesh | None = None
+    ) -> Shaped[np.ndarray, "B H2 W2 C2"]:
+        latents, vae = self.latents(x0), self.opened()
+        return latents if vae is None else vae.decode(latents, mesh)
+
+    def latents(self, x0: Float[np.ndarray, "B H W C"]) -> Float[np.ndarray, "B H W C"]:
+        """The latents of x0 in the VAE's own units, float32."""
         scale, bias = self._affine(np.float32)
         return (np.asarray(x0, np.float32) - bias) / scale
 
     def preview(
-        self, decoded: Float[np.ndarray, "B H W C"]
+        self, decoded: Shaped[np.ndarray, "B H W C"]
     ) -> UInt8[np.ndarray, "B H W P"]:
-        """Mean -+ 3 std of the first three channels as 0 ... 255 of red, green and blue.
+        """Pictures as they are; of latents, the first three channels as colours.
 
-        It shows what is where without a VAE; a latent of one or two channels is grey.
+        Mean -+ 3 std become 0 ... 255 of red, green and blue, and a warning says so: it
+        shows what is where without a VAE. A latent of one or two channels is grey.
         """
+        if decoded.dtype == np.uint8:
+            return decoded
+        where = f"there is none at {self.vae}" if self.vae else "none is named"
+        warnings.warn(
+            f"pictures are previews of latents, as only a VAE decodes them and {where}: "
+            "set data.encoder.vae, or --vae, to its folder",
+            stacklevel=2,
+        )
         shown = 3 if len(self.std) >= 3 else 1
         standard = (decoded - np.array(self.mean)) / np.array(self.std)
         grey = np.round(127.5 + 42.5 * standard[..., :shown])

@@ -183,6 +183,8 @@ def save(path: PathLike, statistics: Statistics) -> None:
 def _name(source: Any) -> str:
     """The data set with the settings that change its statistics: not where it lies."""
     hidden = ("path", "cache", "data_dir", "flip", "on_error")
-    settings = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
-    named = ", ".join(f"{k}={v!r}" for k, v in settings.items() if k not in hidden)
+    fields = [f.name for f in dataclasses.fields(source) if f.compare]
+    settings = {name: getattr(source, name) for name in fields if name not in hidden}
+    text = lambda v: _name(v) if dataclasses.is_dataclass(v) else repr(v)
+    named = ", ".join(f"{k}={text(v)}" for k, v in settings.items())
     return f"{type(source).__name__}({named})"

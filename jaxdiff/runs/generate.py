@@ -154,6 +154,6 @@ def images(
                 drawn = draw(variables, jax.random.wrap_key_data(keys), *rest)
             x0 = processes.on_host(drawn)[:count]
             require_finite(x0, what, seeds[part])
-            parts.append(encoder.decode(x0))
+            parts.append(encoder.decode(x0, mesh))
             done.update(count)
     return np.concatenate(parts)
