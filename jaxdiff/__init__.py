@@ -29,7 +29,7 @@ with epy.lazy_api_imports(globals()):
         types,
     )
     from jaxdiff.analysis.image_grid import show
-    from jaxdiff.config import Experiment, Sampling, from_config, to_config
+    from jaxdiff.config import Experiment, Sampling, from_config, register, to_config
     from jaxdiff.denoisers import (
         EDM,
         X0,

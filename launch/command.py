@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import beginning  # before what takes long
 import config_files
 import jax
+import own_types
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
@@ -43,6 +44,11 @@ COORDINATOR = flags.DEFINE_string(
 PROCESSES = flags.DEFINE_integer(
     "processes", 0, "Their number; default $JAX_NUM_PROCESSES; 1 = alone in any case.",
     lower_bound=0,
+)  # fmt: skip
+flags.DEFINE_multi_string(
+    "import", [], "A file FILE.py, or a module's name, that is run first: its "
+    "@jaxdiff.register makes types of one's own known, to runs that are restored and to "
+    "other flags. May be given several times. See docs/extending.md."
 )  # fmt: skip
 PROCESS = flags.DEFINE_integer(
     "process", -1, "Which one this is, from 0; default $JAX_PROCESS_ID."
@@ -250,8 +256,9 @@ def _compiled(cache: str) -> str | None:
 def _parse(argv: list[str]) -> list[str]:
     """Flags, of which a config is one: its own errors become one line too."""
     argv = _expanded(argv)
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["import"])
     logging.set_verbosity(logging.FATAL)  # what is wrong is said once, below
-    if wrong := config_files.complaint(argv):
+    if wrong := config_files.complaint(argv) or own_types.imported(argv):
         _fail(wrong, 2)
     try:
         rest = flags.FLAGS(argv)

@@ -94,7 +94,7 @@ def fault(argv: list[str]) -> str:
             return wrong
         config = get_config(*argument)
     except BaseException as error:  # the user's code may raise anything
-        return _where(error, file)
+        return where(error, file)
     if not isinstance(config, ConfigDict):
         return (
             f"{file}: get_config() returned {_kind(config)}: end it with "
@@ -123,7 +123,7 @@ def _misfit(get_config: Any, file: str, argument: list[str]) -> str:
     return ""
 
 
-def _where(error: BaseException, file: str) -> str:
+def where(error: BaseException, file: str) -> str:
     """File, line and error; the message alone where the file refuses something itself."""
     text = next((line for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, SyntaxError):

@@ -4,7 +4,8 @@ An `Experiment` says everything that a run needs. A config file builds one and r
 `to_config(experiment)`, so that flags like --config.times.std=1.4 can change any field;
 `from_config` builds and checks it again. Every value is written as a dictionary
 {"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. The types that may be named
-are those of the closed table in `registry`: reading a config imports and runs nothing.
+are those of the table in `registry`, to which `register` adds others: reading a config
+imports and runs nothing.
 `experiment` has the values and what they refuse, `serialization` the way there and back.
 """
 
@@ -15,12 +16,12 @@ from jaxdiff.config.experiment import (
     resolve,
 )
 from jaxdiff.config.fields import parts
-from jaxdiff.config.registry import KINDS, NAMES, TYPES
+from jaxdiff.config.registration import register
+from jaxdiff.config.registry import KINDS, NAMES, TYPES, allowed
 from jaxdiff.config.serialization import (
     FREE,
     FROM_HERE_ON,
     PLACES,
-    allowed,
     changes,
     differences,
     from_config,
@@ -45,6 +46,7 @@ __all__ = [
     "from_config",
     "from_dict",
     "parts",
+    "register",
     "resolve",
     "to_config",
     "to_dict",

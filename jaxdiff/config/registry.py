@@ -1,7 +1,11 @@
-"""The closed table from names to the types that a saved experiment may name."""
+"""The table from names to the types that a saved experiment may name."""
 
+import functools
+import inspect
 import types
+import typing
 from collections.abc import Mapping
+from typing import Any
 
 from jaxdiff import data, networks, optim, schedules
 from jaxdiff.config.experiment import Experiment, Sampling
@@ -30,150 +34,150 @@ from jaxdiff.types import (
     Times,
     Weighting,
 )
+from jaxdiff.types.protocols import members, missing
 
-TYPES: Mapping[str, type] = types.MappingProxyType(
-    {
-        f"{module}.{cls.__name__}": cls
-        for module, classes in {
-            "config": (Experiment, Sampling),
-            "data": (
-                data.CIFAR10,
-                data.Digits,
-                data.Folder,
-                data.LatentRecords,
-                data.Latents,
-                data.OpenMoji,
-                data.Records,
-                data.Synthetic,
-                data.TFDS,
-                data.VAELatents,
-            ),
-            "guidance": (
-                FirstChannels,
-                Projected,
-                Rescaled,
-                Sum,
-                ZeroStar,
-            ),
-            "levels": (
-                grids.Beta,
-                grids.Karras,
-                grids.Leading,
-                grids.Linspace,
-                grids.Listed,
-                grids.LogLinear,
-                grids.Polyexponential,
-                grids.Trailing,
-                grids.Uniform,
-                grids.UniformLogSNR,
-            ),
-            "losses": (
-                losses.DensityDecoder,
-                losses.LevelLikelihood,
-                losses.PixelDecoder,
-                losses.Total,
-                losses.Uncertain,
-                losses.VariationalBound,
-                losses.WeightedError,
-            ),
-            "networks": (
-                networks.ADM,
-                networks.DiT,
-                networks.LevelEstimator,
-                networks.UNet,
-            ),
-            "optim": (optim.AdamW, optim.EDM2Optimizer),
-            "parameterizations": (
-                parameterizations.AngleLabel,
-                parameterizations.EDM,
-                parameterizations.Eps,
-                parameterizations.Flow,
-                parameterizations.LogSigmaLabel,
-                parameterizations.Score,
-                parameterizations.TimeLabel,
-                parameterizations.Unscaled,
-                parameterizations.V,
-                parameterizations.X0,
-            ),
-            "posterior": (
-                posterior.LargeVariance,
-                posterior.LearnedVariance,
-                posterior.SmallVariance,
-            ),
-            "schedules": (
-                schedules.BoundedCosine,
-                schedules.ChenCosine,
-                schedules.ChenSigmoid,
-                schedules.Cosine,
-                schedules.CosineBetas,
-                schedules.DiffusionLMBetas,
-                schedules.ExpBetas,
-                schedules.LDMSqrtBetas,
-                schedules.LaplaceBetas,
-                schedules.LinearBetas,
-                schedules.ListedBetas,
-                schedules.LogSigma,
-                schedules.OffsetCosine,
-                schedules.RectifiedFlow,
-                schedules.RespacedBetas,
-                schedules.ScaledLinearBetas,
-                schedules.Shifted,
-                schedules.SigmoidBetas,
-                schedules.Table,
-                schedules.TrigFlow,
-                schedules.VPLinear,
-                schedules.ZeroTerminalBetas,
-            ),
-            "solvers": (
-                solvers.Adaptive,
-                solvers.Ancestral,
-                solvers.DDIM,
-                solvers.DEIS,
-                solvers.DPMSolverPP,
-                solvers.DPMSolverPP2S,
-                solvers.Euler,
-                solvers.EulerMaruyama,
-                solvers.Heun,
-                solvers.LMS,
-                solvers.Midpoint,
-                solvers.RungeKutta,
-                solvers.StochasticHeun,
-                solvers.UniPC,
-                sde.ConstantW,
-                sde.DecreasingW,
-                sde.LinearW,
-                sde.Proportional,
-                sde.SigmaW,
-                sde.SineW,
-            ),
-            "times": (
-                timesteps.Antithetic,
-                timesteps.CosMap,
-                timesteps.LogUniformSigma,
-                timesteps.LogitNormal,
-                timesteps.LossSecondMoment,
-                timesteps.Mode,
-                timesteps.NormalLogSigma,
-                timesteps.Stratified,
-                timesteps.Uniform,
-                timesteps.UniformEntries,
-            ),
-            "weightings": (
-                weightings.Debias,
-                weightings.DiscreteELBO,
-                weightings.ELBO,
-                weightings.MinSNR,
-                weightings.P2,
-                weightings.Sigmoid,
-                weightings.SoftMinSNR,
-                weightings.TruncatedSNR,
-                weightings.UniformOnNetwork,
-                weightings.UniformOnX0,
-            ),
-        }.items()
-        for cls in classes
-    }
-)
+_TYPES: dict[str, type] = {
+    f"{module}.{cls.__name__}": cls
+    for module, classes in {
+        "config": (Experiment, Sampling),
+        "data": (
+            data.CIFAR10,
+            data.Digits,
+            data.Folder,
+            data.LatentRecords,
+            data.Latents,
+            data.OpenMoji,
+            data.Records,
+            data.Synthetic,
+            data.TFDS,
+            data.VAELatents,
+        ),
+        "guidance": (
+            FirstChannels,
+            Projected,
+            Rescaled,
+            Sum,
+            ZeroStar,
+        ),
+        "levels": (
+            grids.Beta,
+            grids.Karras,
+            grids.Leading,
+            grids.Linspace,
+            grids.Listed,
+            grids.LogLinear,
+            grids.Polyexponential,
+            grids.Trailing,
+            grids.Uniform,
+            grids.UniformLogSNR,
+        ),
+        "losses": (
+            losses.DensityDecoder,
+            losses.LevelLikelihood,
+            losses.PixelDecoder,
+            losses.Total,
+            losses.Uncertain,
+            losses.VariationalBound,
+            losses.WeightedError,
+        ),
+        "networks": (
+            networks.ADM,
+            networks.DiT,
+            networks.LevelEstimator,
+            networks.UNet,
+        ),
+        "optim": (optim.AdamW, optim.EDM2Optimizer),
+        "parameterizations": (
+            parameterizations.AngleLabel,
+            parameterizations.EDM,
+            parameterizations.Eps,
+            parameterizations.Flow,
+            parameterizations.LogSigmaLabel,
+            parameterizations.Score,
+            parameterizations.TimeLabel,
+            parameterizations.Unscaled,
+            parameterizations.V,
+            parameterizations.X0,
+        ),
+        "posterior": (
+            posterior.LargeVariance,
+            posterior.LearnedVariance,
+            posterior.SmallVariance,
+        ),
+        "schedules": (
+            schedules.BoundedCosine,
+            schedules.ChenCosine,
+            schedules.ChenSigmoid,
+            schedules.Cosine,
+            schedules.CosineBetas,
+            schedules.DiffusionLMBetas,
+            schedules.ExpBetas,
+            schedules.LDMSqrtBetas,
+            schedules.LaplaceBetas,
+            schedules.LinearBetas,
+            schedules.ListedBetas,
+            schedules.LogSigma,
+            schedules.OffsetCosine,
+            schedules.RectifiedFlow,
+            schedules.RespacedBetas,
+            schedules.ScaledLinearBetas,
+            schedules.Shifted,
+            schedules.SigmoidBetas,
+            schedules.Table,
+            schedules.TrigFlow,
+            schedules.VPLinear,
+            schedules.ZeroTerminalBetas,
+        ),
+        "solvers": (
+            solvers.Adaptive,
+            solvers.Ancestral,
+            solvers.DDIM,
+            solvers.DEIS,
+            solvers.DPMSolverPP,
+            solvers.DPMSolverPP2S,
+            solvers.Euler,
+            solvers.EulerMaruyama,
+            solvers.Heun,
+            solvers.LMS,
+            solvers.Midpoint,
+            solvers.RungeKutta,
+            solvers.StochasticHeun,
+            solvers.UniPC,
+            sde.ConstantW,
+            sde.DecreasingW,
+            sde.LinearW,
+            sde.Proportional,
+            sde.SigmaW,
+            sde.SineW,
+        ),
+        "times": (
+            timesteps.Antithetic,
+            timesteps.CosMap,
+            timesteps.LogUniformSigma,
+            timesteps.LogitNormal,
+            timesteps.LossSecondMoment,
+            timesteps.Mode,
+            timesteps.NormalLogSigma,
+            timesteps.Stratified,
+            timesteps.Uniform,
+            timesteps.UniformEntries,
+        ),
+        "weightings": (
+            weightings.Debias,
+            weightings.DiscreteELBO,
+            weightings.ELBO,
+            weightings.MinSNR,
+            weightings.P2,
+            weightings.Sigmoid,
+            weightings.SoftMinSNR,
+            weightings.TruncatedSNR,
+            weightings.UniformOnNetwork,
+            weightings.UniformOnX0,
+        ),
+    }.items()
+    for cls in classes
+}
+TYPES: Mapping[str, type] = types.MappingProxyType(_TYPES)
 """Every type that a saved experiment may name."""
 
 KINDS: Mapping[type, str] = types.MappingProxyType(
@@ -194,9 +198,53 @@ KINDS: Mapping[type, str] = types.MappingProxyType(
         Weighting: "weightings",
         Network: "networks",
         Source: "data",
+        data.Encoder: "data",
         Optimizer: "optim",
     }
 )
 """The part of the table that a field's protocol stands for."""
 
-NAMES: Mapping[type, str] = types.MappingProxyType({c: n for n, c in TYPES.items()})
+_NAMES: dict[type, str] = {c: n for n, c in TYPES.items()}
+NAMES: Mapping[type, str] = types.MappingProxyType(_NAMES)
+"""The name of every type of the table."""
+
+_REGISTERED: dict[type, type] = {}
+"""The protocol of every type that was added."""
+
+
+def add(name: str, cls: type, protocol: type) -> None:
+    """Puts a type into the table, as one of a protocol's; see `registration.register`."""
+    _TYPES[name], _NAMES[cls], _REGISTERED[cls] = cls, name, protocol
+    allowed.cache_clear()
+
+
+@functools.cache
+def allowed(hint: Any) -> tuple[str, ...]:
+    """Names in `TYPES` of what an annotation allows; () where it is of no such types."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(name for kind in kinds for name in _names(kind))
+
+
+def _names(kind: Any) -> list[str]:
+    if kind in KINDS:
+        group = f"{KINDS[kind]}."
+        return [n for n, c in TYPES.items() if n.startswith(group) and _is(c, kind)]
+    if kind is types.NoneType:
+        return ["None"]
+    return [NAMES[kind]] if kind in NAMES else []
+
+
+def _is(cls: type, protocol: type) -> bool:
+    """Whether a class has all that a protocol asks for."""
+    if _REGISTERED.get(cls) is protocol:
+        return True
+    if missing(cls, protocol):
+        return False
+    if members(protocol) != ("__call__",):
+        return True
+    if cls in _REGISTERED:
+        return False
+    ours, theirs = (inspect.signature(c.__call__) for c in (cls, protocol))
+    return str(ours.return_annotation) == str(theirs.return_annotation) and (
+        len(ours.parameters) == len(theirs.parameters)
+    )

@@ -1,10 +1,7 @@
 """An experiment's other two forms, ConfigDict and JSON, and back again, checked."""
 
 import dataclasses
-import functools
-import inspect
-import types
-import typing
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,8 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxdiff.config.experiment import Experiment
 from jaxdiff.config.fields import elements, fields_of
-from jaxdiff.config.registry import KINDS, NAMES, TYPES
-from jaxdiff.types.protocols import members, missing
+from jaxdiff.config.registry import NAMES, TYPES, allowed
 from jaxdiff.types.ranges import rules, shown
 
 
@@ -30,8 +26,8 @@ def to_dict(value: Any) -> Any:
         return value
     if type(value) not in NAMES:
         raise ValueError(
-            f"{type(value).__name__} is not one of jaxdiff's own types, so an experiment "
-            "that holds it cannot be saved; add it to config.TYPES"
+            f"{type(value).__name__} has no name that an experiment could be saved with: "
+            "write @jaxdiff.register above the class (docs/extending.md)"
         )
     named = {name: to_dict(getattr(value, name)) for name in fields_of(type(value))}
     return {"type": NAMES[type(value)], **named}
@@ -82,7 +78,8 @@ def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
     kind = tree.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
         known = ", ".join(allowed(hint) or TYPES)
-        raise ValueError(f"{where}.type is {shown(kind)}; known: {known}")
+        what = f"{shown(kind)}{_unregistered(kind)}"
+        raise ValueError(f"{where}.type is {what}; known: {known}")
     cls, values = TYPES[kind], {}
     fields = fields_of(cls)
     for name, value in tree.items():
@@ -104,6 +101,17 @@ def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
         return cls(**values)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _unregistered(kind: Any) -> str:
+    """What to do about a name that is not in the table; "" where it is none."""
+    if not isinstance(kind, str) or not re.fullmatch(r"[a-z]+\.[A-Za-z_]\w*", kind):
+        return ""
+    short = kind.split(".")[1]
+    return (
+        f", a name that is not registered: import the file with @jaxdiff.register on "
+        f"{short[:40]}, on a command line by --import=FILE.py"
+    )
 
 
 def to_config(experiment: Experiment) -> ConfigDict:
@@ -192,31 +200,3 @@ def _required(cls: type) -> list[str]:
     none = dataclasses.MISSING
     asked = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is none]
     return [f.name for f in asked if f.name in fields_of(cls)]
-
-
-@functools.cache
-def allowed(hint: Any) -> tuple[str, ...]:
-    """Names in `TYPES` of what an annotation allows; () where it is of no such types."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(name for kind in kinds for name in _names(kind))
-
-
-def _names(kind: Any) -> list[str]:
-    if kind in KINDS:
-        group = f"{KINDS[kind]}."
-        return [n for n, c in TYPES.items() if n.startswith(group) and _is(c, kind)]
-    if kind is types.NoneType:
-        return ["None"]
-    return [NAMES[kind]] if kind in NAMES else []
-
-
-def _is(cls: type, protocol: type) -> bool:
-    """Whether a class has all that a protocol or a base class asks for."""
-    if missing(cls, protocol):
-        return False
-    if members(protocol) != ("__call__",):
-        return True
-    ours, theirs = (inspect.signature(c.__call__) for c in (cls, protocol))
-    return str(ours.return_annotation) == str(theirs.return_annotation) and (
-        len(ours.parameters) == len(theirs.parameters)
-    )

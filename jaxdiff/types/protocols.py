@@ -172,6 +172,20 @@ def members(protocol: type) -> tuple[str, ...]:
     return tuple(sorted(n for n in names if not n.startswith("_") or n == "__call__"))
 
 
+def required(protocol: type) -> tuple[str, ...]:
+    """The members that a class has to bring: all but those with a value of their own.
+
+    >>> required(Source)
+    ('load', 'shape')
+    """
+    optional = isinstance(protocol, ByType)
+    return tuple(
+        name
+        for name in members(protocol)
+        if not optional or getattr(vars(protocol)[name], "__isabstractmethod__", False)
+    )
+
+
 def missing(cls: type, protocol: type) -> tuple[str, ...]:
     """The members of a protocol that a class has not; no property is evaluated.
 
@@ -199,7 +213,7 @@ def implements(protocol: type) -> Callable[[C], C]:
     def complete(cls: C) -> C:
         for name in missing(cls, protocol):
             member = vars(protocol).get(name)
-            if member is None or getattr(member, "__isabstractmethod__", False):
+            if name in required(protocol):
                 what = (member.__doc__ or "").split("\n")[0].rstrip(".")
                 raise ValueError(f"{cls.__name__} has no {name}{what and f': {what}'}")
             setattr(cls, name, member)

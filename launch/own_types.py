@@ -1,0 +1,56 @@
+"""--import: files of one's own, run before anything is restored, and before other flags."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from config_files import where
+
+from jaxdiff.runtime.files import place
+from jaxdiff.types.ranges import shown
+
+
+def imported(argv: list[str]) -> str:
+    """Imports what --import names, in turn; what is wrong with it, "" if nothing is."""
+    for name in _names(argv):
+        try:
+            _import(name)
+        except BaseException as error:  # the user's code may raise anything
+            return f"--import: {where(error, _path(name))}"
+    return ""
+
+
+def _names(argv: list[str]) -> list[str]:
+    """The files and modules that --import names."""
+    names = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--import", "-import"):
+            names.append(value if equals else following)
+    return names
+
+
+def _import(name: str) -> None:
+    """Imports a module, or a file as the module of its name, with its folder on the path.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = Path(_path(name))
+    if path.suffix != ".py" and os.sep not in name:
+        importlib.import_module(name)
+        return
+    if not path.is_file():
+        raise ValueError(f"there is no file {shown(name)[1:-1]}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for what the file imports itself
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+
+
+def _path(name: str) -> str:
+    return os.path.abspath(place(name)) if name else name

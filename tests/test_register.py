@@ -1,0 +1,232 @@
+"""Types of one's own: what registering asks of them, and how they are saved and named."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxdiff as jd
+from jaxdiff.config import NAMES, TYPES, allowed, expressions, from_dict, registry, to_dict
+from jaxdiff.types import Network, Schedule, Solver, Source, Weighting
+from jaxdiff.types.protocols import ByType, implements, members, missing, required
+from jaxdiff.types.ranges import check
+
+FILE = """
+from dataclasses import dataclass
+import jaxdiff as jd
+
+@jd.register
+@dataclass(frozen=True)
+class Powered:
+    power: float = {power}
+    def __call__(self, at):
+        return at.snr**self.power
+"""
+
+
+@pytest.fixture(autouse=True)
+def _table_as_it_was() -> Iterator[None]:
+    tables = registry._TYPES, registry._NAMES, registry._REGISTERED
+    before = [dict(table) for table in tables]
+    yield
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
+    allowed.cache_clear()
+
+
+def module(path: Path, text: str, name: str = "own") -> object:
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+class Net(nn.Module):
+    label_dim: int = 0
+
+    @nn.compact
+    def __call__(self, x, c_noise, cond, train=False):  # noqa: ANN001, ANN204
+        return jd.Output(nn.Dense(x.shape[-1])(x))
+
+
+def test_a_network_gets_the_members_that_it_leaves_out() -> None:
+    assert missing(Net, Network) == (
+        "attn_resolutions", "backbone", "dtype", "estimates_level", "learned_variance",
+    )  # fmt: skip
+    jd.register(Net)
+    net = Net(label_dim=3)
+    assert isinstance(net, Network)
+    assert (net.backbone, net.dtype, net.learned_variance) == (net, "float32", False)
+    assert not net.estimates_level
+    assert net.label_dim == 3  # its own stays
+
+
+def test_a_saved_experiment_comes_back_and_its_names_are_of_its_kind(
+    tmp_path: Path,
+) -> None:
+    jd.register(Net)
+    own = module(tmp_path / "own.py", FILE.format(power=0.5))
+    loss = jd.WeightedError(own.Powered(power=0.25))
+    experiment = jd.Experiment(network=Net(label_dim=10), loss=loss)
+    tree = to_dict(experiment)
+    assert tree["network"] == {"type": "networks.Net", "label_dim": 10}
+    assert tree["loss"]["weighting"] == {"type": "weightings.Powered", "power": 0.25}
+    assert from_dict(tree, kind=jd.Experiment) == experiment
+    assert "weightings.Powered" in allowed(Weighting)
+    assert "weightings.Powered" not in allowed(Schedule) + allowed(Solver)
+    assert expressions.read("Powered(power=2.0)", Weighting) == own.Powered(2.0)
+
+
+def test_a_file_that_is_read_again_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
+    first = module(tmp_path / "own.py", FILE.format(power=0.5))
+    again = module(tmp_path / "own.py", FILE.format(power=0.75))
+    assert TYPES["weightings.Powered"] is again.Powered is not first.Powered
+    assert NAMES[first.Powered] == NAMES[again.Powered] == "weightings.Powered"
+    assert from_dict({"type": "weightings.Powered"}) == again.Powered(0.75)
+    with pytest.raises(
+        ValueError, match=r"weightings.Powered is the name of own.Powered al"
+    ):
+        module(tmp_path / "other.py", FILE.format(power=0.5), "other")
+
+
+def test_an_unknown_name_says_what_to_register_and_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "networks.py").write_text("raise SystemExit('imported')")
+    tree = to_dict(jd.Experiment()) | {"network": {"type": "networks.Net", "label_dim": 10}}
+    line = (
+        r"^config.network.type is 'networks.Net', a name that is not registered: import "
+        r"the file with @jaxdiff.register on Net, on a command line by --import=FILE.py; kn"
+    )
+    with pytest.raises(ValueError, match=line) as caught:
+        from_dict(tree, kind=jd.Experiment)
+    assert "\n" not in str(caught.value)
+
+
+CALL = "def __call__(self, at): return at.snr"
+
+
+def make(fields: str = "x: int = 0", body: str = CALL) -> type:
+    space: dict = {}
+    text = f"@dataclass(frozen=True)\nclass Own:\n    {fields}\n    {body}\n"
+    exec(text, {"dataclass": dataclass, "jax": jax, "np": np}, space)
+    return space["Own"]
+
+
+def mutable() -> type:
+    return dataclass(type("Own", (), {}))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "line"),
+    [
+        (lambda: 3, "", "takes a frozen dataclass or a Flax module, and 3 is neither"),
+        (mutable, "", r"Own is neither: write @dataclass\(frozen=True\) between"),
+        (lambda: type("Own", (make(),), {}), "", "Own is neither"),
+        (lambda: make("x: list = None"), "", r"Own.x is list, which cannot be saved"),
+        (lambda: make("x: jax.Array = None"), "", r"Own.x is .*Array, which cann"),
+        (lambda: make("x: dict[str, int] = None"), "", r"Own.x is dict.*cannot be saved"),
+        (lambda: make("x: 'Missing' = None"), "", "Own's fields: name 'Missing'"),
+        (
+            lambda: make(body="def time(self): ..."),
+            "",
+            "Own is nothing that jaxdiff knows; the nearest is Schedule, which has "
+            "__call__, reaches_pure_noise, time",
+        ),
+        (
+            lambda: make(body="def __call__(self, a, b, c): ..."),
+            "weightings.Own",
+            r"the nearest is Weighting, whose __call__ takes \(self, at\)",
+        ),
+        (make, "ELBO", "weightings.ELBO is the name of jaxdiff.obj"),
+        (make, "nowhere.Own", "register.name='nowhere.Own'.: a name is as Mine or"),
+        (make, "a b", "register.name='a b'.: a name is as"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_registered_gets_one_line(cls, name, line) -> None:  # noqa: ANN001
+    made = cls()
+    with pytest.raises(ValueError, match=line) as caught:
+        jd.register(made, name=name)
+    assert "\n" not in str(caught.value)
+    assert "weightings.Own" not in TYPES
+
+
+def test_a_network_is_called_as_training_calls_it() -> None:
+    class Short(nn.Module):
+        def __call__(self, x):  # noqa: ANN001, ANN204
+            return x
+
+    with pytest.raises(
+        ValueError, match=r"Short.__call__ must take .self, x, c_noise, cond"
+    ):
+        jd.register(Short)
+
+
+def test_what_has_no_name_cannot_be_saved() -> None:
+    with pytest.raises(ValueError, match=r"Own has no name .*: write @jaxdiff.register"):
+        to_dict(make()())
+
+
+def test_a_name_of_a_group_says_what_a_class_is() -> None:
+    own = make(body="def __call__(self, level): return level.sigma")
+    with pytest.raises(ValueError, match="nearest is"):
+        jd.register(own)
+    jd.register(name="parameterizations.Label")(own)
+    assert NAMES[own] == "parameterizations.Label"
+    assert jd.V(label=own()).label == own()
+
+
+@pytest.mark.parametrize("protocol", [Network, Source, jd.types.Optimizer])
+def test_every_member_says_what_it_is(protocol: type) -> None:
+    assert isinstance(protocol, ByType)
+    for name in members(protocol):
+        assert vars(protocol)[name].__doc__, name
+    assert {*required(protocol)} < {*members(protocol)}
+
+
+def test_what_a_class_has_to_bring_is_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"Own has no load: The `data.Dataset`"):
+        implements(Source)(type("Own", (), {"shape": (8, 8, 1)}))
+
+
+def test_being_a_source_reads_no_folder() -> None:
+    assert isinstance(jd.data.Folder("nowhere"), Source)
+    assert not isinstance(jd.data.Pixels(), Source)
+
+
+def test_what_a_value_has_not_is_named() -> None:
+    with pytest.raises(ValueError, match=r"network must be Network, got .*no .*label_dim"):
+        check("network", nn.Dense(3), Network)
+
+
+def test_the_command_line_imports_files_first(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FILE.format(power=0.5))
+    (tmp_path / "broken.py").write_text("import jaxdiff\n1 / 0\n")
+    root = Path(__file__).parents[1]
+    code = (
+        "import sys; sys.path.insert(0, 'launch'); import own_types\n"
+        f"print(own_types.imported(['x', '--import={tmp_path}/own.py']))\n"
+        f"print(own_types.imported(['x', '--import', '{tmp_path}/broken.py']))\n"
+        "print(own_types.imported(['x', '--import=missing.py']))\n"
+        "print(own_types.imported(['x', '--import=no_such_module']))\n"
+        "import own; from jaxdiff.config import TYPES\n"
+        "print(TYPES['weightings.Powered'] is own.Powered)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=200
+    )
+    first, broken, missing_file, no_module, same = done.stdout.split("\n")[:5]
+    assert (first, same) == ("", "True"), done.stderr
+    assert (
+        broken
+        == f"--import: {tmp_path}/broken.py, line 2: ZeroDivisionError: division by zero"
+    )
+    assert "there is no file missing.py" in missing_file
+    assert "No module named 'no_such_module'" in no_module
