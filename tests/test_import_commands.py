@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import import_writer as writer
+from tests.cases import commands
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "edm2" / "net_c_micro.npz"
@@ -69,9 +70,9 @@ def test_numbers_that_are_none_are_called_so(imported: Any) -> None:
     path = folder / "nan-0008388-0.100.pkl"
     wrong = {**sd, "unet.out_gain": np.float16(np.nan).reshape(sd["unet.out_gain"].shape)}
     path.write_bytes(writer.snapshot(wrong, config))
-    done = run("import_model", path, folder / "no")
-    assert done.returncode == 1
-    assert done.stderr.endswith("params/out_gain of step 4096 has nan or inf in it\n")
+    done = commands.run("import_model", f"--file={path}", f"--out={folder / 'no'}")
+    assert done.status == 1
+    assert done.err.endswith("params/out_gain of step 4096 has nan or inf in it\n")
     assert not list(folder.glob("no/**/*.npz"))
 
 
@@ -123,17 +124,19 @@ def test_mistakes_are_one_line(imported: Any) -> None:
     hostile.write_bytes(pickle.dumps(print))
     good = folder / "network-snapshot-0008388-0.100.pkl"
     nameless.write_bytes(good.read_bytes())
+    out, most = f"--out={folder / 'no'}", 2**40 + 1
     for arguments, complaint in (
         ((), "name the published file and the folder to write to"),
-        ((good, folder / "no", "--std=nan"), "std = nan is not in (0, 0.2887)"),
-        ((good, folder / "no", "--images=2047"), "images = 2047 is not in [2048, 1"),
-        ((good, folder / "no", f"--images={2**40 + 1}"), "is not in [2048, 1099511627776]"),
-        ((hostile, folder / "no"), "it names 'builtins.print', which is refused"),
-        ((nameless, folder / "no"), "add --images=2147483648 --std=0.130"),
-        ((folder / "none.pkl", folder / "no"), "there is no file"),
+        ((f"--file={good}", out, "--std=nan"), "std = nan is not in (0, 0.2887)"),
+        ((f"--file={good}", out, "--images=2047"), "images = 2047 is not in [2048, 1"),
+        ((f"--file={good}", out, f"--images={most}"), "is not in [2048, 1099511627776]"),
+        ((f"--file={good}", out, "--heads=2"), "says nothing of a file of edm2: leave it"),
+        ((f"--file={hostile}", out), "it names 'builtins.print', which is refused"),
+        ((f"--file={nameless}", out), "add --images=2147483648 --std=0.130"),
+        ((f"--file={folder / 'none.pkl'}", out), "there is no file"),
     ):
-        done = run("import_model", *arguments)
-        assert done.returncode == 1
-        assert len(done.stderr.splitlines()) == 1
-        assert complaint in done.stderr
+        done = commands.run("import_model", *arguments)
+        assert done.status == 1
+        assert len(done.err.splitlines()) == 1
+        assert complaint in done.err
         assert not (folder / "no").exists()

@@ -6,6 +6,7 @@ An audit hook notes whatever Python imports, compiles, starts or opens to write 
 import argparse
 import json
 import os
+import pickle
 import resource
 import shutil
 import struct
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.interop import adm, autoencoder, dit, weights
+from jaxdiff.interop import adm, autoencoder, dit, published, weights
 from jaxdiff.interop.sources import Tensors
 from jaxdiff.types import Condition
 from tests import import_writer as writer
@@ -272,6 +273,13 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "text": (b"hello", "neither a torch file nor safetensors"),
     "nothing": (b"", "the file is empty"),
     "os.system": (torch_writer.archive({"ema": Runs()}, {}), "which is refused"),
+    "os.system, as EDM2's pickles are": (pickle.dumps(Runs()), "which is refused"),
+    "a length that begins as EDM2's pickles": (
+        safetensors(
+            {"a": ("I64", np.zeros(1, np.int64))}, __metadata__={"x": "y" * (640 - 88)}
+        ),
+        "has type I64",
+    ),
     "a subclass of Namespace": (calling("mine.Namespace"), "'mine.Namespace', which is"),
     "a Namespace elsewhere": (calling("argparse._AttributeHolder"), "which is refused"),
     "builtins.eval": (calling("builtins.eval"), "which is refused"),
@@ -319,7 +327,7 @@ def test_hostile_files_are_refused_in_one_line(
     before, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
     noted.clear()
     try:
-        weights.read(path)
+        published.read(path)
     except ValueError as caught:
         error = caught
     done = list(noted)

@@ -136,8 +136,12 @@ def read(path: PathLike, name: str = "", choices: Choices = Choices()) -> Model:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the file of the weights in it")
     family = name.partition("-")[0]
-    if family == "edm2" or (not family and _is_snapshot(path)):
-        _require_read(choices, "edm2")
+    try:
+        snapshot = family == "edm2" or (not family and _is_snapshot(path))
+        _require_read(choices, "edm2" if snapshot else family)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if snapshot:
         return _edm2(path, choices)
     held = files.read(path)
     try:
@@ -181,18 +185,19 @@ def _architecture(tensors: Tensors) -> str:
 
 
 def _is_snapshot(path: Place) -> bool:
-    """Whether a file is a pickle, and none of torch's, which starts with a number."""
-    data = archives.mapped(path)
-    magic = pickle.dumps(torch_legacy.MAGIC, 2)
-    pickled = bytes(data[:1]) == pickle.PROTO and b"\2" <= bytes(data[1:2]) <= b"\5"
-    return pickled and bytes(data[: len(magic)]) != magic
+    """Whether a file is a pickle, and neither torch's, which starts with a number, nor
+    safetensors."""
+    start = bytes(archives.mapped(path)[:64])
+    pickled = start[:1] == pickle.PROTO and b"\2" <= start[1:2] <= b"\5"
+    torch = start.startswith(pickle.dumps(torch_legacy.MAGIC, 2))
+    return pickled and not torch and not files.is_safetensors(start)
 
 
 def _require_read(choices: Choices, family: str) -> None:
-    """Refuses choices that the reader of a family does not read."""
+    """Refuses choices that the reader of a family, if it is known, does not read."""
     for field in dataclasses.fields(Choices):
         value = getattr(choices, field.name)
-        if value != field.default and field.name not in READ_BY[family]:
+        if value != field.default and field.name not in READ_BY.get(family, (field.name,)):
             raise ValueError(
                 f"{field.name} = {value} says nothing of a file of {family}: leave it out"
             )

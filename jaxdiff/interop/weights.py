@@ -55,11 +55,16 @@ def read(path: PathLike) -> Weights:
     path = place(path)
     try:
         data = archives.mapped(path)
-        if bytes(data[8:9]) == b"{":  # of the header, after its length
+        if is_safetensors(bytes(data[:9])):
             return Weights(_safetensors(path, data))
         return _chosen(load(data, OTHERWISE))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that starts so is safetensors: a length of 8 bytes, then JSON."""
+    return start[8:9] == b"{"
 
 
 def _chosen(root: Any) -> Weights:
