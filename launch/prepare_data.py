@@ -15,46 +15,27 @@ import shlex
 import sys
 
 import command
+import data_flags
 from absl import flags
-from ml_collections import config_flags
 
-from jaxdiff.config import from_config
-from jaxdiff.data import Folder, Pixels, encoder_of, prepare
-from jaxdiff.data.summary import said
+from jaxdiff.data import Pixels, encoder_of, prepare
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-IMAGES = flags.DEFINE_string("images", "", "A folder or a ZIP file of images.")
-SIZE = flags.DEFINE_integer("size", 64, "Pixels of a side, of --images.")
-ON_ERROR = flags.DEFINE_enum("on_error", "stop", ["stop", "skip"], "Of --images.")
 OUT = flags.DEFINE_string("out", "", "The folder of the records, made if need be.")
 ENCODING = flags.DEFINE_enum(
     "encoding", None, prepare.ENCODINGS, "What a record holds; png, of latents raw."
 )
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 4096, "Images in a shard.")
+flags.adopt_module_key_flags(data_flags)
 
 
 def main() -> None:
     """Writes, counts, and says what to do next."""
-    if bool(IMAGES.value) == bool(CONFIG.value):
-        raise ValueError("name the data: either --images=FOLDER or --config=FILE")
-    command.need((SIZE, IMAGES), (ON_ERROR, IMAGES))
-    data = (
-        Folder(IMAGES.value, SIZE.value, on_error=ON_ERROR.value)
-        if IMAGES.value
-        else from_config(CONFIG.value).data
-    )
+    data = data_flags.data()
     latents = not isinstance(encoder_of(data), Pixels)
     encoding = ENCODING.value or ("raw" if latents else "png")
     out = command.folder(OUT)
     made = prepare.prepare(data, out, encoding, SHARD_SIZE.value)
-    header = made.header
-    size = sum(shard.bytes for shard in header.shards)
-    print(
-        f"{out}: {header.count:,} records of {len(header.classes)} classes in "
-        f"{header.total} shards ({made.kept} were there), {size / 1e6:,.1f} MB; "
-        f"{made.skipped} images could not be read"
-    )
-    print(*said(made.left_out), sep="\n", end="\n" if made.left_out else "")
+    data_flags.report(out, made)
     if latents:
         print(f'To train on them: data=LatentRecords("{out}", size={data.shape[0]})')
         return

@@ -165,7 +165,9 @@ def test_it_goes_on_where_it_was_killed(
 def test_it_mixes_nothing_with_other_things(tmp_path: Path) -> None:
     make(tmp_path / "r")
     for other in ({"data": Synthetic((8, 8, 3), count=25)}, {"size": 9}):
-        with pytest.raises(ValueError, match=r"has records of .* name another folder"):
+        with pytest.raises(
+            ValueError, match=r"has records of another kind \(.*: name another folder"
+        ):
             make(tmp_path / "r", **other)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")

@@ -236,7 +236,7 @@ def _images(model: Model, path: str) -> Source:
     """
     side, _, channels = model.shape
     if channels == 4:
-        encoder = data.VAELatents((0.0,) * 4, (1 / FACTOR,) * 4, sigma_data=1.0)
+        encoder = data.VAELatents.ldm()
         return data.Latents(path or f"imagenet{8 * side}.npz", side, encoder)
     if channels == 3:
         return data.Folder(path or f"imagenet{side}", side)

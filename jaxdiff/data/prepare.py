@@ -26,6 +26,7 @@ from jaxdiff.data.skipping import Skipping
 from jaxdiff.data.sources.folder import Files
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.runtime.progress import bar as progress_bar
+from jaxdiff.types.ranges import shown
 
 ENCODINGS = ("raw", "png", "file")
 CHUNK = 64
@@ -33,6 +34,8 @@ CHUNK = 64
 
 Pack = Callable[[int], bytes | None]
 """The record of an image; None where it is to be skipped."""
+Rows = Callable[[range, Callable[[int], object]], Iterator[bytes]]
+"""(images, made) -> their records in order; calls `made` with how many more are done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,23 +70,27 @@ def prepare(
     source = dataset.source.of if skips else dataset.source
     header = begun(out, planned(data, source, dataset.classes, encoding, shard_size))
     pack, count, kept = packer(source, encoding, skips), len(source), len(header.shards)
-    with (
-        progress_bar(
-            total=count,
-            initial=min(kept * shard_size, count),
-            unit="img",
-            desc="Writing records",
-            show=progress,
-        ) as bar,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for k in range(kept, header.total):
-            images = range(k * shard_size, min((k + 1) * shard_size, count))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = lambda images, made: records(images, pack, pool, made)
+        header = complete(out, header, rows, progress=progress)
+    return Prepared(header, count - header.count, kept, dataset.left_out)
+
+
+def complete(
+    out: Path, header: shards.Header, rows: Rows, *, progress: bool
+) -> shards.Header:
+    """Writes the shards that a header has not yet, each whole or not at all."""
+    count, size = header.of["images"], header.of["shard_size"]
+    first = min(len(header.shards) * size, count)
+    how = {"unit": "img", "desc": "Writing records", "show": progress}
+    with progress_bar(total=count, initial=first, **how) as bar:
+        for k in range(len(header.shards), header.total):
+            images = range(k * size, min((k + 1) * size, count))
             path = out / f"{k:05d}-of-{header.total:05d}.array_record"
-            shard = write(path, records(images, pack, pool, bar.update))
+            shard = write(path, rows(images, bar.update))
             header = dataclasses.replace(header, shards=(*header.shards, shard))
             _keep(out, header)
-    return Prepared(header, count - header.count, kept, dataset.left_out)
+    return header
 
 
 def planned(
@@ -132,8 +139,14 @@ def begun(out: Path, new: shards.Header) -> shards.Header:
         _keep(out, new)
     header = shards.read_header(out)
     if dataclasses.replace(header, shards=()) != new:
+        there, here = ({**vars(h), **h.of} for h in (header, new))
+        lines = [
+            f"{name} is {shown(there.get(name))} there, {shown(here.get(name))} here"
+            for name in {**here, **there}
+            if name not in ("of", "shards") and there.get(name) != here.get(name)
+        ]
         raise ValueError(
-            f"{out} has records of {header.of}, not of {new.of}: name another folder"
+            f"{out} has records of another kind ({'; '.join(lines)}): name another folder"
         )
     for shard in header.shards:
         shards.opened(out / shard.name, shard)

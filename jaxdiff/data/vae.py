@@ -88,10 +88,11 @@ class VAE:
             )
         return (height // f, width // f, self.network.latent_channels)
 
-    def at_once(self, image: tuple[int, ...]) -> int:
-        """How many images [H, W, C] a device takes at a time."""
+    def at_once(self, image: tuple[int, ...], count: int = 2**31, mesh: Any = None) -> int:
+        """How many of `count` images [H, W, C] a device takes at a time."""
         most = PIXELS.get(jax.default_backend(), PIXELS_ELSEWHERE)
-        return self.batch or max(1, most // (image[0] * image[1]))
+        some = self.batch or max(1, most // (image[0] * image[1]))
+        return min(some, -(-count // (mesh.size if mesh else 1)))
 
     def decode(
         self, latents: Latent, mesh: Mesh | None = None
@@ -105,11 +106,11 @@ class VAE:
             NotFiniteError: an image has numbers that are not finite; says which.
         """
         mesh = mesh or sharding.data_mesh(jax.local_devices())
-        most = self.at_once(self.image_shape(latents.shape[1:]))
-        batch = min(most, -(-len(latents) // mesh.size))
+        batch = self.at_once(self.image_shape(latents.shape[1:]), len(latents), mesh)
         call = functools.partial(_decode, self.network, self.low)
         parts = []
-        for start, (images, finite) in self._batches(call, latents, DECODER, mesh, batch):
+        own = self.on_devices(DECODER, mesh)
+        for start, (images, finite) in self._batches(call, latents, own, mesh, batch):
             numbers = np.arange(start, start + len(images))
             values = np.where(finite, 0.0, np.nan)
             require_finite(values, "decoded images", numbers, unit="image", advice=ADVICE)
@@ -128,16 +129,20 @@ class VAE:
         """
         self.latent_shape(images.shape[1:])
         mesh = mesh or sharding.data_mesh(jax.local_devices())
-        parts = [*self.encoded(images, mesh, self.on_devices(ENCODER, mesh))]
+        batch = self.at_once(images.shape[1:], len(images), mesh)
+        parts = [*self.encoded(images, mesh, self.on_devices(ENCODER, mesh), batch)]
         mean, std = (np.concatenate(part) for part in zip(*parts, strict=True))
         return mean, std
 
     def encoded(
-        self, images: UInt8[np.ndarray, "N H W C"], mesh: Mesh, variables: PyTree[Array]
+        self,
+        images: UInt8[np.ndarray, "N H W C"],
+        mesh: Mesh,
+        variables: PyTree[Array],
+        batch: int,
     ) -> Iterator[tuple[Latent, Latent]]:
-        """`encode`, batch by batch, with variables that are on the devices already."""
+        """`encode`, `batch` on each device at a time, with the `on_devices` variables."""
         call = functools.partial(_encode, self.network, self.low)
-        batch = self.at_once(images.shape[1:])
         for _, part in self._batches(call, images, variables, mesh, batch):
             yield part
 
@@ -150,7 +155,7 @@ class VAE:
         self,
         call: Callable[..., Any],
         rows: Shaped[np.ndarray, "N H W C"],
-        variables: PyTree[Array] | tuple[str, ...],
+        variables: PyTree[Array],
         mesh: Mesh,
         batch: int,
     ) -> Iterator[tuple[int, Any]]:
@@ -158,8 +163,6 @@ class VAE:
 
         The last batch is filled up with rows that are thrown away.
         """
-        if isinstance(variables, tuple):
-            variables = self.on_devices(variables, mesh)
         size = batch * mesh.size
         ours = sharding.rows(mesh, size)
         for start in range(0, len(rows), size):

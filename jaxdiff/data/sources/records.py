@@ -1,4 +1,6 @@
-"""Images or latents in array_record shards, as launch/prepare_data.py writes them.
+"""Images or latents in array_record shards.
+
+launch/prepare_data.py writes them, and launch/encode.py latents of images.
 
 Shards suit data of any size on any disk: few large files, each record read where it
 stands. What a folder of them holds is said in `shards`.
@@ -165,8 +167,8 @@ def _opened(path: str, shape: tuple[int, int, int], dtypes: tuple[str, ...]) -> 
     header = shards.read_header(folder)
     if len(header.shards) != header.total:
         raise ValueError(
-            f"{folder} has {len(header.shards)} of {header.total} shards: run "
-            "launch/prepare_data.py again, which makes the others"
+            f"{folder} has {len(header.shards)} of {header.total} shards: give the command "
+            "that wrote them again, which makes the others"
         )
     if header.dtype not in dtypes or (header.encoding == "raw" and header.shape != shape):
         raise ValueError(

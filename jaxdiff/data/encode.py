@@ -1,0 +1,256 @@
+"""Latents of images as records to train on: written once, to go on where it stopped.
+
+A record is the posterior's mean and then its std, in the VAE's own units, as [EDM2] stores
+them: training draws anew at each step. With a `seed` it is one draw and a std of 0:
+
+    latent = mean + std eps,     eps ~ N(0, I) from the key fold_in(seed, image's number)
+
+Every shard starts a batch of its own, and a device takes as many images at a time whatever
+the number of devices; so a command that was killed and given again, on as many devices or
+others of the same kind, leaves the same bytes as one that was not.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from jaxdiff.data.batches import Source
+from jaxdiff.data.encoders import Pixels, VAELatents, encoder_of
+from jaxdiff.data.formats import shards
+from jaxdiff.data.prepare import Prepared, begun, complete
+from jaxdiff.data.skipping import Skipping
+from jaxdiff.data.sources.latents import DTYPES, require_posterior
+from jaxdiff.data.sources.records import LatentRecords
+from jaxdiff.data.statistics import Statistics, keep, measured
+from jaxdiff.data.vae import ENCODER, VAE, load
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import PathLike, place
+
+SCALINGS = ("ldm", "edm2", "measured")
+SIGMA_DATA = 0.5
+"""The std of x0 by `measured`, EDM2's."""
+
+PUBLISHED = VAELatents()
+"""EDM2's scaling."""
+
+Row = dict[str, Any] | None
+"""An image and its label; None where it cannot be read and is to be skipped."""
+
+
+def encode(
+    data: Any,
+    vae: VAE,
+    out: PathLike,
+    *,
+    seed: int | None = None,
+    dtype: str = "float32",
+    shard_size: int = 1024,
+    mesh: Mesh | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Writes the latents of a data set's images, `shard_size` to a shard.
+
+    The same call again makes what is missing. It runs on the devices of the mesh, by
+    default all of this process.
+
+    Raises:
+        ImportError: array_record is not installed.
+        ValueError: data that are latents already or do not suit the VAE, an image that
+            cannot be read, numbers that `dtype` cannot hold, or a folder of other records.
+    """
+    shards.module()
+    out = place(out)
+    require_images(data, vae)
+    dataset = data.load()
+    skips = isinstance(dataset.source, Skipping)
+    source = dataset.source.of if skips else dataset.source
+    new = planned(data, vae, len(source), dataset.classes, seed, dtype, shard_size)
+    header = begun(out, new)
+    kept = len(header.shards)
+    mesh = mesh or sharding.data_mesh(jax.local_devices())
+    most = min(vae.at_once(data.shape), shard_size)
+    vae = dataclasses.replace(vae, batch=most)
+    run = Run(source, data.shape, skips, vae, seed, dtype, mesh)
+    header = complete(out, header, run.records, progress=progress)
+    return Prepared(header, len(source) - header.count, kept, dataset.left_out)
+
+
+def opened(
+    folder: PathLike, scaling: str, *, dtype: str = "float32", batch: int = 0
+) -> VAE:
+    """The VAE of a folder, for images in the range that a scaling has; see `records`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `vae.load`; another scaling, or one that does not
+            suit the VAE's channels.
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling must be one of {SCALINGS}, got {scaling!r}")
+    low = PUBLISHED.vae_low if scaling == "edm2" else -1
+    vae = load(folder, low, dtype=dtype, batch=batch)
+    channels = vae.network.latent_channels
+    if scaling == "edm2" and channels != len(PUBLISHED.std):
+        raise ValueError(
+            f"EDM2's means and stds are of {len(PUBLISHED.std)} channels, and {folder} is "
+            f"a VAE of {channels}: use the scaling measured, or ldm"
+        )
+    return vae
+
+
+def require_images(data: Any, vae: VAE) -> None:
+    """Refuses data that the VAE cannot encode.
+
+    Raises:
+        ValueError: latents, images that are no squares, or as `VAE.latent_shape`.
+    """
+    if encoder_of(data) != Pixels():
+        raise ValueError(f"{data} has latents already: name a source of images")
+    if data.shape[0] != data.shape[1]:
+        raise ValueError(f"records hold squares, and these images are {data.shape}")
+    vae.latent_shape(data.shape)
+
+
+def planned(
+    data: Any,
+    vae: VAE,
+    count: int,
+    classes: tuple[str, ...],
+    seed: int | None,
+    dtype: str,
+    shard_size: int,
+) -> shards.Header:
+    """The header before the first shard.
+
+    Raises:
+        ValueError: another dtype, a shard size below 1, or a seed that is no uint32.
+    """
+    if dtype not in DTYPES or shard_size < 1 or not 0 <= (seed or 0) < 2**32:
+        raise ValueError(
+            f"dtype must be one of {DTYPES}, shard_size at least 1 and seed in 0 ... "
+            f"2^32 - 1, got {dtype!r}, {shard_size} and {seed}"
+        )
+    height, width, channels = vae.latent_shape(data.shape)
+    of = {"data": repr(data), "shard_size": shard_size, "images": count}
+    of |= {"vae": vae.digest[:16], "vae_low": vae.low, "vae_dtype": vae.network.dtype}
+    of |= {"latents": "mean and std" if seed is None else f"draws of seed {seed}"}
+    shape, total = (height, width, 2 * channels), math.ceil(count / shard_size)
+    return shards.Header("raw", dtype, shape, classes, total, (), of)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What makes records of images."""
+
+    source: Source
+    shape: tuple[int, int, int]
+    skips: bool
+    vae: VAE
+    seed: int | None
+    dtype: str
+    mesh: Mesh
+
+    @functools.cached_property
+    def variables(self) -> Any:
+        """The encoder's, on the devices."""
+        return self.vae.on_devices(ENCODER, self.mesh)
+
+    def records(self, images: range, made: Callable[[int], object]) -> Iterator[bytes]:
+        """The records of these images, in order; the next ones are read meanwhile."""
+        size = self.vae.batch * self.mesh.size
+        parts = (images[i : i + size] for i in range(0, len(images), size))
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for numbers, rows in ahead(pool, self.read, parts):
+                yield from self.packed(numbers, rows)
+                made(len(numbers))
+
+    def read(self, number: int) -> Row:
+        """An image; None where it cannot be read and these are skipped."""
+        try:
+            return self.source[number]
+        except ValueError:
+            if self.skips:
+                return None
+            raise
+
+    def packed(self, numbers: range, rows: list[Row]) -> Iterator[bytes]:
+        """The records of one batch of images, in which those to be skipped are black."""
+        black = np.zeros(self.shape, np.uint8)
+        images = np.stack([row["image"] if row else black for row in rows])
+        how = self.mesh, self.variables, self.vae.batch
+        ((mean, std),) = self.vae.encoded(images, *how)
+        if self.seed is not None:
+            noise = normal(jax.random.key(self.seed), np.array(numbers), mean.shape[1:])
+            mean, std = mean + std * np.asarray(noise), np.zeros_like(std)
+        with np.errstate(over="ignore"):
+            stored = np.concatenate([mean, std], axis=-1).astype(self.dtype)
+        for number, row, latent in zip(numbers, rows, stored, strict=True):
+            if row:
+                require_posterior(latent, f"image {number}, encoded to {self.dtype},")
+                yield shards.pack(int(row["label"]), latent.tobytes())
+
+
+def ahead(
+    pool: concurrent.futures.Executor, read: Callable[[int], Row], parts: Iterator[range]
+) -> Iterator[tuple[range, list[Row]]]:
+    """The rows of each part, while threads read those of the next."""
+    waiting: deque[tuple[range, list[concurrent.futures.Future[Row]]]] = deque()
+    for part in parts:
+        waiting.append((part, [pool.submit(read, number) for number in part]))
+        if len(waiting) > 1:
+            numbers, rows = waiting.popleft()
+            yield numbers, [row.result() for row in rows]
+    for numbers, rows in waiting:
+        yield numbers, [row.result() for row in rows]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def normal(
+    key: Key[Array, ""], numbers: Int[Array, " B"], shape: tuple[int, ...]
+) -> Float[Array, "B H W C"]:
+    """eps of each image, by its number alone."""
+    one = lambda number: jax.random.normal(jax.random.fold_in(key, number), shape)
+    return jax.vmap(one)(numbers)
+
+
+def records(
+    out: PathLike, vae: VAE, folder: PathLike, scaling: str, *, progress: bool = True
+) -> tuple[LatentRecords, Statistics]:
+    """The data to train on, and the mean and std of each channel of the raw latents.
+
+    `folder` is the VAE's, and `scaling` says how a latent becomes x0: `ldm` by the factor
+    and shift of the VAE's config.json, `edm2` by EDM2's published means and stds, and
+    `measured` by those of these latents, so that each channel has mean 0 and std 0.5. The
+    statistics of x0 are kept where training finds them.
+
+    """
+    channels = vae.network.latent_channels
+    where = {"vae": folder, "vae_low": vae.low, "vae_dtype": vae.network.dtype}
+    size = shards.read_header(place(out)).shape[0]
+    raw = VAELatents((0.0,) * channels, (1.0,) * channels, 1.0)
+    data = LatentRecords(str(out), size, raw)
+    dataset = data.load()
+    found = measured(data, dataset, progress=progress)
+    if scaling == "ldm":
+        encoder = VAELatents.ldm(vae.factor, vae.shift, channels, **where)
+    elif scaling == "edm2":
+        encoder = dataclasses.replace(PUBLISHED, **where)
+    else:
+        encoder = VAELatents(found.mean, found.std, SIGMA_DATA, **where)
+    scaled = dataclasses.replace(data, encoder=encoder)
+    scale = encoder.sigma_data / np.array(encoder.std)
+    mean = (np.array(found.mean) - encoder.mean) * scale
+    of_x0 = Statistics(
+        found.count, tuple(mean.tolist()), tuple((found.std * scale).tolist())
+    )
+    keep(scaled, of_x0, dataset)
+    return scaled, found
