@@ -149,7 +149,7 @@ def test_it_goes_on_where_it_was_killed(
     with pytest.raises(Killed):
         make(out, size=5)
     monkeypatch.setattr(prepare, "packer", packer)
-    with pytest.raises(ValueError, match=r"has 3 of 5 shards: run .* again"):
+    with pytest.raises(ValueError, match=r"has 3 of 5 shards: give the command .* again"):
         Records(str(out), size=8).load()
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*.array_record")}
     assert len(before) == 3
