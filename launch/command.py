@@ -316,6 +316,8 @@ def _judged(error: Exception, joined: bool) -> int:
     if joined and processes.tells_of_a_loss(error):
         lost = "lost another process, or the way to it: start all of them again"
         return _told(f"{lost} ({_line(error)})", processes.AGAIN)
+    if isinstance(error, Exception) and (line := own_types.fault(error)):
+        return _told(line)
     if not isinstance(error, MISTAKES):
         print(f"error: {_line(error)} ({type(error).__name__}): {BUG}", file=sys.stderr)
         raise error

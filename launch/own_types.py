@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 
 from config_files import where
@@ -20,6 +22,26 @@ def imported(argv: list[str]) -> str:
         except BaseException as error:  # the user's code may raise anything
             return f"--import: {where(error, _path(name))}"
     return ""
+
+
+def fault(error: Exception) -> str:
+    """File and line of an error in a user's own code; "" where it is of other code.
+
+    A user's is what stands in no library and is called last.
+    """
+    libraries = [Path(p).resolve() for p in {*sysconfig.get_paths().values(), *ROOTS}]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not path.is_file() or any(path.resolve().is_relative_to(r) for r in libraries):
+            if any(path.resolve().is_relative_to(r) for r in ROOTS):
+                return ""
+            continue
+        return where(error, frame.filename)
+    return ""
+
+
+ROOTS = tuple(Path(__file__).resolve().parents[1] / name for name in ("jaxdiff", "launch"))
+"""Code of ours."""
 
 
 def _names(argv: list[str]) -> list[str]:

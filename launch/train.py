@@ -24,7 +24,7 @@ from ml_collections import config_flags
 
 from jaxdiff import train
 from jaxdiff.analysis import image_grid
-from jaxdiff.config import Experiment, from_config, resolve
+from jaxdiff.config import Experiment, from_config, own_files, resolve
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.train import memory
 
@@ -67,6 +67,7 @@ def main() -> None:
     if not experiment.sample_every:  # as an estimator, which draws nothing
         return
     sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]
+    sample += [f"--import={file}" for file in own_files(experiment)]
     print(f"To sample:\n  {shlex.join(sample)}")
 
 

@@ -16,7 +16,7 @@ from jaxdiff.config.experiment import (
     resolve,
 )
 from jaxdiff.config.fields import parts
-from jaxdiff.config.registration import register
+from jaxdiff.config.registration import own_files, register
 from jaxdiff.config.registry import KINDS, NAMES, TYPES, allowed
 from jaxdiff.config.serialization import (
     FREE,
@@ -45,6 +45,7 @@ __all__ = [
     "differences",
     "from_config",
     "from_dict",
+    "own_files",
     "parts",
     "register",
     "resolve",

@@ -18,8 +18,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxdiff.config.fields import fields_of
-from jaxdiff.config.registry import KINDS, NAMES, TYPES, add
+from jaxdiff.config.fields import fields_of, parts
+from jaxdiff.config.registry import KINDS, NAMES, TYPES, add, registered
 from jaxdiff.sampling.guidance import Rule
 from jaxdiff.types import (
     Grid,
@@ -181,6 +181,12 @@ def _require_signature(cls: type) -> None:
             f"{cls.__qualname__}.__call__ must take (self, x, c_noise, cond, train=False): "
             f"{error}"
         ) from error
+
+
+def own_files(value: Any) -> tuple[str, ...]:
+    """The files that registered the types which a value is made of, each once."""
+    types_ = {type(part) for part in parts(value, object)} & {*registered()}
+    return tuple(sorted({_file(cls) for cls in types_}))
 
 
 def _same(there: type, here: type) -> bool:

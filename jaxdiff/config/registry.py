@@ -218,6 +218,11 @@ def add(name: str, cls: type, protocol: type) -> None:
     allowed.cache_clear()
 
 
+def registered() -> Mapping[type, type]:
+    """The protocol of every type that was added to jaxdiff's own."""
+    return types.MappingProxyType(_REGISTERED)
+
+
 @functools.cache
 def allowed(hint: Any) -> tuple[str, ...]:
     """Names in `TYPES` of what an annotation allows; () where it is of no such types."""

@@ -1,6 +1,6 @@
 """Images to train on: sources that are plain values, and the batches read from them."""
 
-from jaxdiff.data.batches import Dataset, LeftOut, batches, split_of
+from jaxdiff.data.batches import Dataset, LeftOut, Memory, batches, split_of
 from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.skipping import skipped
 from jaxdiff.data.sources.cifar10 import CIFAR10
@@ -24,6 +24,7 @@ __all__ = [
     "LatentRecords",
     "Latents",
     "LeftOut",
+    "Memory",
     "OpenMoji",
     "Pixels",
     "Records",

@@ -15,6 +15,7 @@ from etils import epy
 
 with epy.lazy_api_imports(globals()):
     from jaxdiff.evaluation.external_images import images_in
+    from jaxdiff.evaluation.extractors.extractor import register_extractor
     from jaxdiff.evaluation.judge import (
         Block,
         Judge,
@@ -24,7 +25,13 @@ with epy.lazy_api_imports(globals()):
         require_pixels,
     )
     from jaxdiff.evaluation.memorization import Copies, copies
-    from jaxdiff.evaluation.metrics import BETTER, NEIGHBOURS, score, summary
+    from jaxdiff.evaluation.metrics import (
+        BETTER,
+        NEIGHBOURS,
+        register_metric,
+        score,
+        summary,
+    )
     from jaxdiff.evaluation.reference import Observed, Seen, load, observe, published, save
     from jaxdiff.evaluation.sample_cache import digest, draw, in_memory, labels_like
 
@@ -48,6 +55,8 @@ __all__ = [
     "load",
     "observe",
     "published",
+    "register_extractor",
+    "register_metric",
     "require_pixels",
     "save",
     "score",

@@ -6,6 +6,7 @@
     is_*             inception score, of networks that name classes
     brightness       mean of the images less that of the real ones, in grey levels
     copied           share of copies of training images, where others are held out
+    ...              those that `register_metric` adds
 
 * is the extractor, so `fd_lite0`, `fid_tf`, `kid_dinov2`. No one of them is honest alone: a
 Gaussian has a good Frechet distance of pixels, white images have a good precision, and
@@ -13,20 +14,61 @@ copies of the training images are perfect by all of them (`memorization.copies` 
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxdiff.evaluation import distances
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.reference import ORIGIN, Observed, Seen
+from jaxdiff.types.ranges import shown
 
-BETTER: Mapping[str, int] = {
+_BETTER: dict[str, int] = {
     "fd": -1, "fid": -1, "kid": -1, "rbf": -1, "precision": 1, "recall": 1, "density": 1,
     "coverage": 1, "is": 1, "brightness": 0, "copied": 0,
 }  # fmt: skip
+BETTER: Mapping[str, int] = types.MappingProxyType(_BETTER)
 """By the first part of a metric's name: is less better (-1), more (1), or nearer to what
 real images have (0)?"""
+
+Distance = Callable[..., Any]
+"""(real features [N, D], fake features [M, D]), both float32 NumPy arrays -> a number."""
+
+_OWN: dict[str, Distance] = {}
+"""The metrics that were registered, by name."""
+
+
+def register_metric(name: str, better: int = -1) -> Callable[[Distance], Distance]:
+    """A decorator of functions: `score` measures it too, of every extractor with features.
+
+    It is called f(real, fake) with features [N, D] and [M, D], and reported as
+    "NAME_EXTRACTOR". `better` says whether less (-1) or more (1) is better, or what is
+    nearer to real images (0).
+
+    Raises:
+        ValueError: a name that is not of small letters and digits, or is another metric's.
+    """
+    if not re.fullmatch("[a-z][a-z0-9]*", name):
+        raise ValueError(
+            f"a metric's name is of small letters and digits, as mygap, got {shown(name)}"
+        )
+    if better not in (-1, 0, 1):
+        raise ValueError(f"better must be -1, 0 or 1, got {shown(better)}")
+
+    def register(distance: Distance) -> Distance:
+        there = _OWN.get(name)
+        if name in BETTER and getattr(there, "__qualname__", "") != distance.__qualname__:
+            raise ValueError(
+                f"there is a metric {name} already: give this one another name"
+            )
+        _OWN[name], _BETTER[name] = distance, better
+        return distance
+
+    return register
+
 
 NEIGHBOURS = 5
 MANY = 10_000
@@ -67,7 +109,8 @@ def _of_one(real: Seen, fake: Seen, name: str) -> dict[str, float]:
     found["rbf"] = distances.rbf_mmd(**both).value
     manifold = distances.prdc(**both, k=NEIGHBOURS)
     names = ("precision", "recall", "density", "coverage")
-    return found | {key: getattr(manifold, key) for key in names}
+    found |= {key: getattr(manifold, key) for key in names}
+    return found | {key: float(f(real.features, fake.features)) for key, f in _OWN.items()}
 
 
 @functools.lru_cache(maxsize=8)

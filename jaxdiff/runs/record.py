@@ -86,7 +86,7 @@ def opened(saved: Any) -> Record:
         return Record(experiment=experiment, checksum=checksum, **fields)
     except (ValueError, TypeError) as error:
         raise OtherVersionError(
-            f"another version of jaxdiff wrote it, and this one cannot build it: {error}"
+            f"this jaxdiff cannot build its experiment: {error}"
         ) from error
 
 

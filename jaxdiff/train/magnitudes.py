@@ -49,7 +49,10 @@ def probe(experiment: Experiment) -> Callable[[PyTree, TrainState, PyTree], Magn
 def activations(
     experiment: Experiment, params: PyTree, state: TrainState, batch: PyTree
 ) -> dict[str, Float[Array, ""]]:
-    """Magnitude of the output of every block of the encoder and the decoder."""
+    """Magnitude of the output of every block of the encoder and the decoder.
+
+    Of a network without these two, of its outermost modules; without any, its own output.
+    """
     e = experiment
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
     t_key, noise_key, data_key = keys
@@ -64,11 +67,16 @@ def activations(
         scale.c_noise,
         labelled(e, batch["label"]),
         train=False,
-        capture_intermediates=_is_block,
+        capture_intermediates=_is_near_the_top,
         mutable=["intermediates"],
     )
     flat = traverse_util.flatten_dict(seen["intermediates"])
-    return {"/".join(path[:-1]): rms(output) for path, (output,) in flat.items()}
+    outputs = {path[:-1]: _numbers(calls[-1]) for path, calls in flat.items()}
+    outputs = {path: numbers for path, numbers in outputs.items() if numbers.size}
+    blocks = {p: o for p, o in outputs.items() if len(p) == 2 and p[0] in PARTS}
+    layers = {p: o for p, o in outputs.items() if len(p) == 1}
+    found = blocks or layers or {("output",): outputs[()]}
+    return {"/".join(path): rms(numbers) for path, numbers in found.items()}
 
 
 def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
@@ -185,8 +193,16 @@ def _colour(layer: str) -> str:
     return parts.get(layer.split("/")[0], "#999999")
 
 
-def _is_block(module: nn.Module, method: str) -> bool:
-    return method == "__call__" and len(module.path) == 2 and module.path[0] in PARTS
+def _is_near_the_top(module: nn.Module, method: str) -> bool:
+    return method == "__call__" and len(module.path) <= 2
+
+
+def _numbers(output: PyTree) -> Float[Array, " n"]:
+    """All numbers of a module's output, which may be a tree, in float32."""
+    arrays = [jnp.asarray(a) for a in jax.tree.leaves(output)]
+    real = [a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
+    empty = jnp.zeros(0, jnp.float32)
+    return jnp.concatenate([empty, *(a.astype(jnp.float32).reshape(-1) for a in real)])
 
 
 PARTS = ("enc", "dec")
@@ -198,6 +214,6 @@ def _relative(before: Float[Array, "..."], after: Float[Array, "..."]) -> Array:
 
 
 def _by_name(tree: PyTree) -> dict[str, Array]:
-    """Weights alone, gains left out, by path."""
+    """Weights alone, gains left out, by path; all arrays where none is called so."""
     flat = traverse_util.flatten_dict(tree, sep="/")
-    return {k: v for k, v in flat.items() if k.endswith(("weight", "kernel"))}
+    return {k: v for k, v in flat.items() if k.endswith(("weight", "kernel"))} or flat

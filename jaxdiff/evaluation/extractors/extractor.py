@@ -4,7 +4,10 @@ Numbers compare only where the network, its weights and the preparation of the i
 the same, so an extractor is one value that says all three.
 """
 
+import hashlib
+import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +24,7 @@ from jaxdiff.evaluation.extractors.resizing import AREA, Images, resize
 from jaxdiff.interop import torch_legacy
 from jaxdiff.runtime.files import PathLike, place
 from jaxdiff.types import Leaf, pytree
+from jaxdiff.types.ranges import shown
 
 VARIABLE = "JAXDIFF_WEIGHTS"
 """The environment variable that names the folder of weights."""
@@ -73,6 +77,8 @@ class Network:
     compute: Callable[[PyTree, Array], tuple[Array, Array | None]]
     read: Callable[[Path | None], tuple[PyTree, str]]
     """Where weights may be -> variables, and the SHA-256 of the published file."""
+    registered: str = ""
+    """The name of a user's function that it is made of."""
 
 
 def extractor(name: str, weights: PathLike | None = None) -> Extractor:
@@ -171,7 +177,7 @@ def _dinov2(name: str) -> Network:
     return Network(said, network.width, dinov2.prepare, compute, read)
 
 
-NETWORKS: Mapping[str, Network] = {
+NETWORKS: dict[str, Network] = {
     "pixels8": Network(
         "the mean of each of 8 x 8 parts of equal area, x / 127.5 - 1",
         192,
@@ -205,3 +211,45 @@ NETWORKS: Mapping[str, Network] = {
     "dinov2_vits14": _dinov2("dinov2_vits14"),
 }
 """Every extractor, by name."""
+
+See = Callable[[Images], Array]
+"""uint8 images [B, H, W, 3] of any size -> features [B, D] float32."""
+
+
+def register_extractor(
+    name: str, dims: int, preprocessing: str = "its own"
+) -> Callable[[See], See]:
+    """A decorator of functions: makes one an extractor that `extractor(name)` returns.
+
+    The function sees uint8 images [B, H, W, 3], is jitted, and returns [B, dims] numbers.
+    Its source code takes the place of the weights' hash: numbers compare, and features that
+    were kept are read again, as long as it stays as it is.
+
+    Raises:
+        ValueError: a name that is not of small letters and digits, or is another's.
+    """
+    if not re.fullmatch("[a-z][a-z0-9]*", name):
+        raise ValueError(
+            f"an extractor's name is of small letters and digits, got {shown(name)}"
+        )
+
+    def register(see: See) -> See:
+        there = NETWORKS.get(name)
+        if there and there.registered != see.__qualname__:
+            raise ValueError(f"there is an extractor {name} already: take another name")
+        try:
+            text = inspect.getsource(see).encode()
+        except (OSError, TypeError):  # of no file
+            text = see.__code__.co_code
+        digest = hashlib.sha256(text).hexdigest()
+
+        def compute(variables: PyTree, images: Images) -> tuple[Array, None]:
+            return jnp.asarray(see(images), jnp.float32).reshape(len(images), dims), None
+
+        as_they_are, read = lambda images: images, lambda path: ({}, digest)
+        NETWORKS[name] = Network(
+            preprocessing, dims, as_they_are, compute, read, see.__qualname__
+        )
+        return see
+
+    return register

@@ -1,5 +1,6 @@
 """What a study says: which metrics grow with which fault, and which catch which trap."""
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxdiff.evaluation.sanity.study import FRESH, Study
 
 JUDGED = ("fd", "fid", "kid", "rbf")
 """Kinds of metrics that should grow with every fault."""
-GOOD: Mapping[str, int] = {**BETTER, "copied": -1}
+GOOD: Mapping[str, int] = ChainMap({"copied": -1}, BETTER)
 """The good direction of a metric; of `copied` only more is bad: fresh images have none."""
 CAUGHT = 3.0
 """Standard deviations worse than fresh images, in every split."""
