@@ -20,6 +20,7 @@ from jaxdiff.evaluation.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.evaluation.extractors.extractor import NETWORKS, Extractor
 from jaxdiff.interop import fid_statistics, npz
 from jaxdiff.runtime import jsontext, sharding
+from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.files import PathLike, place, write_atomically
 from jaxdiff.runtime.finite import require_finite
 from jaxdiff.runtime.progress import bar
@@ -96,18 +97,14 @@ def observe(
     count = len(images)
     if count < 2:
         raise ValueError(f"metrics compare sets of images, at least 2, got {count}")
-    size = min(batch, count)
-    size += -size % mesh.size
     each = [_Watcher(extractor, keep, mesh) for extractor in extractors]
     with bar(total=count, unit="images", desc="looking", show=progress) as done:
-        for start in range(0, count, size):
-            filled = np.arange(start, start + size)
-            real = filled < count
-            some = take(images, filled % count)["image"]
-            placed = jax.device_put((some, real), sharding.split(mesh))
+        for part in equal_batches(count, batch, mesh):
+            some = take(images, part.numbers)["image"]
+            placed = part.put((some, part.real))
             for watcher in each:
-                watcher(*placed, filled[real])
-            done.update(int(real.sum()))
+                watcher(*placed, part.items)
+            done.update(part.count)
     seen = {watcher.extractor.name: watcher.seen() for watcher in each}
     return Observed(source, some.shape[1:], seen)
 

@@ -14,7 +14,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.networks import require_labels
 from jaxdiff.runs.guided_denoiser import Weights, guided
 from jaxdiff.runs.state import labelled
-from jaxdiff.runtime import processes, sharding
+from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import require_finite
 from jaxdiff.runtime.progress import bar, compiling
 from jaxdiff.sampling import sample
@@ -134,26 +134,14 @@ def images(
         ValueError: a seed outside 0 ... 2^32 - 1.
     """
     require_seeds(seeds)
-    size = min(batch, len(seeds))
-    size += -size % mesh.size
-    rows = sharding.rows(mesh, size)
-    parts = []
+    parts, arrays = [], (seeds, label.astype(np.int32), *given)
     with bar(total=len(seeds), unit="images", desc="drawing", show=progress) as done:
-        for start in range(0, len(seeds), size):
-            part = slice(start, start + size)
-            count = len(seeds[part])
-            filled = [
-                a if a is None else np.take(a[part], np.arange(size) % count, axis=0)
-                for a in (seeds, label, *given)
-            ]
-            keys = np.asarray(jax.random.key_data(image_keys(filled[0])))
-            asked = keys, filled[1].astype(np.int32), *filled[2:]
-            ours = jax.tree.map(lambda a: a[rows], asked)
-            keys, *rest = sharding.put_batch(ours, mesh)
-            with compiling(done, first=start == 0):
-                drawn = draw(variables, jax.random.wrap_key_data(keys), *rest)
-            x0 = processes.on_host(drawn)[:count]
-            require_finite(x0, what, seeds[part])
+        for some in equal_batches(len(seeds), batch, mesh):
+            rows = jax.tree.map(lambda a, some=some: a[some.numbers], arrays)
+            placed = some.put((image_keys(rows[0]), *rows[1:]))
+            with compiling(done, first=some.first):
+                x0 = some.fetch(draw(variables, *placed))
+            require_finite(x0, what, seeds[some.items])
             parts.append(encoder.decode(x0, mesh))
-            done.update(count)
+            done.update(some.count)
     return np.concatenate(parts)

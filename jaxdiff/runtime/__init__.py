@@ -4,6 +4,7 @@ from etils import epy
 
 with epy.lazy_api_imports(globals()):
     from jaxdiff.runtime import (
+        equal_batches,
         files,
         finite,
         jsontext,
@@ -15,6 +16,7 @@ with epy.lazy_api_imports(globals()):
     )
 
 __all__ = [
+    "equal_batches",
     "files",
     "finite",
     "jsontext",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int, Key
 
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset, Pixels, encoder_of
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime.equal_batches import equal_batches
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,9 @@ def parts(
     Image i has key fold_in(seed, i), whatever the batch and the devices.
     """
     count = count_of(dataset, number)
-    size = min(batch, count)
-    size += -size % mesh.size
     root = jax.random.key(seed)
-    for start in range(0, count, size):
-        numbers = np.arange(start, min(start + size, count))
-        filled = np.resize(numbers, size)
-        rows = [dataset.source[int(i)] for i in filled]
-        image = np.stack([row["image"] for row in rows])
-        label = np.array([row["label"] for row in rows], np.int32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, filled)
-        asked = jax.device_put((keys, image, label), sharding.split(mesh))
-        yield Part(len(numbers), numbers, *asked)
+    for some in equal_batches(count, batch, mesh):
+        rows = dataset.take(some.numbers)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(root, some.numbers)
+        placed = some.put((keys, rows["image"], rows["label"]))
+        yield Part(some.count, some.items, *placed)

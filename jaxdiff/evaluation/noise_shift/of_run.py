@@ -5,7 +5,7 @@ Both run on one path: an estimator knows the marginals of the path that it was t
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxdiff.evaluation.noise_shift import Mean
 from jaxdiff.runs.generate import image_keys, require_seeds
 from jaxdiff.runs.guided_denoiser import guided
 from jaxdiff.runs.state import labelled, run_denoiser
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
 from jaxdiff.runtime.progress import bar
 from jaxdiff.sampling import normal, trajectory
@@ -134,14 +134,15 @@ def sampled(
     """
     require_seeds(seeds)
     x0, said = [], []
-    parts = list(_parts(len(seeds), batch, mesh.size))
-    for numbers, count in bar(parts, unit="batches", desc="watching", show=progress):
-        asked = image_keys(seeds[numbers]), jnp.asarray(label[numbers], jnp.int32)
-        drawn, level = watch(*variables, *jax.device_put(asked, sharding.split(mesh)), w)
-        x0.append(np.asarray(drawn)[:count])
-        said.append(np.asarray(level)[:, :count])
-        require_finite(x0[-1], "samples", seeds[numbers[:count]])
-        _require_estimates(said[-1], seeds[numbers[:count]], "seed")
+    parts = list(equal_batches(len(seeds), batch, mesh))
+    for part in bar(parts, unit="batches", desc="watching", show=progress):
+        keys, classes = image_keys(seeds[part.numbers]), label[part.numbers]
+        placed = part.put((keys, classes.astype(np.int32)))
+        drawn, level = watch(*variables, *placed, w)
+        x0.append(part.fetch(drawn))
+        said.append(part.fetch(level.T).T)
+        require_finite(x0[-1], "samples", seeds[part.items])
+        _require_estimates(said[-1], seeds[part.items], "seed")
     return np.concatenate(x0), np.concatenate(said, axis=1)
 
 
@@ -173,12 +174,12 @@ def forward(
         return jax.lax.map(level_mean(estimator, variables, label), states)
 
     said = []
-    parts = list(_parts(number, batch, mesh.size))
-    for numbers, count in bar(parts, unit="batches", desc="noising data", show=progress):
-        asked = jax.device_put((image[numbers], label[numbers]), sharding.split(mesh))
-        level = say(jax.random.fold_in(root, numbers[0]), *asked)
-        said.append(np.asarray(level)[:, :count])
-        _require_estimates(said[-1], numbers[:count], "image")
+    parts = list(equal_batches(number, batch, mesh))
+    for part in bar(parts, unit="batches", desc="noising data", show=progress):
+        placed = part.put((image[part.numbers], label[part.numbers]))
+        level = say(jax.random.fold_in(root, part.numbers[0]), *placed)
+        said.append(part.fetch(level.T).T)
+        _require_estimates(said[-1], part.items, "image")
     return np.concatenate(said, axis=1), label
 
 
@@ -189,17 +190,6 @@ def _require_estimates(
     require_finite(
         levels.T, "estimates of the level", numbers, unit=unit, advice=MODEL_ADVICE
     )
-
-
-def _parts(
-    total: int, batch: int, devices: int
-) -> Iterator[tuple[Int[np.ndarray, " B"], int]]:
-    """Numbers below `total` in parts of one size, and how many of a part are not filler."""
-    size = min(batch, total)
-    size += -size % devices
-    for start in range(0, total, size):
-        numbers = np.arange(start, min(start + size, total))
-        yield np.resize(numbers, size), len(numbers)
 
 
 def _field(experiment: Experiment, path: str) -> object:
