@@ -125,17 +125,21 @@ def measure(
     """Draws and judges; one compiled sampler does for all w > 0 and blocks of a cell."""
     estimator, mesh, count = runs["level"], sharding.data_mesh(), NUMBER.value
 
-    def experiment(cell: Cell) -> Any:
+    def experiment(cell: Cell, w: float = 0.0) -> Any:
         e = runs[cell.run].experiment
-        solver = getattr(solvers, cell.solver)()
-        said = {"solver": solver, "steps": cell.steps, "guidance": cell.guidance}
-        return dataclasses.replace(e, sampling=dataclasses.replace(e.sampling, **said))
+        sampling = dataclasses.replace(
+            e.sampling,
+            solver=getattr(solvers, cell.solver)(),
+            steps=cell.steps,
+            guidance=cell.guidance,
+            noise_guidance=w,
+            noise_interval=(cell.low, cell.high),
+        )
+        return dataclasses.replace(e, sampling=sampling)
 
-    @functools.cache
-    def watcher(cell: Cell, aware: bool) -> of_run.Watch:
-        of_run.check(experiment(cell), estimator.experiment, aware)
-        within = (cell.low, cell.high) if aware else None
-        return of_run.watcher(experiment(cell), estimator.experiment, within)
+    def watcher(cell: Cell, w: float) -> of_run.Watch:
+        of_run.check(experiment(cell), estimator.experiment, aware=w > 0)
+        return of_run.watcher(experiment(cell, w), estimator.experiment)
 
     @functools.cache
     def forward(steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,8 +153,8 @@ def measure(
         said, label = forward(cell.steps)
         seeds = 1_000_000 * (1 + block) + np.arange(count)
         variables = runs[cell.run].variables, estimator.variables
-        watch = watcher(cell, w > 0)
-        x0, found = of_run.sampled(watch, variables, seeds, label, w, mesh)
+        watch = watcher(cell, w)
+        x0, found = of_run.sampled(watch, variables, seeds, label, mesh)
         shift = noise_shift.measure(noise_shift.Estimates(found, said))
         numbers = {f.name: getattr(shift, f.name) for f in dataclasses.fields(shift)}
         verdict = judge(Pixels().decode(x0), label)

@@ -68,7 +68,7 @@ def main() -> None:
         label,
         sharding.data_mesh(),
         BATCH.value,
-        given=(to_float(image), many),
+        more=(to_float(image), many),
         what="edits",
         progress=True,
     )

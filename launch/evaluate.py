@@ -130,8 +130,7 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     std = s.std if asking.STD.value is None else asking.STD.value
     notes = [f"drawn by {how}, std {std:g}, seeds from {scoring.SEED.value}"]
     if s.guidance or model.guide or s.noise_guidance or model.estimator:
-        w, noise_w = model.weight or s.guidance, model.noise_weight or s.noise_guidance
-        notes.append(f"guidance {w:g}, noise guidance {noise_w:g}")
+        notes.append(f"guidance {s.guidance:g}, noise guidance {s.noise_guidance:g}")
     said = {"title": title, **scoring.said(model), "bins": _losses(model)}
     return images, judge, {**said, "notes": notes}
 

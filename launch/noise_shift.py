@@ -111,12 +111,16 @@ def estimates(
     data = split_of(experiment.data, SPLIT.value).load()
     asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
     said, label = of_run.forward(*asked, SEED.value, batch, progress=True)
-    found, ways = {FORWARD: said}, {SAMPLED: None}
+    found, ways = {FORWARD: said}, {SAMPLED: 0.0}
     if w := NOISE_GUIDANCE.value:
-        ways[f"{SAMPLED} with NAG, w = {w:g}"] = command.interval(NOISE_INTERVAL)
-    for kind, within in ways.items():
-        watch = of_run.watcher(experiment, estimator.experiment, within)
-        asked = watch, variables, seeds, label, w, mesh, batch
+        ways[f"{SAMPLED} with NAG, w = {w:g}"] = w
+    within = command.interval(NOISE_INTERVAL)
+    for kind, guidance in ways.items():
+        aware = {"noise_guidance": guidance, "noise_interval": within}
+        sampling = dataclasses.replace(experiment.sampling, **aware)
+        guided = dataclasses.replace(experiment, sampling=sampling)
+        watch = of_run.watcher(guided, estimator.experiment)
+        asked = watch, variables, seeds, label, mesh, batch
         _, found[kind] = of_run.sampled(*asked, progress=True)
     return found
 

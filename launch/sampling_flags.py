@@ -6,7 +6,6 @@ that guide it.
 
 import dataclasses
 import difflib
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,9 +76,7 @@ class Model:
     run: Restored
     experiment: Experiment
     guide: Restored | None = None
-    weight: float = 0.0
     estimator: Restored | None = None
-    noise_weight: float = 0.0
 
     @property
     def variables(self) -> PyTree:
@@ -90,15 +87,10 @@ class Model:
         )  # fmt: skip
 
     @property
-    def guides(self) -> dict[str, Any]:
+    def guides(self) -> dict[str, Experiment | None]:
         """What `generate.sampler` takes beside the experiment."""
-        own = lambda restored: restored and restored.experiment
-        return {
-            "guide": own(self.guide),
-            "w": self.weight,
-            "estimator": own(self.estimator),
-            "noise_w": self.noise_weight,
-        }
+        others = {"guide": self.guide, "estimator": self.estimator}
+        return {name: run and run.experiment for name, run in others.items()}
 
     @property
     def sampler(self) -> generate.Draw:
@@ -123,22 +115,19 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
     Raises:
         ValueError: a flag that needs another, or that these networks do not fit.
     """
-    preset, weight, noise_weight = edm2_presets.SAMPLING.get(PRESET.value), 0.0, 0.0
-    if guide:
-        weight = preset.weight if preset else GUIDANCE.value
-        if not math.isfinite(math.nan if weight is None else weight):
-            raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
-    if estimator:
-        noise_weight = NOISE_GUIDANCE.value
-        if not math.isfinite(math.nan if noise_weight is None else noise_weight):
-            raise ValueError("--estimator needs --noise_guidance, such as 1.0")
+    preset = edm2_presets.SAMPLING.get(PRESET.value)
+    guidance = preset.guidance if preset and guide else GUIDANCE.value
+    if guide and guidance is None:
+        raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
+    if estimator and NOISE_GUIDANCE.value is None:
+        raise ValueError("--estimator needs --noise_guidance, such as 1.0")
     chosen = {
         "steps": STEPS.value,
         "solver": _read(SOLVER, Solver),
         "grid": _read(GRID, Grid),
-        "guidance": None if guide else GUIDANCE.value,
+        "guidance": guidance,
         "interval": command.interval(INTERVAL) or (preset and preset.interval),
-        "noise_guidance": None if estimator else NOISE_GUIDANCE.value,
+        "noise_guidance": NOISE_GUIDANCE.value,
         "noise_interval": command.interval(NOISE_INTERVAL),
         "rule": _read(RULE, Rule),
         "plus_plus": PLUS_PLUS.value,
@@ -161,7 +150,7 @@ def described(run: Restored, guide: Restored | None, estimator: Restored | None)
         if flag.value and not guided:
             raise ValueError(f"--{flag.name} changes nothing without {need}: give that too")
     experiment = dataclasses.replace(run.experiment, sampling=sampling)
-    return Model(run, experiment, guide, weight, estimator, noise_weight)
+    return Model(run, experiment, guide, estimator)
 
 
 def labels(run: Restored) -> list[int]:

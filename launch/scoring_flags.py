@@ -88,7 +88,6 @@ def said(model: asking.Model, weights: str | None = None) -> dict[str, Any]:
         "step": model.run.step,
         "sampling": to_dict(model.experiment.sampling),
         "weights": weights or evaluation.digest(model.variables),
-        "guides": {"w": model.weight, "noise_w": model.noise_weight},
     }
 
 

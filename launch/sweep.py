@@ -21,7 +21,6 @@ best points and whether they lie inside, OUT.json, and OUT.png with curves.
 """
 
 import dataclasses
-import functools
 import json
 import shutil
 import time
@@ -30,23 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import command
-import jax
 import sampling_flags as asking
 import scoring_flags as scoring
 from absl import flags
-from jaxtyping import Array, PyTree
 
 from jaxdiff import evaluation
-from jaxdiff.config import Experiment
 from jaxdiff.data.batches import fingerprint
 from jaxdiff.evaluation import report, sweep_axes, sweep_report
 from jaxdiff.evaluation.extractors.weights import sha256
-from jaxdiff.runs import generate, guided_denoiser, restoring, snapshots
+from jaxdiff.runs import restoring, snapshots
 from jaxdiff.runs.restoring import Restored
-from jaxdiff.runs.state import labelled
 from jaxdiff.runtime.files import Place, write_atomically
 from jaxdiff.runtime.progress import bar
-from jaxdiff.sampling import sample
 
 OVER = flags.DEFINE_multi_string(
     "over", None, "An axis, NAME=VALUE,VALUE,…; once or twice."
@@ -125,7 +119,7 @@ def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Ask
     for point in points:
         _set(point)
         model = asking.described(base.run, base.guide, base.estimator)
-        program(model)  # refuses what does not go together
+        _ = model.sampler  # refuses what does not go together
         made_by = scoring.said(model, weights) | {
             "std": float(point.get("std", own)),
             "number": scoring.NUMBER.value,
@@ -182,50 +176,12 @@ def _averages(
     return made
 
 
-def program(model: asking.Model) -> generate.Draw:
-    """The compiled sampler; one for all weights of guidance, but that 0 calls no guide."""
-    s = model.experiment.sampling
-    plain = dataclasses.replace(
-        s,
-        guidance=float(bool(s.guidance or s.plus_plus)),
-        noise_guidance=float(bool(s.noise_guidance)),
-    )
-    own = lambda restored: restored and restored.experiment
-    compiled = _program(
-        dataclasses.replace(model.experiment, sampling=plain),
-        own(model.guide),
-        own(model.estimator),
-    )
-    weights = {
-        "label": model.weight if model.guide else s.guidance,
-        "noise": model.noise_weight if model.estimator else s.noise_guidance,
-    }
-    return lambda variables, keys, label: compiled(variables, keys, label, weights)
-
-
-@functools.cache
-def _program(
-    experiment: Experiment, guide: Experiment | None, estimator: Experiment | None
-) -> Callable[..., Array]:
-    s, denoiser = experiment.sampling, guided_denoiser.guided(experiment, guide, estimator)
-    levels = s.grid(experiment.schedule, s.steps)
-
-    @jax.jit
-    def compiled(
-        variables: PyTree, keys: Array, label: Array, weights: generate.Weights
-    ) -> Array:
-        denoise, cond = denoiser(variables, weights), labelled(experiment, label)
-        return sample(denoise, cond, keys, experiment.data.shape, levels, s.solver)
-
-    return compiled
-
-
 def _measured(model: asking.Model, judge: evaluation.Judge, kept: Path) -> dict[str, Any]:
     """The metrics of each block."""
     began = time.perf_counter()
     images = scoring.drawn(
         model,
-        program(model),
+        model.sampler,
         kept / ("images" if KEEP.value else "sweep"),
         progress=True,
     )

@@ -43,14 +43,18 @@ def variables(seed: int) -> dict[str, Any]:
 @functools.cache
 def drawn(**changed: Any) -> np.ndarray:
     """What the network of seed 0 draws."""
+    return np.asarray(generate.sampler(sampled_by(**changed))(variables(0), KEYS, LABEL))
+
+
+def sampled_by(**changed: Any) -> jd.Experiment:
+    """The experiment with other settings of sampling."""
     sampling = dataclasses.replace(SAMPLED.sampling, **changed)
-    experiment = dataclasses.replace(SAMPLED, sampling=sampling)
-    return np.asarray(generate.sampler(experiment)(variables(0), KEYS, LABEL))
+    return dataclasses.replace(SAMPLED, sampling=sampling)
 
 
 def test_a_guide_is_another_network() -> None:
     main, other = variables(0), variables(1)
-    draw = generate.sampler(SAMPLED, SAMPLED, 0.7)
+    draw = generate.sampler(sampled_by(guidance=0.7), guide=SAMPLED)
     d, g = (run_denoiser(SAMPLED, v) for v in (main, other))
     levels = SAMPLED.sampling.grid(SAMPLED.schedule, 4)
     cond = jd.Condition(label=jnp.asarray(LABEL))
@@ -125,9 +129,11 @@ def test_an_estimator_guides_instead_of_the_blind_network() -> None:
     estimator = init_state(e, main)
     estimator = {"params": estimator.params, "constants": estimator.constants}
     estimator["params"]["level_gain"] = jnp.ones(2)
-    draw = lambda w: np.asarray(
-        generate.sampler(SAMPLED, estimator=e, noise_w=w)((main, estimator), KEYS, LABEL)
-    )
+
+    def draw(w: float) -> np.ndarray:
+        program = generate.sampler(sampled_by(noise_guidance=w), estimator=e)
+        return np.asarray(program((main, estimator), KEYS, LABEL))
+
     np.testing.assert_allclose(draw(0.0), drawn(), atol=TOLERANCE)
     assert np.abs(draw(0.5) - drawn()).max() > 1e-3
     with pytest.raises(ValueError, match="the estimator is a denoiser"):

@@ -93,9 +93,11 @@ def test_the_shift_of_a_run_is_that_of_its_steps(within: Any) -> None:
     number, levels = 1500, of_run.inner_levels(EXACT)
     mesh = sharding.data_mesh(jax.devices()[:1])
     said, label = of_run.forward(SAYS, {}, gaussian_digits(), number, levels, mesh)
-    watch = of_run.watcher(EXACT, SAYS, within)
+    aware = {"noise_guidance": W, "noise_interval": within} if within else {}
+    sampling = dataclasses.replace(EXACT.sampling, **aware)
+    watch = of_run.watcher(dataclasses.replace(EXACT, sampling=sampling), SAYS)
     seeds = np.arange(number)
-    x0, found = of_run.sampled(watch, ({}, {}), seeds, label, W, mesh, batch=400)
+    x0, found = of_run.sampled(watch, ({}, {}), seeds, label, mesh, batch=400)
     assert x0.shape == (number, 8, 8, 1)
     assert found.shape == said.shape == (7, number)
     shift = noise_shift.measure(noise_shift.Estimates(found, said))
@@ -113,7 +115,7 @@ def test_an_image_is_its_seeds_whatever_the_batch() -> None:
     watch = of_run.watcher(EXACT, SAYS)
     mesh = sharding.data_mesh(jax.devices()[:1])
     ask = lambda seeds, batch: of_run.sampled(
-        watch, ({}, {}), seeds, np.zeros(len(seeds), np.int32), 0.0, mesh, batch
+        watch, ({}, {}), seeds, np.zeros(len(seeds), np.int32), mesh, batch
     )
     whole, split = ask(np.arange(10), 10), ask(np.arange(3, 10), 3)
     np.testing.assert_array_equal(whole[0][3:], split[0])

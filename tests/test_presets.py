@@ -62,7 +62,7 @@ def test_published_values() -> None:
     main = Model("img512-s", 2147483, 0.130)
     assert SAMPLING["img512-s-fid"] == edm2_presets.Guided(main, None, 1.0, "FID", 2.56)
     xxl = SAMPLING["img512-xxl-guid-dino"]
-    assert (xxl.main.std, xxl.guide.std, xxl.guidance, xxl.value) == (
+    assert (xxl.main.std, xxl.guide.std, xxl.scale, xxl.value) == (
         0.015,
         0.015,
         1.7,
@@ -72,7 +72,7 @@ def test_published_values() -> None:
     auto = SAMPLING["img512-xxl-autog-fid"]
     assert auto.main.file == "edm2-img512-xxl-0939524-0.075.pkl"
     assert auto.guide.file == "edm2-img512-m-0268435-0.155.pkl"
-    assert (auto.guidance, auto.weight, auto.metric, auto.value) == (
+    assert (auto.scale, auto.guidance, auto.metric, auto.value) == (
         2.05,
         1.05,
         "FID",

@@ -125,7 +125,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Guided:
-    """A published way to sample: D = guide + guidance (main - guide), and its value.
+    """A published way to sample: D = guide + scale (main - guide), and its value.
 
     The grid is `Karras()` with 32 steps of `Heun`. `metric` is "FID" or "FDD", which is
     the Frechet distance of DINOv2 features; `value` is of 50,000 images. With `steps`,
@@ -134,15 +134,15 @@ class Guided:
 
     main: Model
     guide: Model | None
-    guidance: float
+    scale: float
     metric: str
     value: float
     steps: tuple[int, int] | None = None
 
     @property
-    def weight(self) -> float:
-        """w of `guide(main, (guide, w))`, D = main + w (main - guide): guidance - 1."""
-        return round(self.guidance - 1, 6)
+    def guidance(self) -> float:
+        """The weight w of `Sampling`, D = main + w (main - guide): scale - 1."""
+        return round(self.scale - 1, 6)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -153,7 +153,7 @@ class Guided:
         """
         if self.steps is None:
             return (0.0, math.inf)
-        found = Interval.of_steps(self.weight, Karras()(LogSigma(), 32), *self.steps)
+        found = Interval.of_steps(self.guidance, Karras()(LogSigma(), 32), *self.steps)
         return (found.low, found.high)
 
 
@@ -200,7 +200,7 @@ def _img512() -> dict[str, Guided]:
 def _interval() -> dict[str, Guided]:
     """Guided by the unconditional XS network on some steps only [GI]."""
     rows = (
-        # size, kimg, metric; EMA width of both, guidance, first and last step, value
+        # size, kimg, metric; EMA width of both, scale, first and last step, value
         ("s", 2147483, "fid", "FID", 0.025, 2.1, (15, 21), 1.68),
         ("s", 2147483, "dino", "FDD", 0.085, 3.2, (13, 19), 46.25),
         ("xxl", 939524, "fid", "FID", 0.015, 2.0, (17, 22), 1.40),
@@ -210,12 +210,12 @@ def _interval() -> dict[str, Guided]:
         f"img512-{size}-interval-{suffix}": Guided(
             Model(f"img512-{size}", kimg, std),
             Model("img512-xs-uncond", 2147483, std),
-            guidance,
+            scale,
             metric,
             value,
             steps,
         )
-        for size, kimg, suffix, metric, std, guidance, steps, value in rows
+        for size, kimg, suffix, metric, std, scale, steps, value in rows
     }
 
 
@@ -238,7 +238,7 @@ def _img64() -> dict[str, Guided]:
 def _autoguided() -> dict[str, Guided]:
     """Guided by a smaller network that was trained for less long [AG tab. 1]."""
     rows = (
-        # main network and kimg, guide's; for each metric: stds, guidance, value
+        # main network and kimg, guide's; for each metric: stds, scale, value
         (("img512-s", 2147483), ("img512-xs", 134217),
          (0.070, 0.125, 2.10, 1.34), (0.120, 0.165, 2.45, 36.67)),
         (("img512-xxl", 939524), ("img512-m", 268435),
@@ -251,9 +251,9 @@ def _autoguided() -> dict[str, Guided]:
     found = {}
     for main, guide, *metrics in rows:
         named = zip((("fid", "FID"), ("dino", "FDD")), metrics, strict=True)
-        for (suffix, metric), (std, guide_std, guidance, value) in named:
+        for (suffix, metric), (std, guide_std, scale, value) in named:
             found[f"{main[0]}-autog-{suffix}"] = Guided(
-                Model(*main, std), Model(*guide, guide_std), guidance, metric, value
+                Model(*main, std), Model(*guide, guide_std), scale, metric, value
             )
     return found
 

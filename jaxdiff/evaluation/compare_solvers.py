@@ -7,26 +7,24 @@ is a judge, its metrics against real images.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
 from jaxdiff.evaluation import Judge, in_memory
-from jaxdiff.runs import generate, guided_denoiser
-from jaxdiff.runs.state import labelled
+from jaxdiff.runs import generate
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import PathLike
 from jaxdiff.runtime.progress import doing
 from jaxdiff.sampling import evaluations, normal, trajectory
 from jaxdiff.sampling.solvers import Adaptive
-from jaxdiff.types import Solver, reprs
+from jaxdiff.types import Condition, Denoiser, Solver, reprs
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,15 +128,20 @@ def calls(
     if not isinstance(s.solver, Adaptive):
         return evaluations(s.solver, levels)
 
-    @jax.jit
-    def counted(variables: PyTree) -> Int[jax.Array, ""]:
-        weights = {"label": s.guidance, "noise": s.noise_guidance}
-        denoise = guided_denoiser.guided(experiment)(variables, weights)
-        cond, keys = labelled(experiment, jnp.asarray(label)), generate.image_keys(seeds)
-        x = levels.sigma[0] * normal(keys, experiment.data.shape)
+    count = generate.compiled(_counted, experiment)
+    return int(count(variables, generate.image_keys(seeds), label))
+
+
+def _counted(experiment: Experiment) -> Callable[..., Int[jax.Array, ""]]:
+    """(denoise, cond, keys) -> the calls of an adaptive solver, which are its memory."""
+    s, shape = experiment.sampling, experiment.data.shape
+    levels = s.grid(experiment.schedule, s.steps)
+
+    def count(denoise: Denoiser, cond: Condition, keys: Array) -> Int[jax.Array, ""]:
+        x = levels.sigma[0] * normal(keys, shape)
         return trajectory(denoise, cond, keys, x, levels, s.solver).memory
 
-    return int(counted(variables))
+    return count
 
 
 def table(rows: Sequence[Row]) -> str:

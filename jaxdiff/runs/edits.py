@@ -1,6 +1,6 @@
 """Images edited as an experiment samples: redrawn from a noise level, or in parts."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
@@ -16,7 +16,8 @@ def editor(
     experiment: Experiment,
     strength: float = 1.0,
     resampling: tuple[int, int] = (1, 1),
-    **guides: Any,
+    guide: Experiment | None = None,
+    estimator: Experiment | None = None,
 ) -> Draw:
     """The compiled editor of images; it takes two arrays an image more than a sampler.
 
@@ -24,15 +25,23 @@ def editor(
     last floor(N strength) of the grid's N steps start from the image, noised to their
     first level [SDEdit]; with strength 1 from noise alone, and what is known is put back
     after each step, on a grid that goes up by `resampling[0]` levels and down again,
-    `resampling[1]` times in all [RePaint]. `guides` are as `sampler` takes them.
+    `resampling[1]` times in all [RePaint]. `guide` and `estimator` are as
+    `guided` takes them.
 
     Raises:
         ValueError: the data are no pixels, a strength outside [0, 1], or a resampling
             below 1.
     """
-    s = experiment.sampling
     if data.encoder_of(experiment.data) != data.Pixels():
         raise ValueError(f"only pixels can be edited, and {experiment.data} has latents")
+    return compiled(_edit, experiment, guide, estimator, strength, resampling)
+
+
+def _edit(
+    experiment: Experiment, strength: float, resampling: tuple[int, int]
+) -> Callable[..., Float[Array, "B H W C"]]:
+    """(denoise, cond, keys, image, known) -> x0, for `compiled`."""
+    s = experiment.sampling
     levels = s.grid(experiment.schedule, s.steps)
     levels = levels[editing.first_step(levels, strength) :]
     grid = editing.resampled(levels, *resampling)
@@ -53,4 +62,4 @@ def editor(
         solver = editing.Inpaint(s.solver, image, known)
         return follow(denoise, cond, keys, x, grid, solver)
 
-    return compiled(edit, experiment, **guides)
+    return edit

@@ -1,7 +1,9 @@
 """From variables to images: `sample` as an experiment says, in batches, by seed."""
 
-import math
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,60 +28,81 @@ Draw = Callable[..., Float[Array, "B H W C"]]
 def sampler(
     experiment: Experiment,
     guide: Experiment | None = None,
-    w: float = 0.0,
     estimator: Experiment | None = None,
-    noise_w: float = 0.0,
 ) -> Draw:
     """The compiled sampler that `experiment.sampling` describes, guided as `guided` says.
 
-    `w` is the weight of a `guide`, in place of `sampling.guidance`, and `noise_w` that of
-    an `estimator`, in place of `sampling.noise_guidance`. Weights are arguments
-    of the compiled program: others compile nothing. The levels are not, so that solvers
-    may compute their coefficients in float64.
+    (variables, keys, labels) -> x0. The levels are no arguments of the program, so that
+    solvers may compute their coefficients in float64.
     """
+    return compiled(from_noise, experiment, guide, estimator)
+
+
+def from_noise(experiment: Experiment) -> Callable[..., Float[Array, "B H W C"]]:
+    """(denoise, cond, keys) -> x0 from noise alone, for `compiled`."""
     s, shape = experiment.sampling, experiment.data.shape
     levels = s.grid(experiment.schedule, s.steps)
-    from_noise = lambda denoise, cond, keys: sample(
-        denoise, cond, keys, shape, levels, s.solver
-    )
-    return compiled(from_noise, experiment, guide, w, estimator, noise_w)
+    return lambda denoise, cond, keys: sample(denoise, cond, keys, shape, levels, s.solver)
 
 
 def compiled(
-    draw: Callable[..., Float[Array, "B H W C"]],
+    make: Callable[..., Callable[..., PyTree[Array]]],
     experiment: Experiment,
     guide: Experiment | None = None,
-    w: float = 0.0,
     estimator: Experiment | None = None,
-    noise_w: float = 0.0,
-) -> Draw:
-    """(denoise, cond, keys, …) -> x0, as a program of (variables, keys, labels, …)."""
-    s, denoiser = experiment.sampling, guided(experiment, guide, estimator)
-    weights = {
-        "label": w if guide else s.guidance,
-        "noise": noise_w if estimator else s.noise_guidance,
+    *options: Any,
+) -> Callable[..., PyTree[Array]]:
+    """make(experiment, *options), which is (denoise, cond, keys, …) -> results, compiled.
+
+    What it returns takes (variables, keys, labels, …). The weights of guidance are
+    arguments of the program, and the last `PROGRAMS` programs are kept: another guidance,
+    or the same call again, compiles nothing. All arguments can be hashed.
+    """
+    s = experiment.sampling
+    weights = {"guidance": s.guidance, "noise_guidance": s.noise_guidance}
+    on = {
+        "guidance": float(bool(s.guidance or s.plus_plus)),
+        "noise_guidance": float(bool(s.noise_guidance)),
     }
-    for name, weight in weights.items():
-        if not math.isfinite(weight):
-            raise ValueError(f"the {name} guidance's weight must be finite, got {weight}")
+    alike = dataclasses.replace(experiment, sampling=dataclasses.replace(s, **on))
+    program = _program(make, alike, guide, estimator, *options)
+
+    def call(
+        variables: PyTree,
+        keys: Key[Array, " B"],
+        label: Int[Array | np.ndarray, " B"],
+        *more: PyTree,
+    ) -> PyTree[Array]:
+        require_labels(label, experiment.network.label_dim)
+        return program(variables, keys, label, weights, *more)
+
+    return call
+
+
+PROGRAMS = 16
+"""Compiled programs that are kept for the next call."""
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _program(
+    make: Callable[..., Callable[..., PyTree[Array]]],
+    experiment: Experiment,
+    guide: Experiment | None,
+    estimator: Experiment | None,
+    *options: Any,
+) -> Callable[..., PyTree[Array]]:
+    """The compiled program of all weights that are not 0."""
+    denoiser = guided(experiment, guide, estimator)
+    run = make(experiment, *options)
 
     @jax.jit
     def program(
-        variables: PyTree, keys: Array, label: Array, weights: Weights, *given: Array | None
-    ) -> Float[Array, "B H W C"]:
+        variables: PyTree, keys: Array, label: Array, weights: Weights, *more: PyTree
+    ) -> PyTree[Array]:
         denoise, cond = denoiser(variables, weights), labelled(experiment, label)
-        return draw(denoise, cond, keys, *given)
+        return run(denoise, cond, keys, *more)
 
-    def checked(
-        variables: PyTree,
-        keys: Array,
-        label: Int[Array | np.ndarray, " B"],
-        *given: Shaped[Array | np.ndarray, "B ..."] | None,
-    ) -> Float[Array, "B H W C"]:
-        require_labels(label, experiment.network.label_dim)
-        return program(variables, keys, label, weights, *given)
-
-    return checked
+    return program
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
@@ -119,13 +142,13 @@ def images(
     mesh: Mesh,
     batch: int,
     *,
-    given: tuple[Shaped[np.ndarray, "N ..."] | None, ...] = (),
+    more: tuple[Shaped[np.ndarray, "N ..."] | None, ...] = (),
     what: str = "samples",
     progress: bool = False,
 ) -> Shaped[np.ndarray, "N H W C"]:
     """One image a seed, drawn `batch` at a time over the mesh, as the encoder decodes it.
 
-    `given` is what `draw` takes of each image beside key and label. An image is a function
+    `more` is what `draw` takes of each image beside key and label. An image is a function
     of these alone: a batch that is not full, or does not split over the devices, is filled
     up with images that are thrown away. `what` names the results in messages.
 
@@ -134,7 +157,7 @@ def images(
         ValueError: a seed outside 0 ... 2^32 - 1.
     """
     require_seeds(seeds)
-    parts, arrays = [], (seeds, label.astype(np.int32), *given)
+    parts, arrays = [], (seeds, label.astype(np.int32), *more)
     with bar(total=len(seeds), unit="images", desc="drawing", show=progress) as done:
         for some in equal_batches(len(seeds), batch, mesh):
             rows = jax.tree.map(lambda a, some=some: a[some.numbers], arrays)

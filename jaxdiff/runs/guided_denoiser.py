@@ -17,7 +17,7 @@ from jaxdiff.sampling.guidance import guide as differences
 from jaxdiff.types import Denoiser, NoiseLevel
 
 Weights = Mapping[str, Array | float]
-"""The w of each guidance, "label" and "noise"."""
+"""The weights w, `guidance` and `noise_guidance`, as `Sampling` has them."""
 
 
 def guided(
@@ -27,9 +27,10 @@ def guided(
 ) -> Callable[[PyTree, Weights], Denoiser]:
     """What makes the denoiser that `experiment.sampling` describes: (variables, weights).
 
-    With `guide`, another network's experiment, the weight "label" is that of guidance away
-    from it: autoguidance [AG], or [CFG] by an unconditional network of its own. With
-    `estimator`, of the noise level, "noise" is the weight of guidance by it [NAG].
+    The weights, by the names of their fields, are those of this call. With `guide`, another
+    network's experiment, `guidance` is away from it: autoguidance [AG], or [CFG] by an
+    unconditional network of its own. With `estimator`, of the noise level,
+    `noise_guidance` is by it [NAG].
     Variables are the network's, or a tuple of the network's, guide's and estimator's.
 
     Raises:
@@ -42,12 +43,13 @@ def guided(
     def make(variables: PyTree, weights: Weights) -> Denoiser:
         network, *rest = variables if others else (variables,)
         denoise, weaker = run_denoiser(experiment, network), []
-        w = PlusPlus(weights["label"]) if s.plus_plus else weights["label"]
+        w = weights["guidance"]
+        w = PlusPlus(w) if s.plus_plus else w
         if guide:
             weaker += [(run_denoiser(guide, rest.pop(0)), within(s.interval, w))]
         elif s.guidance or s.plus_plus:
             weaker += [(without(denoise, "label"), within(s.interval, w))]
-        aware = within(s.noise_interval, weights["noise"])
+        aware = within(s.noise_interval, weights["noise_guidance"])
         if s.noise_guidance and not estimator:
             weaker += [(without(denoise, "noise"), aware)]
         if weaker:

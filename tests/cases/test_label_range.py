@@ -102,8 +102,8 @@ def test_compiled_samplers_check_before_they_are_called() -> None:
 
 def test_a_guide_with_other_classes_is_refused_by_the_library() -> None:
     with pytest.raises(ValueError, match="the guide knows 7 classes, the run 10"):
-        generate.sampler(_experiment(CLASSES), _experiment(7), 1.0)
-    generate.sampler(_experiment(CLASSES), _experiment(0), 1.0)
+        generate.sampler(_experiment(CLASSES), _experiment(7))
+    generate.sampler(_experiment(CLASSES), _experiment(0))
 
 
 def test_levels_of_an_estimator_are_of_its_backbone() -> None:

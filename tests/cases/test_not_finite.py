@@ -147,15 +147,15 @@ def test_features_name_their_extractor_and_images(monkeypatch: pytest.MonkeyPatc
 
 def test_a_watched_sampler_and_its_estimator() -> None:
     seeds, label = np.arange(3), np.zeros(3, np.int32)
-    watch = lambda variables, estimating, keys, label, w: (
+    watch = lambda variables, estimating, keys, label: (
         jnp.ones((3, 8, 8, 1)),
         jnp.asarray([[0.0, jnp.nan, 0.0]]),
     )
     with pytest.raises(NotFiniteError, match=r"estimates of the level .* \(seed 1\)"):
-        of_run.sampled(watch, ({}, {}), seeds, label, 0.0, MESH)
+        of_run.sampled(watch, ({}, {}), seeds, label, MESH)
     blown = lambda *_: (jnp.full((3, 8, 8, 1), jnp.inf), jnp.zeros((1, 3)))
     with pytest.raises(NotFiniteError, match=r"3 of 3 samples .* \(seeds 0, 1, 2\)"):
-        of_run.sampled(blown, ({}, {}), seeds, label, 0.0, MESH)
+        of_run.sampled(blown, ({}, {}), seeds, label, MESH)
 
 
 def test_training_goes_on_without_a_picture(

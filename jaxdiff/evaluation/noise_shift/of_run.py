@@ -4,7 +4,6 @@ passes, and of forward states of data, told the same classes [NAG].
 Both run on one path: an estimator knows the marginals of the path that it was trained on.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -17,17 +16,17 @@ from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset, encoder_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Mean
+from jaxdiff.runs import generate
 from jaxdiff.runs.generate import image_keys, require_seeds
-from jaxdiff.runs.guided_denoiser import guided
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
 from jaxdiff.runtime.progress import bar
 from jaxdiff.sampling import normal, trajectory
-from jaxdiff.types import NoiseLevel
+from jaxdiff.types import Condition, Denoiser, NoiseLevel
 
-Watch = Callable[[PyTree, PyTree, Key[Array, " B"], Array, float], tuple[Array, Array]]
-"""(variables, the estimator's, keys, labels, w) -> x0 and estimates [N - 1, B]."""
+Watch = Callable[[PyTree, PyTree, Key[Array, " B"], Array], tuple[Array, Array]]
+"""(variables, the estimator's, keys, labels) -> x0 and estimates [N - 1, B]."""
 
 
 def check(experiment: Experiment, estimator: Experiment, aware: bool) -> None:
@@ -70,34 +69,25 @@ def inner_levels(experiment: Experiment) -> NoiseLevel:
     return s.grid(experiment.schedule, s.steps)[1:-1]
 
 
-def watcher(
-    experiment: Experiment,
-    estimator: Experiment,
-    within: tuple[float, float] | None = None,
-) -> Watch:
-    """The compiled sampler of `experiment.sampling`, watched by an estimator.
+def watcher(experiment: Experiment, estimator: Experiment) -> Watch:
+    """The compiled sampler of `experiment.sampling`, watched by an estimator."""
+    program = generate.compiled(_watched, experiment, None, None, estimator)
+    return lambda variables, estimating, keys, label: program(
+        variables, keys, label, estimating, label
+    )
 
-    `within` are the sigma / alpha between which it is guided away from not knowing the
-    noise level too, beside any guidance by labels, with the weight w of the call; None is
-    nowhere. Another w compiles nothing.
-    """
+
+def _watched(
+    experiment: Experiment, estimator: Experiment
+) -> Callable[..., tuple[Array, Array]]:
+    """(denoise, cond, keys, the estimator's variables, labels) -> x0 and estimates."""
     s = experiment.sampling
     levels = s.grid(experiment.schedule, s.steps)
-    noise = {"noise_guidance": 1.0, "noise_interval": within} if within else {}
-    s = dataclasses.replace(s, **{"noise_guidance": 0.0, **noise})
-    aware = dataclasses.replace(experiment, sampling=s)
 
-    @jax.jit
     def watch(
-        variables: PyTree,
-        estimating: PyTree,
-        keys: Key[Array, " B"],
-        label: Array,
-        w: Array,
+        denoise: Denoiser, cond: Condition, keys: Array, estimating: PyTree, label: Array
     ) -> tuple[Array, Array]:
-        denoise = guided(aware)(variables, {"label": s.guidance, "noise": w})
         x = levels.sigma[0] * normal(keys, experiment.data.shape)
-        cond = labelled(experiment, label)
         way = trajectory(denoise, cond, keys, x, levels, s.solver)
         mean = level_mean(estimator, estimating, label)
         return way.x[-1], jax.lax.map(mean, way.x[1:-1])
@@ -118,7 +108,6 @@ def sampled(
     variables: tuple[PyTree, PyTree],
     seeds: Int[np.ndarray, " n"],
     label: Int[np.ndarray, " n"],
-    w: float,
     mesh: Mesh,
     batch: int = 250,
     *,
@@ -138,7 +127,7 @@ def sampled(
     for part in bar(parts, unit="batches", desc="watching", show=progress):
         keys, classes = image_keys(seeds[part.numbers]), label[part.numbers]
         placed = part.put((keys, classes.astype(np.int32)))
-        drawn, level = watch(*variables, *placed, w)
+        drawn, level = watch(*variables, *placed)
         x0.append(part.fetch(drawn))
         said.append(part.fetch(level.T).T)
         require_finite(x0[-1], "samples", seeds[part.items])
