@@ -19,7 +19,7 @@ Writes a sheet as PNG (originals, what is kept of them, edits) and the edits as 
 
 import command
 import numpy as np
-import sampling_flags as asking
+import sampling_flags
 from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
@@ -45,13 +45,13 @@ BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/edited.")
 flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
-flags.adopt_module_key_flags(asking)
+flags.adopt_module_key_flags(sampling_flags)
 
 
 def main() -> None:
     """Restores, edits, writes."""
-    out = command.output(OUT, asking.beside() / "edited", "npz", "png")
-    model = asking.asked()
+    out = command.output(OUT, sampling_flags.beside() / "edited", "npz", "png")
+    model = sampling_flags.model_from_flags()
     experiment = model.experiment
     image, label = _images(model.run)
     known = _known(experiment.data.shape)
@@ -83,7 +83,7 @@ def main() -> None:
         if n != "kept" or known is not None
     }
     count = min(len(image), image_grid.COLUMNS)
-    heads = image_grid.names(label[:count], asking.classes(model.run))
+    heads = image_grid.names(label[:count], sampling_flags.classes(model.run))
     heads = heads if experiment.network.label_dim else []
     image_grid.save_grid(
         png, np.concatenate([*lines.values()]), count, rows=[*lines], heads=heads
@@ -100,10 +100,10 @@ def _images(
         data = split_of(experiment.data).load()
         rows = data.take(np.arange(min(NUMBER.value, len(data))))
         own = rows["label"]
-        return rows["image"], np.resize(asking.labels(run), len(own)) if (
-            asking.LABELS.value
+        return rows["image"], np.resize(sampling_flags.labels(run), len(own)) if (
+            sampling_flags.LABELS.value
         ) else own  # fmt: skip
-    if classes and not asking.LABELS.value:
+    if classes and not sampling_flags.LABELS.value:
         raise ValueError(f"--image needs --labels: this run knows {classes} classes")
     path = place(IMAGE.value)
     found = [path]
@@ -115,7 +115,7 @@ def _images(
         raise ValueError(f"--image are squares, this run's images are {height} by {width}")
     files = found[: NUMBER.value]
     image = np.stack([folder.read(file, height, channels) for file in files])
-    return image, np.resize(asking.labels(run), len(image))
+    return image, np.resize(sampling_flags.labels(run), len(image))
 
 
 def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:

@@ -24,8 +24,8 @@ from typing import Any
 
 import command
 import numpy as np
-import sampling_flags as asking
-import scoring_flags as scoring
+import sampling_flags
+import scoring_flags
 from absl import flags
 from scoring_flags import BATCH, BLOCKS, NUMBER
 
@@ -49,17 +49,17 @@ OUT = flags.DEFINE_string("out", None, "OUT.json, .md and .png; default WORKDIR/
 LEVELS = 20
 """Levels of noise at which the run's errors are measured."""
 flags.declare_key_flag("cpu_devices")
-flags.adopt_module_key_flags(asking)
-flags.adopt_module_key_flags(scoring)
+flags.adopt_module_key_flags(sampling_flags)
+flags.adopt_module_key_flags(scoring_flags)
 
 
 def main() -> None:
     """Draws what is missing, scores, prints, writes."""
-    if (IMAGES.value is None) == (asking.WORKDIR.value is None):
+    if (IMAGES.value is None) == (sampling_flags.WORKDIR.value is None):
         raise ValueError("give --workdir, a run to draw from, or --images, a folder or NPZ")
     command.need((SIZE, IMAGES))
     out = command.output(OUT, _beside(), "json", "md", "png")
-    extractors = scoring.extractors()
+    extractors = scoring_flags.extractors()
     images, judge, said = _given(extractors) if IMAGES.value else _drawn(extractors)
     blocks = list(evaluation.blocks(images, _count()))
     scored = [judge(block) for block in blocks]
@@ -91,7 +91,7 @@ def _as_many(judge: Judge, block: evaluation.Block) -> dict[str, Any]:
     return {"as_many": size, "held_out": held, "drawn": ours}
 
 
-def _losses(model: asking.Model) -> list[dict[str, Any]]:
+def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
     """Errors of the run's denoiser by logSNR, on its held-out images."""
     experiment, mesh = model.experiment, sharding.data_mesh()
     cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
@@ -105,14 +105,14 @@ def _losses(model: asking.Model) -> list[dict[str, Any]]:
 def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     """Images of others, and the reference that they are held against."""
     path = place(IMAGES.value)
-    if scoring.REFERENCE.value is None:
+    if scoring_flags.REFERENCE.value is None:
         raise ValueError("--images needs --reference, which launch/reference.py makes")
-    for flag in flags.FLAGS.get_key_flags_for_module(asking):
+    for flag in flags.FLAGS.get_key_flags_for_module(sampling_flags):
         if flag.present:
             raise ValueError(f"--{flag.name} says how a run draws, and --images are drawn")
     count = NUMBER.value * _count() if NUMBER.present else None
     images = evaluation.images_in(path, count, size=SIZE.value)
-    given, mesh = scoring.reference(), sharding.data_mesh()
+    given, mesh = scoring_flags.reference(), sharding.data_mesh()
     judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value, progress=True)
     judge.check(images[0]["image"].shape, len(images) // _count())
     return images, judge, {"title": str(path), "source": str(path)}
@@ -120,18 +120,21 @@ def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
 
 def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     """Images of a run, and the judge of its data."""
-    model = asking.asked()
-    kept = asking.beside() / "quality"
-    judge = scoring.judge(model.experiment.data, extractors, kept)
-    images = scoring.drawn(model, model.sampler, kept / "images", progress=True)
-    title, s = f"{asking.WORKDIR.value}, step {model.run.step}", model.experiment.sampling
+    model = sampling_flags.model_from_flags()
+    kept = sampling_flags.beside() / "quality"
+    judge = scoring_flags.judge(model.experiment.data, extractors, kept)
+    images = scoring_flags.draw(model, model.sampler, kept / "images", progress=True)
+    title, s = (
+        f"{sampling_flags.WORKDIR.value}, step {model.run.step}",
+        model.experiment.sampling,
+    )
     short = compare_solvers.short
     how = f"{s.steps} steps of {short(s.solver)} on {short(s.grid)}"
-    std = s.std if asking.STD.value is None else asking.STD.value
-    notes = [f"drawn by {how}, std {std:g}, seeds from {scoring.SEED.value}"]
+    std = s.std if sampling_flags.STD.value is None else sampling_flags.STD.value
+    notes = [f"drawn by {how}, std {std:g}, seeds from {scoring_flags.SEED.value}"]
     if s.guidance or model.guide or s.noise_guidance or model.estimator:
         notes.append(f"guidance {s.guidance:g}, noise guidance {s.noise_guidance:g}")
-    said = {"title": title, **scoring.said(model), "bins": _losses(model)}
+    said = {"title": title, **scoring_flags.image_settings(model), "bins": _losses(model)}
     return images, judge, {**said, "notes": notes}
 
 
@@ -190,7 +193,7 @@ def _beside() -> Path:
     if IMAGES.value:
         path = place(IMAGES.value)
         return path.parent / f"{path.stem}-quality"
-    return asking.beside() / "quality" / "quality"
+    return sampling_flags.beside() / "quality" / "quality"
 
 
 if __name__ == "__main__":

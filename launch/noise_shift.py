@@ -16,19 +16,20 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import command
+import field_flags
 import numpy as np
 from absl import flags
 from jaxtyping import Float
 
 from jaxdiff.analysis.plots import COLOURS, INK
-from jaxdiff.config import Experiment, expressions
+from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import split_of
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import of_run
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import write_atomically
-from jaxdiff.types import NoiseLevel, Solver
+from jaxdiff.types import NoiseLevel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,8 +42,7 @@ NOISE_GUIDANCE = flags.DEFINE_float(
 NOISE_INTERVAL = flags.DEFINE_list(
     "noise_interval", ["0", "5"], "LOW,HIGH: sigma / alpha where that is on."
 )
-GUIDANCE = flags.DEFINE_float("guidance", None, "w of D + w (D - D without label).")
-SOLVER = flags.DEFINE_string("solver", None, "Heun, DDIM(eta=0.5), … as Python prints it.")
+SAMPLING = field_flags.define(Sampling, only=("solver", "guidance"))
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 3, 10_000)
 NUMBER = flags.DEFINE_integer("number", 512, "How many states.", 2, 2**20)
 SPLIT = flags.DEFINE_string("split", None, "Split of the data; test if there is one.")
@@ -87,13 +87,10 @@ def main() -> None:
 
 def chosen(experiment: Experiment) -> Experiment:
     """The run's experiment, sampled as the flags say."""
-    said = {
-        "steps": STEPS.value,
-        "solver": None if SOLVER.value is None else expressions.read(SOLVER.value, Solver),
-        "guidance": GUIDANCE.value,
-    }
-    given = {name: value for name, value in said.items() if value is not None}
-    sampling = dataclasses.replace(experiment.sampling, **given)
+    flagged = field_flags.values(SAMPLING)
+    if STEPS.value is not None:
+        flagged["steps"] = STEPS.value
+    sampling = dataclasses.replace(experiment.sampling, **flagged)
     return dataclasses.replace(experiment, sampling=sampling)
 
 

@@ -23,7 +23,7 @@ its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C
 
 import command
 import numpy as np
-import sampling_flags as asking
+import sampling_flags
 from absl import flags
 
 from jaxdiff import evaluation
@@ -39,7 +39,7 @@ from jaxdiff.runtime.progress import bar
 from jaxdiff.types import Solver
 
 MOST_STEPS = 10_000
-NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, asking.MOST)
+NUMBER = flags.DEFINE_integer("number", 100, "How many images.", 1, sampling_flags.MOST)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 COMPARE = flags.DEFINE_string("compare", None, "Solvers to compare, Heun, UniPC, ….")
 COMPARE_STEPS = flags.DEFINE_list("compare_steps", ["6", "12", "24"], "Steps of each.")
@@ -51,21 +51,21 @@ BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/generated.")
 flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
-flags.adopt_module_key_flags(asking)
+flags.adopt_module_key_flags(sampling_flags)
 
 
 def main() -> None:
     """Restores, samples, writes."""
     command.need((COMPARE_STEPS, COMPARE), (REFERENCE, COMPARE), (EXTRACTORS, REFERENCE))
-    model = asking.asked()
+    model = sampling_flags.model_from_flags()
     experiment = model.experiment
     seeds = SEED.value + np.arange(NUMBER.value)
-    label = np.resize(asking.labels(model.run), NUMBER.value)
+    label = np.resize(sampling_flags.labels(model.run), NUMBER.value)
     if COMPARE.value is not None:
         return _compare(model, seeds, label)
     encoder = encoder_of(experiment.data)
-    name = asking.PRESET.value or "generated"
-    npz, png = command.output(OUT, asking.beside() / name, "npz", "png").values()
+    name = sampling_flags.PRESET.value or "generated"
+    npz, png = command.output(OUT, sampling_flags.beside() / name, "npz", "png").values()
     images = generate.images(
         model.sampler,
         model.variables,
@@ -80,12 +80,12 @@ def main() -> None:
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     shown = encoder.preview(images[: image_grid.MOST])
     by = label[: len(shown)] if experiment.network.label_dim else None
-    image_grid.save_grid(png, shown, labels=by, classes=asking.classes(model.run))
+    image_grid.save_grid(png, shown, labels=by, classes=sampling_flags.classes(model.run))
     few = f" (the first {len(shown)})" if len(shown) < len(images) else ""
     print(f"{len(images)} images of step {model.run.step}: {png}{few} and {npz}")
 
 
-def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
+def _compare(model: sampling_flags.Model, seeds: np.ndarray, label: np.ndarray) -> None:
     """Draws and measures all, and writes the sheet and the table."""
     chosen = expressions.read_all(COMPARE.value, Solver)
     texts = COMPARE_STEPS.value
@@ -98,7 +98,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
         raise ValueError("--compare is empty: name solvers, such as Heun, UniPC")
     if model.guide or model.estimator:
         raise ValueError("--compare takes one network: no --guide, --estimator or --preset")
-    out = command.output(OUT, asking.beside() / "compared", "md", "png")
+    out = command.output(OUT, sampling_flags.beside() / "compared", "md", "png")
     judge = None
     if REFERENCE.value:
         if len(seeds) <= evaluation.NEIGHBOURS:
@@ -110,7 +110,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
             model.experiment.data,
             [extractor(name) for name in command.names(EXTRACTORS)],
             sharding.data_mesh(),
-            asking.beside() / "quality",
+            sampling_flags.beside() / "quality",
             progress=True,
         )
     steps, rows = [int(text) for text in texts], []
@@ -133,7 +133,7 @@ def _compare(model: asking.Model, seeds: np.ndarray, label: np.ndarray) -> None:
     away = "away: root mean square difference to the first row's images, pixels in [-1, 1]"
     print(f"{text}\n\n{away}")
     known = model.experiment.network.label_dim > 0
-    heads = image_grid.names(label, asking.classes(model.run)) if known else ()
+    heads = image_grid.names(label, sampling_flags.classes(model.run)) if known else ()
     compare_solvers.save_sheet(out["png"], rows, classes=heads)
     print(f"{len(seeds)} images each: {out['png']} and {out['md']}")
 

@@ -1,7 +1,8 @@
 """The flags that say how images are drawn from a run, for every command that draws.
 
-`asked()` reads them: the run, the experiment that says how to sample it, and the networks
-that guide it.
+`model_from_flags` reads them: the run, the experiment that says how to sample it, and the
+networks that guide it. `SAMPLING` is made from the fields of `Sampling`, so that a new
+field is a flag of all these commands.
 """
 
 import dataclasses
@@ -13,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import command
+import field_flags
 from absl import flags
 from jaxtyping import PyTree
 
-from jaxdiff.config import Experiment, edm2_presets, expressions, published
+from jaxdiff.config import Experiment, Sampling, edm2_presets, published
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runs.restoring import Restored
-from jaxdiff.sampling import grids, solvers
-from jaxdiff.sampling.guidance import Rule
-from jaxdiff.types import Grid, Solver
 
 MOST = 10_000_000
 """Images that a command draws."""
@@ -35,16 +34,6 @@ LABELS = flags.DEFINE_list(
     "labels", [], "Classes in turn, by name or number, or none for images without a "
     "label; all classes by default."
 )  # fmt: skip
-STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", 1, 10_000)
-SOLVER = flags.DEFINE_string(
-    "solver", None, f"One of {', '.join(solvers.__all__)}, with fields or without."
-)
-GRID = flags.DEFINE_string(
-    "grid", None, f"One of {', '.join(grids.__all__)}, with fields or without."
-)
-GUIDANCE = flags.DEFINE_float(
-    "guidance", None, "w of D + w (D - guide's D), or D without label."
-)
 PRESET = flags.DEFINE_enum(
     "preset", None, [*published.SAMPLING, *edm2_presets.SAMPLING], "A published way to "
     "sample an imported model; of EDM2 with its models, EMA widths, guide and guidance, "
@@ -53,20 +42,11 @@ PRESET = flags.DEFINE_enum(
 GUIDE = flags.DEFINE_string("guide", None, "Another run, to guide away from.")
 GUIDE_STD = flags.DEFINE_float("guide_std", None, "Width of the guide's EMA.")
 GUIDE_STEP = flags.DEFINE_integer("guide_checkpoint", None, "The guide's checkpoint.", 0)
-INTERVAL = flags.DEFINE_list(
-    "interval", None, "LOW,HIGH: guide the steps that start at sigma / alpha in between."
-)
-NOISE_GUIDANCE = flags.DEFINE_float(
-    "noise_guidance", None, "w of D + w (D - D without noise level): noise awareness."
-)
-NOISE_INTERVAL = flags.DEFINE_list("noise_interval", None, "LOW,HIGH: likewise.")
 ESTIMATOR = flags.DEFINE_string(
     "estimator", None, "A run of configs/digits_nag.py:level and the like, to guide by."
 )
-RULE = flags.DEFINE_string("rule", None, "How guidance is added: Projected(limit=2.5), ….")
-PLUS_PLUS = flags.DEFINE_bool("plus_plus", None, "--guidance is CFG++'s scale, 0 to 1.")
-THRESHOLD = flags.DEFINE_float("threshold", None, "Dynamic thresholding's quantile.")
-CLIP = flags.DEFINE_bool("clip", None, "Hold each x0 to [-1, 1], where the data are.")
+SAMPLING = field_flags.define(Sampling, but=("std", "images"))
+"""A flag for each field. Another flag chooses the average, and numbers of images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +78,7 @@ class Model:
         return generate.sampler(self.experiment, **self.guides)
 
 
-def asked() -> Model:
+def model_from_flags() -> Model:
     """The model that the flags ask for.
 
     Raises:
@@ -106,50 +86,40 @@ def asked() -> Model:
         FileNotFoundError: there is no such run.
     """
     _refuse_unread()
-    return described(*_models(), None if ESTIMATOR.value is None else _restored(ESTIMATOR))
+    return model_of(*_models(), None if ESTIMATOR.value is None else _restored(ESTIMATOR))
 
 
-def described(run: Restored, guide: Restored | None, estimator: Restored | None) -> Model:
-    """The model that the flags make of these networks, which `asked` restores.
+def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) -> Model:
+    """The model that the flags make of these networks, which `model_from_flags` restores.
 
     Raises:
         ValueError: a flag that needs another, or that these networks do not fit.
     """
     preset = edm2_presets.SAMPLING.get(PRESET.value)
-    guidance = preset.guidance if preset and guide else GUIDANCE.value
-    if guide and guidance is None:
+    flagged = field_flags.values(SAMPLING)
+    if preset:
+        flagged.setdefault("interval", preset.interval)
+    if preset and guide:
+        flagged["guidance"] = preset.guidance
+    if guide and "guidance" not in flagged:
         raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
-    if estimator and NOISE_GUIDANCE.value is None:
+    if estimator and "noise_guidance" not in flagged:
         raise ValueError("--estimator needs --noise_guidance, such as 1.0")
-    chosen = {
-        "steps": STEPS.value,
-        "solver": _read(SOLVER, Solver),
-        "grid": _read(GRID, Grid),
-        "guidance": guidance,
-        "interval": command.interval(INTERVAL) or (preset and preset.interval),
-        "noise_guidance": NOISE_GUIDANCE.value,
-        "noise_interval": command.interval(NOISE_INTERVAL),
-        "rule": _read(RULE, Rule),
-        "plus_plus": PLUS_PLUS.value,
-        "threshold": THRESHOLD.value,
-        "clip": CLIP.value,
-    }
-    given = {name: value for name, value in chosen.items() if value is not None}
     way = run.experiment
     if PRESET.value in published.SAMPLING:
         way = published.sampled_as(way, PRESET.value)
-    sampling = dataclasses.replace(way.sampling, **given)
-    labelled = guide or sampling.guidance or GUIDANCE.value is not None
-    noisy = estimator or sampling.noise_guidance or NOISE_GUIDANCE.value is not None
-    for flag, guided, need in (
-        (INTERVAL, labelled, "--guidance"),
-        (PLUS_PLUS, labelled, "--guidance"),
-        (NOISE_INTERVAL, noisy, "--noise_guidance"),
-        (RULE, labelled or noisy, "--guidance or --noise_guidance"),
+    s = dataclasses.replace(way.sampling, **flagged)
+    by_label = guide or s.guidance or "guidance" in flagged
+    by_noise = estimator or s.noise_guidance or "noise_guidance" in flagged
+    for name, guided, need in (
+        ("interval", by_label, "--guidance"),
+        ("plus_plus", by_label, "--guidance"),
+        ("noise_interval", by_noise, "--noise_guidance"),
+        ("rule", by_label or by_noise, "--guidance or --noise_guidance"),
     ):
-        if flag.value and not guided:
-            raise ValueError(f"--{flag.name} changes nothing without {need}: give that too")
-    experiment = dataclasses.replace(run.experiment, sampling=sampling)
+        if SAMPLING[name].flag.value and not guided:
+            raise ValueError(f"--{name} changes nothing without {need}: give that too")
+    experiment = dataclasses.replace(way, sampling=s)
     return Model(run, experiment, guide, estimator)
 
 
@@ -229,11 +199,6 @@ def beside() -> Path:
     return command.beside(WORKDIR)
 
 
-def _read(flag: flags.FlagHolder, kind: type) -> Any:
-    """The value that a flag writes as Python prints it; None where it is not given."""
-    return None if flag.value is None else expressions.read(flag.value, kind)
-
-
 def _models() -> tuple[Restored, Restored | None]:
     """What to sample, and another run to guide it, if any."""
     folder = command.folder(WORKDIR)
@@ -288,7 +253,8 @@ def _refuse_unread() -> None:
     """Flags that another flag makes meaningless, or that need another."""
     preset = edm2_presets.SAMPLING.get(PRESET.value)
     fixed = (STD, STEP, GUIDE, GUIDE_STD, GUIDE_STEP) if preset else ()
-    for flag in (*fixed, *((GUIDANCE,) if preset and preset.guide else ())):
+    guidance = (SAMPLING["guidance"].flag,) if preset and preset.guide else ()
+    for flag in (*fixed, *guidance):
         if flag.value is not None:
             raise ValueError(f"--preset={PRESET.value} says it: leave out --{flag.name}")
     command.need((GUIDE_STD, GUIDE), (GUIDE_STEP, GUIDE))

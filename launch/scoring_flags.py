@@ -1,7 +1,7 @@
 """The flags that say how many images of a run are scored and by what, for each command.
 
-`said` and `drawn` are the run's side, `judge` that of the real images. Beside these flags,
-those of sampling_flags say how the images are drawn.
+`image_settings` and `draw` are the run's side, `judge` that of the real images. Beside
+these flags, those of sampling_flags say how the images are drawn.
 """
 
 import dataclasses
@@ -11,9 +11,10 @@ from typing import Any
 
 import command
 import numpy as np
-import sampling_flags as asking
+import sampling_flags
 from absl import flags
 from jaxtyping import Int
+from sampling_flags import Model
 
 from jaxdiff import evaluation
 from jaxdiff.config import to_dict
@@ -31,7 +32,7 @@ REFERENCE = flags.DEFINE_string(
 )
 EXTRACTORS = flags.DEFINE_list("extractors", ["lite0", "pixels8"], "What looks at images.")
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights; or JAXDIFF_WEIGHTS.")
-NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 6, asking.MOST)
+NUMBER = flags.DEFINE_integer("number", 1000, "Images in a block.", 6, sampling_flags.MOST)
 BLOCKS = flags.DEFINE_integer("blocks", 3, "Blocks of seeds.", 1, 100)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first image.", 0, 2**32 - 1)
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
@@ -67,14 +68,14 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
 def label(run: Restored) -> Int[np.ndarray, " N"]:
     """Of each image of all blocks: --labels in turn, or as the data have them."""
     count = NUMBER.value * BLOCKS.value
-    if count > asking.MOST:
+    if count > sampling_flags.MOST:
         raise ValueError(
             f"--number={NUMBER.value} in each of --blocks={BLOCKS.value} are {count:,} "
-            f"images: give fewer, at most {asking.MOST:,} in all"
+            f"images: give fewer, at most {sampling_flags.MOST:,} in all"
         )
     generate.require_seeds(SEED.value + np.array([0, count - 1]))
-    if asking.LABELS.value:
-        return np.resize(asking.labels(run), count)
+    if sampling_flags.LABELS.value:
+        return np.resize(sampling_flags.labels(run), count)
     if run.experiment.network.label_dim:
         return evaluation.labels_like(
             run.experiment.data.load(), count, SEED.value, progress=True
@@ -82,7 +83,7 @@ def label(run: Restored) -> Int[np.ndarray, " N"]:
     return np.full(count, -1, np.int32)
 
 
-def said(model: asking.Model, weights: str | None = None) -> dict[str, Any]:
+def image_settings(model: Model, weights: str | None = None) -> dict[str, Any]:
     """All that an image depends on beside its seed and label, as JSON has it."""
     return {
         "step": model.run.step,
@@ -91,14 +92,19 @@ def said(model: asking.Model, weights: str | None = None) -> dict[str, Any]:
     }
 
 
-def drawn(
-    model: asking.Model, draw: generate.Draw, folder: Path, *, progress: bool = False
+def draw(
+    model: Model,
+    sampler: generate.Draw,
+    folder: Path,
+    *,
+    progress: bool = False,
 ) -> Parts:
     """The images of all blocks, those drawn that the folder does not hold."""
     encoder, mesh = encoder_of(model.experiment.data), sharding.data_mesh()
     make = lambda seeds, label: generate.images(
-        draw, model.variables, encoder, seeds, label, mesh, BATCH.value
+        sampler, model.variables, encoder, seeds, label, mesh, BATCH.value
     )
     labels = label(model.run)
     seeds = SEED.value + np.arange(len(labels))
-    return evaluation.draw(folder, said(model), make, seeds, labels, progress=progress)
+    settings = image_settings(model)
+    return evaluation.draw(folder, settings, make, seeds, labels, progress=progress)

@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import command
-import sampling_flags as asking
-import scoring_flags as scoring
+import sampling_flags
+import scoring_flags
 from absl import flags
+from sampling_flags import Model
 
 from jaxdiff import evaluation
 from jaxdiff.data.batches import fingerprint
@@ -51,8 +52,8 @@ TOGETHER = 4
 """Averages made of one reading of the snapshots, and held in memory."""
 flags.mark_flags_as_required(["workdir", "over"])
 flags.declare_key_flag("cpu_devices")
-flags.adopt_module_key_flags(asking)
-flags.adopt_module_key_flags(scoring)
+flags.adopt_module_key_flags(sampling_flags)
+flags.adopt_module_key_flags(scoring_flags)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Asked:
     """A point, what draws its images but for the average, and what its row is found by."""
 
     point: sweep_axes.Point
-    model: asking.Model
+    model: Model
     made_by: dict[str, Any]
 
     @property
@@ -74,15 +75,15 @@ def main() -> None:
     axes = [sweep_axes.axis(text) for text in OVER.value]
     points = sweep_axes.points(axes)
     _refuse(axes)
-    out = command.output(OUT, asking.beside() / "quality" / "sweep", "md", "json", "png")
-    extractors = scoring.extractors()
+    kept = sampling_flags.beside() / "quality"
+    out = command.output(OUT, kept / "sweep", "md", "json", "png")
+    extractors = scoring_flags.extractors()
     asked = _asked(points, [e.name for e in extractors])
     made = _averages(asked)
-    kept = asking.beside() / "quality"
     book = sweep_axes.Book(kept / "sweep.jsonl")
     missing = [a for a in asked if not book.find(a.made_by)]
     if missing:
-        judge = scoring.judge(asked[0].model.experiment.data, extractors, kept)
+        judge = scoring_flags.judge(asked[0].model.experiment.data, extractors, kept)
         there = len(asked) - len(missing)
         with bar(total=len(asked), initial=there, unit="points", desc="sweeping") as done:
             for one, run in made(missing):
@@ -102,30 +103,33 @@ def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
             raise ValueError(
                 f"--{axis.name} and --over={axis.name}=… say two things: leave out one"
             )
-        if axis.name == "std" and asking.PRESET.value:
-            raise ValueError(f"--preset={asking.PRESET.value} says it: leave out std")
+        if axis.name == "std" and sampling_flags.PRESET.value:
+            raise ValueError(
+                f"--preset={sampling_flags.PRESET.value} says it: leave out std"
+            )
 
 
 def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Asked]:
     """What the flags and each point describe together; networks are restored once."""
     _set(points[0])
-    base = asking.asked()
-    own = asking.STD.value or base.experiment.sampling.std
+    base = sampling_flags.model_from_flags()
+    own = sampling_flags.STD.value or base.experiment.sampling.std
     weights, asked = evaluation.digest(base.variables), []
     against = {
         "data": fingerprint(base.experiment.data.load().source),
-        "reference": scoring.REFERENCE.value and sha256(scoring.REFERENCE.value),
+        "reference": scoring_flags.REFERENCE.value
+        and sha256(scoring_flags.REFERENCE.value),
     }
     for point in points:
         _set(point)
-        model = asking.described(base.run, base.guide, base.estimator)
+        model = sampling_flags.model_of(base.run, base.guide, base.estimator)
         _ = model.sampler  # refuses what does not go together
-        made_by = scoring.said(model, weights) | {
+        made_by = scoring_flags.image_settings(model, weights) | {
             "std": float(point.get("std", own)),
-            "number": scoring.NUMBER.value,
-            "blocks": scoring.BLOCKS.value,
-            "seed": scoring.SEED.value,
-            "labels": asking.LABELS.value,
+            "number": scoring_flags.NUMBER.value,
+            "blocks": scoring_flags.BLOCKS.value,
+            "seed": scoring_flags.SEED.value,
+            "labels": sampling_flags.LABELS.value,
             "extractors": names,
             **against,
         }
@@ -153,7 +157,7 @@ def _averages(
         ValueError: the run has no snapshots to make an average of.
     """
     base = asked[0].model.run
-    folder, step = command.folder(asking.WORKDIR), base.step
+    folder, step = command.folder(sampling_flags.WORKDIR), base.step
     whole = (folder / "checkpoints" / str(step)).is_dir()
     tracked = base.experiment.optimizer.lengths if whole else ()
     held = lambda std: std is None or std in tracked or snapshots.find(folder, std, step)
@@ -176,16 +180,16 @@ def _averages(
     return made
 
 
-def _measured(model: asking.Model, judge: evaluation.Judge, kept: Path) -> dict[str, Any]:
+def _measured(model: Model, judge: evaluation.Judge, kept: Path) -> dict[str, Any]:
     """The metrics of each block."""
     began = time.perf_counter()
-    images = scoring.drawn(
+    images = scoring_flags.draw(
         model,
         model.sampler,
         kept / ("images" if KEEP.value else "sweep"),
         progress=True,
     )
-    blocks = [judge(b)[0] for b in evaluation.blocks(images, scoring.BLOCKS.value)]
+    blocks = [judge(b)[0] for b in evaluation.blocks(images, scoring_flags.BLOCKS.value)]
     if not KEEP.value:
         shutil.rmtree(images.paths[0].parent)
     return {"blocks": blocks, "seconds": time.perf_counter() - began}
@@ -195,13 +199,14 @@ def _write(
     named: dict[str, Place],
     axes: Sequence[sweep_axes.Axis],
     rows: list[dict],
-    model: asking.Model,
+    model: Model,
 ) -> None:
     """Tables, verdicts and curves."""
-    title = f"{asking.WORKDIR.value}, step {model.run.step}"
+    title = f"{sampling_flags.WORKDIR.value}, step {model.run.step}"
+    number, blocks = scoring_flags.NUMBER.value, scoring_flags.BLOCKS.value
     judged = list(sweep_report.verdicts(axes, rows))
     notes = [
-        f"{scoring.NUMBER.value} images x {scoring.BLOCKS.value} blocks at each point; "
+        f"{number} images x {blocks} blocks at each point; "
         "mean ± spread over blocks, the best in bold.",
         sweep_report.NOTE,
     ]

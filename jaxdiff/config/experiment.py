@@ -63,20 +63,29 @@ class Sampling:
     need, and `threshold` divides it by that quantile of its pixels, where above 1. `std`
     is the EMA that samples, one of `optimizer.lengths`; `images` is how many a picture
     shows.
+
+    Commands that draw have a flag for each field but `std` and `images`, whose help is
+    the text in its annotation.
     """
 
-    grid: Grid = grids.Karras()
-    steps: Annotated[int, Whole(1, 10_000)] = 32
-    solver: Solver = solvers.Heun()
-    guidance: Finite = 0.0
-    interval: Bounds = (0.0, math.inf)
-    plus_plus: bool = False
-    noise_guidance: Finite = 0.0
-    noise_interval: Bounds = (0.0, math.inf)
-    rule: Rule = Sum()
-    threshold: Fraction = 0.0
+    grid: Annotated[Grid, "The noise levels between steps."] = grids.Karras()
+    steps: Annotated[int, Whole(1, 10_000), "Solver steps."] = 32
+    solver: Annotated[Solver, "What makes a step."] = solvers.Heun()
+    guidance: Annotated[
+        Finite, "w of D + w (D - guide's D), or D without label, where no guide is given."
+    ] = 0.0
+    interval: Annotated[
+        Bounds, "guide the steps that start at sigma / alpha in between."
+    ] = (0.0, math.inf)
+    plus_plus: Annotated[bool, "Take guidance as CFG++'s scale, 0 to 1."] = False
+    noise_guidance: Annotated[
+        Finite, "w of D + w (D - D without noise level): noise awareness."
+    ] = 0.0
+    noise_interval: Annotated[Bounds, "the same for noise_guidance."] = (0.0, math.inf)
+    rule: Annotated[Rule, "How guidance is added."] = Sum()
+    threshold: Annotated[Fraction, "Dynamic thresholding's quantile; 0 is none."] = 0.0
     std: Positive = 0.10
-    clip: bool = False
+    clip: Annotated[bool, "Hold each x0 to [-1, 1], where the data are."] = False
     images: Annotated[int, Whole(1, 10_000)] = 100
 
     def __post_init__(self) -> None:

@@ -6,7 +6,8 @@
         sigma_max: Positive = 80.0
         steps: Annotated[int, Whole(1, 1000)] = 18
 
-A field's annotation is its range. Python, command lines and saved experiments all build
+A field's annotation is its range; a text in it, Annotated[Positive, "…"], says what the
+field means, for `--help`. Python, command lines and saved experiments all build
 values by calling the class, so they all get the same line:
 
 >>> check("sigma_max", math.inf, Positive)
@@ -190,8 +191,9 @@ def _rule(hint: Any) -> Callable[[str, Any], None] | None:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         own = [m.check for m in args[1:] if hasattr(m, "check")]
-        inner = _rule(args[0]) if typing.get_origin(args[0]) is tuple else None
-        return _all([inner, *own] if inner else own)
+        nested = not own or typing.get_origin(args[0]) is tuple
+        inner = _rule(args[0]) if nested else None
+        return _all([inner, *own] if inner else own) if inner or own else None
     if origin is tuple:
         return functools.partial(_check_tuple, args)
     if isinstance(hint, types.UnionType):
