@@ -61,7 +61,7 @@ def main() -> None:
     strength = (0.6 if known is None else 1.0) if strength is None else strength
     many = None if known is None else np.broadcast_to(known, image.shape)
     edited = generate.images(
-        edits.editor(experiment, strength, _resampling(), **model.guides),
+        edits.editor(experiment, strength, _resampling(), model.guides),
         model.variables,
         Pixels(),
         SEED.value + np.arange(len(image)),

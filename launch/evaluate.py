@@ -133,7 +133,8 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     std = s.std if sampling_flags.STD.value is None else sampling_flags.STD.value
     notes = [f"drawn by {how}, std {std:g}, seeds from {scoring_flags.SEED.value}"]
     if s.guidance or model.guide or s.noise_guidance or model.estimator:
-        notes.append(f"guidance {s.guidance:g}, noise guidance {s.noise_guidance:g}")
+        w, noise_w = model.guides.weights(s).values()
+        notes.append(f"guidance {w:g}, noise guidance {noise_w:g}")
     said = {"title": title, **scoring_flags.image_settings(model), "bins": _losses(model)}
     return images, judge, {**said, "notes": notes}
 

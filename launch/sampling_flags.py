@@ -7,6 +7,7 @@ field is a flag of all these commands.
 
 import dataclasses
 import difflib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from jaxtyping import PyTree
 
 from jaxdiff.config import Experiment, Sampling, edm2_presets, published
 from jaxdiff.runs import generate, restoring
+from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.runs.restoring import Restored
 
 MOST = 10_000_000
@@ -56,7 +58,9 @@ class Model:
     run: Restored
     experiment: Experiment
     guide: Restored | None = None
+    guidance: float = 0.0
     estimator: Restored | None = None
+    noise_guidance: float = 0.0
 
     @property
     def variables(self) -> PyTree:
@@ -67,15 +71,15 @@ class Model:
         )  # fmt: skip
 
     @property
-    def guides(self) -> dict[str, Experiment | None]:
+    def guides(self) -> Guides:
         """What `generate.sampler` takes beside the experiment."""
-        others = {"guide": self.guide, "estimator": self.estimator}
-        return {name: run and run.experiment for name, run in others.items()}
+        guide, estimator = (o and o.experiment for o in (self.guide, self.estimator))
+        return Guides(guide, self.guidance, estimator, self.noise_guidance)
 
     @property
     def sampler(self) -> generate.Draw:
         """The compiled sampler."""
-        return generate.sampler(self.experiment, **self.guides)
+        return generate.sampler(self.experiment, self.guides)
 
 
 def model_from_flags() -> Model:
@@ -101,10 +105,17 @@ def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) 
         flagged.setdefault("interval", preset.interval)
     if preset and guide:
         flagged["guidance"] = preset.guidance
-    if guide and "guidance" not in flagged:
-        raise ValueError("--guide needs --guidance, such as 1.1 for a scale of 2.1")
-    if estimator and "noise_guidance" not in flagged:
-        raise ValueError("--estimator needs --noise_guidance, such as 1.0")
+    for other, name, example in (
+        (guide, "guidance", "1.1 for a scale of 2.1"),
+        (estimator, "noise_guidance", "1.0"),
+    ):
+        if other and not math.isfinite(flagged.get(name, math.nan)):
+            flag = GUIDE if other is guide else ESTIMATOR
+            raise ValueError(f"--{flag.name} needs --{name}, such as {example}")
+    others = {
+        "guidance": flagged.pop("guidance") if guide else 0.0,
+        "noise_guidance": flagged.pop("noise_guidance") if estimator else 0.0,
+    }
     way = run.experiment
     if PRESET.value in published.SAMPLING:
         way = published.sampled_as(way, PRESET.value)
@@ -120,7 +131,7 @@ def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) 
         if SAMPLING[name].flag.value and not guided:
             raise ValueError(f"--{name} changes nothing without {need}: give that too")
     experiment = dataclasses.replace(way, sampling=s)
-    return Model(run, experiment, guide, estimator)
+    return Model(run, experiment, guide=guide, estimator=estimator, **others)
 
 
 def labels(run: Restored) -> list[int]:

@@ -89,6 +89,7 @@ def image_settings(model: Model, weights: str | None = None) -> dict[str, Any]:
         "step": model.run.step,
         "sampling": to_dict(model.experiment.sampling),
         "weights": weights or evaluation.digest(model.variables),
+        "guides": {"w": model.guidance, "noise_w": model.noise_guidance},
     }
 
 

@@ -17,6 +17,7 @@ from jaxdiff.networks import LevelEstimator
 from jaxdiff.objectives.losses import LevelLikelihood
 from jaxdiff.runs import edits, generate, guided_denoiser, restoring, snapshots
 from jaxdiff.runs.generate import image_keys
+from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.runs.state import init_state, run_denoiser
 from jaxdiff.runtime import sharding
 from jaxdiff.sampling import editing
@@ -54,7 +55,7 @@ def sampled_by(**changed: Any) -> jd.Experiment:
 
 def test_a_guide_is_another_network() -> None:
     main, other = variables(0), variables(1)
-    draw = generate.sampler(sampled_by(guidance=0.7), guide=SAMPLED)
+    draw = generate.sampler(SAMPLED, Guides(SAMPLED, 0.7))
     d, g = (run_denoiser(SAMPLED, v) for v in (main, other))
     levels = SAMPLED.sampling.grid(SAMPLED.schedule, 4)
     cond = jd.Condition(label=jnp.asarray(LABEL))
@@ -131,13 +132,13 @@ def test_an_estimator_guides_instead_of_the_blind_network() -> None:
     estimator["params"]["level_gain"] = jnp.ones(2)
 
     def draw(w: float) -> np.ndarray:
-        program = generate.sampler(sampled_by(noise_guidance=w), estimator=e)
+        program = generate.sampler(SAMPLED, Guides(estimator=e, noise_guidance=w))
         return np.asarray(program((main, estimator), KEYS, LABEL))
 
     np.testing.assert_allclose(draw(0.0), drawn(), atol=TOLERANCE)
     assert np.abs(draw(0.5) - drawn()).max() > 1e-3
     with pytest.raises(ValueError, match="the estimator is a denoiser"):
-        generate.sampler(SAMPLED, estimator=SAMPLED)
+        generate.sampler(SAMPLED, Guides(estimator=SAMPLED))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_what_is_known_is_kept_and_the_rest_drawn() -> None:
     draw = edits.editor(SAMPLED, resampling=(1, 2))
     images = lambda batch, x0=X0: generate.images(
         *(draw, main, Pixels(), np.arange(3), LABEL, mesh, batch),
-        given=(np.asarray(x0), KNOWN),
+        more=(np.asarray(x0), KNOWN),
     )
     whole, split = images(3), images(2)
     np.testing.assert_array_equal(whole[KNOWN], PICTURE[KNOWN])

@@ -81,7 +81,7 @@ def test_published_values() -> None:
     small = SAMPLING["img64-s-autog-dino"]
     assert (small.metric, small.value, small.main.std) == ("FDD", 31.85, 0.105)
     some = SAMPLING["img512-xxl-interval-dino"]
-    assert (some.main.std, some.guide.std, some.guidance, some.value) == (
+    assert (some.main.std, some.guide.std, some.scale, some.value) == (
         0.015,
         0.015,
         2.9,
@@ -115,7 +115,7 @@ def test_intervals_are_of_the_published_steps(
 def test_guidance_and_quality_go_together() -> None:
     """Guided FID beats unguided of the same network; only w = 1 has no guide."""
     for name, way in SAMPLING.items():
-        assert (way.guide is None) == (way.guidance == 1)
+        assert (way.guide is None) == (way.scale == 1)
         assert 0.015 <= way.main.std <= 0.205
         if "-guid-" in name:
             assert way.value < SAMPLING[name.replace("-guid", "")].value

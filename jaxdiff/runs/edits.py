@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Key
 from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.runs.generate import Draw, compiled
+from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.sampling import editing, follow, normal
 from jaxdiff.types import Condition, Denoiser
 
@@ -16,8 +17,7 @@ def editor(
     experiment: Experiment,
     strength: float = 1.0,
     resampling: tuple[int, int] = (1, 1),
-    guide: Experiment | None = None,
-    estimator: Experiment | None = None,
+    guides: Guides = Guides(),
 ) -> Draw:
     """The compiled editor of images; it takes two arrays an image more than a sampler.
 
@@ -25,8 +25,8 @@ def editor(
     last floor(N strength) of the grid's N steps start from the image, noised to their
     first level [SDEdit]; with strength 1 from noise alone, and what is known is put back
     after each step, on a grid that goes up by `resampling[0]` levels and down again,
-    `resampling[1]` times in all [RePaint]. `guide` and `estimator` are as
-    `guided` takes them.
+    `resampling[1]` times in all [RePaint]. `guides` are as `sampler` takes
+    them.
 
     Raises:
         ValueError: the data are no pixels, a strength outside [0, 1], or a resampling
@@ -34,7 +34,7 @@ def editor(
     """
     if data.encoder_of(experiment.data) != data.Pixels():
         raise ValueError(f"only pixels can be edited, and {experiment.data} has latents")
-    return compiled(_edit, experiment, guide, estimator, strength, resampling)
+    return compiled(_edit, experiment, guides, strength, resampling)
 
 
 def _edit(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.networks import require_labels
-from jaxdiff.runs.guided_denoiser import Weights, guided
+from jaxdiff.runs.guided_denoiser import Guides, Weights, guided
 from jaxdiff.runs.state import labelled
 from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import require_finite
@@ -27,15 +27,14 @@ Draw = Callable[..., Float[Array, "B H W C"]]
 
 def sampler(
     experiment: Experiment,
-    guide: Experiment | None = None,
-    estimator: Experiment | None = None,
+    guides: Guides = Guides(),
 ) -> Draw:
     """The compiled sampler that `experiment.sampling` describes, guided as `guided` says.
 
     (variables, keys, labels) -> x0. The levels are no arguments of the program, so that
     solvers may compute their coefficients in float64.
     """
-    return compiled(from_noise, experiment, guide, estimator)
+    return compiled(from_noise, experiment, guides)
 
 
 def from_noise(experiment: Experiment) -> Callable[..., Float[Array, "B H W C"]]:
@@ -48,8 +47,7 @@ def from_noise(experiment: Experiment) -> Callable[..., Float[Array, "B H W C"]]
 def compiled(
     make: Callable[..., Callable[..., PyTree[Array]]],
     experiment: Experiment,
-    guide: Experiment | None = None,
-    estimator: Experiment | None = None,
+    guides: Guides = Guides(),
     *options: Any,
 ) -> Callable[..., PyTree[Array]]:
     """make(experiment, *options), which is (denoise, cond, keys, …) -> results, compiled.
@@ -58,14 +56,13 @@ def compiled(
     arguments of the program, and the last `PROGRAMS` programs are kept: another guidance,
     or the same call again, compiles nothing. All arguments can be hashed.
     """
-    s = experiment.sampling
-    weights = {"guidance": s.guidance, "noise_guidance": s.noise_guidance}
+    s, weights = experiment.sampling, guides.weights(experiment.sampling)
     on = {
         "guidance": float(bool(s.guidance or s.plus_plus)),
         "noise_guidance": float(bool(s.noise_guidance)),
     }
     alike = dataclasses.replace(experiment, sampling=dataclasses.replace(s, **on))
-    program = _program(make, alike, guide, estimator, *options)
+    program = _program(make, alike, guides.guide, guides.estimator, *options)
 
     def call(
         variables: PyTree,

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxdiff.config import Experiment
+from jaxdiff.config import Experiment, Sampling
 from jaxdiff.denoisers import Clipped
 from jaxdiff.runs.state import run_denoiser
 from jaxdiff.sampling.guidance import Interval, PlusPlus, noise_aware, thresholded, without
@@ -18,6 +19,37 @@ from jaxdiff.types import Denoiser, NoiseLevel
 
 Weights = Mapping[str, Array | float]
 """The weights w, `guidance` and `noise_guidance`, as `Sampling` has them."""
+
+
+@dataclass(frozen=True)
+class Guides:
+    """Other networks that guide, and by how much.
+
+    The weights are not in `Sampling`, which has those of guidance by the network itself:
+    an experiment refuses them where its own network was not trained for that.
+
+    Raises:
+        ValueError: a weight that is not finite.
+    """
+
+    guide: Experiment | None = None
+    guidance: float = 0.0
+    """w of the guide, in place of `sampling.guidance`."""
+    estimator: Experiment | None = None
+    noise_guidance: float = 0.0
+    """w of the estimator, in place of `sampling.noise_guidance`."""
+
+    def __post_init__(self) -> None:
+        for name in ("guidance", "noise_guidance"):
+            if not math.isfinite(weight := getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {weight}")
+
+    def weights(self, sampling: Sampling) -> Weights:
+        """What the weights are, by the names of the fields of `Sampling`."""
+        return {
+            "guidance": (self if self.guide else sampling).guidance,
+            "noise_guidance": (self if self.estimator else sampling).noise_guidance,
+        }
 
 
 def guided(

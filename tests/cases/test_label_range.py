@@ -11,6 +11,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.networks.unet_skeleton import label_rows
 from jaxdiff.runs import generate, state
+from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.types import Condition, Output
 
 CLASSES = 10
@@ -102,8 +103,8 @@ def test_compiled_samplers_check_before_they_are_called() -> None:
 
 def test_a_guide_with_other_classes_is_refused_by_the_library() -> None:
     with pytest.raises(ValueError, match="the guide knows 7 classes, the run 10"):
-        generate.sampler(_experiment(CLASSES), _experiment(7))
-    generate.sampler(_experiment(CLASSES), _experiment(0))
+        generate.sampler(_experiment(CLASSES), Guides(_experiment(7), 1.0))
+    generate.sampler(_experiment(CLASSES), Guides(_experiment(0), 1.0))
 
 
 def test_levels_of_an_estimator_are_of_its_backbone() -> None:

@@ -18,6 +18,7 @@ from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Mean
 from jaxdiff.runs import generate
 from jaxdiff.runs.generate import image_keys, require_seeds
+from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
@@ -71,7 +72,7 @@ def inner_levels(experiment: Experiment) -> NoiseLevel:
 
 def watcher(experiment: Experiment, estimator: Experiment) -> Watch:
     """The compiled sampler of `experiment.sampling`, watched by an estimator."""
-    program = generate.compiled(_watched, experiment, None, None, estimator)
+    program = generate.compiled(_watched, experiment, Guides(), estimator)
     return lambda variables, estimating, keys, label: program(
         variables, keys, label, estimating, label
     )
