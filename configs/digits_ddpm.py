@@ -13,6 +13,9 @@ t = 1 is the smallest, 1.5 against constant's 18. By
 at commit 9513b03; see docs/results/debias.md.
 """
 
+import dataclasses
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from jaxdiff import (
@@ -26,13 +29,11 @@ from jaxdiff import (
     UniformOnNetwork,
     WeightedError,
 )
-from jaxdiff.config import Experiment, Sampling, to_config
-from jaxdiff.data import Digits
-from jaxdiff.networks import UNet
+from jaxdiff.config import Sampling, from_file, to_config
 from jaxdiff.objectives.timesteps import UniformEntries
-from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.sampling.grids import Trailing
 
+DIGITS = from_file(Path(__file__).with_name("digits.py"))
 WEIGHTINGS = {
     "constant": UniformOnNetwork(Eps()),
     "p2": P2(),
@@ -46,27 +47,18 @@ def get_config(weighting: str = "debias") -> ConfigDict:
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting {weighting!r} is none of {', '.join(WEIGHTINGS)}")
     return to_config(
-        Experiment(
-            data=Digits(split="train"),
-            network=UNet(
-                label_dim=10,
-                model_channels=32,
-                channel_mult=(1, 2),
-                num_blocks=1,
-                attn_resolutions=(4,),
-                channels_per_head=32,
-                dropout=0.1,
-            ),
+        dataclasses.replace(
+            DIGITS,
             schedule=Table(LinearBetas()),
             times=UniformEntries(),
             parameterization=Eps(),
             loss=WeightedError(WEIGHTINGS[weighting]),
-            optimizer=EDM2Optimizer(
-                learning_rate=0.02, ref_batches=500.0, rampup_images=20_000.0, stds=(0.10,)
+            optimizer=dataclasses.replace(
+                DIGITS.optimizer, ref_batches=500.0, stds=(0.10,)
             ),
             sampling=Sampling(grid=Trailing(), steps=100, solver=Ancestral(), clip=True),
-            batch_size=128,
             steps=1000,
+            label_dropout=0.0,
             checkpoint_every=250,
             keep=4,
         )

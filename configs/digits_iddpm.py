@@ -14,6 +14,9 @@ hybrid-linear 4.46, hybrid-cosine 4.40, vlb-cosine 5.74, so L_vlb does not win. 
 at commit 9513b03; see docs/results/improved_ddpm.md.
 """
 
+import dataclasses
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from jaxdiff import (
@@ -27,14 +30,12 @@ from jaxdiff import (
     VariationalBound,
     WeightedError,
 )
-from jaxdiff.config import Experiment, Sampling, to_config
-from jaxdiff.data import Digits
-from jaxdiff.networks import UNet
+from jaxdiff.config import Sampling, from_file, to_config
 from jaxdiff.objectives.timesteps import LossSecondMoment, UniformEntries
-from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.sampling.grids import Trailing
 from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance
 
+DIGITS = from_file(Path(__file__).with_name("digits.py"))
 TABLES = {"linear": Table(LinearBetas()), "cosine": Table(CosineBetas())}
 SIMPLE = WeightedError(UniformOnNetwork(Eps()))
 
@@ -56,32 +57,21 @@ def get_config(name: str = "hybrid-cosine") -> ConfigDict:
         "vlb": Total(((float(table.steps), bound),)),
     }[objective]
     return to_config(
-        Experiment(
-            data=Digits(split="train"),
-            network=UNet(
-                label_dim=10,
-                model_channels=32,
-                channel_mult=(1, 2),
-                num_blocks=1,
-                attn_resolutions=(4,),
-                channels_per_head=32,
-                dropout=0.1,
-                learned_variance=learned,
-            ),
+        dataclasses.replace(
+            DIGITS,
+            network=DIGITS.network.clone(learned_variance=learned),
             schedule=table,
             times=LossSecondMoment(table.steps) if objective == "vlb" else UniformEntries(),
             parameterization=Eps(),
             loss=loss,
-            optimizer=EDM2Optimizer(
-                learning_rate=0.02, ref_batches=1000.0, rampup_images=20_000.0, stds=(0.10,)
-            ),
+            optimizer=dataclasses.replace(DIGITS.optimizer, stds=(0.10,)),
             sampling=Sampling(
                 grid=Trailing(),
                 steps=100,
                 solver=Ancestral(LearnedVariance() if learned else LargeVariance()),
                 clip=True,
             ),
-            batch_size=128,
             steps=1000,
+            label_dropout=0.0,
         )
     )

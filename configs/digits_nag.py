@@ -19,20 +19,17 @@ does, and does not, is in docs/results/nag.md.
 """
 
 import dataclasses
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxdiff import EDM, LogSigma, Uncertain, UniformOnNetwork, WeightedError
-from jaxdiff.config import Experiment, Sampling, to_config
-from jaxdiff.data import Digits
+from jaxdiff.config import Experiment, from_file, to_config
 from jaxdiff.denoisers.parameterizations import Unscaled
-from jaxdiff.networks import LevelEstimator, UNet
+from jaxdiff.networks import LevelEstimator
 from jaxdiff.objectives.losses import LevelLikelihood
-from jaxdiff.objectives.timesteps import LogUniformSigma, NormalLogSigma
-from jaxdiff.optim import EDM2Optimizer
-from jaxdiff.sampling.grids import Karras
+from jaxdiff.objectives.timesteps import LogUniformSigma
 
-SIGMA_MIN, SIGMA_MAX = 0.02, 40.0
+DIGITS = from_file(Path(__file__).with_name("digits.py"))
 
 
 def get_config(name: str = "denoiser") -> ConfigDict:
@@ -45,35 +42,8 @@ def get_config(name: str = "denoiser") -> ConfigDict:
 
 def denoiser() -> Experiment:
     """Told the noise level nine times in ten, the class likewise and apart from that."""
-    edm = EDM(sigma_data=0.75)
-    return Experiment(
-        data=Digits(split="train"),
-        network=UNet(
-            label_dim=10,
-            model_channels=32,
-            channel_mult=(1, 2),
-            num_blocks=1,
-            attn_resolutions=(4,),
-            channels_per_head=32,
-            dropout=0.1,
-        ),
-        schedule=LogSigma(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX),
-        times=NormalLogSigma(mean=-0.6, std=1.2),
-        parameterization=edm,
-        loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
-        optimizer=EDM2Optimizer(
-            learning_rate=0.02, ref_batches=1000.0, rampup_images=20_000.0
-        ),
-        sampling=Sampling(
-            grid=Karras(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX), steps=18, std=0.10
-        ),
-        batch_size=128,
-        steps=2000,
-        label_dropout=0.1,
-        noise_dropout=0.1,
-        sample_every=1000,
-        checkpoint_every=500,
-    )
+    optimizer = dataclasses.replace(DIGITS.optimizer, stds=(0.05, 0.10))
+    return dataclasses.replace(DIGITS, optimizer=optimizer, noise_dropout=0.1)
 
 
 def finetune() -> Experiment:
@@ -91,7 +61,7 @@ def level() -> Experiment:
     return dataclasses.replace(
         e,
         network=LevelEstimator(e.network),
-        times=LogUniformSigma(SIGMA_MIN, SIGMA_MAX),
+        times=LogUniformSigma(DIGITS.schedule.sigma_min, DIGITS.schedule.sigma_max),
         parameterization=Unscaled(),
         loss=LevelLikelihood(),
         init_from="runs/nag",

@@ -18,6 +18,7 @@ from jaxdiff.config import (
     differences,
     from_config,
     from_dict,
+    from_file,
     resolve,
     to_config,
     to_dict,
@@ -271,3 +272,30 @@ def test_improved_ddpm_is_an_experiment() -> None:
         sampling=Sampling(solver=jd.Ancestral()),
     )
     assert from_dict(json.loads(json.dumps(to_dict(hybrid)))) == hybrid
+
+
+@pytest.mark.parametrize("name", ["flow", "ddpm", "iddpm", "nag"])
+def test_the_digits_configs_vary_one(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where they are loaded from another folder; each says itself what it changes."""
+    monkeypatch.chdir(tmp_path)
+    digits, other = (
+        from_file(ROOT / f"configs/{f}.py") for f in ("digits", f"digits_{name}")
+    )
+    assert other.network.clone(learned_variance=False) == digits.network
+    assert (other.data, other.batch_size) == (digits.data, digits.batch_size)
+    assert other.optimizer.learning_rate == digits.optimizer.learning_rate
+    assert other != digits
+    assert other.network.learned_variance == (name == "iddpm")
+
+
+def test_a_config_file_is_named_where_it_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no config file .*none\.py"):
+        from_file(tmp_path / "none.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.py has no function get_config"):
+        from_file(tmp_path / "empty.py")
+    assert from_file(ROOT / "configs/digits_ddpm.py", "p2") != from_file(
+        ROOT / "configs/digits_ddpm.py"
+    )

@@ -5,8 +5,9 @@ An `Experiment` says everything that a run needs. A config file builds one and r
 `from_config` builds and checks it again. Every value is written as a dictionary
 {"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. The types that may be named
 are those of the table in `registry`, to which `register` adds others: reading a config
-imports and runs nothing.
-`experiment` has the values and what they refuse, `serialization` the way there and back.
+imports and runs nothing. `experiment` has the values and what they refuse, `serialization`
+the way there and back, and `files` the experiments of config files, which others may start
+from.
 """
 
 from jaxdiff.config.experiment import (
@@ -16,6 +17,7 @@ from jaxdiff.config.experiment import (
     resolve,
 )
 from jaxdiff.config.fields import parts
+from jaxdiff.config.files import from_file
 from jaxdiff.config.registration import own_files, register
 from jaxdiff.config.registry import KINDS, NAMES, TYPES, allowed
 from jaxdiff.config.serialization import (
@@ -45,6 +47,7 @@ __all__ = [
     "differences",
     "from_config",
     "from_dict",
+    "from_file",
     "own_files",
     "parts",
     "register",
