@@ -1,6 +1,8 @@
 """Published models, from their files to runs: what each becomes, and what is refused."""
 
 import json
+import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.config import published as families
-from jaxdiff.interop import adm, published
+from jaxdiff.interop import adm, dit, published
 from jaxdiff.interop.published import Choices
 from jaxdiff.interop.weights import Weights
 from jaxdiff.networks.dit import SIZES, DiT
@@ -208,3 +210,69 @@ def test_a_sit_of_another_path_is_refused() -> None:
     with pytest.raises(ValueError, match="path_type = GVP; only SiTs of the linear path"):
         published._require_linear({"path_type": "GVP"})
     published._require_linear({"path_type": "Linear", "prediction": "velocity"})
+
+
+# --------------------------------------------------------- files that are not right
+
+
+def saved(tensors: dict[str, np.ndarray], path: Path) -> Path:
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(a) for name, a in tensors.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"blocks.1.attn.qkv.bias": None}, "1 missing (blocks.1.attn.qkv.bias)"),
+        ({"blocks.1.mine": np.zeros(3, np.float32)}, "1 left over (blocks.1.mine)"),
+        (
+            {"t_embedder.mlp.0.bias": np.zeros(7, np.float32)},
+            "1 of another shape (t_embedder.mlp.0.bias is (7,), must be (48,))",
+        ),
+        ({"t_embedder.mlp.0.bias": np.zeros(48, np.float64)}, ""),
+        (
+            {"x_embedder.proj.weight": None},
+            "no published model that is known here: its tensors begin with blocks.0",
+        ),
+    ],
+)
+def test_tensors_that_are_not_the_network_s(
+    change: Any, complaint: str, tmp_path: Path
+) -> None:
+    tensors = {k: v for k, v in (golden("dit_a").tensors | change).items() if v is not None}
+    path = saved(tensors, tmp_path / "a.safetensors")
+    if not complaint:
+        assert published.read(path, choices=Choices(heads=4)).family == "dit"
+        return
+    with pytest.raises(ValueError, match=re.escape(complaint)) as caught:
+        published.read(path, choices=Choices(heads=4))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_nothing_is_written_of_a_network_with_a_nan(tmp_path: Path) -> None:
+    bad = {"final_layer.linear.bias": np.full(32, np.nan, np.float32)}
+    path = saved(golden("dit_a").tensors | bad, tmp_path / "a.safetensors")
+    made = importing.load(path, tmp_path / "out", choices=Choices(heads=4))
+    with pytest.raises(ValueError, match="bias of the DiT has nan"):
+        made.write()
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+
+
+def test_one_tensor_is_in_memory_beside_the_file(tmp_path: Path) -> None:
+    net = DiT(label_dim=3, width=256, depth=6, heads=16, learned_variance=True)
+    tensors = {
+        source.name: np.full(source.shape, 0.1, np.float32)
+        for source in dit.sources(net, (16, 16, 4), "dit", 8).values()
+    }
+    path = saved(tensors, tmp_path / "a.safetensors")
+    size, largest = path.stat().st_size, max(a.nbytes for a in tensors.values())
+    tracemalloc.start()
+    try:
+        importing.load(path, tmp_path, choices=Choices(heads=16)).write()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * largest < size / 2

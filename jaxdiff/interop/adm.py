@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdiff.interop.sources import (
     Path,
     Source,
     Tensors,
+    converted,
     layer,
     numbered,
     output,
     shape_of,
     shapes,
-    variables,
 )
 from jaxdiff.networks.adm import ADM
 
@@ -205,10 +206,11 @@ def sources(net: ADM, side: int, channels: int, heads_first: bool) -> dict[Path,
             for path, shape in shapes(net, (side, side, channels)).items()}  # fmt: skip
 
 
-def imported(
+def opened(
     tensors: Tensors, settings: Settings
 ) -> tuple[ADM, tuple[int, int, int], dict[str, Any]]:
-    """The network, the shape of its images, and its variables in float32.
+    """The network, the shape of its images, and its variables, each read from the
+    file when `np.asarray` is called on it.
 
     Raises:
         ValueError: tensors that are not those of such a network; one line.
@@ -217,7 +219,19 @@ def imported(
     channels = tensors["input_blocks.0.0.weight"].shape[1]
     made = sources(net, settings.side, channels, settings.heads_first)
     shape = (settings.side, settings.side, channels)
-    return net, shape, variables(made, tensors, FAMILY)
+    return net, shape, converted(made, tensors, FAMILY)
+
+
+def imported(
+    tensors: Tensors, settings: Settings
+) -> tuple[ADM, tuple[int, int, int], dict[str, Any]]:
+    """What `opened` returns, with the variables read, in float32.
+
+    Raises:
+        ValueError: as `opened`, or numbers that are not finite; one line.
+    """
+    net, shape, made = opened(tensors, settings)
+    return net, shape, jax.tree.map(np.asarray, made)
 
 
 def _places(net: ADM, side: int) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -8,18 +8,19 @@ the sign of the last layer is turned, so that the network predicts `Flow`'s eps 
 
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from jaxdiff.interop.sources import (
     Path,
     Source,
     Tensors,
+    converted,
     layer,
     numbered,
     output,
     shape_of,
     shapes,
-    variables,
 )
 from jaxdiff.networks.dit import SIZES, DiT
 
@@ -90,10 +91,11 @@ def sources(net: DiT, shape: Shape, kind: Kind, outputs: int) -> dict[Path, Sour
             for path, size in shapes(net, shape).items()}  # fmt: skip
 
 
-def imported(
+def opened(
     tensors: Tensors, kind: Kind, heads: int = 0
 ) -> tuple[DiT, Shape, dict[str, Any]]:
-    """The network, the shape of its images, and its variables in float32.
+    """The network, the shape of its images, and its variables, each read from the
+    file when `np.asarray` is called on it.
 
     Raises:
         ValueError: tensors that are not those of such a network; one line.
@@ -101,7 +103,19 @@ def imported(
     net, shape = network(tensors, kind, heads)
     outputs = _outputs(tensors, net.patch, NAME[kind])
     made = sources(net, shape, kind, outputs)
-    return net, shape, variables(made, tensors, NAME[kind])
+    return net, shape, converted(made, tensors, NAME[kind])
+
+
+def imported(
+    tensors: Tensors, kind: Kind, heads: int = 0
+) -> tuple[DiT, Shape, dict[str, Any]]:
+    """What `opened` returns, with the variables read, in float32.
+
+    Raises:
+        ValueError: as `opened`, or numbers that are not finite; one line.
+    """
+    net, shape, made = opened(tensors, kind, heads)
+    return net, shape, jax.tree.map(np.asarray, made)
 
 
 def _classes(tensors: Tensors, said: str) -> int:

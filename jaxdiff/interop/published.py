@@ -109,7 +109,8 @@ class Model:
     shape: tuple[int, int, int]
     """Height, width and channels of what the network denoises."""
     variables: PyTree
-    """The network's {"params", "constants"} in float32."""
+    """The network's {"params", "constants"}: arrays in float32, or what `np.asarray` makes
+    one of when it is called, so that a file is read array by array."""
     dtype: str
     """The type that holds the file's numbers, float32 at most."""
     schedule: str = ""
@@ -276,7 +277,7 @@ def _by_last_layer(tensors: Tensors) -> str:
 def _transformer(held: Weights, kind: Any, name: str, choices: Choices) -> Model:
     if kind == "sit":
         _require_linear(held.args)
-    net, shape, variables = dit.imported(held.tensors, kind, choices.heads)
+    net, shape, variables = dit.opened(held.tensors, kind, choices.heads)
     size = _named_transformer(net, shape, kind)
     if name not in ("", kind, size):
         size_name, patch, side = TRANSFORMERS[name]
@@ -320,7 +321,7 @@ def _adm(held: Weights, name: str, choices: Choices) -> Model:
     settings = _settings(known, choices)
     if known:
         _require_network(known, adm.network(tensors, settings))
-    net, shape, variables = adm.imported(tensors, settings)
+    net, shape, variables = adm.opened(tensors, settings)
     named, own = name.partition("-")[0], known.partition("-")[0]
     if own and named not in ("", own):
         raise ValueError(f"this is {known}, no network of {named}: import it --as={known}")

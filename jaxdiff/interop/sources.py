@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
@@ -68,26 +69,51 @@ def shapes(net: nn.Module, image: tuple[int, int, int]) -> dict[Path, tuple[int,
     return {tuple(n.split("/")): s for n, s in networks.shapes(net, image).items()}
 
 
-def variables(
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A variable in float32 that `np.asarray` makes of its tensor, each time anew."""
+
+    source: Source
+    name: str
+    tensor: np.ndarray
+    network: str
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        tensor = self.tensor
+        if self.source.flat:
+            tensor = tensor.reshape(self.source.shape)
+        value = np.ascontiguousarray(self.source.convert(tensor), np.float32)
+        if not np.isfinite(value).all():
+            raise ValueError(f"{self.name} of the {self.network} has nan or inf in it")
+        return value
+
+
+def converted(
     sources: Mapping[Path, Source], tensors: Tensors, network: str
 ) -> dict[str, Any]:
-    """The variables {"params": ..., ...} that a state dict holds, nested, in float32.
+    """The variables {"params": ..., ...} that a state dict holds, nested, as `Converted`s.
 
     Raises:
-        ValueError: tensors that are missing, left over, of another shape, no floats, or
-            not finite; one line.
+        ValueError: tensors that are missing, left over, of another shape, or no floats;
+            one line. What is not finite is refused when it is read.
     """
-    chosen = {path: _chosen(source, tensors) for path, source in sources.items()}
     require(network, sources.values(), tensors)
     made = {}
     for path, source in sources.items():
-        value = tensors[chosen[path]]
-        if source.flat:
-            value = value.reshape(source.shape)
-        made[path] = np.ascontiguousarray(source.convert(value), np.float32)
-        if not np.isfinite(made[path]).all():
-            raise ValueError(f"{chosen[path]} of the {network} has nan or inf in it")
+        name = _chosen(source, tensors)
+        made[path] = Converted(source, name, tensors[name], network)
     return traverse_util.unflatten_dict(made)
+
+
+def variables(
+    sources: Mapping[Path, Source], tensors: Tensors, network: str
+) -> dict[str, Any]:
+    """What `converted` returns, read: nested arrays in float32.
+
+    Raises:
+        ValueError: as `converted`, or numbers that are not finite.
+    """
+    return jax.tree.map(np.asarray, converted(sources, tensors, network))
 
 
 def require(network: str, sources: Iterable[Source], tensors: Tensors) -> None:

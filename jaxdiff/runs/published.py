@@ -4,10 +4,10 @@ OUT gets the averaged network as a snapshot with its experiment, config.json, an
 LICENCE.txt, which says under which licence the weights are.
 """
 
+import math
 from dataclasses import dataclass
 
-import jax
-
+from jaxdiff import networks
 from jaxdiff.config import Experiment, edm2_presets, published
 from jaxdiff.interop import published as files
 from jaxdiff.interop.published import Choices, Model
@@ -37,7 +37,8 @@ class Import:
     def lines(self) -> list[str]:
         """What a user should know: what the file is, and what is written."""
         s, net = self.snapshot, self.model.network
-        count = sum(a.size for a in jax.tree.leaves(s.variables))
+        sizes = networks.shapes(net, self.model.shape).values()
+        count = sum(map(math.prod, sizes))
         kind = "length" if s.std < WIDEST else "decay"
         seen = f"{s.images:,} images" if s.images else "images seen unknown"
         size = " x ".join(map(str, self.model.shape))
@@ -53,7 +54,7 @@ class Import:
         """Writes the run's folder, and returns the snapshot's path.
 
         Raises:
-            ValueError: the network has nan or infinity in it.
+            ValueError: the network has nan or infinity in it; nothing is written.
         """
         out = self.path.parent.parent
         path = snapshots.write(self.path.parent, self.snapshot, self.model.dtype)

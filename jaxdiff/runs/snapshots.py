@@ -35,7 +35,8 @@ TRACKED, POSTHOC = "snapshots", "posthoc"
 class Snapshot:
     """An averaged network, what it is of, and when it was taken.
 
-    `variables` is {"params", "constants"}, float32 NumPy arrays; `std` the length
+    `variables` is {"params", "constants"}, float32 NumPy arrays, or what makes one of
+    itself when it is written, as `interop.sources.Converted`; `std` the length
     of the average, as `optimizer.lengths` has it, `images` the images seen until `step`.
     """
 
@@ -72,17 +73,30 @@ def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place
     arrays = {"json": np.frombuffer(json.dumps(said).encode(), np.uint8)}
     flat = traverse_util.flatten_dict(snapshot.variables, sep="/")
     for name, value in flat.items():
-        with np.errstate(over="ignore"):
-            narrow = np.asarray(value).astype(jnp.dtype(dtype))
-        if not np.isfinite(narrow.astype(np.float32)).all():
-            whole = np.isfinite(np.asarray(value, np.float32)).all()
-            wrong = f"does not fit into {dtype}" if whole else "has nan or inf in it"
-            raise ValueError(f"{name} of step {snapshot.step} {wrong}")
-        # NumPy's files know no bfloat16
-        arrays[name] = narrow.view(np.uint16) if dtype == "bfloat16" else narrow
+        arrays[name] = _Narrowed(f"{name} of step {snapshot.step}", value, dtype)
     path = path_of(folder, snapshot)
     write_atomically(path, lambda file: np.savez(file, **arrays))
     return path
+
+
+@dataclass(frozen=True, eq=False)
+class _Narrowed:
+    """An array as it is stored; made when it is written, so that one is in memory."""
+
+    name: str
+    value: Any
+    dtype: str
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        value = np.asarray(self.value)
+        with np.errstate(over="ignore"):
+            narrow = value.astype(jnp.dtype(self.dtype), copy=False)
+        if not np.isfinite(narrow.astype(np.float32, copy=False)).all():
+            whole = np.isfinite(np.asarray(value, np.float32)).all()
+            wrong = f"does not fit into {self.dtype}" if whole else "has nan or inf in it"
+            raise ValueError(f"{self.name} {wrong}")
+        # NumPy's files know no bfloat16
+        return narrow.view(np.uint16) if self.dtype == "bfloat16" else narrow
 
 
 def path_of(folder: PathLike, snapshot: Snapshot) -> Place:
