@@ -30,21 +30,21 @@ CLOSE = {"rtol": 1e-7, "atol": 1e-9}
 
 
 class Toy:
-    """The golden files' network: eps and v from x and the step number it is told."""
+    """The golden files' network: eps and v from x and the step number."""
 
-    def __init__(self, at: NoiseLevel, told: np.ndarray) -> None:
-        self.logsnr, self.told = jnp.asarray(at.logsnr), jnp.asarray(told)
+    def __init__(self, at: NoiseLevel, numbers: np.ndarray) -> None:
+        self.logsnr, self.numbers = jnp.asarray(at.logsnr), jnp.asarray(numbers)
 
     def __call__(self, x: Any, at: NoiseLevel, cond: Any = None) -> jd.Denoised:
         p = GIVEN["toy"]
         entry = jnp.argmin(jnp.abs(self.logsnr - at.logsnr), axis=-1, keepdims=True)
-        s = (self.told[entry] / 1000).reshape(jnp.shape(at.alpha))
+        s = (self.numbers[entry] / 1000).reshape(jnp.shape(at.alpha))
         eps = jnp.tanh(p[0] * x + p[1] * jnp.cos(p[2] * s))
         return jd.Denoised((x - at.sigma * eps) / at.alpha, jnp.sin(p[3] * x + p[4] * s))
 
 
 class Chain:
-    """A respaced process: its levels, and the denoiser that is told the old numbers."""
+    """A respaced process: its levels, and the denoiser that sees the old numbers."""
 
     def __init__(self, name: str) -> None:
         betas, scale = CHAINS[name]
@@ -112,14 +112,14 @@ def test_published_single_steps(row: int, clip: int, x64: None) -> None:
         memory, rows = solver.init(jnp.asarray(x), jax.tree.map(jnp.asarray, down))
         one = jax.tree.map(lambda a: a[place], rows)
         draw = lambda k, z=z: jnp.asarray(z)
-        found, *_ = solver.step(denoise, jnp.asarray(x), memory, one, draw)
+        stepped, *_ = solver.step(denoise, jnp.asarray(x), memory, one, draw)
         expected = GIVEN[f"step_{name}_clip{clip}"][row : row + 1]
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(stepped, expected, rtol=1e-9, atol=1e-9)
     alpha = np.append(every.alpha, 0.0)
     up = NoiseLevel(alpha[t + 1 : t + 3], after[t + 1 : t + 3])
-    found = follow(Euler(), denoise, x, up)[-1]
+    stepped = follow(Euler(), denoise, x, up)[-1]
     expected = GIVEN[f"step_ddim_reverse_clip{clip}"][row : row + 1]
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(stepped, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("path", SCHEDULES)

@@ -65,7 +65,7 @@ def test_distances_are_to_the_first_row_and_to_the_real_images(rows: Any) -> Non
 def test_a_grid_that_does_not_fit_is_refused_before_the_first_row() -> None:
     listed = dataclasses.replace(SAMPLED.sampling, grid=Listed((80.0, 1.0, 0.0)), steps=2)
     experiment = dataclasses.replace(SAMPLED, sampling=listed)
-    with pytest.raises(ValueError, match="3 levels are 2 steps, not 3"):
+    with pytest.raises(ValueError, match="3 levels make 2 steps, not 3"):
         compare_solvers.compare(experiment, variables(0), CHOSEN, [2, 3], SEEDS, LABEL)
 
 

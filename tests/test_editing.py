@@ -41,8 +41,8 @@ def walk(solver: Any, x: Any, levels: NoiseLevel, noise: Any) -> np.ndarray:
     """The end of a solver's way with noise(i, k), the k-th draw of step i."""
     denoise = lambda x, at: mixture("gmm2")(x, at)
     step = jax.jit(
-        lambda x, memory, row, own, known: solver.step(
-            denoise, x, memory, row, lambda k: known if k == KNOWN else own
+        lambda x, memory, row, drawn, known: solver.step(
+            denoise, x, memory, row, lambda k: known if k == KNOWN else drawn
         )
     )
     x = jnp.asarray(x)
@@ -77,8 +77,8 @@ def test_golden_image_to_image(strength: float, x64: None) -> None:
     k = first_step(levels, strength)
     assert k == EDIT[f"sdedit/strength{strength}/start_index"]
     x = jnp.asarray(EDIT["sdedit/ref"] + EDIT["sigmas"][k] * EDIT["sdedit/noise"])
-    found = sampling.follow(mixture("gmm2"), NOTHING, None, x, levels[k:], jd.Heun())
-    np.testing.assert_allclose(found, EDIT[f"sdedit/strength{strength}/heun"], atol=1e-12)
+    edited = sampling.follow(mixture("gmm2"), NOTHING, None, x, levels[k:], jd.Heun())
+    np.testing.assert_allclose(edited, EDIT[f"sdedit/strength{strength}/heun"], atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "ancestral"])
@@ -86,13 +86,13 @@ def test_golden_replacement(name: str, x64: None) -> None:
     solver = {"euler": jd.Euler(), "heun": jd.Heun(), "ancestral": jd.Ancestral()}[name]
     known, mask = EDIT["inpaint/known"], EDIT["inpaint/mask"] > 0
     draws = {0: EDIT["inpaint/noise_step"], KNOWN: EDIT["inpaint/noise_known"]}
-    found = walk(
+    inpainted = walk(
         Inpaint(solver, known, mask),
         EDIT["inpaint/x_T"],
         on_device(edm(EDIT["sigmas"])),
         lambda i, k: draws[k][i],
     )
-    np.testing.assert_allclose(found, EDIT[f"inpaint/replacement_{name}"], atol=1e-12)
+    np.testing.assert_allclose(inpainted, EDIT[f"inpaint/replacement_{name}"], atol=1e-12)
 
 
 def test_golden_resampling(x64: None) -> None:
@@ -100,16 +100,16 @@ def test_golden_resampling(x64: None) -> None:
     for steps, jump, times in ((10, 4, 3), (20, 5, 3), (25, 10, 10)):
         nodes = edm(np.arange(steps + 1.0)[::-1])
         expected = EDIT[f"repaint_times/N{steps}_j{jump}_r{times}"]
-        found = editing.resampled(nodes, jump, times).sigma
-        np.testing.assert_array_equal(found, expected)
+        actual = editing.resampled(nodes, jump, times).sigma
+        np.testing.assert_array_equal(actual, expected)
     levels = on_device(editing.resampled(edm(EDIT["repaint/sigmas"]), 4, 3))
     rising = np.diff(np.asarray(levels.sigma)) > 0
     draws = lambda i, k: EDIT[
         "repaint/n_known" if k else "repaint/n_up" if rising[i] else "repaint/n_denoise"
     ][i]
     solver = Inpaint(jd.Ancestral(), EDIT["inpaint/known"], EDIT["inpaint/mask"] > 0)
-    found = walk(solver, EDIT["inpaint/x_T"], levels, draws)
-    np.testing.assert_allclose(found, EDIT["repaint/out"], atol=1e-12)
+    actual = walk(solver, EDIT["inpaint/x_T"], levels, draws)
+    np.testing.assert_allclose(actual, EDIT["repaint/out"], atol=1e-12)
     assert editing.evaluations(solver, levels) == (~rising).sum() == 26
 
 
@@ -172,20 +172,20 @@ def test_image_to_image_at_full_strength_is_sampling_where_alpha_is_0() -> None:
     from jaxdiff.sampling.grids import Uniform
 
     levels, image = Uniform()(jd.Cosine(), 12), jnp.full((4, 2), 0.7)
-    asked = (TOY, NOTHING, keys(4))
-    found = image_to_image(*asked, image, levels, 1.0, jd.Ancestral())
-    expected = sampling.sample(*asked, (2,), levels, jd.Ancestral())
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    inputs = (TOY, NOTHING, keys(4))
+    edited = image_to_image(*inputs, image, levels, 1.0, jd.Ancestral())
+    expected = sampling.sample(*inputs, (2,), levels, jd.Ancestral())
+    np.testing.assert_allclose(edited, expected, atol=1e-6)
 
 
 def test_image_to_image_moves_a_gaussian_as_far_as_it_must(x64: None) -> None:
     """At level s the flow maps y to m + (y - m) std / sqrt(std^2 + s^2)."""
     levels, image = on_device(Karras()(None, 400)), jnp.full((2, 3), 0.9)
-    found = image_to_image(TOY, NOTHING, keys(2), image, levels, 0.4, jd.Heun())
+    edited = image_to_image(TOY, NOTHING, keys(2), image, levels, 0.4, jd.Heun())
     s = levels.sigma[first_step(levels, 0.4)]
     y = image + s * sampling.normal(keys(2), (3,))
     expected = 0.2 + (y - 0.2) * 0.5 / jnp.hypot(0.5, s)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(edited, expected, atol=1e-4)
 
 
 # ------------------------------------------------------------------ inpainting
@@ -219,13 +219,13 @@ def test_nothing_known_is_the_solver_itself_and_all_known_is_the_image() -> None
     solver = jd.Ancestral()
     np.testing.assert_array_equal(draw(Inpaint(solver, IMAGE, nothing)), draw(solver))
     some = jnp.arange(6) < 3
-    found = draw(Inpaint(jd.Ancestral(), IMAGE, some))
-    np.testing.assert_array_equal(found[:, :3], jnp.tile(IMAGE[:, :3], (3, 1)))
-    assert (np.abs(found[:, 3:] - IMAGE[:, 3:]) > 0.01).all()
+    inpainted = draw(Inpaint(jd.Ancestral(), IMAGE, some))
+    np.testing.assert_array_equal(inpainted[:, :3], jnp.tile(IMAGE[:, :3], (3, 1)))
+    assert (np.abs(inpainted[:, 3:] - IMAGE[:, 3:]) > 0.01).all()
     part = sampling.sample(
         TOY, NOTHING, keys(3)[1:], (6,), levels, Inpaint(jd.Ancestral(), IMAGE, some)
     )
-    np.testing.assert_array_equal(part, found[1:])
+    np.testing.assert_array_equal(part, inpainted[1:])
 
 
 @pytest.mark.parametrize("grid", ["falling", "resampled", "traced"])
@@ -250,10 +250,10 @@ def test_a_rising_step_adds_the_noise_that_its_level_has(x64: None) -> None:
     path = jd.RectifiedFlow()
     levels = on_device(path(np.array([0.3, 0.7])))
     never = lambda x, at, cond: jd.Denoised(jnp.full_like(x, jnp.nan))
-    x0, own = 0.5, jax.random.split(jax.random.key(1), 40_000)
-    x = levels.alpha[0] * x0 + levels.sigma[0] * sampling.normal(own, (1,), 7)
+    x0, keys_ = 0.5, jax.random.split(jax.random.key(1), 40_000)
+    x = levels.alpha[0] * x0 + levels.sigma[0] * sampling.normal(keys_, (1,), 7)
     solver = Inpaint(jd.Euler(), jnp.zeros(1), jnp.zeros(1, bool))
-    kept = sampling.trajectory(never, NOTHING, own, x, levels, solver)
+    kept = sampling.trajectory(never, NOTHING, keys_, x, levels, solver)
     assert abs(kept.x[1].mean() - 0.3 * x0) < 4 * 0.7 / 200
     assert abs(kept.x[1].std() - 0.7) < 4 * 0.7 / 200 / np.sqrt(2)
     assert np.isnan(kept.x0).all()

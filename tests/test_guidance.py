@@ -53,7 +53,7 @@ def test_one_network_is_one_call_and_the_formula_holds(at: NoiseLevel) -> None:
     unlabelled, blind = jd.without(spy, "label"), jd.without(spy, "noise")
     both = jd.without(unlabelled, "noise")
     guided = jd.guide(spy, (unlabelled, 0.5), (blind, 0.2), (both, -0.1))
-    found = guided(X, at, Condition(label=LABELS))
+    denoised = guided(X, at, Condition(label=LABELS))
 
     assert len(spy.calls) == 1
     x, level, cond = spy.calls[0]
@@ -67,21 +67,21 @@ def test_one_network_is_one_call_and_the_formula_holds(at: NoiseLevel) -> None:
     weaker = (_alone(1.0, at, no), 0.5), (_alone(1.0, at, LABELS, off), 0.2)
     weaker += ((_alone(1.0, at, no, off), -0.1),)
     expected = d + sum(w * (d - other) for other, w in weaker)
-    np.testing.assert_allclose(found.x0, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(denoised.x0, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_other_heads_are_the_strong_denoiser_s() -> None:
     spy = Spy()
-    found = jd.guide(spy, (jd.without(spy, "label"), 0.5))(X, AT, Condition(label=LABELS))
+    both = jd.guide(spy, (jd.without(spy, "label"), 0.5))(X, AT, Condition(label=LABELS))
     alone = Spy()(X, AT, Condition(label=LABELS))
-    np.testing.assert_allclose(found.variance, alone.variance, rtol=1e-6)
-    np.testing.assert_allclose(found.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
-    assert found.uncertainty.shape == (3,)
+    np.testing.assert_allclose(both.variance, alone.variance, rtol=1e-6)
+    np.testing.assert_allclose(both.uncertainty, alone.uncertainty, rtol=1e-5, atol=1e-6)
+    assert both.uncertainty.shape == (3,)
 
 
 def test_networks_that_differ_are_called_once_each() -> None:
     strong, weak = Spy(), Spy(0.3)
-    found = jd.guide(strong, (weak, 1.0), (jd.without(weak, "label"), 0.5))(
+    denoised = jd.guide(strong, (weak, 1.0), (jd.without(weak, "label"), 0.5))(
         X, AT, Condition(label=LABELS)
     )
     assert [c[0].shape[0] for c in strong.calls] == [3]
@@ -90,7 +90,7 @@ def test_networks_that_differ_are_called_once_each() -> None:
     expected = (
         d + (d - _alone(0.3, AT, LABELS)) + 0.5 * (d - _alone(0.3, AT, jnp.full(3, -1)))
     )
-    np.testing.assert_allclose(found.x0, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(denoised.x0, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_networks_that_compare_equal_are_called() -> None:
@@ -167,15 +167,15 @@ def test_one_image_at_a_level_of_its_own() -> None:
 
 def test_without_withholds_one_field_and_keeps_the_other() -> None:
     spy = Spy()
-    told = Condition(label=LABELS, noise=jnp.asarray([True, False, True]))
-    jd.without(spy, "noise")(X, AT, told)
-    jd.without(spy, "label")(X, AT, told)
+    cond = Condition(label=LABELS, noise=jnp.asarray([True, False, True]))
+    jd.without(spy, "noise")(X, AT, cond)
+    jd.without(spy, "label")(X, AT, cond)
     jd.without(spy, "label")(X, AT)
     (_, _, blind), (_, _, unlabelled), (_, _, nothing) = spy.calls
     np.testing.assert_array_equal(blind.label, LABELS)
     np.testing.assert_array_equal(blind.noise, [False] * 3)
     np.testing.assert_array_equal(unlabelled.label, [-1] * 3)
-    np.testing.assert_array_equal(unlabelled.noise, told.noise)
+    np.testing.assert_array_equal(unlabelled.noise, cond.noise)
     np.testing.assert_array_equal(nothing.label, [-1] * 3)
     assert nothing.noise is None
 
@@ -288,7 +288,7 @@ def test_published_steps_are_those_of_their_levels(
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 3), (4, 3), (3, 32)])
 def test_steps_that_a_grid_has_not_are_refused(first: int, last: int) -> None:
-    with pytest.raises(ValueError, match=r"no part of the 32 steps .* last <= 31"):
+    with pytest.raises(ValueError, match=r"not within the 32 steps .* last <= 31"):
         jd.guidance.Interval.of_steps(1.0, EDM2_GRID, first, last)
 
 
@@ -352,8 +352,8 @@ def test_during_a_step_intervals_are_decided_wherever_they_stand() -> None:
         lambda d: jd.guide(d, (WEAK, 0.7)),
         lambda d: jd.guide(STRONG, (d, 0.7)),
     ):
-        found = jd.guidance.during(wrap(guided(interval)), above, at)(x, at).x0
-        np.testing.assert_allclose(found, wrap(guided(1.5))(x, at).x0, rtol=1e-6)
+        x0 = jd.guidance.during(wrap(guided(interval)), above, at)(x, at).x0
+        np.testing.assert_allclose(x0, wrap(guided(1.5))(x, at).x0, rtol=1e-6)
         alone = wrap(guided(interval))(x, at).x0
         np.testing.assert_allclose(alone, wrap(guided(0.0))(x, at).x0, rtol=1e-6)
 
@@ -361,9 +361,9 @@ def test_during_a_step_intervals_are_decided_wherever_they_stand() -> None:
 def test_other_weights_are_not_decided_by_the_step() -> None:
     at, above = (NoiseLevel(jnp.float32(1), jnp.float32(s)) for s in (0.5, 2.0))
     guided = jd.guide(STRONG, (WEAK, lambda at: at.sigma))
-    found = jd.guidance.during(guided, above, at)(jnp.ones((1, 1)), at).x0
+    x0 = jd.guidance.during(guided, above, at)(jnp.ones((1, 1)), at).x0
     expected = jd.guide(STRONG, (WEAK, 0.5))(jnp.ones((1, 1)), at).x0
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(x0, expected, rtol=1e-6)
     assert jd.guidance.during(STRONG, above, at) is STRONG
 
 
@@ -371,10 +371,10 @@ def test_sample_decides_intervals_where_steps_start() -> None:
     levels, keys = jd.grids.Karras()(None, 8), jax.random.split(jax.random.key(0), 4)
     interval = jd.guidance.Interval.of_steps(1.5, levels, 2, 4)
     guided = jd.guide(STRONG, (WEAK, interval))
-    found = jd.sample(guided, UNCONDITIONAL, keys, (2,), levels, jd.Heun())
+    images = jd.sample(guided, UNCONDITIONAL, keys, (2,), levels, jd.Heun())
     draw = lambda key: jax.random.normal(jax.random.fold_in(key, 0), (2,))
     start = 80 * np.asarray(jax.vmap(draw)(keys), np.float64)
     ends = np.asarray(levels.sigma, np.float64), 1.5, interval.low, interval.high
     expected = _interval_sampler(start, *ends, by_level=False)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(_interval_sampler(start, *ends, by_level=True) - expected).max() > 1e-4

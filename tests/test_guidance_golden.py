@@ -35,8 +35,8 @@ class Classes:
         c = np.diagonal(c, axis1=1, axis2=2)
         within = np.isin(np.arange(len(w)), GIVEN["gmm16/class_components"])
         y = x.reshape(len(x), 1, -1)
-        told = jnp.full(len(x), -1) if cond.label is None else cond.label
-        ln_w = jnp.where((told[:, None] < 0) | within, np.log(w), -jnp.inf)
+        label = jnp.full(len(x), -1) if cond.label is None else cond.label
+        ln_w = jnp.where((label[:, None] < 0) | within, np.log(w), -jnp.inf)
         v = at.alpha**2 * c + at.sigma**2
         score = ln_w - (jnp.log(v) + (y - at.alpha * mu) ** 2 / v).sum(-1) / 2
         parts = mu + at.alpha * c / v * (y - at.alpha * mu)
@@ -92,8 +92,8 @@ TREBLE = Times(CFG, float(GIVEN["param/dt_input_factor"]))
 def test_guided_x0_at_one_level(name: str, denoise: Any, x64: None) -> None:
     expected, levels = points(name)
     for y, at, golden in zip(GIVEN["y"], levels, expected, strict=True):
-        found = denoise(jnp.asarray(y), at, labelled(y)).x0
-        np.testing.assert_allclose(found, golden, **CLOSE, err_msg=f"{at}")
+        x0 = denoise(jnp.asarray(y), at, labelled(y)).x0
+        np.testing.assert_allclose(x0, golden, **CLOSE, err_msg=f"{at}")
 
 
 def test_autoguidance_at_one_level(x64: None) -> None:
@@ -133,9 +133,9 @@ def test_the_momentum_of_five_steps(x64: None) -> None:
     for strong, weak, golden in zip(cond, uncond, out, strict=True):
         say = lambda x0: lambda x, at, cond: Denoised(jnp.asarray(x0))
         guided = apg(jd.guide(say(strong), (say(weak), W)))
-        found = guidance.during(guided, at, at, memory)(x, at)
-        np.testing.assert_allclose(found.x0, golden, **CLOSE)
-        memory = found.memory
+        denoised = guidance.during(guided, at, at, memory)(x, at)
+        np.testing.assert_allclose(denoised.x0, golden, **CLOSE)
+        memory = denoised.memory
 
 
 SOLVERS = {
@@ -169,8 +169,8 @@ def test_one_evaluation_a_step_is_guided_where_the_step_starts(
     solver: str, x64: None
 ) -> None:
     """There deciding at evaluations and at steps is one: interval ends are grid levels."""
-    found = _run(jd.guide(D, (UNLABELLED, INTERVAL)), solver)
-    np.testing.assert_allclose(found, GIVEN[f"run/interval/{solver}"], **CLOSE)
+    images = _run(jd.guide(D, (UNLABELLED, INTERVAL)), solver)
+    np.testing.assert_allclose(images, GIVEN[f"run/interval/{solver}"], **CLOSE)
 
 
 @pytest.mark.parametrize(("run", "solver"), CASES)
@@ -196,9 +196,9 @@ def test_published_rescaling(on: Any, scale: float, phi: float, x64: None) -> No
     say = lambda key: jd.denoiser(lambda *_: jd.Output(jnp.asarray(STEPS[key])), None, on)
     guided = jd.guide(say("cfg_pos"), (say("cfg_neg"), scale - 1))
     x, at = jnp.asarray(STEPS["sample"]), NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.6))
-    found = guidance.rescaled(guided, phi, on=on)(x, at).x0
+    x0 = guidance.rescaled(guided, phi, on=on)(x, at).x0
     expected = say(f"cfg_w{scale}_phi{phi}")(x, at).x0
-    np.testing.assert_allclose(found, expected, **CLOSE)
+    np.testing.assert_allclose(x0, expected, **CLOSE)
 
 
 def test_every_run_of_these_solvers_is_compared() -> None:

@@ -33,8 +33,8 @@ class Counted:
 
         jax.debug.callback(count)
         x0 = self.gain * STRONG(x, at, cond).x0
-        told = 1 if cond.noise is None else jnp.where(cond.noise, 1, 0.3)[:, None]
-        return Denoised(x0 * told, memory=())
+        scale = 1 if cond.noise is None else jnp.where(cond.noise, 1, 0.3)[:, None]
+        return Denoised(x0 * scale, memory=())
 
     def counted(self, run: Any, *args: Any) -> int:
         self.images = 0
@@ -113,10 +113,10 @@ def test_cfg_plus_plus_is_its_own_step(schedule: Any, x64: None) -> None:
         eps = (x - at.alpha * u) / at.sigma
         x = to.alpha * (u + 0.6 * (d - u)) + to.sigma * eps
     guided = jd.guide(STRONG, (WEAK, PlusPlus(0.6)))
-    found = follow(
+    states = follow(
         guided, UNCONDITIONAL, None, jnp.asarray(NUMBERS) / 80, levels, jd.Euler()
     )
-    np.testing.assert_allclose(found, x, rtol=1e-10)
+    np.testing.assert_allclose(states, x, rtol=1e-10)
 
 
 def test_cfg_plus_plus_within_an_interval(x64: None) -> None:
@@ -171,8 +171,8 @@ def apg(w: Any) -> Any:
 )
 def test_momentum_goes_from_step_to_step_wherever_it_stands(wrap: Any, x64: None) -> None:
     _, wrap = wrap
-    found = run(wrap(apg(1.5)), jd.Euler())
-    np.testing.assert_allclose(found, projected_by_hand([1.5] * 8)[-1], rtol=1e-9)
+    states = run(wrap(apg(1.5)), jd.Euler())
+    np.testing.assert_allclose(states, projected_by_hand([1.5] * 8)[-1], rtol=1e-9)
     memory = guidance.initial(wrap(apg(1.5)), jnp.asarray(NUMBERS))
     assert sum(np.size(a) for a in jax.tree.leaves(memory)) == NUMBERS.size
 
@@ -181,16 +181,18 @@ def test_thresholds_pass_the_momentum_on(x64: None) -> None:
     """A threshold far out is a division by it, whatever is remembered."""
     x, memory = jnp.asarray(NUMBERS), ((jnp.asarray(NUMBERS[::-1]),), ((), ()))
     far = guidance.thresholded(apg(1.5), 1.0, floor=1e9)
-    found, alone = (guidance.during(d, AT, TO, memory)(x, AT) for d in (far, apg(1.5)))
-    np.testing.assert_allclose(1e9 * found.x0, alone.x0, rtol=1e-12)
-    jax.tree.map(np.testing.assert_array_equal, found.memory, alone.memory)
+    thresholded, alone = (
+        guidance.during(d, AT, TO, memory)(x, AT) for d in (far, apg(1.5))
+    )
+    np.testing.assert_allclose(1e9 * thresholded.x0, alone.x0, rtol=1e-12)
+    jax.tree.map(np.testing.assert_array_equal, thresholded.memory, alone.memory)
 
 
 def test_steps_without_guidance_leave_the_momentum(x64: None) -> None:
     weights = [0, 0, 1.5, 1.5, 0, 0, 0, 0]
     interval = Interval.of_steps(1.5, LEVELS, 2, 3)
-    found = path(apg(interval), jd.Euler())
-    np.testing.assert_allclose(found[1:], projected_by_hand(weights), rtol=1e-9)
+    states = path(apg(interval), jd.Euler())
+    np.testing.assert_allclose(states[1:], projected_by_hand(weights), rtol=1e-9)
 
     guided, memory = apg(Interval(1.5, high=3.0)), None
     for sigma in (2.0, 4.0, 2.0):  # on, off, on
@@ -304,9 +306,9 @@ def test_rules_say_what_they_need() -> None:
 def test_a_ceiling_bounds_the_threshold(x64: None) -> None:
     x0 = jnp.asarray([[0.0, 1.0, 2.0, 10.0]])
     denoise = lambda x, at, cond: Denoised(x0, variance=x)
-    found = guidance.thresholded(denoise, 1.0, 1.0, ceiling=4.0)(x0, AT)
-    np.testing.assert_allclose(found.x0, [[0, 0.25, 0.5, 1.0]])
-    np.testing.assert_array_equal(found.variance, x0)
+    denoised = guidance.thresholded(denoise, 1.0, 1.0, ceiling=4.0)(x0, AT)
+    np.testing.assert_allclose(denoised.x0, [[0, 0.25, 0.5, 1.0]])
+    np.testing.assert_array_equal(denoised.variance, x0)
 
 
 # An explicit estimator
@@ -324,13 +326,13 @@ def test_the_explicit_form_climbs_the_estimator_s_density(
 ) -> None:
     """grad of -ln s - (u - m)^2 / (2 s^2), with m = ln rms(x), s^2 = 0.02 + rms(x)^2."""
     x = jnp.asarray(NUMBERS) / 80
-    found = guidance.noise_aware(STRONG, log_rms, 0.7)(x, at).x0
+    x0 = guidance.noise_aware(STRONG, log_rms, 0.7)(x, at).x0
     d, n = STRONG(x, at, UNCONDITIONAL).x0, x.shape[1]
     square = np.mean(x**2, axis=1, keepdims=True)
     s2, error = 0.02 + square, np.log(at.sigma / at.alpha) - np.log(square) / 2
     d_mean, d_s2 = x / (n * square), 2 * x / n
     score = error / s2 * d_mean + (error**2 / s2 - 1) / (2 * s2) * d_s2
-    np.testing.assert_allclose(found, d + 0.7 * at.sigma**2 / at.alpha * score, rtol=1e-10)
+    np.testing.assert_allclose(x0, d + 0.7 * at.sigma**2 / at.alpha * score, rtol=1e-10)
 
 
 def test_the_explicit_form_has_intervals_and_no_pole_outside_them() -> None:

@@ -62,8 +62,8 @@ SHIFTS = ("1.0", "1.7320508075688772", "3.0")
 def test_published_sigmas(name: str, steps: int, x64: None) -> None:
     """sigma / alpha; vp_sigmas below float64's square root, where they are differences."""
     levels = NODES[name](steps)
-    found = levels.sigma / levels.alpha
-    np.testing.assert_allclose(found, GRIDS[f"{name}/N{steps}"], rtol=1e-9)
+    sigmas = levels.sigma / levels.alpha
+    np.testing.assert_allclose(sigmas, GRIDS[f"{name}/N{steps}"], rtol=1e-9)
 
 
 @COUNTS
@@ -76,8 +76,8 @@ def test_published_shifts(shift: str, steps: int, x64: None) -> None:
     grids["_twice_compat"] = Uniform(last=again)
     for kind, grid in grids.items():
         expected = GRIDS[f"flow_shift{kind}{shift}/N{steps}"]
-        found = grid(path, steps).sigma
-        np.testing.assert_allclose(found, expected, rtol=1e-12, err_msg=kind)
+        sigmas = grid(path, steps).sigma
+        np.testing.assert_allclose(sigmas, expected, rtol=1e-12, err_msg=kind)
 
 
 @COUNTS
@@ -85,8 +85,8 @@ def test_published_shifts(shift: str, steps: int, x64: None) -> None:
 def test_published_shifts_of_flux(tokens: int, steps: int, x64: None) -> None:
     mu = 0.5 + (tokens - 256) / (4096 - 256) * (1.15 - 0.5)
     assert float(GRIDS[f"flux_seq{tokens}/mu"]) == pytest.approx(mu, rel=1e-12)
-    found = Uniform()(Shifted(STRAIGHT, float(np.exp(mu))), steps).sigma
-    np.testing.assert_allclose(found, GRIDS[f"flux_seq{tokens}/N{steps}"], rtol=1e-12)
+    sigmas = Uniform()(Shifted(STRAIGHT, float(np.exp(mu))), steps).sigma
+    np.testing.assert_allclose(sigmas, GRIDS[f"flux_seq{tokens}/N{steps}"], rtol=1e-12)
 
 
 LOGSNR = {"flow": STRAIGHT, "cosine": jd.Cosine(), "vp": jd.VPLinear()}
@@ -249,8 +249,8 @@ def test_uniform_may_stop_before_the_data(x64: None) -> None:
         (lambda: Karras()(None, 0), "at least 1 step, got 0"),
         (lambda: Uniform()(jd.Cosine(), 0), "at least 1 step, got 0"),
         (lambda: Trailing()(jd.Cosine(), -1), "at least 1 step, got -1"),
-        (lambda: Trailing()(TABLES["listed"], 6), "ask for at most 5"),
-        (lambda: Linspace()(TABLES["listed"], 6), "ask for at most 5"),
+        (lambda: Trailing()(TABLES["listed"], 6), "at most 5 steps, got 6"),
+        (lambda: Linspace()(TABLES["listed"], 6), "at most 5 steps, got 6"),
         (lambda: Leading()(jd.Cosine(), 6), r"Leading.* for Cosine.* use Uniform"),
         (lambda: Uniform(last=1.0), "last must be a number from 0 to below 1, got 1.0"),
         (lambda: Uniform(end=0.1, last=0.1), "end before the data or a last time"),
@@ -286,7 +286,7 @@ def test_uniform_may_stop_before_the_data(x64: None) -> None:
             r"sigmas must have 2 to 1,000,000 elements, got 1: \(1.0,\)",
         ),
         (lambda: Listed((2.0, 1.0), (1.0,)), "1 alphas and 2 sigmas"),
-        (lambda: Listed((2.0, 1.0))(None, 2), "2 levels are 1 steps, not 2: ask for 1"),
+        (lambda: Listed((2.0, 1.0))(None, 2), "2 levels make 1 steps, not 2: use 1"),
         (
             lambda: Leading(offset=-1),
             "offset must be a whole number from 0 to 1,000,000, got -1",

@@ -49,9 +49,9 @@ MULTISTEP = [
 
 @pytest.mark.parametrize("h", [1e-7, 1e-3, 0.3, 0.999, 1.001, 3.0, 30.0, -1e-3, -0.5, -4.0])
 def test_moments_are_integrals(h: float, x64: None) -> None:
-    found = moments(np.asarray([h]), np.asarray([True]), 4, np)
+    c_m = moments(np.asarray([h]), np.asarray([True]), 4, np)
     single = moments(jnp.asarray([h], jnp.float32), jnp.asarray([True]), 4, jnp)
-    for m, (c, rough) in enumerate(zip(found, single, strict=True)):
+    for m, (c, rough) in enumerate(zip(c_m, single, strict=True)):
         kernel = lambda u, m=m: u**m * h * np.exp(-h * (1 - u))
         exact = quad(kernel, 0, 1, epsabs=0, epsrel=1e-13)[0]
         assert float(c[0]) == pytest.approx(exact, rel=1e-12)
@@ -233,13 +233,13 @@ def test_euler_ancestral_is_ddim(eta: float, x64: None) -> None:
     sigmas = np.asarray(Karras()(None, 10).sigma)
     rng = np.random.default_rng(0)
     x, noise = 80 * rng.normal(size=(8, 2)), rng.normal(size=(10, 8, 2))
-    found = last(DDIM(eta), mixture("gmm2"), x, edm(sigmas), noise)
+    ddim = last(DDIM(eta), mixture("gmm2"), x, edm(sigmas), noise)
     for i, (s, end) in enumerate(pairwise(sigmas)):
         up = min(end, eta * np.sqrt(end**2 * (s**2 - end**2) / s**2))
         down = np.sqrt(end**2 - up**2)
         slope = (x - mixture("gmm2")(x, NoiseLevel(1.0, s), xp=np).x0) / s
         x = x + slope * (down - s) + up * noise[i]
-    np.testing.assert_allclose(found, x, atol=1e-12)
+    np.testing.assert_allclose(ddim, x, atol=1e-12)
 
 
 INVARIANT = [

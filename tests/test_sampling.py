@@ -317,6 +317,6 @@ def test_noise_without_keys_is_refused(solver: Solver) -> None:
     follow = lambda solver: sampling.follow(
         toy, Condition(), None, jnp.ones((2, 1)), levels, solver
     )
-    with pytest.raises(ValueError, match=r"keys is None, .* one key an image"):
+    with pytest.raises(ValueError, match=r"keys is None, .* one key per image"):
         follow(solver)
     assert follow(Heun()).shape == (2, 1)

@@ -282,13 +282,13 @@ def _network(row: Any, path: Schedule) -> Any:
 
     def apply(params: Any, x: Any, angle: Any, cond: Any) -> jd.Output:
         quarter = jnp.pi / 2 * angle
-        own = path(path.time(2 * (jnp.log(jnp.cos(quarter)) - jnp.log(jnp.sin(quarter)))))
-        scale = row(own)
+        level = path(path.time(2 * (jnp.log(jnp.cos(quarter)) - jnp.log(jnp.sin(quarter)))))
+        scale = row(level)
         x = x / scale.c_in
-        x0 = SINGLE(x, own).x0
-        eps = (x - own.alpha * x0) / own.sigma
-        norm = jnp.hypot(own.alpha, own.sigma)
-        answer = {"Flow": eps - x0, "Score": -eps / own.sigma * norm}
+        x0 = SINGLE(x, level).x0
+        eps = (x - level.alpha * x0) / level.sigma
+        norm = jnp.hypot(level.alpha, level.sigma)
+        answer = {"Flow": eps - x0, "Score": -eps / level.sigma * norm}
         return jd.Output(answer[type(row).__name__])
 
     return jd.denoiser(apply, None, row)

@@ -100,8 +100,8 @@ def _independent(noise: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
     return out
 
 
-def _near(found: Any, expected: Any, what: str = "") -> None:
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0, err_msg=what)
+def _near(actual: Any, expected: Any, what: str = "") -> None:
+    np.testing.assert_allclose(actual, expected, atol=TOLERANCE, rtol=0, err_msg=what)
 
 
 @pytest.mark.parametrize("name", ODES)
@@ -215,12 +215,12 @@ def test_coefficients(name: str, frame: str, x64: None) -> None:
     for j, column in enumerate(rule.past):
         past[:, j] = column
     tables = {"A": rule.x, "B": np.c_[rule.x0 - past.sum(1), past], "C": noise}
-    for key, found in tables.items():
+    for key, actual in tables.items():
         if key == "C" and f"{frame}/{name}/C" not in COEFFICIENTS:
             continue
         # weights of 10 and more where nodes lie close together
         expected = COEFFICIENTS[f"{frame}/{name}/{key}"]
-        np.testing.assert_allclose(found, expected, atol=1e-13, rtol=1e-13)
+        np.testing.assert_allclose(actual, expected, atol=1e-13, rtol=1e-13)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])

@@ -7,7 +7,7 @@
     resampled        a grid that goes back up again and again, so that the known and the
                      unknown part are drawn together, and come to agree [RePaint alg. 1]
 
-Replacement is no exact conditioning: the unknown part never sees how the known part moved
+Replacement is not exact conditioning: the unknown part never sees how the known part moved
 it. Resampling brings it closer.
 """
 
@@ -20,12 +20,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxdiff.sampling.sample import follow, normal
-from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, Heun, Noise
+from jaxdiff.sampling.signature import Denoise, Noise, State, Step
+from jaxdiff.sampling.solvers.euler_heun_ddim import Heun
 from jaxdiff.types import Condition, Denoised, Denoiser, Leaf, NoiseLevel, Real, Solver
 from jaxdiff.types.arguments import require_data, require_levels
 
 KNOWN = 0x5EED
-"""The number of the draw, in a step, that noises what is known: no solver draws so many."""
+"""The index of the draw, in a step, that noises the known part; no solver reaches it."""
 
 
 def encode(
@@ -38,8 +39,8 @@ def encode(
     """The latent [B, ...] at levels[0] of x, which is at the last level of the grid.
 
     The grid is one that samples, from most noise to least, but ends above the data, where
-    the flow can be entered; x may be data if that is near. A solver without noise is
-    needed, and `follow` down the same grid leads back to x within its error.
+    the flow can be entered; x may be data if that is near. The solver must add no
+    noise; `follow` down the same grid leads back to x within its error.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> from jaxdiff.schedules import Cosine
@@ -141,7 +142,7 @@ class Inpaint:
     def evaluations(self, lands: bool) -> int:
         return self.solver.evaluations(lands)
 
-    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, PyTree]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, PyTree]:
         remembers = jax.tree.leaves(self.solver.init(x, levels[:2])[0])
         begin = functools.partial(_alone, self.solver) if remembers else self.solver.init
         with np.errstate(divide="ignore", invalid="ignore"):  # no row of a rise is used
@@ -149,13 +150,8 @@ class Inpaint:
         return memory, (rows, levels[:-1], levels[1:])
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: PyTree,
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: PyTree, noise: Noise
+    ) -> Step:
         inner, at, to = row
 
         def fall() -> tuple[Array, Denoised]:
@@ -216,7 +212,7 @@ def resampled(levels: NoiseLevel, jump: int, times: int) -> NoiseLevel:
 
 
 def evaluations(solver: Solver, levels: NoiseLevel) -> int:
-    """Calls of the denoiser on a grid that also rises, where none is made."""
+    """Calls of the denoiser on a grid that may also rise; a rising step makes none."""
     alpha, sigma = (np.asarray(a) for a in (levels.alpha, levels.sigma))
     falling = sigma[1:] * alpha[:-1] <= sigma[:-1] * alpha[1:]
     return sum(solver.evaluations(bool(end == 0)) for end in sigma[1:][falling])

@@ -68,10 +68,10 @@ def follow(
     levels: NoiseLevel,
     solver: Solver,
 ) -> Float[Array, "B ..."]:
-    """Where the solver leads x [B, ...], which is at the grid's first level.
+    """The state at the end of the grid, from x [B, ...] at its first level.
 
-    The grid may go up: from an image to its noise. `keys` may be None for a solver that
-    draws nothing.
+    The grid may rise, from an image to its noise. `keys` may be None for a solver without
+    noise.
     """
     _require(denoise, cond, keys, x, levels, solver)
     return _scan(denoise, cond, keys, x, levels, solver, lambda x, first: None)[0]
@@ -121,15 +121,15 @@ def evaluations(solver: Solver, levels: NoiseLevel) -> int:
 def normal(
     keys: Key[Array, " B"] | None, shape: tuple[int, ...], *folds: Array | int
 ) -> Float[Array, "B ..."]:
-    """N(0, I) of each image [B, *shape]; without folds it is the noise that starts it.
+    """N(0, I) of each image [B, *shape]; without folds the noise that sampling starts from.
 
     Raises:
         ValueError: there are no keys.
     """
     if keys is None:
         raise ValueError(
-            "keys is None, but the start of sample() is noise, and so is part of each step "
-            "of this solver: give one key an image, jax.random.split(key, B)"
+            "keys is None, but sample() starts from noise, and some solvers draw noise in "
+            "each step: give one key per image, jax.random.split(key, B)"
         )
 
     def draw(key: Key[Array, ""]) -> Float[Array, "..."]:
@@ -141,7 +141,7 @@ def normal(
 
 
 def _require(denoise: Any, cond: Any, keys: Any, x: Any, levels: Any, solver: Any) -> None:
-    """Refuses arguments of another kind, before anything is compiled."""
+    """Checks the types and shapes of all arguments, before anything is compiled."""
     require_denoiser(denoise)
     check("cond", cond, Condition)
     if x is not None:

@@ -124,10 +124,10 @@ class LogLinear:
 @dataclass(frozen=True)
 @checked
 class Listed:
-    """Just these levels, from most noise to least; alpha = 1 unless given.
+    """Exactly these levels, from most noise to least; alpha = 1 unless given.
 
     One that ends at sigma = 0 lands on the data. It has as many steps as it has levels
-    less one, and is refused for any other number.
+    less one; any other number of steps is an error.
 
     >>> Listed((4.0, 1.0, 0.0))(None, 2).sigma.tolist()
     [4.0, 1.0, 0.0]
@@ -147,8 +147,8 @@ class Listed:
     def __call__(self, schedule: Schedule | None, steps: int) -> NoiseLevel:
         if steps != len(self.sigmas) - 1:
             raise ValueError(
-                f"{len(self.sigmas)} levels are {len(self.sigmas) - 1} steps, not {steps}: "
-                f"ask for {len(self.sigmas) - 1}"
+                f"{len(self.sigmas)} levels make {len(self.sigmas) - 1} steps, not "
+                f"{steps}: use {len(self.sigmas) - 1}"
             )
         alphas = self.alphas or np.ones(steps + 1)
         return NoiseLevel(np.asarray(alphas, float), np.asarray(self.sigmas, float))
@@ -174,7 +174,10 @@ def _check_falling(alphas: tuple[float, ...], sigmas: tuple[float, ...]) -> None
     levels = list(zip(alphas, sigmas, strict=True))
     for i, (alpha, sigma) in enumerate(levels):
         if not alpha + sigma > 0:
-            raise ValueError(f"level {i} is no level: alpha = {alpha}, sigma = {sigma}")
+            raise ValueError(
+                f"a level needs alpha + sigma > 0, got alpha = {alpha} and sigma = {sigma} "
+                f"at level {i}"
+            )
     for i, ((alpha, sigma), (alpha_to, sigma_to)) in enumerate(pairwise(levels)):
         if not sigma * alpha_to > sigma_to * alpha:
             raise ValueError(

@@ -66,7 +66,7 @@ class Trailing:
 
 
 def _entries(grid: object, schedule: Schedule, steps: int) -> int:
-    """T of a table that has so many steps."""
+    """T, the number of the table's entries, at least `steps`."""
     require_steps(steps)
     require_schedule(schedule)
     total = getattr(schedule, "steps", 0)
@@ -74,6 +74,6 @@ def _entries(grid: object, schedule: Schedule, steps: int) -> int:
         raise ValueError(f"{grid} picks a table's entries; for {schedule} use Uniform()")
     if total < steps:
         raise ValueError(
-            f"a table of {total} entries has no {steps} steps; ask for at most {total}"
+            f"a table of {total} entries makes at most {total} steps, got {steps}"
         )
     return total

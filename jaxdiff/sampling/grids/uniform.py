@@ -114,6 +114,6 @@ def then_data(levels: NoiseLevel) -> NoiseLevel:
 
 
 def require_steps(steps: int) -> None:
-    """Raises ValueError unless there is a step to make."""
+    """Raises ValueError for less than one step."""
     if steps < 1:
         raise ValueError(f"a sampler needs at least 1 step, got {steps}")

@@ -10,13 +10,13 @@ a log-probability: a classifier's for classifier guidance [ADM], or in `noise_aw
 of an estimator of the level.
 
 Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and so may be
-guided again. `rescaled`, `projected` and `zero_star` say how the differences are combined,
-and `first_channels` of which channels, so they take what `guide` returns.
+guided again. `rescaled`, `projected` and `zero_star` choose how the differences are
+combined, and `first_channels` in which channels, so they take what `guide` returns.
 
 A weight may be a function of the level. An `Interval` [GI] switches guidance on for some
 steps of a sampler, and a step is guided in all its evaluations or in none; `PlusPlus`
 weighs a step by both its ends. Heun evaluates the level between two steps twice, once for
-each, so the level alone does not tell: `sample` says from where to where each step goes,
+each, so the level alone does not identify the step: `sample` passes both ends of each step,
 `during(denoise, at, to, memory)`. A step without guidance does not call the guides.
 """
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdiff.sampling.guidance.less_likely import LessLikely
-from jaxdiff.sampling.guidance.without import UNSAID, Without
+from jaxdiff.sampling.guidance.without import DEFAULTS, Without
 from jaxdiff.types import Condition, Denoised, Denoiser, NoiseLevel, Real
 
 
@@ -61,14 +61,14 @@ def _repeat(a: Real, x: Float[Array, "B ..."], times: int) -> Float[Array, "..."
 
 
 def _stack(conds: list[Condition], batch: int) -> Condition:
-    """Conditions as one batch; a field that only some give is filled for the others."""
+    """Conditions as one batch; a field that only some have is filled in for the others."""
     stacked = {}
     for f in fields(Condition):
         values = [getattr(c, f.name) for c in conds]
-        given = next((v for v in values if v is not None), None)
-        if given is None:
+        template = next((v for v in values if v is not None), None)
+        if template is None:
             continue
         with jax.ensure_compile_time_eval():
-            unsaid = UNSAID[f.name](given, batch)
-            stacked[f.name] = _interleave([unsaid if v is None else v for v in values])
+            default = DEFAULTS[f.name](template, batch)
+            stacked[f.name] = _interleave([default if v is None else v for v in values])
     return Condition(**stacked)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from jaxdiff.sampling.guidance.guide import Guided, _guided
 from jaxdiff.sampling.guidance.rules import Pairs, Rule, Sum
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import Denoiser, NoiseLevel
 from jaxdiff.types.ranges import Width, checked
 
@@ -22,17 +23,12 @@ class FirstChannels:
     of: Rule = Sum()
     count: Width = 3
 
-    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+    def init(self, x: State, weaker: int) -> PyTree:
         return self.of.init(x, weaker)
 
     def __call__(
-        self,
-        x: Float[Array, "B ..."],
-        at: NoiseLevel,
-        x0: Float[Array, "B ..."],
-        pairs: Pairs,
-        memory: PyTree,
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        self, x: State, at: NoiseLevel, x0: State, pairs: Pairs, memory: PyTree
+    ) -> tuple[State, PyTree]:
         guided, memory = self.of(x, at, x0, pairs, memory)
         guides = jnp.arange(x0.shape[-1]) < self.count
         return jnp.where(guides, guided, x0), memory

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, replace
 
 import jax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from jaxdiff.denoisers import during, initial
 from jaxdiff.denoisers.parameterizations import X0, Flow
 from jaxdiff.sampling.guidance.batching import evaluate
 from jaxdiff.sampling.guidance.rules import Projected, Rescaled, Rule, Sum, ZeroStar
 from jaxdiff.sampling.guidance.weights import Switch, Weight, decided, value
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import (
     UNCONDITIONAL,
     Condition,
@@ -32,7 +33,7 @@ class Guided:
     """The rule's and, in a tuple, each denoiser's; None before the first step."""
 
     def __call__(
-        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+        self, x: State, at: NoiseLevel, cond: Condition = UNCONDITIONAL
     ) -> Denoised:
         of_rule, _ = self.init(x) if self.memory is None else self.memory
         first, others, memories = self._evaluations(x, at, cond)
@@ -41,7 +42,7 @@ class Guided:
         x0, of_rule = self.rule(x, at, first.x0, pairs, of_rule)
         return replace(first, x0=x0, memory=(of_rule, (first.memory, *memories)))
 
-    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+    def init(self, x: State) -> PyTree:
         denoisers = (self.denoise, *(d for d, _ in self.weaker))
         return self.rule.init(x, len(self.weaker)), tuple(initial(d, x) for d in denoisers)
 
@@ -55,18 +56,18 @@ class Guided:
         return Guided(decide(self.denoise, each[0]), weaker, self.rule, memory)
 
     def _evaluations(
-        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
-    ) -> tuple[Denoised, list[Float[Array, "B ..."]], list[PyTree]]:
+        self, x: State, at: NoiseLevel, cond: Condition
+    ) -> tuple[Denoised, list[State], list[PyTree]]:
         """D, and x0 and memory of each weaker one; D's x0 where one is not called."""
         kept = [initial(d, x) for d, _ in self.weaker]
         kept = kept if self.memory is None else self.memory[1][1:]
 
         def call(chosen: list[bool]) -> tuple[Denoised, list, list]:
             weaker = (d for (d, _), c in zip(self.weaker, chosen, strict=True) if c)
-            first, *found = evaluate((self.denoise, *weaker), x, at, cond)
+            first, *called = evaluate((self.denoise, *weaker), x, at, cond)
             idle = [Denoised(first.x0, memory=m) for m in kept]
-            found = [found.pop(0) if c else i for c, i in zip(chosen, idle, strict=True)]
-            return first, [d.x0 for d in found], [d.memory for d in found]
+            others = [called.pop(0) if c else i for c, i in zip(chosen, idle, strict=True)]
+            return first, [d.x0 for d in others], [d.memory for d in others]
 
         on = [_on(w) for _, w in self.weaker]
         switches = [o for o in on if not isinstance(o, bool)]
@@ -91,7 +92,7 @@ def guide(denoise: Denoiser, *weaker: tuple[Denoiser, Weight]) -> Guided:
     batch. w may be traced or a function of the level: changing it compiles nothing.
 
     Raises:
-        ValueError: something else than a pair. Without any, it is the denoiser.
+        ValueError: an argument that is not a pair (denoiser, weight).
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> import jax.numpy as jnp

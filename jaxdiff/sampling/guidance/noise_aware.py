@@ -5,9 +5,8 @@ score_w = score + w grad_x ln g(u | x),  u = ln(sigma / alpha) = -logsnr / 2, so
     D_w = (x + sigma^2 score_w) / alpha = D + w (sigma^2 / alpha) grad_x ln g(u | x)
 
 with g(u | x) = N(u; mean(x), exp(logvar(x))). u is the same on every ray, and noise in n
-dimensions tells it to 1 / sqrt(2 n) at every level. But x is what the sampler holds, and
-its marginal over levels, hence g, is another on another path: sample on the path that the
-estimator was trained on.
+dimensions determines it to 1 / sqrt(2 n) at every level. But the marginal of x over levels,
+hence g, depends on the path: sample on the path that the estimator was trained on.
 """
 
 from collections.abc import Callable
@@ -18,11 +17,10 @@ from jaxtyping import Array, Float
 from jaxdiff.sampling.guidance.guide import Guided, guide
 from jaxdiff.sampling.guidance.less_likely import LogProb, less_likely
 from jaxdiff.sampling.guidance.weights import Weight
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import Condition, Denoiser, NoiseLevel
 
-LevelEstimator = Callable[
-    [Float[Array, "B ..."]], tuple[Float[Array, " B"], Float[Array, " B"]]
-]
+LevelEstimator = Callable[[State], tuple[Float[Array, " B"], Float[Array, " B"]]]
 """x [B, ...] -> (mean, logvar) of u = ln(sigma / alpha), both [B]; it knows no level."""
 
 
@@ -38,9 +36,7 @@ def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> Guid
 def level_log_prob(estimator: LevelEstimator) -> LogProb:
     """ln g(u | x), but for the constant ln(2 pi) / 2."""
 
-    def log_prob(
-        x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
-    ) -> Float[Array, " B"]:
+    def log_prob(x: State, at: NoiseLevel, cond: Condition) -> Float[Array, " B"]:
         mean, logvar = estimator(x)
         error = jnp.reshape(-at.logsnr / 2, (-1,)) - mean
         return -(logvar + error**2 * jnp.exp(-logvar)) / 2

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from jaxdiff.denoisers.parameterizations import X0, Flow
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import NoiseLevel, Parameterization, Real
 from jaxdiff.types.ranges import Finite, Fraction, Limit, checked
 
-Pairs = Sequence[tuple[Float[Array, "B ..."], Real]]
+Pairs = Sequence[tuple[State, Real]]
 """D_i [B, ...] and its weight, which broadcasts against it; 0 = not guided."""
 
 
@@ -23,18 +24,19 @@ Pairs = Sequence[tuple[Float[Array, "B ..."], Real]]
 class Rule(Protocol):
     """(x, level, D, pairs, memory) -> guided D, memory; D itself if all weights are 0."""
 
-    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
-        """The memory before the first step, for so many weaker denoisers."""
+    def init(self, x: State, weaker: int) -> PyTree:
+        """The memory before the first step, for `weaker` weaker denoisers."""
         ...
 
     def __call__(
-        self,
-        x: Float[Array, "B ..."],
-        at: NoiseLevel,
-        x0: Float[Array, "B ..."],
-        pairs: Pairs,
-        memory: PyTree,
-    ) -> tuple[Float[Array, "B ..."], PyTree]: ...
+        self, x: State, at: NoiseLevel, x0: State, pairs: Pairs, memory: PyTree
+    ) -> tuple[State, PyTree]:
+        """The guided x0 [B, ...] and the memory after this step.
+
+        `x` [B, ...] is at the level `at`, `x0` is D(x), `pairs` has each weaker D_i(x)
+        with its weight.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,12 @@ class Rule(Protocol):
 class Sum:
     """D + sum_i w_i (D - D_i)."""
 
-    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+    def init(self, x: State, weaker: int) -> PyTree:
         return ()
 
     def __call__(
-        self,
-        x: Float[Array, "B ..."],
-        at: NoiseLevel,
-        x0: Float[Array, "B ..."],
-        pairs: Pairs,
-        memory: PyTree,
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        self, x: State, at: NoiseLevel, x0: State, pairs: Pairs, memory: PyTree
+    ) -> tuple[State, PyTree]:
         guided = x0
         for other, w in pairs:
             guided = guided + w * (x0 - other)
@@ -73,23 +70,18 @@ class Rescaled:
     phi: Fraction
     on: Parameterization = X0()
 
-    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+    def init(self, x: State, weaker: int) -> PyTree:
         return self.of.init(x, weaker)
 
     def __call__(
-        self,
-        x: Float[Array, "B ..."],
-        at: NoiseLevel,
-        x0: Float[Array, "B ..."],
-        pairs: Pairs,
-        memory: PyTree,
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        self, x: State, at: NoiseLevel, x0: State, pairs: Pairs, memory: PyTree
+    ) -> tuple[State, PyTree]:
         guided, memory = self.of(x, at, x0, pairs, memory)
         skip = self.on(at).c_skip * x
         f, f_guided = x0 - skip, guided - skip
         variances = (_dot(g - _mean(g), g - _mean(g)) for g in (f, f_guided))
-        own, other = _together_positive(*variances)
-        ratio = jnp.sqrt(own / other)
+        variance, guided_variance = _together_positive(*variances)
+        ratio = jnp.sqrt(variance / guided_variance)
         return skip + (1 + self.phi * (ratio - 1)) * f_guided, memory
 
 
@@ -108,17 +100,12 @@ class Projected:
     momentum: Finite = -0.5
     parallel: Finite = 0.0
 
-    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+    def init(self, x: State, weaker: int) -> PyTree:
         return (jnp.zeros_like(x),) * weaker
 
     def __call__(
-        self,
-        x: Float[Array, "B ..."],
-        at: NoiseLevel,
-        x0: Float[Array, "B ..."],
-        pairs: Pairs,
-        memory: PyTree,
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        self, x: State, at: NoiseLevel, x0: State, pairs: Pairs, memory: PyTree
+    ) -> tuple[State, PyTree]:
         guided, kept = x0, []
         for (other, w), m in zip(pairs, memory, strict=True):
             m = jnp.where(w == 0, m, x0 - other + self.momentum * m)
@@ -141,17 +128,12 @@ class ZeroStar:
 
     on: Parameterization = Flow()
 
-    def init(self, x: Float[Array, "B ..."], weaker: int) -> PyTree:
+    def init(self, x: State, weaker: int) -> PyTree:
         return ()
 
     def __call__(
-        self,
-        x: Float[Array, "B ..."],
-        at: NoiseLevel,
-        x0: Float[Array, "B ..."],
-        pairs: Pairs,
-        memory: PyTree,
-    ) -> tuple[Float[Array, "B ..."], PyTree]:
+        self, x: State, at: NoiseLevel, x0: State, pairs: Pairs, memory: PyTree
+    ) -> tuple[State, PyTree]:
         skip, guided = self.on(at).c_skip * x, x0
         for other, w in pairs:
             f, f_other = x0 - skip, other - skip
@@ -160,16 +142,16 @@ class ZeroStar:
         return guided, memory
 
 
-def _mean(a: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+def _mean(a: State) -> State:
     return jnp.mean(a, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
-def _dot(a: Float[Array, "B ..."], b: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+def _dot(a: State, b: State) -> State:
     """<a, b> of each image, [B, 1, ...]."""
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
-def _together_positive(*squares: Float[Array, "B ..."]) -> list[Float[Array, "B ..."]]:
+def _together_positive(*squares: State) -> list[State]:
     """Sums of squares, all 1 where one is 0: what they divide is 0 or not wanted there."""
     positive = jnp.stack(squares).min(0) > 0
     return [jnp.where(positive, square, 1) for square in squares]

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from jaxdiff.denoisers import during, initial
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
 from jaxdiff.types.arguments import require_denoiser
 from jaxdiff.types.ranges import Limit, Positive, PositiveFraction, checked
@@ -30,7 +31,7 @@ class Thresholded:
             )
 
     def __call__(
-        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+        self, x: State, at: NoiseLevel, cond: Condition = UNCONDITIONAL
     ) -> Denoised:
         out = self.denoise(x, at, cond)
         axes = tuple(range(1, x.ndim))
@@ -38,7 +39,7 @@ class Thresholded:
         q = jnp.clip(q, self.floor, self.ceiling)
         return replace(out, x0=jnp.clip(out.x0, -q, q) / q)
 
-    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+    def init(self, x: State) -> PyTree:
         return initial(self.denoise, x)
 
     def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> "Thresholded":

@@ -60,6 +60,7 @@ class Interval:
         return (self.low < ratio) & (ratio <= self.high)
 
     def during(self, at: NoiseLevel, to: NoiseLevel) -> Weight:
+        """The weight for all evaluations of a step: w if its start lies within, else 0."""
         w = decided(self.w, at, to)
         whole = self.low == 0 and self.high == math.inf
         return w if whole else Switch(self.contains(at), w)
@@ -86,8 +87,8 @@ class Interval:
         ratio = [float(r) for r in jnp.divide(levels.sigma, levels.alpha)]
         if not 0 <= first <= last < len(ratio) - 1:
             raise ValueError(
-                f"steps {first} ... {last} are no part of the {len(ratio) - 1} steps of "
-                f"the grid: give 0 <= first <= last <= {len(ratio) - 2}"
+                f"steps {first} ... {last} are not within the {len(ratio) - 1} steps of "
+                f"the grid: use 0 <= first <= last <= {len(ratio) - 2}"
             )
         high = math.sqrt(ratio[first - 1] * ratio[first]) if first else math.inf
         return cls(w, math.sqrt(ratio[last] * ratio[last + 1]), high)
@@ -110,11 +111,12 @@ class PlusPlus:
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         raise ValueError(
-            "PlusPlus weighs a step by both its ends: sample with it, or tell the step "
-            "with during(denoise, at, to)"
+            "PlusPlus weighs a step by both its ends: sample with it, or pass the step "
+            "by during(denoise, at, to)"
         )
 
     def during(self, at: NoiseLevel, to: NoiseLevel) -> Real:
+        """w = scale / (1 - q) - 1 of the step, q = alpha sigma' / (alpha' sigma)."""
         kept = (at.alpha * to.sigma) / (to.alpha * at.sigma)
         return self.scale / (1 - kept) - 1
 

@@ -1,11 +1,12 @@
-"""A denoiser that is not told all of its condition."""
+"""A denoiser with part of its condition withheld."""
 
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from jaxdiff.denoisers import during, initial
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Denoiser, NoiseLevel
 from jaxdiff.types.arguments import require_denoiser
 
@@ -15,7 +16,7 @@ class Without:
     """A denoiser with one field of its condition withheld; made by `without`.
 
     A value rather than a closure, so that `guide` sees that it is the same network.
-    Without "noise" the network is not told c_noise; c_in, c_skip and c_out stay those of
+    Without "noise" c_noise is withheld; c_in, c_skip and c_out stay those of
     the level, which is what makes the difference point from more noise to less [NAG].
     """
 
@@ -23,11 +24,11 @@ class Without:
     field: str
 
     def __call__(
-        self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition = UNCONDITIONAL
+        self, x: State, at: NoiseLevel, cond: Condition = UNCONDITIONAL
     ) -> Denoised:
         return self.denoise(x, at, self.blind(cond, x.shape[0]))
 
-    def init(self, x: Float[Array, "B ..."]) -> PyTree:
+    def init(self, x: State) -> PyTree:
         return initial(self.denoise, x)
 
     def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> "Without":
@@ -50,14 +51,14 @@ WITHHELD = {
     "label": _no_label,
     "noise": lambda noise, batch: jnp.full((batch,), False),
 }
-"""For each field of a condition, what (its value, batch size) is when it is withheld."""
+"""For each field of a condition, (its value, batch size) -> the field withheld."""
 
-UNSAID = WITHHELD | {"noise": lambda noise, batch: jnp.full((batch,), True)}
-"""Likewise, what None stands for: no label, but a noise level that is told."""
+DEFAULTS = WITHHELD | {"noise": lambda noise, batch: jnp.full((batch,), True)}
+"""Likewise, -> what None stands for: no label, but a noise level that is given."""
 
 
 def without(denoise: Denoiser, field: str) -> Without:
-    """The denoiser that is not told `field`: "label" or "noise".
+    """The denoiser with `field` withheld: "label" or "noise".
 
     Raises:
         ValueError: there is no such field.

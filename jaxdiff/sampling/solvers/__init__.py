@@ -1,6 +1,6 @@
 """Solvers of dx = D d(alpha) + eps_hat d(sigma), each an (init, step) pair.
 
-`euler_heun_ddim` has the rules that remember nothing, `ancestral` and `sde` those with
+`euler_heun_ddim` has the single-step rules, `ancestral` and `sde` those with
 random steps, `midpoint` and `runge_kutta` those that look ahead within a step, `dpm_solver`
 and `deis_lms` those that remember earlier evaluations, `adaptive` the one that chooses its
 own steps.

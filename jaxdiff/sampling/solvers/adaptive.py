@@ -18,20 +18,22 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
+from jaxdiff.sampling.signature import Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.euler_heun_ddim import (
-    Denoise,
     Interval,
-    Noise,
     intervals,
     left_endpoint,
 )
-from jaxdiff.types import Denoised, NoiseLevel
+from jaxdiff.types import NoiseLevel
 from jaxdiff.types.ranges import Tolerance, Whole, checked, shown
 
 TINY = 1e-4
 """Where the clock bends: at sigma / alpha = 1 / TINY."""
+
+Count = Int[Array, ""]
+"""Evaluations so far."""
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,21 @@ class Adaptive:
         if lands:
             return 1
         raise ValueError(
-            f"{self} asks as often as the data make it: its memory has the number, "
-            "sampling.trajectory(...).memory"
+            f"{self} evaluates as often as its tolerance needs, which depends on the data: "
+            "read the number from sampling.trajectory(...).memory"
         )
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[Int[Array, ""], Interval]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[Count, Interval]:
         return jnp.zeros((), jnp.int32), intervals(jax.tree.map(jnp.asarray, levels))
 
     def step(
         self,
         denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: Int[Array, ""],
+        x: State,
+        memory: Count,
         row: Interval,
         noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+    ) -> Step:
         at, to = row.at, row.to
         first = denoise(x, at)
         lands = lambda: (left_endpoint(x, first.x0, at, to), jnp.zeros((), jnp.int32))
@@ -86,8 +86,8 @@ class Adaptive:
         return x, memory + 1 + calls, first
 
     def _flow(
-        self, denoise: Denoise, x: Float[Array, "B ..."], at: NoiseLevel, to: NoiseLevel
-    ) -> tuple[Float[Array, "B ..."], Int[Array, ""]]:
+        self, denoise: Denoise, x: State, at: NoiseLevel, to: NoiseLevel
+    ) -> tuple[State, Count]:
         dfx, solver = _diffrax(), _solver(self.method)
         norm = lambda y: jnp.sqrt(jnp.square(y).reshape(y.shape[0], -1).mean(1)).max()
         controller = self.controller or dfx.PIDController(self.rtol, self.atol, norm=norm)
@@ -109,9 +109,7 @@ class Adaptive:
         return r * end, _calls(solver, done.stats["num_steps"])
 
 
-def _velocity(
-    denoise: Denoise, u: Float[Array, ""], y: Float[Array, "B ..."], args: None
-) -> Float[Array, "B ..."]:
+def _velocity(denoise: Denoise, u: Float[Array, ""], y: State, args: None) -> State:
     cot = jnp.exp(-u) - TINY
     sin = jax.lax.rsqrt(1 + cot**2)
     at = NoiseLevel(jnp.maximum(cot, 0) * sin, sin)
@@ -120,8 +118,8 @@ def _velocity(
     return (at.alpha * eps - at.sigma * x0) * jnp.exp(-u) * sin**2
 
 
-def _calls(solver: Any, steps: Int[Array, ""]) -> Int[Array, ""]:
-    """Evaluations in so many steps; of an implicit method those before it iterates."""
+def _calls(solver: Any, steps: Count) -> Count:
+    """Evaluations in `steps` steps; an implicit method's own iterations are not counted."""
     tableau = getattr(solver, "tableau", None)
     stages = getattr(tableau, "num_stages", 1)
     reuses = bool(getattr(tableau, "fsal", False))
@@ -129,7 +127,7 @@ def _calls(solver: Any, steps: Int[Array, ""]) -> Int[Array, ""]:
 
 
 def _solver(method: Any) -> Any:
-    """The solver itself, None if there is none of the name."""
+    """The solver itself; None if diffrax has no solver of that name."""
     if not isinstance(method, str):
         return method
     made = getattr(_diffrax(), method, None)
@@ -142,23 +140,25 @@ def _solver(method: Any) -> Any:
 
 
 def _check_method(method: Any, controller: Any) -> None:
-    """Refuses what diffrax could not integrate an ordinary equation with.
+    """Checks that diffrax integrates ordinary differential equations with these.
 
     Raises:
-        ValueError: no solver, one of other equations, or a controller that is none.
+        ValueError: `method` is not a solver of diffrax for ODEs, or `controller` is not a
+            step-size controller.
     """
     dfx, solver = _diffrax(), _solver(method)
-    own = "Tsit5, Dopri5, Dopri8, Bosh3 and Kvaerno5 are among its own"
+    examples = "use for example Tsit5, Dopri5, Dopri8, Bosh3 or Kvaerno5"
     if not isinstance(solver, dfx.AbstractSolver):
-        raise ValueError(f"diffrax has no solver {shown(method)}; {own}")
+        raise ValueError(f"diffrax has no solver {shown(method)}; {examples}")
     if solver.term_structure is not dfx.AbstractTerm:
-        raise ValueError(f"method {shown(method)} of diffrax is none of an ODE; {own}")
+        raise ValueError(f"diffrax's {shown(method)} does not solve ODEs; {examples}")
     if controller is None and not isinstance(solver, dfx.AbstractAdaptiveSolver):
-        raise ValueError(f"method {shown(method)} does not estimate its error; {own}")
+        raise ValueError(f"method {shown(method)} does not estimate its error; {examples}")
     if not isinstance(controller, dfx.AbstractStepSizeController | None):
         raise ValueError(
-            "controller must be one of diffrax, such as diffrax.PIDController(rtol=1e-5, "
-            f"atol=1e-5), or None for it, got {shown(controller)}"
+            "controller must be a step-size controller of diffrax, such as "
+            "diffrax.PIDController(rtol=1e-5, atol=1e-5), or None for that one, got "
+            f"{shown(controller)}"
         )
 
 

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
-from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, Noise
+from jaxdiff.sampling.signature import Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.rows import cast, on_host
 from jaxdiff.schedules.posterior import Posterior, SmallVariance, Variance, chain
-from jaxdiff.types import Denoised, NoiseLevel
+from jaxdiff.types import NoiseLevel
 from jaxdiff.types.ranges import checked
+
+Row = tuple[NoiseLevel, Posterior]
+"""Where the step starts, and q(x_to | x_at, x0) between its two levels."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +40,14 @@ class Ancestral:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[NoiseLevel, Posterior]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, Row]:
         grid, xp = on_host(levels)
         between = jax.tree.map(xp.flip, chain(jax.tree.map(xp.flip, grid)))
         return (), cast((grid[:-1], between), levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: tuple[NoiseLevel, Posterior],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: Row, noise: Noise
+    ) -> Step:
         at, between = row
         first = denoise(x, at)
         std = jnp.exp(self.variance(between, first.variance) / 2)

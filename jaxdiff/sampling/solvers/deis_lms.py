@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, Noise
+from jaxdiff.sampling.signature import Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.multistep import (
     Memory,
     Rule,
@@ -27,7 +26,7 @@ from jaxdiff.sampling.solvers.multistep import (
     weights,
 )
 from jaxdiff.sampling.solvers.rows import cast, on_host
-from jaxdiff.types import Denoised, NoiseLevel
+from jaxdiff.types import NoiseLevel
 from jaxdiff.types.ranges import Whole, checked
 
 Rows = tuple[NoiseLevel, Rule]
@@ -46,7 +45,7 @@ class DEIS:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[Memory, Rows]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[Memory, Rows]:
         grid, xp = on_host(levels)
         step = exponent(grid[:-1], grid[1:], xp)
         c = xp.stack(moments(-step.h, step.finite, self.order, xp), 1)
@@ -55,13 +54,8 @@ class DEIS:
         return _table(self.order, x, levels, past)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: Memory,
-        row: Rows,
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: Memory, row: Rows, noise: Noise
+    ) -> Step:
         return _step(denoise, x, memory, row)
 
 
@@ -78,7 +72,7 @@ class LMS:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[Memory, Rows]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[Memory, Rows]:
         grid, xp = on_host(levels)
         some = grid.alpha > 0
         s = grid.sigma / xp.where(some, grid.alpha, 1)
@@ -90,19 +84,12 @@ class LMS:
         return _table(self.order, x, levels, past)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: Memory,
-        row: Rows,
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: Memory, row: Rows, noise: Noise
+    ) -> Step:
         return _step(denoise, x, memory, row)
 
 
-def _table(
-    order: int, x: Float[Array, "B ..."], levels: NoiseLevel, past: tuple
-) -> tuple[Memory, Rows]:
+def _table(order: int, x: State, levels: NoiseLevel, past: tuple) -> tuple[Memory, Rows]:
     grid, _ = on_host(levels)
     at, to = grid[:-1], grid[1:]
     ratio = to.sigma / at.sigma
@@ -110,9 +97,7 @@ def _table(
     return (jnp.zeros_like(x),) * (order - 1), cast((levels[:-1], rule), levels)
 
 
-def _step(
-    denoise: Denoise, x: Float[Array, "B ..."], memory: Memory, row: Rows
-) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+def _step(denoise: Denoise, x: State, memory: Memory, row: Rows) -> Step:
     at, rule = row
     first = denoise(x, at)
     eps = (x - at.alpha * first.x0) / at.sigma

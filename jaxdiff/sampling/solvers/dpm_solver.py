@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
-from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, Noise
+from jaxdiff.sampling.signature import Coefficient, Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.multistep import (
     Columns,
     Exponent,
@@ -34,14 +34,17 @@ from jaxdiff.sampling.solvers.multistep import (
     weights,
 )
 from jaxdiff.sampling.solvers.rows import cast, on_host
-from jaxdiff.types import Denoised, Leaf, NoiseLevel, pytree
+from jaxdiff.types import Leaf, NoiseLevel, pytree
 from jaxdiff.types.ranges import Choice, NonNegative, Whole, checked
 
 CONSTANTS = ("published", "midpoint", "exact")
 """Of DPM-Solver++."""
 
 SHORTCUTS = ("bh2", "bh1", "exact")
-"""UniPC's B(h): e^h - 1 and h, which tell where only one node is left; or neither."""
+"""UniPC's B(h): e^h - 1 and h, which differ only where one node is left; or neither."""
+
+DPMRow = tuple[NoiseLevel, Rule, Coefficient]
+"""Where the step starts, its rule, and the std of the noise after it."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,7 @@ class DPMSolverPP:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[Memory, tuple[NoiseLevel, Rule, Float[Array, " N"]]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[Memory, DPMRow]:
         grid, xp = on_host(levels)
         at, to = grid[:-1], grid[1:]
         step, p = exponent(at, to, xp), self.order
@@ -91,13 +92,8 @@ class DPMSolverPP:
         return (jnp.zeros_like(x),) * (p - 1), cast((levels[:-1], rule, noise), levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: Memory,
-        row: tuple[NoiseLevel, Rule, Float[Array, ""]],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: Memory, row: DPMRow, noise: Noise
+    ) -> Step:
         at, rule, fresh = row
         first = denoise(x, at)
         x = rule(x, first.x0, first.x0, memory)
@@ -112,6 +108,13 @@ class Correction:
     keep: Leaf
     """1 before the first step, then 0."""
     again: Rule
+
+
+UniPCRow = tuple[NoiseLevel, Correction, Rule]
+"""Where the step starts, the correction of x there, and the prediction from it."""
+
+UniPCMemory = tuple[State, Memory]
+"""x as the last step corrected it, and the evaluations of D before, the latest first."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,7 @@ class UniPC:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[NoiseLevel, Correction, Rule]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, UniPCRow]:
         grid, xp = on_host(levels)
         step = exponent(grid[:-1], grid[1:], xp)
         u, has = nodes(step.h, step.finite, self.order, self.tail, xp)
@@ -160,13 +161,8 @@ class UniPC:
         return Rule(step.ratio, to.alpha - at.alpha * step.ratio, past)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: tuple[Float[Array, "B ..."], Memory],
-        row: tuple[NoiseLevel, Correction, Rule],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: UniPCMemory, row: UniPCRow, noise: Noise
+    ) -> Step:
         at, correct, predict = row
         before, seen = memory
         first = denoise(x, at)

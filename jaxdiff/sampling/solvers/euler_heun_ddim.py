@@ -1,4 +1,4 @@
-"""Solvers that remember nothing from step to step.
+"""Solvers that keep nothing from step to step: Euler, Heun and DDIM.
 
 Along any path dx = D d(alpha) + eps_hat d(sigma), eps_hat = (x - alpha D) / sigma. One
 step from (alpha, sigma) to (alpha', sigma'):
@@ -17,23 +17,17 @@ which is Heun's rule, with D' at the left-endpoint step's end y. There eps' is
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
+from jaxdiff.sampling.signature import Coefficient, Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.rows import cast, on_host
-from jaxdiff.types import Denoised, Leaf, NoiseLevel, Real, pytree
+from jaxdiff.types import Leaf, NoiseLevel, Real, pytree
 from jaxdiff.types.ranges import Fraction, NonNegative, Range, checked
-
-Denoise = Callable[[Float[Array, "B ..."], NoiseLevel], Denoised]
-"""A denoiser with its condition already given."""
-
-Noise = Callable[[int], Float[Array, "B ..."]]
-"""A step's unit normal draws: noise(0), noise(1) if it needs another, ..."""
 
 
 @pytree
@@ -53,10 +47,15 @@ class LeftEndpoint:
     x: Leaf
     x0: Leaf
 
-    def __call__(
-        self, x: Float[Array, "B ..."], x0: Float[Array, "B ..."]
-    ) -> Float[Array, "B ..."]:
+    def __call__(self, x: State, x0: State) -> State:
         return self.x * x + self.x0 * x0
+
+
+NoisyRow = tuple[LeftEndpoint, Coefficient]
+"""The rule, and the std of the noise that is added before it or after it."""
+
+HeunRow = tuple[LeftEndpoint, Coefficient, Coefficient]
+"""The rule, the weight of its correction D' - D, and the std of churn's noise."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +78,13 @@ class Euler:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[LeftEndpoint, Float[Array, " N"]]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, NoisyRow]:
         grid, xp = on_host(levels)
         return (), cast(_churned(self, grid, xp), levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: tuple[LeftEndpoint, Float[Array, ""]],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: NoisyRow, noise: Noise
+    ) -> Step:
         rule, added = row
         x = x + added * noise(0) if self.churn else x
         first = denoise(x, rule.at)
@@ -119,21 +111,14 @@ class Heun:
     def evaluations(self, lands: bool) -> int:
         return 1 if lands else 2
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[LeftEndpoint, Float[Array, " N"], Float[Array, " N"]]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, HeunRow]:
         grid, xp = on_host(levels)
         rule, added = _churned(self, grid, xp)
         return (), cast((rule, _trapezoid(rule, xp), added), levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: tuple[LeftEndpoint, Float[Array, ""], Float[Array, ""]],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: HeunRow, noise: Noise
+    ) -> Step:
         rule, correction, added = row
         x = x + added * noise(0) if self.churn else x
         first = denoise(x, rule.at)
@@ -159,21 +144,14 @@ class DDIM:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple[LeftEndpoint, Float[Array, " N"]]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, NoisyRow]:
         grid, xp = on_host(levels)
         down, fresh = split(grid[:-1], grid[1:], self.eta, xp)
         return (), cast((left_rule(grid[:-1], down), fresh), levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: tuple[LeftEndpoint, Float[Array, ""]],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: NoisyRow, noise: Noise
+    ) -> Step:
         rule, fresh = row
         first = denoise(x, rule.at)
         x = rule(x, first.x0)
@@ -210,12 +188,12 @@ def left_rule(at: NoiseLevel, to: NoiseLevel) -> LeftEndpoint:
 
 
 def left_endpoint(
-    x: Float[Array, "B ..."],
-    x0: Float[Array, "B ..."],
+    x: State,
+    x0: State,
     at: NoiseLevel,
     to: NoiseLevel,
-) -> Float[Array, "B ..."]:
-    """The same rule between levels that are known in the step alone."""
+) -> State:
+    """The same rule, for levels that are known only within the step."""
     return left_rule(at, to)(x, x0)
 
 

@@ -1,4 +1,4 @@
-"""Solvers that look at the middle of each step: DPM-Solver++ 2S and midpoint rules.
+"""Solvers that evaluate at the middle of each step: DPM-Solver++ 2S and midpoint rules.
 
     midpoint    x' = x + D_m (alpha' - alpha) + eps_m (sigma' - sigma)
 
@@ -20,17 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.sampling.signature import Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.euler_heun_ddim import (
-    Denoise,
     LeftEndpoint,
-    Noise,
     left_rule,
     root,
     split,
 )
 from jaxdiff.sampling.solvers.rows import cast, made_in_float64, on_host
 from jaxdiff.schedules import LogSigma
-from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
+from jaxdiff.types import Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Fraction, checked
 
 
@@ -42,7 +41,7 @@ class Halfway:
     to_mid: LeftEndpoint
     to_end: LeftEndpoint
     lands: Leaf
-    """bool, whether the step ends on the data, without a look at the middle."""
+    """bool, whether the step ends on the data, without an evaluation at the middle."""
     fresh: tuple[Leaf, Leaf, Leaf]
     """Of the step's first draw in the middle and at the end, of its second at the end."""
 
@@ -64,7 +63,7 @@ class DPMSolverPP2S:
     def evaluations(self, lands: bool) -> int:
         return 1 if lands else 2
 
-    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Halfway]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, Halfway]:
         grid, xp = on_host(levels)
         at, to = grid[:-1], grid[1:]
         down, fresh = split(at, to, self.eta, xp)
@@ -79,16 +78,11 @@ class DPMSolverPP2S:
         return (), cast(Halfway(mid, *rules, to.sigma == 0, parts), levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: Halfway,
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: Halfway, noise: Noise
+    ) -> Step:
         first = denoise(x, row.to_end.at)
 
-        def second() -> Float[Array, "B ..."]:
+        def second() -> State:
             y = row.to_mid(x, first.x0)
             y = y + row.fresh[0] * noise(0) if self.eta else y
             return denoise(y, row.mid).x0
@@ -117,9 +111,7 @@ class Midpoint:
     def evaluations(self, lands: bool) -> int:
         return 1 if lands and not np.isfinite(self.clock.time(np.inf)) else 2
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, "MidpointRow"]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, "MidpointRow"]:
         return (), cast(made_in_float64(self._table, levels), levels)
 
     def _table(self, levels: NoiseLevel) -> "MidpointRow":
@@ -143,13 +135,8 @@ class Midpoint:
         )
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: "MidpointRow",
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: "MidpointRow", noise: Noise
+    ) -> Step:
         first = denoise(x, row.to_mid.at)
         second = lambda: denoise(row.to_mid(x, first.x0), row.to_mid.to).x0
         x0 = jax.lax.cond(row.looks, second, lambda: first.x0)

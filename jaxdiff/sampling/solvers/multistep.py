@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import Leaf, NoiseLevel, pytree
 
 Numbers = Float[Array, " N"] | Float[np.ndarray, " N"]
 Columns = Float[Array, "N p"] | Float[np.ndarray, "N p"]
 Flags = Bool[Array, " N"] | Bool[np.ndarray, " N"]
-Memory = tuple[Float[Array, "B ..."], ...]
+Memory = tuple[State, ...]
 FlagColumns = Bool[Array, "N p"] | Bool[np.ndarray, "N p"]
 
 
@@ -35,11 +36,11 @@ class Rule:
 
     def __call__(
         self,
-        x: Float[Array, "B ..."],
-        x0: Float[Array, "B ..."],
-        f: Float[Array, "B ..."],
-        memory: tuple[Float[Array, "B ..."], ...],
-    ) -> Float[Array, "B ..."]:
+        x: State,
+        x0: State,
+        f: State,
+        memory: Memory,
+    ) -> State:
         """From x, D, f_i and what came before it, f_{i-1} first."""
         out = self.x * x + self.x0 * x0
         for b, earlier in zip(self.past, memory, strict=True):

@@ -7,8 +7,8 @@ x + h sum_j a_ij k_j, and the step ends at x + h sum_i b_i k_i. Which path it is
 matter, as they do not to exponential solvers, so the clock names both: y = x / k is on its
 path, on the ray of the grid's x, and levels of one logsnr give the same images.
 
-On the data D = x and E[eps | x] = 0, so the velocity there is alpha'(0) x, and no network
-is asked.
+On the data D = x and E[eps | x] = 0, so the velocity there is alpha'(0) x, and the
+network is not evaluated.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,14 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
-from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, LeftEndpoint, Noise, left_rule
+from jaxdiff.sampling.signature import Denoise, Noise, State, Step
+from jaxdiff.sampling.solvers.euler_heun_ddim import LeftEndpoint, left_rule
 from jaxdiff.sampling.solvers.midpoint import on_path, times
 from jaxdiff.sampling.solvers.rows import cast, made_in_float64
 from jaxdiff.schedules import RectifiedFlow
-from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
+from jaxdiff.types import Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Choice, checked
 
 METHODS = {
@@ -65,7 +66,7 @@ class RungeKutta:
         c = _places(self.method)
         return (len(c) - c.count(1) if self.full else 1) if lands else len(c)
 
-    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, Stages]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, Stages]:
         return (), cast(made_in_float64(self._table, levels), levels)
 
     def _table(self, levels: NoiseLevel) -> Stages:
@@ -85,13 +86,8 @@ class RungeKutta:
         return Stages(row, h, (k[:-1], k[1:]), tuple(stages), tuple(slopes))
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: Stages,
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: Stages, noise: Noise
+    ) -> Step:
         first = denoise(x, row.step.at)
         whole = lambda: self._whole(denoise, x / row.k[0], first.x0, row) * row.k[1]
         if self.full:
@@ -102,25 +98,25 @@ class RungeKutta:
     def _whole(
         self,
         denoise: Denoise,
-        x: Float[Array, "B ..."],
-        x0: Float[Array, "B ..."],
+        x: State,
+        x0: State,
         row: Stages,
-    ) -> Float[Array, "B ..."]:
+    ) -> State:
         a, b = METHODS[self.method]
-        k: list[Float[Array, "B ..."]] = []
+        k: list[State] = []
         for c, coefficients, at, slope in zip(
             _places(self.method), ((), *a), row.path, row.slope, strict=True
         ):
             y = x + row.h * sum(w * v for w, v in zip(coefficients, k, strict=True) if w)
             if not k:
-                found = x0
+                d = x0
             elif self.full and c == 1:
-                asked = lambda y=y, at=at: denoise(y, at).x0
-                found = jax.lax.cond(at.sigma > 0, asked, lambda y=y: y)
+                evaluate = lambda y=y, at=at: denoise(y, at).x0
+                d = jax.lax.cond(at.sigma > 0, evaluate, lambda y=y: y)
             else:
-                found = denoise(y, at).x0
-            eps = (y - at.alpha * found) / jnp.where(at.sigma > 0, at.sigma, 1)
-            k.append(slope.alpha * found + slope.sigma * eps)
+                d = denoise(y, at).x0
+            eps = (y - at.alpha * d) / jnp.where(at.sigma > 0, at.sigma, 1)
+            k.append(slope.alpha * d + slope.sigma * eps)
         return x + row.h * sum(w * v for w, v in zip(b, k, strict=True) if w)
 
 

@@ -30,9 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxdiff.sampling.solvers.euler_heun_ddim import Denoise, Interval, Noise
+from jaxdiff.sampling.signature import Coefficient, Denoise, Noise, State, Step
+from jaxdiff.sampling.solvers.euler_heun_ddim import Interval
 from jaxdiff.sampling.solvers.rows import cast, made_in_float64, traced
-from jaxdiff.types import Denoised, Leaf, NoiseLevel, Schedule, pytree
+from jaxdiff.types import Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Choice, Limit, NonNegative, checked
 
 LAST = ("tweedie", "mean", "euler")
@@ -56,14 +57,16 @@ class End:
 
 @runtime_checkable
 class Diffusion(Protocol):
-    """How much noise a step adds: the steps from one end -> w h, [N]."""
+    """How much noise each of the N steps adds: `End` -> w h [N]."""
 
     @property
     def needs_clock(self) -> bool:
         """Whether it reads t or h, rather than levels alone."""
         ...
 
-    def __call__(self, end: End) -> Float[Array, " N"]: ...
+    def __call__(self, end: End) -> Float[Array, " N"]:
+        """w h of each step [N], not negative, from the step's end."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,12 @@ class EulerMaruyama:
     def evaluations(self, lands: bool) -> int:
         return 1
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, "LinearRow"]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, "LinearRow"]:
         return (), _rows(self, levels)[0]
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: "LinearRow",
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: "LinearRow", noise: Noise
+    ) -> Step:
         first = denoise(x, row.levels.at)
         return row.x * x + row.x0 * first.x0 + row.noise * noise(0), memory, first
 
@@ -203,25 +199,18 @@ class StochasticHeun:
     def evaluations(self, lands: bool) -> int:
         return 1 if lands else 2
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, tuple["LinearRow", "LinearRow", Float[Array, " N"]]]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[PyTree, "HeunRows"]:
         return (), _rows(self, levels)
 
     def step(
-        self,
-        denoise: Denoise,
-        x: Float[Array, "B ..."],
-        memory: PyTree,
-        row: tuple["LinearRow", "LinearRow", Float[Array, ""]],
-        noise: Noise,
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        self, denoise: Denoise, x: State, memory: PyTree, row: "HeunRows", noise: Noise
+    ) -> Step:
         left, right, scale = row
         x = x + left.noise / scale * noise(0)
         first = denoise(x, left.levels.at)
         y = left.x * x + left.x0 * first.x0
 
-        def corrected() -> Float[Array, "B ..."]:
+        def corrected() -> State:
             onward = right.x * y + right.x0 * denoise(y, right.levels.to).x0
             return (scale * x + onward) / 2
 
@@ -239,13 +228,13 @@ class LinearRow:
     noise: Leaf
 
 
+HeunRows = tuple[LinearRow, LinearRow, Coefficient]
+"""The rule with the drift of the left end, with that of the right end, and k' / k."""
+
 Langevin = EulerMaruyama | StochasticHeun
 
 
-Rows = tuple[LinearRow, LinearRow, Leaf]
-
-
-def _rows(solver: Langevin, levels: NoiseLevel) -> Rows:
+def _rows(solver: Langevin, levels: NoiseLevel) -> HeunRows:
     """The rule with the drift of each step's left end and of its right end, and k' / k."""
     rows = made_in_float64(functools.partial(_table, solver), levels)
     if not traced(levels):
@@ -260,7 +249,7 @@ TOO_LARGE = 2.0
 """The std at the end beside the right one, above which a grid is called too coarse."""
 
 
-def excess(solver: Langevin, levels: NoiseLevel, rows: Rows) -> float:
+def excess(solver: Langevin, levels: NoiseLevel, rows: HeunRows) -> float:
     """The std at the last level beside the right one, for Gaussian data.
 
     For N(0, s^2) with s = `DATA_STD` the denoiser is linear, D = d x, and so is a step,
@@ -309,8 +298,8 @@ def stable_ratio(solver: Langevin) -> float:
     return float(r[unstable].max(initial=0.001))
 
 
-def _warn_if_unstable(solver: Langevin, levels: NoiseLevel, rows: Rows) -> None:
-    """Says that steps are too long for the noise that they add, and how many would do."""
+def _warn_if_unstable(solver: Langevin, levels: NoiseLevel, rows: HeunRows) -> None:
+    """Warns of steps too long for the noise they add, with a number of steps that works."""
     levels = jax.tree.map(np.float64, levels)
     if (levels.sigma[1:] * levels.alpha[:-1] > levels.sigma[:-1] * levels.alpha[1:]).any():
         return  # a grid that rises: other rules are between these steps
@@ -339,7 +328,7 @@ def _warn_if_unstable(solver: Langevin, levels: NoiseLevel, rows: Rows) -> None:
     )
 
 
-def _table(solver: Langevin, levels: NoiseLevel) -> Rows:
+def _table(solver: Langevin, levels: NoiseLevel) -> HeunRows:
     lands = levels.sigma[1:] == 0
     left, right, path = _ends(solver, levels, lands)
     k = jnp.hypot(levels.alpha, levels.sigma) / jnp.hypot(path.alpha, path.sigma)
@@ -380,7 +369,7 @@ def _ends(
         before, after = (jax.tree.map(lambda r: -h * r, rate[s]) for s in _HALVES)
     else:
         before = after = jax.tree.map(jnp.diff, path)
-    to = path[1:]  # where a step lands, the right end is not asked for: any level will do
+    to = path[1:]  # where a step lands, the right end is not used: any level will do
     to = NoiseLevel(to.alpha, jnp.where(lands, 1, to.sigma))
     return End(t[:-1], h, path[:-1], before), End(t[1:], h, to, after), path
 
