@@ -45,9 +45,9 @@ def test_positions_turn_by_geometric_frequencies() -> None:
 @pytest.mark.parametrize("features", [8, 128])
 def test_positions_are_the_published_ones(features: int) -> None:
     z = np.load(GOLDEN / "iddpm" / "embedding.npz")
-    found = positions(jnp.asarray(z["t"], jnp.float32), features)
+    features_ = positions(jnp.asarray(z["t"], jnp.float32), features)
     # the rounding of a float32 angle of 999
-    close(found, z[f"emb_dim{features}_f32"], 6.2e-5)
+    close(features_, z[f"emb_dim{features}_f32"], 6.2e-5)
 
 
 # ------------------------------------------------------------------- blocks
@@ -176,12 +176,12 @@ def test_labels_and_noise_may_be_withheld(made: Any) -> None:
     x = jnp.concatenate([x[:1]] * 4)
     apply = jax.jit(TINY.apply)
     run = lambda c, cond: np.asarray(apply(variables, x, c, cond).raw)
-    label, told = jnp.array([1, -1, 1, 1]), jnp.array([True, True, False, False])
-    a, b, c, d = run(jnp.array([0.1, 0.1, 0.1, 0.9]), Condition(label, told))
+    label, noise = jnp.array([1, -1, 1, 1]), jnp.array([True, True, False, False])
+    a, b, c, d = run(jnp.array([0.1, 0.1, 0.1, 0.9]), Condition(label, noise))
     assert np.abs(a - b).max() > 1e-3  # a label is heard
     assert np.abs(a - c).max() > 1e-3  # and so is the noise level
     close(d, c)  # but not where it is withheld
-    none = run(jnp.full(4, 0.1), Condition(None, told))
+    none = run(jnp.full(4, 0.1), Condition(None, noise))
     close(none[0], b)
 
 

@@ -22,8 +22,8 @@ PRECISIONS = {"float64": 1e-10, "float32": 2e-5}
 @functools.cache
 def network(name: str) -> Any:
     g = golden(name)
-    said = {k: v for k, v in g.config.items() if k not in ("res", "b")}
-    net = autoencoder.config(said).network
+    settings = {k: v for k, v in g.config.items() if k not in ("res", "b")}
+    net = autoencoder.config(settings).network
     return net, autoencoder.imported(g.tensors, net)
 
 
@@ -104,8 +104,8 @@ def test_shapes_are_those_of_a_network_of_images_alone() -> None:
 
 
 def test_a_config_says_scaling_and_shift_or_leaves_them_out() -> None:
-    said = json.loads((FILES / "vae_a_config.json").read_text())
-    old = autoencoder.config(said)
+    settings = json.loads((FILES / "vae_a_config.json").read_text())
+    old = autoencoder.config(settings)
     assert (old.factor, old.shift) == (0.18215, 0.0)
     assert old.network == AutoencoderKL(channels=(32, 64), num_blocks=1, groups=8)
     sd3 = autoencoder.config(
@@ -127,7 +127,7 @@ def test_a_config_says_scaling_and_shift_or_leaves_them_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "complaint"),
+    ("settings", "complaint"),
     [
         ({"_class_name": "VQModel"}, "_class_name must be 'AutoencoderKL', got 'VQModel'"),
         ({"act_fn": "relu"}, "act_fn must be 'silu', got 'relu'"),
@@ -148,7 +148,7 @@ def test_a_config_says_scaling_and_shift_or_leaves_them_out() -> None:
         ({"norm_num_groups": 3}, "channels must be multiples of the 3 groups"),
     ],
 )
-def test_configs_of_other_networks_are_refused(said: Any, complaint: str) -> None:
+def test_configs_of_other_networks_are_refused(settings: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint) as caught:
-        autoencoder.config(said)
+        autoencoder.config(settings)
     assert "\n" not in str(caught.value)

@@ -75,8 +75,8 @@ def test_published_guidance_of_three_channels(name: str, x64: None) -> None:
     guided = first_channels(jd.guide(raw, (jd.without(raw, "label"), 0.5)))
     level = jd.NoiseLevel(jnp.ones(()), jnp.ones(()))
     out = guided(x, level, Condition(n.g.labels("y_cfg")[:1]))
-    found = joined(jd.Output(out.x0, out.variance), n.sign)
-    close(found[0], n.g.nhwc("cfg_1p5_f64")[0], 1e-10)
+    outputs = joined(jd.Output(out.x0, out.variance), n.sign)
+    close(outputs[0], n.g.nhwc("cfg_1p5_f64")[0], 1e-10)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -100,8 +100,8 @@ def test_published_gradients(name: str, x64: None) -> None:
     checked = 0
     for path, source in sources.items():
         if f"grad/{source.name}" in n.g:
-            found = functools.reduce(lambda tree, key: tree[key], path[1:], of_params)
-            close(found, source.convert(n.g.z[f"grad/{source.name}"]), 1e-9)
+            gradient = functools.reduce(lambda tree, key: tree[key], path[1:], of_params)
+            close(gradient, source.convert(n.g.z[f"grad/{source.name}"]), 1e-9)
             checked += 1
     assert checked == sum(key.startswith("grad/") for key in n.g.z.files) == 11
 
@@ -140,8 +140,8 @@ def test_labels_may_be_whole_soft_or_withheld(apply: Any) -> None:
 def test_a_withheld_noise_level_is_a_zero_or_a_learned_embedding(apply: Any) -> None:
     n = network("dit_a")
     x, t, cond = n.inputs()
-    told = jnp.array([True, False, True])
-    none, some = apply(n.variables, x, t, cond), Condition(cond.label, told)
+    noise = jnp.array([True, False, True])
+    none, some = apply(n.variables, x, t, cond), Condition(cond.label, noise)
     blind = apply(n.variables, x, t, some).raw
     close(blind[::2], np.asarray(none.raw[::2]), 1e-6)
     assert np.abs(blind[1] - none.raw[1]).max() > 0.01
@@ -168,8 +168,8 @@ def test_an_untrained_network_returns_zero_and_starts_as_published() -> None:
     assert np.std(params["emb_label"]) == pytest.approx(0.02, rel=0.2)
     for name, fan_in, fan_out in (("attn_qkv", 64, 192), ("mlp_hidden", 64, 256)):
         bound = (6 / (fan_in + fan_out)) ** 0.5
-        found = np.abs(params["block0"][name]["kernel"]).max()
-        assert 0.95 * bound < found <= bound
+        largest = np.abs(params["block0"][name]["kernel"]).max()
+        assert 0.95 * bound < largest <= bound
     assert np.abs(params["patch"]["kernel"]).max() <= (6 / (16 + 64)) ** 0.5
 
 

@@ -76,8 +76,8 @@ def entries() -> NoiseLevel:
 def test_the_kept_entries_are_a_section_s_and_told_by_their_numbers(x64: None) -> None:
     kept = jd.section_spacing(1000, (int(DIT["steps"]),))
     assert kept == tuple(DIT["timestep_map"])
-    told = EPS(entries()[:-1]).c_noise
-    np.testing.assert_allclose(told, kept[::-1], rtol=0, atol=1e-9)
+    c_noise = EPS(entries()[:-1]).c_noise
+    np.testing.assert_allclose(c_noise, kept[::-1], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", ["1.0", "2.5"])
@@ -163,11 +163,11 @@ def test_published_samples_of_a_sit(scale: str, x64: None) -> None:
 def guided_velocity(x: Any, t: Any, y: Any, scale: float) -> Any:
     """eps - x0 at SiT's time, with guidance of three channels."""
     apply, variables = network("sit_a")
-    told, untold = (
+    labelled, unlabelled = (
         apply(variables, x, t, Condition(label)).raw for label in (y, 0 * y - 1)
     )
-    guided = untold + scale * (told - untold)
-    return jnp.where(jnp.arange(4) < 3, guided, told)
+    guided = unlabelled + scale * (labelled - unlabelled)
+    return jnp.where(jnp.arange(4) < 3, guided, labelled)
 
 
 def test_first_channels_of_another_rule_and_of_all(x64: None) -> None:

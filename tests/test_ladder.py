@@ -48,9 +48,9 @@ TABLE = {
 def test_training_is_the_paper_s(rung: str) -> None:
     e = experiment(rung)
     o, times = e.optimizer, e.times
-    found = (e.batch_size, o.learning_rate, o.ref_batches, e.network.dropout, e.loss_scale)
-    found += (o.b2, times.mean, times.std, o.forced_norm)
-    assert found == pytest.approx(TABLE[rung], rel=1e-12)
+    recipe = (e.batch_size, o.learning_rate, o.ref_batches, e.network.dropout, e.loss_scale)
+    recipe += (o.b2, times.mean, times.std, o.forced_norm)
+    assert recipe == pytest.approx(TABLE[rung], rel=1e-12)
     assert (o.b1, o.eps, o.rampup_images) == (0.9, 1e-8, 10e6)
     assert e.steps * e.batch_size == 2**31
     assert isinstance(e.loss, Uncertain) == e.network.uncertainty == (rung != "a")
@@ -98,8 +98,8 @@ def test_an_early_traditional_average_is_short() -> None:
         beta = 0.5 ** (1 / min(2.0, 0.09 * t))
         average = beta * average + (1 - beta) * value
         expected.append([average])
-    found = follow(optim.halflife_ema((2.0,)), trace)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    tracked = follow(optim.halflife_ema((2.0,)), trace)
+    np.testing.assert_allclose(tracked, expected, atol=2e-6)
 
 
 def test_without_forced_norm_the_optimiser_is_adam_and_starts_as_it_is() -> None:

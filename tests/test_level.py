@@ -76,15 +76,15 @@ def test_an_estimator_reads_x_and_its_label_alone(backbone: Any) -> None:
     # gains and last layers start at 0, where labels have no way to the output
     variables["params"] = jax.tree.map(lambda a: a + 0.1, variables["params"])
     variables["params"]["level_gain"] = jnp.full(2, 10.0)
-    said = lambda x, c, cond: net.apply(variables, x, c, cond).level
-    level = said(x, jnp.zeros(()), label)
+    estimate = lambda x, c, cond: net.apply(variables, x, c, cond).level
+    level = estimate(x, jnp.zeros(()), label)
     assert level.shape == (4, 2)
     assert np.ptp(level[:, 0]) > 1e-3
-    told = dataclasses.replace(label, noise=jnp.asarray([True, False, True, False]))
-    np.testing.assert_array_equal(said(x, jnp.full((4,), 1.7), told), level)
-    assert np.abs(said(x, jnp.zeros(()), jd.Condition()) - level).max() > 1e-4
+    partly = dataclasses.replace(label, noise=jnp.asarray([True, False, True, False]))
+    np.testing.assert_array_equal(estimate(x, jnp.full((4,), 1.7), partly), level)
+    assert np.abs(estimate(x, jnp.zeros(()), jd.Condition()) - level).max() > 1e-4
     # the scale of x is seen, though the backbone's input is of unit mean square
-    assert np.abs(said(2 * x, jnp.zeros(()), label) - level).max() > 1e-4
+    assert np.abs(estimate(2 * x, jnp.zeros(()), label) - level).max() > 1e-4
 
 
 def test_the_input_of_an_estimator_says_nothing_of_the_level_but_x() -> None:
@@ -113,8 +113,8 @@ def test_uncertainty_learns_nothing_from_images_without_a_level() -> None:
 
 def test_an_estimator_starts_from_a_denoiser_s_weights_and_learns() -> None:
     before = state.init_state(dataclasses.replace(DENOISER, seed=5))
-    given = {"params": before.params, "constants": before.constants}
-    start = state.init_state(ESTIMATOR, given)
+    variables = {"params": before.params, "constants": before.constants}
+    start = state.init_state(ESTIMATOR, variables)
     for name, array in before.constants["emb_fourier"].items():
         np.testing.assert_array_equal(start.constants["emb_fourier"][name], array)
     kernel = lambda s: s.params["enc"]["8x8_conv"]["weight"]
@@ -138,7 +138,7 @@ def test_weights_that_fit_nowhere_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"is \(3, 3, 32, 16\), its network wants"):
         state.init_state(DENOISER, {"params": larger.params})
-    with pytest.raises(ValueError, match="an array that its network has not"):
+    with pytest.raises(ValueError, match="an array that its network does not have"):
         state.init_state(DENOISER, {"params": {"other": jnp.zeros(1)}})
 
 

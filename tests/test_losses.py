@@ -115,8 +115,8 @@ def test_total_is_the_weighted_sum() -> None:
     b: Any = lambda denoised, noised: jnp.asarray([10.0, 100.0])
     x = jnp.ones((2, 3))
     noised = jd.Noised(x, x, x, 0.5, NoiseLevel(1.0, 1.0))
-    found = jd.Total(((2.0, a), (0.5, b)))(jd.Denoised(x), noised)
-    np.testing.assert_allclose(found, [7, 54])
+    total = jd.Total(((2.0, a), (0.5, b)))(jd.Denoised(x), noised)
+    np.testing.assert_allclose(total, [7, 54])
 
 
 # ------------------------------------------------------------ the variational bound
@@ -154,15 +154,15 @@ class Given:
         return jd.Denoised(jnp.clip(x0, -1, 1) if clip else x0, v)
 
 
-def objectives(given: Given) -> dict[str, LossTerm]:
+def objectives(golden: Given) -> dict[str, LossTerm]:
     """The published objectives as values."""
-    steps = given.table.steps
-    bound = VariationalBound(given.table)
-    whole = VariationalBound(given.table, stop_mean=False)
+    steps = golden.table.steps
+    bound = VariationalBound(golden.table)
+    whole = VariationalBound(golden.table, stop_mean=False)
     plain: dict[str, Any] = {
         "EPSILON": jd.WeightedError(jd.UniformOnNetwork(jd.Eps())),
         "START_X": jd.WeightedError(jd.UniformOnX0()),
-        "PREVIOUS_X": jd.WeightedError(lambda at: given.between.c_x0**2),
+        "PREVIOUS_X": jd.WeightedError(lambda at: golden.between.c_x0**2),
     }
     hybrid = {
         f"{kind}_RESCALED_MSE": jd.Total(((1.0, mse), (steps / 1000, bound)))
@@ -177,20 +177,20 @@ def objectives(given: Given) -> dict[str, LossTerm]:
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_published_objectives_and_gradients(process: str, x64: None) -> None:
-    given, close = Given(LOSSES, f"{process}__"), np.testing.assert_allclose
-    simple = objectives(given)["EPSILON_MSE"].terms[0][1]
-    found = simple(given.denoised(given.raw, "EPSILON"), given.noised)
-    close(found, LOSSES[f"{process}__EPSILON_FIXED_MSE__loss"], rtol=1e-9)
-    for name, term in objectives(given).items():
+    golden, close = Given(LOSSES, f"{process}__"), np.testing.assert_allclose
+    simple = objectives(golden)["EPSILON_MSE"].terms[0][1]
+    losses = simple(golden.denoised(golden.raw, "EPSILON"), golden.noised)
+    close(losses, LOSSES[f"{process}__EPSILON_FIXED_MSE__loss"], rtol=1e-9)
+    for name, term in objectives(golden).items():
         kind = name.split("_RESCALED")[0].removesuffix("_KL").removesuffix("_MSE")
         loss = lambda raw, term=term, kind=kind: term(
-            given.denoised(raw, kind), given.noised
+            golden.denoised(raw, kind), golden.noised
         )
-        close(loss(given.raw), LOSSES[f"{process}__{name}__loss"], rtol=1e-9)
+        close(loss(golden.raw), LOSSES[f"{process}__{name}__loss"], rtol=1e-9)
         parts = ("mse", "vb") if name.endswith("MSE") else ()
         for part, (scale, one) in zip(parts, getattr(term, "terms", ()), strict=False):
-            found = scale * one(given.denoised(given.raw, kind), given.noised)
-            close(found, LOSSES[f"{process}__{name}__{part}"], rtol=1e-9, err_msg=name)
+            losses = scale * one(golden.denoised(golden.raw, kind), golden.noised)
+            close(losses, LOSSES[f"{process}__{name}__{part}"], rtol=1e-9, err_msg=name)
         weights = {"grad": np.ones(4), "wgrad": LOSSES["is_weights"]}
         for key, weight in weights.items():
             if f"{process}__{name}__{key}" not in LOSSES.files:
@@ -198,33 +198,33 @@ def test_published_objectives_and_gradients(process: str, x64: None) -> None:
             grad = jax.grad(lambda raw, w=weight, loss=loss: (w * loss(raw)).mean())
             expected = LOSSES[f"{process}__{name}__{key}"]
             # entry 0's decoder: the reference divides 1e-16 by the mass of a far bin
-            for tolerance, found, wanted in zip(
-                (1e-8, 1e-9, 1e-9, 1e-9), grad(given.raw), expected, strict=True
+            for tolerance, losses, wanted in zip(
+                (1e-8, 1e-9, 1e-9, 1e-9), grad(golden.raw), expected, strict=True
             ):
-                close(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+                close(losses, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_published_hybrid_loss_in_float32(process: str) -> None:
-    given = Given(LOSSES, f"{process}__", "float32")
-    term = objectives(given)["EPSILON_RESCALED_MSE"]
-    found = term(given.denoised(given.raw, "EPSILON"), given.noised)
-    assert found.dtype == jnp.float32
+    golden = Given(LOSSES, f"{process}__", "float32")
+    term = objectives(golden)["EPSILON_RESCALED_MSE"]
+    loss = term(golden.denoised(golden.raw, "EPSILON"), golden.noised)
+    assert loss.dtype == jnp.float32
     expected = LOSSES[f"{process}__EPSILON_RESCALED_MSE__loss_f32"]
     # at alpha = 4.9e-5 float32 has x - sigma eps to 1e-7 / alpha
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_stopped_mean_has_the_gradient_of_the_plain_error(
     process: str, x64: None
 ) -> None:
-    given = Given(LOSSES, f"{process}__")
-    terms = objectives(given)
+    golden = Given(LOSSES, f"{process}__")
+    terms = objectives(golden)
     plain = terms["EPSILON_MSE"].terms[0][1]
     grad = lambda term: jax.grad(
-        lambda raw: term(given.denoised(raw, "EPSILON"), given.noised).sum()
-    )(given.raw)
+        lambda raw: term(golden.denoised(raw, "EPSILON"), golden.noised).sum()
+    )(golden.raw)
     hybrid, simple = grad(terms["EPSILON_RESCALED_MSE"]), grad(plain)
     np.testing.assert_array_equal(hybrid[:, :3], simple[:, :3])
     np.testing.assert_array_equal(simple[:, 3:], 0)
@@ -235,17 +235,17 @@ def test_a_stopped_mean_has_the_gradient_of_the_plain_error(
 
 @pytest.mark.parametrize("clip", [0, 1])
 def test_published_terms_of_the_bound(clip: int, x64: None) -> None:
-    given = Given(VLB, "term_")
-    denoised = given.denoised(given.raw, "EPSILON", bool(clip))
-    np.testing.assert_allclose(given.noised.x, VLB["term_x_t"], rtol=1e-12)
+    golden = Given(VLB, "term_")
+    denoised = golden.denoised(golden.raw, "EPSILON", bool(clip))
+    np.testing.assert_allclose(golden.noised.x, VLB["term_x_t"], rtol=1e-12)
     for name, rule in {
         "LEARNED_RANGE": LearnedVariance(),
         "FIXED_SMALL": SmallVariance(),
         "FIXED_LARGE": LargeVariance(),
     }.items():
-        found = VariationalBound(given.table, rule)(denoised, given.noised)
+        bits = VariationalBound(golden.table, rule)(denoised, golden.noised)
         expected = VLB[f"term_EPS_{name}_clip{clip}_bpd"]
-        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        np.testing.assert_allclose(bits, expected, rtol=1e-9)
 
 
 def as_shipped(name: str, row: Any) -> Any:
@@ -259,22 +259,22 @@ def as_shipped(name: str, row: Any) -> Any:
 def test_published_weighted_losses_and_gradients(case: str, x64: None) -> None:
     """<repository>__<prediction>: the weight is on the error and leaves the bound alone."""
     name, kind = case.split("__")
-    given, row = Given(WEIGHTED), ON_EPS[kind]
+    golden, row = Given(WEIGHTED), ON_EPS[kind]
     apply = lambda raw, x, c_noise, cond: jd.Output(*jnp.split(raw, 2, axis=1))
     terms = {
         "mse": jd.WeightedError(as_shipped(name, row)),
-        "vb": VariationalBound(given.table),
+        "vb": VariationalBound(golden.table),
     }
     terms["loss"] = jd.Total(tuple((1.0, term) for term in terms.values()))
 
     def loss(raw: Any, term: LossTerm) -> Any:
-        denoised = jd.denoiser(apply, raw, row)(given.noised.x, given.noised.at)
-        return term(denoised, given.noised)
+        denoised = jd.denoiser(apply, raw, row)(golden.noised.x, golden.noised.at)
+        return term(denoised, golden.noised)
 
     for key, term in terms.items():
-        found, published = loss(given.raw, term), WEIGHTED[f"{case}__{key}"]
-        np.testing.assert_allclose(found, published, rtol=1e-9, err_msg=key)
-    grad = jax.grad(lambda raw: loss(raw, terms["loss"]).mean())(given.raw)
+        actual, published = loss(golden.raw, term), WEIGHTED[f"{case}__{key}"]
+        np.testing.assert_allclose(actual, published, rtol=1e-9, err_msg=key)
+    grad = jax.grad(lambda raw: loss(raw, terms["loss"]).mean())(golden.raw)
     published = WEIGHTED[f"{case}__grad"]
     np.testing.assert_allclose(grad, published, rtol=0, atol=1e-9 * np.abs(published).max())
 
@@ -323,9 +323,9 @@ def test_the_bound_s_term_is_the_kl_of_two_gaussians(x64: None) -> None:
     """By numbers of a table of N(m1, e^l1), N(m2, e^l2): c_x0 = 1 puts the gap in m."""
     m1, l1, m2, l2 = (jnp.asarray(a)[:, None] for a in VLB["kl_in"])
     between = Posterior(1.0, 0.0, jnp.exp(l1), 1.0, jnp.zeros_like(l1) > 0)
-    given: Any = lambda between, v: l2
-    found = bound_term(jd.Denoised(m2), m1, between, given, DensityDecoder())
-    np.testing.assert_allclose(found * np.log(2), VLB["kl_out_nats"], rtol=1e-9)
+    variance: Any = lambda between, v: l2
+    bits = bound_term(jd.Denoised(m2), m1, between, variance, DensityDecoder())
+    np.testing.assert_allclose(bits * np.log(2), VLB["kl_out_nats"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("path", SCHEDULES)
@@ -336,17 +336,17 @@ def test_with_the_small_variance_a_term_is_half_the_loss_of_snr(
     x0, x0_hat = jax.random.normal(jax.random.key(0), (2, 5, 3))
     at, to = SCHEDULES[path](0.7), SCHEDULES[path](0.6)
     between = posterior(at, to)
-    found = bound_term(jd.Denoised(x0_hat), x0, between, SmallVariance(), PixelDecoder())
+    bits = bound_term(jd.Denoised(x0_hat), x0, between, SmallVariance(), PixelDecoder())
     nats = (to.snr - at.snr) / 2 * ((x0 - x0_hat) ** 2).mean(1)
-    np.testing.assert_allclose(found * np.log(2), nats, rtol=1e-9)
+    np.testing.assert_allclose(bits * np.log(2), nats, rtol=1e-9)
 
 
 def test_at_minus_one_the_learned_variance_is_the_small_one(x64: None) -> None:
-    given = Given(VLB, "term_")
-    out = given.denoised(given.raw, "EPSILON")
+    golden = Given(VLB, "term_")
+    out = golden.denoised(golden.raw, "EPSILON")
     lowest = jd.Denoised(out.x0, jnp.full_like(out.x0, -1))
     learned, small = (
-        VariationalBound(given.table, rule)(lowest, given.noised)
+        VariationalBound(golden.table, rule)(lowest, golden.noised)
         for rule in (LearnedVariance(), SmallVariance())
     )
     np.testing.assert_allclose(learned, small, rtol=1e-13)
@@ -366,8 +366,8 @@ def test_published_discrete_loss_of_vdm(steps: int, x64: None) -> None:
     x = at.alpha * x0 + at.sigma * VDM["eps"]
     x0_hat = (x - at.sigma * VDM["eps_hat"]) / at.alpha
     between = posterior(at, level(t - 1 / steps))
-    found = bound_term(jd.Denoised(x0_hat), x0, between, SmallVariance(), PixelDecoder())
-    nats = steps * found * np.log(2) * x0.shape[1]
+    bits = bound_term(jd.Denoised(x0_hat), x0, between, SmallVariance(), PixelDecoder())
+    nats = steps * bits * np.log(2) * x0.shape[1]
     # x0_hat has cancelled digits of x where alpha is small
     np.testing.assert_allclose(nats, VDM[f"loss_diff_T{steps}"], rtol=1e-9)
 
@@ -376,25 +376,25 @@ def test_published_discrete_loss_of_vdm(steps: int, x64: None) -> None:
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e6, 1e15])
 def test_the_bound_and_its_gradient_are_finite_in_float32(kind: str, scale: float) -> None:
     """An untrained network may say anything, at either end and at pixels of any value."""
-    given = Given(LOSSES, "cosine_T4000__", "float32")
+    golden = Given(LOSSES, "cosine_T4000__", "float32")
     noised = jd.Noised(
-        given.noised.x0.at[..., 0].set(-1).at[..., 1].set(1),
-        *(getattr(given.noised, name) for name in ("eps", "x", "t", "at")),
+        golden.noised.x0.at[..., 0].set(-1).at[..., 1].set(1),
+        *(getattr(golden.noised, name) for name in ("eps", "x", "t", "at")),
     )
-    term = VariationalBound(given.table, stop_mean=False)
+    term = VariationalBound(golden.table, stop_mean=False)
     # the variance's v is a network's own size; the mean is off by as much as it likes
-    raw = given.raw.at[:, :3].multiply(scale)
-    loss = lambda raw: term(given.denoised(raw, kind), noised).sum()
+    raw = golden.raw.at[:, :3].multiply(scale)
+    loss = lambda raw: term(golden.denoised(raw, kind), noised).sum()
     value, grad = jax.value_and_grad(loss)(raw)
     if scale < 1e15:
         assert np.isfinite(value)
     assert not np.isnan(grad).any()
     # the decoder's row has a gradient of its own, and gets none from the KL it is not
-    alone = lambda raw: term(given.denoised(raw, kind), noised)[0]
+    alone = lambda raw: term(golden.denoised(raw, kind), noised)[0]
     assert np.isfinite(jax.grad(alone)(raw)).all()
 
 
 def test_the_bound_says_what_it_needs() -> None:
-    given = Given(VLB, "term_", "float32")
+    golden = Given(VLB, "term_", "float32")
     with pytest.raises(ValueError, match=r"network\.learned_variance = True"):
-        VariationalBound(given.table)(jd.Denoised(given.noised.x0), given.noised)
+        VariationalBound(golden.table)(jd.Denoised(golden.noised.x0), golden.noised)

@@ -170,12 +170,14 @@ def test_conversions_against_published_tables(name: str, path: str, x64: None) -
         "u": tuple(slopes),
         "score": (0, -1 / at.sigma),
     }.items():
-        found = [
+        converted = [
             to_x0 * a + to_eps * b for a, b in zip((of_x, of_pred), of_eps, strict=True)
         ]
         published = table[list(CONVERSIONS["order"]).index(target)]
         # differences of terms of some 1e3, divided by a sigma of 0.01
-        np.testing.assert_allclose(found, published, rtol=1e-9, atol=1e-9, err_msg=target)
+        np.testing.assert_allclose(
+            converted, published, rtol=1e-9, atol=1e-9, err_msg=target
+        )
 
 
 @pytest.mark.parametrize("path", PUBLISHED)
@@ -191,9 +193,9 @@ def test_published_noised_data_and_targets(path: str, x64: None) -> None:
         raw["v"] = CONVERSIONS[f"{path}__u"] * 2 / np.pi
     for name, output in raw.items():
         scale = ROWS[name](at)
-        found = scale.c_skip * x + scale.c_out * output
+        x0 = scale.c_skip * x + scale.c_out * output
         np.testing.assert_allclose(
-            found, np.broadcast_to(CONVERSIONS["x0"], x.shape), rtol=1e-9, atol=1e-10
+            x0, np.broadcast_to(CONVERSIONS["x0"], x.shape), rtol=1e-9, atol=1e-10
         )
 
 
@@ -206,13 +208,13 @@ def test_published_noised_data_and_targets(path: str, x64: None) -> None:
     ids=["paths", "laws"],
 )
 def test_published_coefficients_of_edm(sigma: Any, keys: str, x64: None) -> None:
-    given = {**CONVERSIONS, **LAWS}
+    published = {**CONVERSIONS, **LAWS}
     scale = jd.EDM(0.5)(NoiseLevel(np.ones_like(sigma), sigma))
     for name in ("skip", "out", "in", "noise"):
-        if keys.format(name) in given:
-            found = getattr(scale, f"c_{name}")
+        if keys.format(name) in published:
+            coefficient = getattr(scale, f"c_{name}")
             np.testing.assert_allclose(
-                found, given[keys.format(name)], rtol=1e-12, atol=1e-15
+                coefficient, published[keys.format(name)], rtol=1e-12, atol=1e-15
             )
 
 
@@ -226,9 +228,9 @@ def test_trig_flow_is_edm_s_row_on_its_own_path(std: float, x64: None) -> None:
     np.testing.assert_allclose(scale.c_in, 1 / std, rtol=1e-14)
     # for data of std 1 it is v on the cosine path
     unit = jd.V()(jd.Cosine()(2 / np.pi * phi))
-    own = jd.EDM(1.0)(TrigFlow(1.0)(2 / np.pi * phi))
-    np.testing.assert_allclose(unit.c_skip, own.c_skip, atol=1e-15)
-    np.testing.assert_allclose(unit.c_out, -np.asarray(own.c_out), atol=1e-15)
+    edm = jd.EDM(1.0)(TrigFlow(1.0)(2 / np.pi * phi))
+    np.testing.assert_allclose(unit.c_skip, edm.c_skip, atol=1e-15)
+    np.testing.assert_allclose(unit.c_out, -np.asarray(edm.c_out), atol=1e-15)
 
 
 def test_flow_is_the_velocity_of_the_rectified_flow(x64: None) -> None:
@@ -265,9 +267,9 @@ def test_edm_output_and_target_have_unit_variance(x64: None) -> None:
 def test_eps_from_x0_is_the_noise_that_went_in(x64: None) -> None:
     x = jnp.asarray(CONVERSIONS["vp_linear__xt"])
     at = NoiseLevel(*(CONVERSIONS[f"vp_linear__{k}"][:, None] for k in ("alpha", "sigma")))
-    found = eps_from_x0(x, jnp.broadcast_to(CONVERSIONS["x0"], x.shape), at)
+    eps = eps_from_x0(x, jnp.broadcast_to(CONVERSIONS["x0"], x.shape), at)
     np.testing.assert_allclose(
-        found, np.broadcast_to(CONVERSIONS["eps"], x.shape), rtol=1e-11
+        eps, np.broadcast_to(CONVERSIONS["eps"], x.shape), rtol=1e-11
     )
 
 
@@ -277,9 +279,9 @@ def test_the_network_computes_in_bfloat16_and_the_denoiser_does_not(name: str) -
     denoise = jd.denoiser(_constant(raw), None, ROWS[name])
     exact = jd.denoiser(_constant(raw.astype(jnp.float32)), None, ROWS[name])
     at = NoiseLevel(0.9, 0.37)  # numbers: of no dtype, so the output's would win
-    found = denoise(jnp.ones((2, 3)), at).x0
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, exact(jnp.ones((2, 3)), at).x0, rtol=1e-6)
+    x0 = denoise(jnp.ones((2, 3)), at).x0
+    assert x0.dtype == jnp.float32
+    np.testing.assert_allclose(x0, exact(jnp.ones((2, 3)), at).x0, rtol=1e-6)
 
 
 def test_the_denoiser_hands_over_params_label_condition_and_heads() -> None:
@@ -306,10 +308,10 @@ def test_gaussian_denoiser_is_the_posterior_mean(x64: None) -> None:
     grid = np.linspace(-12, 12, 200_001)
     for alpha, sigma, x in ((1.0, 0.5, 0.9), (0.2, 1.1, -2.0), (0.0, 1.0, 0.4)):
         p = np.exp(-(((grid - mean) / std) ** 2 + ((x - alpha * grid) / sigma) ** 2) / 2)
-        found = jd.gaussian_denoiser(mean, std)(
+        denoised = jd.gaussian_denoiser(mean, std)(
             jnp.full((1, 1), x), NoiseLevel(alpha, sigma)
         )
-        np.testing.assert_allclose(found.x0, (grid * p).sum() / p.sum(), rtol=1e-10)
+        np.testing.assert_allclose(denoised.x0, (grid * p).sum() / p.sum(), rtol=1e-10)
 
 
 @row

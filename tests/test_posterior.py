@@ -42,16 +42,16 @@ def rows(betas: np.ndarray, t: Any = slice(None)) -> Posterior:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_tables(name: str, x64: None) -> None:
-    given = lambda key: TABLES[f"{name}__{key}"]
-    between, betas = rows(given("betas")), given("betas")
+    published = lambda key: TABLES[f"{name}__{key}"]
+    between, betas = rows(published("betas")), published("betas")
     small = posterior(levels(betas)[1:], levels(betas)[:-1]).small
     close = np.testing.assert_allclose
-    close(between.c_x0, given("posterior_mean_coef1"), rtol=1e-9)
-    close(between.c_x, given("posterior_mean_coef2"), rtol=1e-9)
-    close(small, given("posterior_variance"), rtol=1e-9)
+    close(between.c_x0, published("posterior_mean_coef1"), rtol=1e-9)
+    close(between.c_x, published("posterior_mean_coef2"), rtol=1e-9)
+    close(small, published("posterior_variance"), rtol=1e-9)
     log_small = SmallVariance()(between)
-    close(log_small, given("posterior_log_variance_clipped"), rtol=1e-9)
-    close(jnp.exp(LargeVariance()(between)), given("fixed_large_variance"), rtol=1e-9)
+    close(log_small, published("posterior_log_variance_clipped"), rtol=1e-9)
+    close(jnp.exp(LargeVariance()(between)), published("fixed_large_variance"), rtol=1e-9)
     close(between.large, betas, rtol=1e-9)
 
 
@@ -62,12 +62,12 @@ def _table(name: str) -> jd.Table:
 @pytest.mark.parametrize("name", NAMES)
 def test_published_levels(name: str, x64: None) -> None:
     """Their functions that the reference keeps, of entries t; next of the last is noise."""
-    table, given = _table(name), lambda key: LEVELS[f"{name}__{key}"]
+    table, published = _table(name), lambda key: LEVELS[f"{name}__{key}"]
     t = LEVELS["index"] if name == "scaled_linear_T1000" else np.arange(table.steps)
     before, at, after = (on_host(table((t + k) / table.steps)) for k in (0, 1, 2))
     eps = jd.Eps()(at)
     pure_noise = np.where(t + 1 == table.steps, 0, 1)
-    for key, found in {
+    for key, actual in {
         "alphas_cumprod": at.alpha**2,
         "alphas_cumprod_prev": before.alpha**2,
         "alphas_cumprod_next": after.alpha**2 * pure_noise,
@@ -77,33 +77,33 @@ def test_published_levels(name: str, x64: None) -> None:
         "sqrt_recip_alphas_cumprod": eps.c_skip,
         "sqrt_recipm1_alphas_cumprod": -eps.c_out,
     }.items():
-        np.testing.assert_allclose(found, given(key), rtol=1e-9, err_msg=key)
+        np.testing.assert_allclose(actual, published(key), rtol=1e-9, err_msg=key)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_noise_of_a_batch(name: str, x64: None) -> None:
-    given, table = lambda key: TABLES[f"{name}__batch_{key}"], _table(name)
-    at = on_host(table((given("t").reshape(-1, 1, 1, 1) + 1) / table.steps))
-    mean, variance = at.alpha * given("x_start"), at.sigma.ravel() ** 2
-    np.testing.assert_allclose(mean, given("q_mean"), rtol=1e-9)
-    np.testing.assert_allclose(variance, given("q_var"), rtol=1e-9)
-    np.testing.assert_allclose(np.log(variance), given("q_logvar"), rtol=1e-9)
-    x = mean + at.sigma * given("noise")
-    np.testing.assert_allclose(x, given("x_t"), rtol=1e-9, atol=1e-12)
+    published, table = lambda key: TABLES[f"{name}__batch_{key}"], _table(name)
+    at = on_host(table((published("t").reshape(-1, 1, 1, 1) + 1) / table.steps))
+    mean, variance = at.alpha * published("x_start"), at.sigma.ravel() ** 2
+    np.testing.assert_allclose(mean, published("q_mean"), rtol=1e-9)
+    np.testing.assert_allclose(variance, published("q_var"), rtol=1e-9)
+    np.testing.assert_allclose(np.log(variance), published("q_logvar"), rtol=1e-9)
+    x = mean + at.sigma * published("noise")
+    np.testing.assert_allclose(x, published("x_t"), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_posteriors_of_a_batch(name: str, x64: None) -> None:
     """The variance of entry 0 is 0, and its logarithm that of entry 1."""
-    given = lambda key: TABLES[f"{name}__batch_{key}"]
-    betas, t = TABLES[f"{name}__betas"], given("t")
+    published = lambda key: TABLES[f"{name}__batch_{key}"]
+    betas, t = TABLES[f"{name}__betas"], published("t")
     between = rows(betas, t)
-    mean = between.mean(given("x_start"), given("x_t"))
-    np.testing.assert_allclose(mean, given("post_mean"), rtol=1e-9, atol=1e-12)
+    mean = between.mean(published("x_start"), published("x_t"))
+    np.testing.assert_allclose(mean, published("post_mean"), rtol=1e-9, atol=1e-12)
     small = posterior(levels(betas)[t + 1], levels(betas)[t]).small
-    np.testing.assert_allclose(small, given("post_var"), rtol=1e-9)
+    np.testing.assert_allclose(small, published("post_var"), rtol=1e-9)
     log_small = SmallVariance()(between).ravel()
-    np.testing.assert_allclose(log_small, given("post_logvar"), rtol=1e-9)
+    np.testing.assert_allclose(log_small, published("post_logvar"), rtol=1e-9)
 
 
 def x0_hat(kind: str, raw: Any, x: Any, at: NoiseLevel, between: Posterior) -> Any:
@@ -133,11 +133,11 @@ def test_published_means_and_variances_of_a_model(kind: str, clip: int, x64: Non
         key = f"{kind}__{name}"
         if f"{key}__log_variance" not in MODEL.files:
             continue
-        found = np.broadcast_to(rule(between, v), x.shape)
-        np.testing.assert_allclose(found, MODEL[f"{key}__log_variance"], rtol=1e-9)
+        log_variance = np.broadcast_to(rule(between, v), x.shape)
+        np.testing.assert_allclose(log_variance, MODEL[f"{key}__log_variance"], rtol=1e-9)
         # the small variance is 0 at entry 0, where its logarithm is the neighbour's
         decodes = between.lands if name == "FIXED_SMALL" else False
-        variance = np.where(decodes, 0, np.exp(found))
+        variance = np.where(decodes, 0, np.exp(log_variance))
         np.testing.assert_allclose(variance, MODEL[f"{key}__variance"], rtol=1e-9)
     for name in (*RULES, "LEARNED"):
         key = f"{kind}__{name}__clip{clip}"
@@ -160,12 +160,12 @@ def test_published_model_in_float32() -> None:
     apply = lambda params, x, c_noise, cond: jd.Output(*jnp.split(raw, 2, axis=1))
     out = Clipped(jd.denoiser(apply, None, jd.Eps()))(x, at)
     between = jax.tree.map(jnp.asarray, rows(MODEL["betas"], t))
-    found = {
+    computed = {
         "pred_xstart": out.x0,
         "mean": between.mean(out.x0, x),
         "log_variance": LearnedVariance()(between, out.variance),
     }
-    for key, value in found.items():
+    for key, value in computed.items():
         published = MODEL[f"EPSILON__LEARNED_RANGE__clip1__{key}_f32"]
         assert value.dtype == published.dtype == np.float32
         np.testing.assert_allclose(value, published, rtol=2e-5, atol=2e-5, err_msg=key)
@@ -239,9 +239,9 @@ def test_one_step_has_the_larger_variance_for_its_decoder() -> None:
 
 
 def test_traced_levels_give_the_same_rows() -> None:
-    given = levels(TABLES["cosine_T50__betas"])
-    traced = jax.jit(chain)(jax.tree.map(jnp.float32, given))
-    host = chain(given)
+    concrete = levels(TABLES["cosine_T50__betas"])
+    traced = jax.jit(chain)(jax.tree.map(jnp.float32, concrete))
+    host = chain(concrete)
     for name in ("c_x0", "c_x", "small", "large"):
         expected = getattr(host, name)
         assert expected.dtype == np.float64

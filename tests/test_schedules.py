@@ -279,12 +279,12 @@ CLOSED = {
 def test_closed_forms_against_published_numbers(name: str, x64: None) -> None:
     path, t = CLOSED[name], CONTINUOUS["t"]
     at = path(t)
-    found = {"alpha": at.alpha, "sigma": at.sigma, "logsnr": at.logsnr}
-    found["dlogsnr"] = js.logsnr_slope(path, t)
+    computed = {"alpha": at.alpha, "sigma": at.sigma, "logsnr": at.logsnr}
+    computed["dlogsnr"] = js.logsnr_slope(path, t)
     for part in ("alpha", "sigma"):
         f = lambda t, part=part: getattr(path(t), part)
-        found[f"d{part}"] = jax.vmap(jax.grad(f))(t)
-    for key, value in found.items():
+        computed[f"d{part}"] = jax.vmap(jax.grad(f))(t)
+    for key, value in computed.items():
         np.testing.assert_allclose(
             value, CONTINUOUS[f"{name}__{key}"], rtol=1e-12, atol=1e-13, err_msg=key
         )
@@ -354,13 +354,13 @@ def test_offset_cosine_is_the_table_without_its_cap(x64: None) -> None:
 def test_float32_is_as_good_as_float64_rounded(name: str, x64: None) -> None:
     """Each of alpha and sigma to its own last digits, at both ends too."""
     t = np.r_[1e-6, 1e-4, np.linspace(0.01, 0.99, 33), 1 - 2**-12].astype(np.float32)
-    exact, found = (SCHEDULES[name](jnp.asarray(t, d)) for d in ("float64", "float32"))
-    assert found.alpha.dtype == jnp.float32
+    exact, single = (SCHEDULES[name](jnp.asarray(t, d)) for d in ("float64", "float32"))
+    assert single.alpha.dtype == jnp.float32
     # a product of a few rounded factors; LogSigma's exp and the bounded paths' lose
     # |ln sigma| eps, and a table's position among T entries is off by T eps of one
     scale = 2e-5 if isinstance(SCHEDULES[name], js.Table) else 4e-6
-    np.testing.assert_allclose(found.alpha, exact.alpha, rtol=scale)
-    np.testing.assert_allclose(found.sigma, exact.sigma, rtol=scale)
+    np.testing.assert_allclose(single.alpha, exact.alpha, rtol=scale)
+    np.testing.assert_allclose(single.sigma, exact.sigma, rtol=scale)
 
 
 def test_invert_is_exact_and_differentiable(x64: None) -> None:

@@ -90,11 +90,11 @@ def test_published_zero_terminal_tables(name: str, x64: None) -> None:
 def test_residual_signal_of_the_cosine_table_falls_as_1_over_T(x64: None) -> None:
     published = {50: 9.85e-4, 250: 1.971e-4, 500: 9.856e-5, 2000: 2.464e-5, 4000: 1.232e-5}
     for steps, amplitude in published.items():
-        found = float(js.Table(js.CosineBetas(steps))(1.0).alpha)
-        assert found == pytest.approx(amplitude, rel=1e-3)
+        alpha = float(js.Table(js.CosineBetas(steps))(1.0).alpha)
+        assert alpha == pytest.approx(amplitude, rel=1e-3)
     for steps, amplitude in {500: 6.137e-3, 2000: 6.462e-3, 4000: 6.517e-3}.items():
-        found = float(js.Table(js.LinearBetas(steps))(1.0).alpha)
-        assert found == pytest.approx(amplitude, rel=1e-3)
+        alpha = float(js.Table(js.LinearBetas(steps))(1.0).alpha)
+        assert alpha == pytest.approx(amplitude, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_published_spacings(key: str) -> None:
     _, steps, spec = key.split("__")
     steps = int(steps[1:])
     if spec.startswith("ddim"):
-        found = js.ddim_spacing(steps, int(spec[4:]))
+        entries = js.ddim_spacing(steps, int(spec[4:]))
     else:
         counts = tuple(int(n) for n in spec.removeprefix("list_").split("_"))
-        found = js.section_spacing(steps, counts)
-    assert found == tuple(RESPACED[key])
+        entries = js.section_spacing(steps, counts)
+    assert entries == tuple(RESPACED[key])
 
 
 def test_accumulated_rounding_is_not_rounding_of_equal_spaces() -> None:
@@ -194,13 +194,13 @@ def test_published_respaced_tables(name: str, x64: None) -> None:
     np.testing.assert_allclose(at.sigma, before.sigma, rtol=1e-10)
     levels = on_host(table(np.arange(len(kept) + 1) / len(kept)))
     between = chain(levels)
-    for key, found in {
+    for key, actual in {
         "posterior_variance": posterior(levels[1:], levels[:-1]).small,
         "posterior_log_variance_clipped": SmallVariance()(between),
         "posterior_mean_coef1": between.c_x0,
         "posterior_mean_coef2": between.c_x,
     }.items():
-        np.testing.assert_allclose(found, published[key], rtol=1e-9, err_msg=key)
+        np.testing.assert_allclose(actual, published[key], rtol=1e-9, err_msg=key)
 
 
 def test_keeping_all_entries_changes_nothing(x64: None) -> None:
@@ -282,11 +282,11 @@ def _table(*betas: float) -> js.Table:
         (lambda: js.ddim_spacing(1000, 300), "keeps 300 of 1000 entries; 250 or 334 is"),
         (lambda: js.ddim_spacing(1000, 1), r"keeps 1 of 1000 entries; 2 is possible"),
         (lambda: js.ddim_spacing(1000, 1001), r"keeps 1001 of 1000 entries; 1000 is"),
-        (lambda: js.section_spacing(10, (11,)), r"counts\[0\] asks for 11 of the 10"),
-        (lambda: js.section_spacing(7, (3, 4)), r"counts\[1\] asks for 4 of the 3"),
-        (lambda: js.section_spacing(7, (-1,)), r"counts\[0\] asks for -1"),
-        (lambda: js.section_spacing(7, ()), r"counts = \(\) keeps none"),
-        (lambda: js.section_spacing(7, (0,)), r"counts = \(0,\) keeps none"),
+        (lambda: js.section_spacing(10, (11,)), r"counts\[0\] = 11, but section 0 has 10"),
+        (lambda: js.section_spacing(7, (3, 4)), r"counts\[1\] = 4, but section 1 has 3"),
+        (lambda: js.section_spacing(7, (-1,)), r"counts\[0\] = -1"),
+        (lambda: js.section_spacing(7, ()), r"counts = \(\) keeps no entry"),
+        (lambda: js.section_spacing(7, (0,)), r"counts = \(0,\) keeps no entry"),
         (lambda: js.ddim_spacing(7, 20), "keeps 20 of 7 entries; 7 is possible$"),
         (lambda: js.RespacedBetas(js.Table(js.LinearBetas()), (0,)), r"table\.betas"),
     ],

@@ -143,8 +143,8 @@ def test_withheld_noise_is_a_noise_layer_of_zeros(micro: Golden, apply: Any) -> 
     sigma, label = micro.array("sigma"), micro.array("labels")
     x, c_noise = micro.array("x") / jnp.sqrt(sigma**2 + 0.25), jnp.log(sigma) / 4
 
-    def raw(variables: Any, told: Any, c_noise: Any = c_noise) -> np.ndarray:
-        cond = Condition(label=label, noise=jnp.asarray(told))
+    def raw(variables: Any, noise: Any, c_noise: Any = c_noise) -> np.ndarray:
+        cond = Condition(label=label, noise=jnp.asarray(noise))
         return np.asarray(apply(variables, x, c_noise, cond).raw)
 
     deaf = jax.tree.map(lambda w: w, micro.variables)
@@ -160,11 +160,11 @@ def test_withheld_noise_is_a_noise_layer_of_zeros(micro: Golden, apply: Any) -> 
 
 def test_one_image_is_treated_as_it_is_in_a_batch(micro: Golden, apply: Any) -> None:
     x, label = micro.array("x"), jnp.array([2, -1, 0], jnp.int32)
-    c_noise, told = jnp.array([-1.0, 0.1, 0.4]), jnp.array([True, True, False])
-    whole = apply(micro.variables, x[:3], c_noise, Condition(label, told))
+    c_noise, noise = jnp.array([-1.0, 0.1, 0.4]), jnp.array([True, True, False])
+    whole = apply(micro.variables, x[:3], c_noise, Condition(label, noise))
     for i in range(3):
         at = slice(i, i + 1)
-        cond = Condition(label[at], told[at])
+        cond = Condition(label[at], noise[at])
         one = apply(micro.variables, x[at], c_noise[at], cond)
         close(one.raw[0], np.asarray(whole.raw[i]), 2e-6)
         close(one.uncertainty[0], np.asarray(whole.uncertainty[i]), 2e-6)

@@ -109,9 +109,9 @@ def test_published_bound_of_a_table(table: str, x64: None) -> None:
     assert weight[0] == 0  # the decoder's step
     # float32 finds the entry, too: its own t is 1e-7 off
     near = TABLES[table](jnp.asarray(t, jnp.float32))
-    found = np.asarray(jw.DiscreteELBO(TABLES[table])(near)) / TABLES[table].steps
+    weights = np.asarray(jw.DiscreteELBO(TABLES[table])(near)) / TABLES[table].steps
     # each SNR is 1e-6 off, their difference as much more as it is smaller
-    np.testing.assert_allclose(found[1:], published, rtol=5e-3)
+    np.testing.assert_allclose(weights[1:], published, rtol=5e-3)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -139,8 +139,8 @@ def test_bound_in_continuous_time(path: str, x64: None) -> None:
     logsnr, slope = (PATHS[f"{path}__{k}"] for k in ("logsnr", "dlogsnr"))
     weight = jw.ELBO(CLOSED[path])(CLOSED[path](PATHS["t"]))
     np.testing.assert_allclose(weight, -slope * np.exp(logsnr) / 2, rtol=1e-11)
-    found = jw.ELBO(CLOSED[path])(CLOSED[path](jnp.asarray(PATHS["t"], jnp.float32)))
-    np.testing.assert_allclose(found, -slope * np.exp(logsnr) / 2, rtol=2e-5)
+    weights = jw.ELBO(CLOSED[path])(CLOSED[path](jnp.asarray(PATHS["t"], jnp.float32)))
+    np.testing.assert_allclose(weights, -slope * np.exp(logsnr) / 2, rtol=2e-5)
 
 
 def test_bound_of_many_steps_is_that_of_continuous_time(x64: None) -> None:

@@ -1,7 +1,7 @@
 """From a network to a denoiser, D(x; alpha, sigma) = c_skip x + c_out F(c_in x; c_noise).
 
-Also how a sampler tells a denoiser where it is (`initial`, `during`), and the closed-form
-denoisers of Gaussian data, against which everything can be held.
+Also how a sampler passes each step to a denoiser (`initial`, `during`), and the closed-form
+denoiser of Gaussian data, the reference for tests.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ Apply = Callable[[PyTree, Float[Array, "B ..."], Float[Array, "..."], Condition]
 
 
 def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -> Denoiser:
-    """The denoiser that a network with these parameters is [EDM eq. 7].
+    """The denoiser made of a network with these parameters [EDM eq. 7].
 
     The result is a pure function of (x, level, condition); levels, inputs and outputs
     are float32 at least, whatever the network computes in.
 
     Raises:
-        ValueError: `apply` is a module and no function, or does not return an `Output` of
-            the shape of x.
+        ValueError: `apply` is a module instead of a function, or does not return an
+            `Output` of the shape of x.
     """
     require_network(apply, parameterization)
 
@@ -54,10 +54,10 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
 
 @runtime_checkable
 class Stepwise(Protocol):
-    """A denoiser that is decided step by step, or remembers something from step to step.
+    """A denoiser that depends on the step, or keeps a memory from step to step.
 
-    It returns what it will remember in `Denoised.memory`; a sampler keeps that of the
-    first evaluation of each step. Denoisers around others answer for those too.
+    It returns its new memory in `Denoised.memory`; a sampler keeps that of the first
+    evaluation of each step. A denoiser that wraps others passes both calls on to them.
     """
 
     def init(self, x: Float[Array, "B ..."]) -> PyTree:
@@ -65,12 +65,12 @@ class Stepwise(Protocol):
         ...
 
     def during(self, at: NoiseLevel, to: NoiseLevel, memory: PyTree) -> Denoiser:
-        """The denoiser for one step; a memory of None is that before the first."""
+        """The denoiser for the step from `at` to `to`; memory None is the initial one."""
         ...
 
 
 def initial(denoise: Denoiser, x: Float[Array, "B ..."]) -> PyTree:
-    """What a denoiser remembers before the first step; () for one without memory."""
+    """A denoiser's memory before the first step; () for one without memory."""
     return denoise.init(x) if isinstance(denoise, Stepwise) else ()
 
 

@@ -27,9 +27,11 @@ from jaxdiff.types.ranges import Finite, Limit, Positive, checked
 
 @runtime_checkable
 class NoiseLabel(Protocol):
-    """How a level is told to the network: NoiseLevel -> c_noise, shaped as the level."""
+    """How the network sees the noise level: NoiseLevel -> c_noise, shaped as the level."""
 
-    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]: ...
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        """c_noise of each level."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class AngleLabel:
 class TimeLabel:
     """scale t + offset, t the time at which a schedule has the level's logsnr.
 
-    A network that counts the entries 0 ... T - 1 of a table is told scale = T, offset = -1;
+    A network that counts the entries 0 ... T - 1 of a table takes scale = T, offset = -1;
     SiT's, whose time runs from noise to data, RectifiedFlow(), scale = -1, offset = 1.
 
     >>> from jaxdiff.schedules import RectifiedFlow

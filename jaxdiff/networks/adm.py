@@ -41,9 +41,9 @@ from jaxdiff.networks.unet_skeleton import (
     Multiple,
     Multiples,
     label_rows,
-    only_told,
     rematerialized,
     require_square,
+    stopped_where_withheld,
     withhold_noise,
 )
 from jaxdiff.types import Condition, Network, Output, implements
@@ -66,7 +66,7 @@ def positions(c: Float[Array, " B"], features: int) -> Float[Array, "B N"]:
 
 
 class ADMBlock(nn.Module):
-    """Residual block, and self-attention if asked: (x, emb) -> x.
+    """Residual block, with self-attention if `attention`: (x, emb) -> x.
 
     Attention has `heads` heads, or if that is 0, features // channels_per_head, and none
     below one. Encoder and decoder have the same blocks. Logits and softmax of attention
@@ -89,7 +89,7 @@ class ADMBlock(nn.Module):
         half = (1.0, 1.0)  # the 2 x 2 mean, and nearest neighbour
         y = resample(nn.silu(norm(x, "norm_res0")), half, self.resample)
         y = conv(self.features, (3, 3), x.dtype, "conv_res0")(y)
-        y = nn.silu(self._told(y, emb))
+        y = nn.silu(self._modulated(y, emb))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         y = conv(self.features, (3, 3), x.dtype, "conv_res1", ZEROS)(y)
         x = resample(x, half, self.resample)
@@ -99,8 +99,8 @@ class ADMBlock(nn.Module):
         heads = self.heads or self.features // self.channels_per_head
         return x + self._attend(x, heads) if self.attention and heads else x
 
-    def _told(self, y: Float[Array, "B H W C"], emb: Array) -> Float[Array, "B H W C"]:
-        """The second norm, scaled and shifted by the embedding, or of the sum with it."""
+    def _modulated(self, y: Float[Array, "B H W C"], emb: Array) -> Float[Array, "B H W C"]:
+        """norm(y) (1 + scale) + shift by the embedding, or norm(y + embedding)."""
         width = (1 + self.scale_shift) * self.features
         emb = linear(width, emb.dtype, "emb_linear")(emb)
         emb = emb.astype(y.dtype)[:, None, None, :]
@@ -225,7 +225,7 @@ class ADM(nn.Module):
         return nn.silu(emb)
 
     def _variance(self, x: Float[Array, "B R R F"], channels: int) -> Array | None:
-        """v, a second output, where asked for [IDDPM eq. 15]."""
+        """v, a second output, with `learned_variance` [IDDPM eq. 15]."""
         if not self.learned_variance:
             return None
         v = conv(channels, (3, 3), x.dtype, "variance_conv", ZEROS)(x)
@@ -239,11 +239,11 @@ class ADM(nn.Module):
             return None
         features = MPFourier(self.logvar_channels, gain=1.0, name="logvar_fourier")
         u = linear(1, c_noise.dtype, "logvar_linear")(features(c_noise))[:, 0]
-        return only_told(u, cond)
+        return stopped_where_withheld(u, cond)
 
 
 def _blocks(net: ADM) -> Callable[..., nn.Module]:
-    """What makes a block of (features), or the convolution that resamples in its place."""
+    """A factory of blocks of (features), or of convolutions that resample instead."""
     block = functools.partial(
         rematerialized(ADMBlock, net.remat),
         channels_per_head=net.channels_per_head,

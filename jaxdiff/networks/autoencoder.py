@@ -71,6 +71,7 @@ class AutoencoderKL(nn.Module):
         return 2 ** (len(self.channels) - 1)
 
     def setup(self) -> None:
+        """Creates encoder and decoder, and 1 x 1 convolutions around the latent."""
         shared = (self.channels, self.num_blocks, self.groups, self.attention)
         self.encoder = Encoder(*shared, 2 * self.latent_channels)
         self.decoder = Decoder(*shared, self.image_channels)

@@ -117,10 +117,10 @@ class Block(nn.Module):
 
 
 def require_heads(channels: int, heads: int, channels_per_head: int) -> None:
-    """Refuses channels that do not split into heads.
+    """Checks that channels split into heads.
 
     Raises:
-        ValueError: the channels, the heads, and what to choose.
+        ValueError: they do not.
     """
     if channels % heads:
         raise ValueError(

@@ -33,9 +33,9 @@ from jaxdiff.networks.unet_skeleton import (
     Multiple,
     Multiples,
     label_rows,
-    only_told,
     rematerialized,
     require_square,
+    stopped_where_withheld,
     withhold_noise,
 )
 from jaxdiff.types import Condition, Network, Output, implements
@@ -136,7 +136,7 @@ class UNet(nn.Module):
         )
 
     def _block(self) -> functools.partial:
-        """What makes a block of this network, given its features."""
+        """A factory of this network's blocks, given their features."""
         return functools.partial(
             rematerialized(Block, self.remat),
             channels_per_head=self.channels_per_head,
@@ -181,7 +181,7 @@ class UNet(nn.Module):
         return self.param("out_gain", nn.initializers.zeros, ())
 
     def _variance(self, x: Float[Array, "B R R F"], channels: int) -> Array | None:
-        """v, a second output with a gain of its own, where asked for [IDDPM eq. 15]."""
+        """v, a second output with its own gain, with `learned_variance` [IDDPM eq. 15]."""
         if not self.learned_variance:
             return None
         gain = self.param("variance_gain", nn.initializers.zeros, ())
@@ -197,4 +197,4 @@ class UNet(nn.Module):
         gain = functions(self.fixed_magnitudes).fourier
         features = MPFourier(self.logvar_channels, gain=gain, name="logvar_fourier")
         u = self._layer("logvar_linear", 1)(features(c_noise))[:, 0]
-        return only_told(u, cond)
+        return stopped_where_withheld(u, cond)

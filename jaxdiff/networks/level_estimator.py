@@ -1,10 +1,10 @@
-"""A network that is not told the noise level but says it: p(ln(sigma / alpha) | x) [NAG].
+"""A network that estimates the noise level from x: p(ln(sigma / alpha) | x) [NAG].
 
     F = features of backbone(x / rms(x); c_noise = ln(rms(x)) / 4)
     mean, ln variance = gain * W mean_pixels([F, 1])
 
-The mean square of x is the one thing that its scale says, so it stands where the level
-would, and nothing else of the level goes in. The backbone keeps the names of its
+The scale of x holds its mean square alone, which takes the place of the noise level; no
+other information about the level goes in. The backbone keeps the names of its
 parameters: a trained denoiser can be where the estimator's training starts.
 """
 
@@ -23,7 +23,7 @@ class LevelEstimator(nn.Module):
     """`Output.level`: mean and log-variance of ln(sigma / alpha), a normal law given x.
 
     c_noise and cond.noise are not read. The gains start at 0, so an untrained estimator
-    says N(0, 1). `raw` is the backbone's.
+    returns N(0, 1). `raw` is the backbone's.
 
     >>> import jax
     >>> from jaxdiff.networks import UNet
@@ -42,7 +42,7 @@ class LevelEstimator(nn.Module):
 
     @property
     def label_dim(self) -> int:
-        """Classes that the backbone may be told."""
+        """The number of classes of the backbone."""
         return self.backbone.label_dim
 
     @property
@@ -51,6 +51,7 @@ class LevelEstimator(nn.Module):
         return self.backbone.dtype
 
     def setup(self) -> None:
+        """Shares the scope of the backbone, so that its parameters keep their names."""
         nn.share_scope(self, self.backbone)
         self.level_linear = MPConv(2, (), True)
         self.level_gain = self.param("level_gain", nn.initializers.zeros, (2,))

@@ -1,8 +1,8 @@
-"""What every rung of EDM2's ladder shares: the U of blocks, and how labels are read.
+"""The skeleton of EDM2's U-Nets: encoder, decoder, labels and checks.
 
 Level l has images of side R / 2^l. The encoder keeps every output, the decoder joins them
-to its own, last first. Attention is in the blocks of the resolutions asked for, and in the
-first block at the bottom. What a layer, a block and a join are is the caller's choice.
+to its own, last first. Attention is in the blocks of `attn_resolutions`, and in the
+first block at the bottom. The caller chooses the layer, the block and the join.
 """
 
 import functools
@@ -25,7 +25,7 @@ Multiple = Annotated[int, Whole(0, 64)]
 Multiples = Annotated[tuple[Annotated[int, Whole(1, 64)], ...], Items(1, 14)]
 """Widths by level, each half as fine as the one before."""
 DType = Annotated[str, Choice("float32", "bfloat16", "float16", "float64")]
-"""What a network computes in."""
+"""The dtype a network computes in."""
 
 
 class Encoder(nn.Module):
@@ -106,8 +106,8 @@ def rematerialized(block: type[nn.Module], remat: bool) -> type[nn.Module]:
 def label_rows(cond: Condition, batch: int, label_dim: int) -> Float[Array, "B L"]:
     """Labels as rows [B, label_dim] that sum to 1, or 0 where withheld.
 
-    A class that does not exist is refused where the label is known while the network is
-    traced or called; inside jit its row is nan, and so are the outputs of its image.
+    A class that does not exist is an error where labels are concrete; inside jit its row
+    is nan, and so are the outputs of its image.
 
     Raises:
         ValueError: labels of another shape or kind, or classes that do not exist.
@@ -129,7 +129,7 @@ def label_rows(cond: Condition, batch: int, label_dim: int) -> Float[Array, "B L
 
 
 def require_labels(label: Any, label_dim: int) -> None:
-    """Refuses classes that a network does not have; labels that are traced pass.
+    """Checks for classes that a network has; traced labels are not checked.
 
     Raises:
         ValueError: an int outside -1 ... label_dim - 1, a weight that is not finite, or
@@ -146,8 +146,8 @@ def require_labels(label: Any, label_dim: int) -> None:
         return
     if not np.issubdtype(label.dtype, np.integer):
         raise ValueError(
-            f"label is of {label.dtype}; give ints from 0 to {label_dim - 1}, or rows of "
-            f"{label_dim} floats"
+            f"label has dtype {label.dtype}; give ints from 0 to {label_dim - 1}, or rows "
+            f"of {label_dim} floats"
         )
     bad = np.unique(label[(label < -1) | (label >= label_dim)])
     if bad.size:
@@ -162,11 +162,11 @@ def withhold_noise(emb: Float[Array, "B E"], cond: Condition) -> Float[Array, "B
     return emb if cond.noise is None else jnp.where(cond.noise[:, None], emb, 0)
 
 
-def only_told(u: Float[Array, " B"], cond: Condition) -> Float[Array, " B"]:
-    """The uncertainty, learned from the images that are told their noise level alone.
+def stopped_where_withheld(u: Float[Array, " B"], cond: Condition) -> Float[Array, " B"]:
+    """The uncertainty u, without gradient for images whose noise level is withheld.
 
-    Where the level is withheld errors are larger, which u at that level must not learn:
-    there it is a weight of the loss, and gets no gradient.
+    Their errors are larger, which u at that level must not learn: for them u weights the
+    loss as it is.
     """
     if cond.noise is None:
         return u
@@ -174,15 +174,15 @@ def only_told(u: Float[Array, " B"], cond: Condition) -> Float[Array, " B"]:
 
 
 def require_square(shape: tuple[int, ...], levels: int) -> None:
-    """Refuses images [B, H, W, C] that are not square or do not halve evenly.
+    """Checks that images [B, H, W, C] are square and halve evenly.
 
     Raises:
-        ValueError: the sizes, and what divides.
+        ValueError: they are not, or do not.
     """
     _, height, width, _ = shape
     step = 2 ** (levels - 1)
     if height != width or height % step:
         raise ValueError(
-            f"the image is {height} x {width}, and {levels} levels need a square whose "
+            f"the image is {height} x {width}, but {levels} levels need a square whose "
             f"side is a multiple of {step}: crop or pad it, or change channel_mult"
         )

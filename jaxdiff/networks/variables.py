@@ -1,4 +1,4 @@
-"""The arrays of a network: how they begin, and whether given ones are its own."""
+"""The arrays of a network: initial values, shapes, and a check of loaded ones."""
 
 import functools
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from jaxdiff.types import UNCONDITIONAL
 def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]) -> PyTree:
     """The {"params", "constants"} of a network of images of this shape, before training.
 
-    A network without classes, an autoencoder, is given the image alone.
+    A network without classes, an autoencoder, takes the image alone.
     """
     x = jnp.zeros((1, *shape))
     if not hasattr(network, "label_dim"):
@@ -34,16 +34,17 @@ def shapes(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, tuple[i
 
 
 def require_shapes(held: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]) -> None:
-    """Refuses arrays that are not a network's own.
+    """Checks that arrays are those of a network.
 
     Raises:
-        ValueError: names the first one that is missing, of another shape, or extra, with
-            both shapes.
+        ValueError: one is missing, extra, or of another shape; the first, with shapes.
     """
     for name in sorted(wanted.keys() | held.keys()):
         if name not in held:
             raise ValueError(f"{name} is missing, which its network wants {wanted[name]}")
         if name not in wanted:
-            raise ValueError(f"{name} {held[name]} is an array that its network has not")
+            raise ValueError(
+                f"{name} {held[name]} is an array that its network does not have"
+            )
         if held[name] != wanted[name]:
             raise ValueError(f"{name} is {held[name]}, its network wants {wanted[name]}")

@@ -90,7 +90,9 @@ class Decoder(Protocol):
         x0: Float[Array, "B ..."],
         mean: Float[Array, "B ..."],
         log_variance: Float[Array, "..."],
-    ) -> Float[Array, "B ..."]: ...
+    ) -> Float[Array, "B ..."]:
+        """-ln p(x0 | x_1) of each element, in nats."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def bound_term(
 @dataclass(frozen=True)
 @checked
 class LevelLikelihood:
-    """(ln v + (u - m)^2 / v) / 2 for a network that says u = ln(sigma / alpha) is N(m, v).
+    """(ln v + (u - m)^2 / v) / 2, u = ln(sigma / alpha), the network predicting N(m, v).
 
     u is held to +-limit, beyond which nothing of the data, or of the noise, can be seen.
     """
@@ -166,8 +168,8 @@ class LevelLikelihood:
     def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
         if denoised.level is None:
             raise ValueError(
-                "LevelLikelihood trains a networks.LevelEstimator, but this network says "
-                "no level: wrap it, networks.LevelEstimator(backbone)"
+                "LevelLikelihood trains a networks.LevelEstimator, but this network has no "
+                "level output: wrap it, networks.LevelEstimator(backbone)"
             )
         u = jnp.clip(-noised.at.logsnr / 2, -self.limit, self.limit).reshape(-1)
         mean, log_variance = jnp.moveaxis(denoised.level, -1, 0)

@@ -171,10 +171,10 @@ class ELBO:
 class DiscreteELBO:
     """The bound of T steps: T (SNR(t - 1 / T) - SNR(t)) / 2 on the x0 error [VDM].
 
-    T is the table's own unless `steps` says otherwise, and t is rounded up to a multiple
+    T is the table's unless `steps` is set, and t is rounded up to a multiple
     of 1 / T. With t uniform over the entries T times the mean of a step, in nats per
     element, is the sum of the steps: the KL of the posterior's own variance. Where SNR(0)
-    is infinite the first step is the decoder's, which is no squared error, and weighs 0.
+    is infinite the first step is the decoder's, which is not a squared error, and weighs 0.
     """
 
     schedule: Schedule
@@ -214,14 +214,14 @@ class Sigmoid:
 def require_finite_mean(
     weighting: object, parameterization: Parameterization, schedule: Schedule, times: object
 ) -> None:
-    """Refuses a weighting whose mean over a law of t is infinite at the data.
+    """Raises ValueError for a weighting whose mean over a law of t is infinite at the data.
 
     There w c_out^2, the weight on the error of the network's output, times the density
     p(t) may grow as 1 / t or faster; at the noise every weight is finite. Laws without
-    a density are passed. Runs a small program on the device.
+    a density are not checked. Runs a small program on the device.
 
     Raises:
-        ValueError: it does, with the power and a value, and what to use.
+        ValueError: the mean is infinite; the message has the power and what to use.
     """
     if not hasattr(times, "density"):
         return
@@ -236,7 +236,7 @@ def require_finite_mean(
     power = jnp.log10(near / far) if near > 0 and far > 0 else 0.0
     if power > 0.95:
         raise ValueError(
-            f"{weighting} is no weight for {type(parameterization).__name__} on {schedule} "
+            f"{weighting} does not go with {type(parameterization).__name__} on {schedule} "
             f"with {times}: on the network's output it is {near:.3g} at t = 1e-5 and grows "
             f"as t^-{power:.2g}, so the mean loss is infinite. Use weightings.MinSNR(), or "
             "a law that stays away from t = 0, such as times.Uniform(low=0.001)"
@@ -244,7 +244,7 @@ def require_finite_mean(
 
 
 FORGOTTEN = 1e-6
-"""A weight at t = 1 below this share of its median over t trains nothing there."""
+"""A weight at t = 1 below this share of its median over t does not train there."""
 
 
 def warn_of_vanishing_weight(
@@ -271,8 +271,8 @@ def warn_of_vanishing_weight(
     names = " + ".join(str(weighting) for _, weighting in weightings)
     prediction = type(parameterization).__name__
     held = any(hasattr(weighting, "zero_snr") for _, weighting in weightings)
-    own = held and schedule.reaches_pure_noise and hasattr(schedule, "steps")
-    field = "zero_snr = 1.0, as the authors of Min-SNR do, or " if own else ""
+    settable = held and schedule.reaches_pure_noise and hasattr(schedule, "steps")
+    field = "zero_snr = 1.0, as the authors of Min-SNR do, or " if settable else ""
     warnings.warn(
         f"{names} weighs the error of {prediction}'s output by {last:.1e} at t = 1, where "
         f"sampling starts, and by {median:.2g} at most t: the network is not trained at "

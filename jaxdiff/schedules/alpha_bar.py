@@ -1,4 +1,4 @@
-"""Variance-preserving paths that are given by their power gamma = alpha^2.
+"""Variance-preserving paths defined by their signal power gamma = alpha^2.
 
     path              gamma                                                 of
     OffsetCosine      cos^2((t + s) / (1 + s) pi / 2) / cos^2(s / (1 + s) pi / 2)  [IDDPM]
@@ -29,7 +29,7 @@ def invert(
 ) -> Float[Array, "..."]:
     """The t in [0, 1] with f(t) = y for a falling f; the ends beyond f's range.
 
-    60 halvings, which no float outlasts, and one Newton step, which makes it
+    60 bisections, enough for any float, and one Newton step, which makes it
     differentiable: dt / dy = 1 / f'(t).
     """
     y = jnp.asarray(y)
@@ -80,7 +80,7 @@ class OffsetCosine:
 class ChenSigmoid:
     """A piece of the logistic function as the power alpha^2 [Chen].
 
-    `SigmoidBetas` is another thing. The published code holds alpha^2 above 1e-9; here
+    Not the same as `SigmoidBetas`. The published code holds alpha^2 above 1e-9; here
     the path ends on pure noise.
     """
 
@@ -222,7 +222,7 @@ def _level(u: Float[Array, "..."], w: Float[Array, "..."]) -> NoiseLevel:
 
 
 def _log_rest(q: Float[Array, "..."]) -> Float[Array, "..."]:
-    """ln(1 - q), where rounding has q reach 1 the least that the dtype tells from it."""
+    """ln(1 - q); where rounding makes q = 1, q is one eps below."""
     return jnp.log1p(-jnp.minimum(q, 1 - jnp.finfo(q.dtype).eps))
 
 

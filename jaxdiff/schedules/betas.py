@@ -36,7 +36,9 @@ from jaxdiff.types.ranges import (
 class Betas(Protocol):
     """A discrete process: () -> the T variances beta_i, float64 on the host."""
 
-    def __call__(self) -> Float64[np.ndarray, " T"]: ...
+    def __call__(self) -> Float64[np.ndarray, " T"]:
+        """beta_1 ... beta_T, each in (0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class LDMSqrtBetas:
 @dataclass(frozen=True)
 @checked
 class SigmoidBetas:
-    """The logistic function as beta [GeoDiff]; `ChenSigmoid` is another thing."""
+    """The logistic function as beta [GeoDiff]; not the same as `ChenSigmoid`."""
 
     steps: Entries = 1000
     start: Positive = 1e-4
@@ -149,7 +151,7 @@ class LaplaceBetas:
     """alpha_bar = sqrt(sigmoid(l)), l = -sign(1/2 - u) ln(1 - 2 |1/2 - u| + 1e-6) / 2.
 
     The quantiles of a Laplace law of the logsnr [Laplace]; the root is that of the
-    implementation that is used, and makes l another quantity than the logsnr.
+    implementation in common use, so that l is not the logsnr itself.
     """
 
     steps: Entries = 1000

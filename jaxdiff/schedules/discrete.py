@@ -59,7 +59,7 @@ class RespacedBetas:
 
     def __post_init__(self) -> None:
         if isinstance(self.of, Table):
-            raise ValueError("RespacedBetas is of a table's betas: give table.betas")
+            raise ValueError("RespacedBetas takes betas, got a Table: give table.betas")
         steps = self.of().size
         for entry in self.kept:
             if not 0 <= entry < steps:
@@ -109,18 +109,18 @@ def section_spacing(steps: int, counts: tuple[int, ...]) -> tuple[int, ...]:
     (0, 4, 5, 7, 9)
 
     Raises:
-        ValueError: a section is asked for more entries than it has, or none is kept.
+        ValueError: a count exceeds its section's entries, or all counts are 0.
     """
     if not any(counts):
-        raise ValueError(f"counts = {counts} keeps none: say how many, such as (50,)")
+        raise ValueError(f"counts = {counts} keeps no entry: use for example (50,)")
     size, longer = divmod(steps, len(counts))
     kept, first = set(), 0
     for k, n in enumerate(counts):
         length = size + (k < longer)
         if not 0 <= n <= length:
             raise ValueError(
-                f"counts[{k}] asks for {n} of the {length} entries of section {k}; use "
-                f"0 to {length}"
+                f"counts[{k}] = {n}, but section {k} has {length} entries: use 0 to "
+                f"{length}"
             )
         stride, position = (length - 1) / (n - 1) if n > 1 else 1.0, 0.0
         for _ in range(n):
@@ -148,7 +148,7 @@ class Table:
     def __post_init__(self) -> None:
         betas, name = self.betas(), type(self.betas).__name__
         if not betas.size:
-            raise ValueError(f"{name} gives no betas; a table needs one at least")
+            raise ValueError(f"{name} has no betas; a table needs at least one")
         bad = np.flatnonzero(~((1 - betas < 1) & (betas <= 1)))
         if bad.size:
             raise ValueError(

@@ -32,15 +32,16 @@ def corrupt(
     t is one number or broadcasts against x0; in training it has shape [B, 1, 1, 1].
 
     Raises:
-        ValueError: t has another number of axes, as [B] would, and would broadcast
-            along the image instead of the batch; or x0 is of integers, or of 0 ... 255.
+        ValueError: t has another number of axes than x0, such as [B], which would
+            broadcast along the image instead of the batch; or x0 holds integers or values
+            of 0 ... 255.
     """
     require_data(x0)
     require_schedule(schedule)
     if jnp.ndim(t) not in (0, x0.ndim):
         raise ValueError(
             f"t of shape {jnp.shape(t)} does not go with x0 of shape {x0.shape}: give t "
-            f"the shape {(x0.shape[0],) + (1,) * (x0.ndim - 1)}, one time an image"
+            f"the shape {(x0.shape[0],) + (1,) * (x0.ndim - 1)}, one time per image"
         )
     at = schedule(t)
     eps = jax.random.normal(key, x0.shape, x0.dtype)

@@ -85,7 +85,9 @@ class Variance(Protocol):
     v is `Denoised.variance`, [B, ...]; the result broadcasts against x.
     """
 
-    def __call__(self, between: Posterior, v: Any) -> Float[Array, "..."]: ...
+    def __call__(self, between: Posterior, v: Any) -> Float[Array, "..."]:
+        """ln variance of the step, from its posterior and the network's v [B, ...]."""
+        ...
 
 
 @dataclass(frozen=True)

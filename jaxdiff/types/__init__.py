@@ -20,9 +20,9 @@ Glossary
     alpha, sigma      the level's coefficients; snr = (alpha / sigma)^2, logsnr = ln(snr)
     t                 position on a schedule, 0 = data, 1 = noise
     at, to            the noise level where a solver's step starts and where it ends
-    cond              what a network is told besides x and the level: `Condition`
+    cond              a network's inputs besides x and the level: `Condition`
     v                 alpha eps - sigma x0 (Salimans and Ho);  flow: eps - x0
-    sigma_data        standard deviation of the data, in the data's own units
+    sigma_data        standard deviation of the data, in units of the data
     std               relative width of a power-function EMA, sigma_rel in [EDM2]
 
 References (the keys that docstrings use)
@@ -143,35 +143,35 @@ class NoiseLevel:
 
 @pytree
 class Condition:
-    """What a network may be told besides x and the level; None tells nothing special.
+    """A network's inputs besides x and the noise level; None = not given.
 
-    Every field can be withheld from single images, which is what guidance needs.
+    Every field can be withheld from single images, as guidance needs.
     """
 
     label: Leaf | None = None
     """[B] int32, the class, -1 = withheld; or [B, classes] weights, 0 = withheld. None on
     networks without classes."""
     noise: Leaf | None = None
-    """[B] bool, whether the network is told the noise level; None = always."""
+    """[B] bool, whether the network sees the noise level; None = always."""
 
 
 UNCONDITIONAL = Condition()
-"""Nothing said."""
+"""No condition."""
 
 
 @pytree
 class Output:
-    """What a network returns; it knows no noise level beyond the c_noise it was given."""
+    """What a network returns; its only input about the noise level is c_noise."""
 
     raw: Leaf
     """[B, H, W, C] float32, the prediction in the parameterization's own units."""
     variance: Leaf | None = None
-    """[B, H, W, C], v, not bounded: ln variance = f ln large + (1 - f) ln small with
+    """[B, H, W, C], v, unbounded: ln variance = f ln large + (1 - f) ln small with
     f = (v + 1) / 2, between the posterior's bounds [IDDPM eq. 15]."""
     uncertainty: Leaf | None = None
     """[B], learned log-variance u of the error at this level [EDM2 sec. 2.1]."""
     level: Leaf | None = None
-    """[B, 2], mean and log-variance of ln(sigma / alpha), as an estimator sees it in x."""
+    """[B, 2], mean and log-variance of ln(sigma / alpha), estimated from x."""
     features: Leaf | None = None
     """[B, H, W, F], what the last layer read, for heads on top."""
 
@@ -186,7 +186,7 @@ class Denoised:
     uncertainty: Leaf | None = None
     level: Leaf | None = None
     memory: PyTree = ()
-    """What guidance remembers for the next step, such as a momentum [B, H, W, C]."""
+    """Guidance's memory for the next step, such as a momentum [B, H, W, C]."""
 
 
 @pytree
@@ -217,22 +217,24 @@ class Schedule(Protocol):
 
     @property
     def reaches_pure_noise(self) -> bool:
-        """Whether alpha = 0 at t = 1, where eps and score say nothing about x0."""
+        """Whether alpha = 0 at t = 1, where eps and score do not determine x0."""
         ...
 
-    def __call__(self, t: Time) -> NoiseLevel: ...
+    def __call__(self, t: Time) -> NoiseLevel:
+        """(alpha, sigma) at t, each of the shape of t; t in [0, 1]."""
+        ...
 
     def time(self, logsnr: Real) -> Time:
         """The t at which the path has this logsnr (nats).
 
-        Beyond the path's ends it is the end, unless the path can go on (`LogSigma`).
+        Beyond the path's ends it is 0 or 1, unless the path goes on there (`LogSigma`).
         """
         ...
 
 
 @runtime_checkable
 class Times(Protocol):
-    """How training draws t. What it remembers lives in the train state."""
+    """How training draws t. Its memory is part of the train state."""
 
     def init(self) -> PyTree:
         """The memory before the first draw; () for a law without one."""
@@ -259,10 +261,12 @@ class Parameterization(Protocol):
 
     @property
     def has_pole_at_pure_noise(self) -> bool:
-        """Whether c_out is infinite at alpha = 0, so that training there is refused."""
+        """Whether c_out is infinite at alpha = 0; training there is an error."""
         ...
 
-    def __call__(self, at: NoiseLevel) -> Scaling: ...
+    def __call__(self, at: NoiseLevel) -> Scaling:
+        """c_skip, c_out, c_in and c_noise, each of the shape of the level."""
+        ...
 
 
 @runtime_checkable
@@ -271,49 +275,58 @@ class Denoiser(Protocol):
 
     def __call__(
         self, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
-    ) -> Denoised: ...
+    ) -> Denoised:
+        """E[x0 | x] as `Denoised.x0` [B, ...], for x = alpha x0 + sigma eps."""
+        ...
 
 
 @runtime_checkable
 class Weighting(Protocol):
-    """A weight on the squared x0 error, as a function of the level, shaped as it."""
+    """A weight on the squared x0 error, as a function of the noise level."""
 
-    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]: ...
+    def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
+        """The weight at each level, of the shape of the level; finite, not negative."""
+        ...
 
 
 @runtime_checkable
 class LossTerm(Protocol):
     """(Denoised, Noised) -> [B], a mean over the elements of each image."""
 
-    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]: ...
+    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
+        """The loss of each image [B]."""
+        ...
 
 
 @runtime_checkable
 class Grid(Protocol):
     """(schedule, number of steps N) -> N + 1 levels, from most noise to least."""
 
-    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel: ...
+    def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
+        """alpha and sigma [N + 1], float64; ends at sigma = 0 to land on the data."""
+        ...
 
 
 @runtime_checkable
 class Solver(Protocol):
     """A rule that follows dx = D d(alpha) + eps_hat d(sigma) down a grid of levels.
 
-    `init` reads the whole grid and returns what the solver remembers from step to step,
-    and one row of numbers for each of the N steps (a pytree with leading axis N). `step`
-    makes one step. It gets the denoiser, so that it may evaluate it where it likes, and
-    its noise, `noise(k)` the step's k-th unit normal draw, so that each image can have its
-    own and a test can choose it. It returns x, its memory and its first evaluation, the
-    look ahead at x0. `evaluations` says how often a step calls the denoiser.
+    `init` is called once for the grid and `step` once for each of its N steps, inside of
+    `jax.lax.scan`. Whatever depends on the grid alone belongs into the rows of `init`.
     """
 
     def evaluations(self, lands: bool) -> int:
-        """Calls in a step, and in one that lands on the data."""
+        """Calls of the denoiser in one step; `lands`: in a step that ends at sigma = 0."""
         ...
 
-    def init(
-        self, x: Float[Array, "B ..."], levels: NoiseLevel
-    ) -> tuple[PyTree, PyTree]: ...
+    def init(self, x: Float[Array, "B ..."], levels: NoiseLevel) -> tuple[PyTree, PyTree]:
+        """The memory before the first step, and a row of numbers for each step.
+
+        `levels` is the grid [N + 1], x [B, ...] the state at its first level. The memory
+        keeps its structure and shapes from step to step; the rows are a pytree of arrays
+        with leading axis N.
+        """
+        ...
 
     def step(
         self,
@@ -322,4 +335,11 @@ class Solver(Protocol):
         memory: PyTree,
         row: PyTree,
         noise: Callable[[int], Float[Array, "B ..."]],
-    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]: ...
+    ) -> tuple[Float[Array, "B ..."], PyTree, Denoised]:
+        """One step: x [B, ...] at the next level, the memory, and the first evaluation.
+
+        `denoise(x, at)` evaluates the denoiser at any level, `row` is this step's row of
+        `init`, and `noise(k)` is the step's k-th unit normal draw [B, ...], each image's
+        from its own key. The first evaluation is that at the level the step starts from.
+        """
+        ...

@@ -1,7 +1,7 @@
-"""What the verbs of the library are given: one line for the usual mistakes.
+"""Checks of arguments: one line for each of the usual mistakes.
 
-Each check reads kinds and shapes alone, so it costs nothing inside jit; numbers are read
-only where they are known. `ranges` has the same for the fields of values.
+The checks read types and shapes, so they cost nothing inside jit; numbers are read only
+where they are concrete. `ranges` does the same for the fields of values.
 """
 
 from typing import Any
@@ -22,14 +22,14 @@ from jaxdiff.types import (
 from jaxdiff.types.ranges import check, shown
 
 PIXELS = 32.0
-"""Images in [-1, 1] have nothing near this, and images of 0 ... 255 go beyond it."""
+"""Images in [-1, 1] stay far below this; images of 0 ... 255 exceed it."""
 
 
 def require_denoiser(denoise: Any, name: str = "denoise") -> None:
-    """Refuses a network, a run or a class where a denoiser is due.
+    """Checks for a denoiser.
 
     Raises:
-        ValueError: what it is, and what to give.
+        ValueError: a network, a run, a class or another value; the message has the fix.
     """
     if isinstance(denoise, type):
         check(name, denoise, Solver)
@@ -48,10 +48,10 @@ def require_denoiser(denoise: Any, name: str = "denoise") -> None:
 
 
 def require_network(apply: Any, parameterization: Any) -> None:
-    """Refuses what `denoiser` cannot make a denoiser of.
+    """Checks the arguments of `denoiser`.
 
     Raises:
-        ValueError: what it is, and what to give.
+        ValueError: `apply` is a module or not callable, or `parameterization` is not one.
     """
     if hasattr(apply, "apply"):
         raise ValueError(
@@ -67,10 +67,10 @@ def require_network(apply: Any, parameterization: Any) -> None:
 
 
 def require_output(out: Any, x: Any) -> None:
-    """Refuses what a network returned if it is no `Output` shaped as its input.
+    """Checks that a network returned an `Output` of the shape of its input.
 
     Raises:
-        ValueError: what it is, and what to return.
+        ValueError: another type or shape; the message has what to return.
     """
     if not isinstance(out, Output):
         raise ValueError(
@@ -85,10 +85,10 @@ def require_output(out: Any, x: Any) -> None:
 
 
 def require_denoised(out: Any, x: Any) -> Denoised:
-    """What a denoiser returned, if it is a `Denoised` shaped as x.
+    """The `Denoised` that a denoiser returned, of the shape of x.
 
     Raises:
-        ValueError: what it is, and what to return.
+        ValueError: another type or shape; the message has what to return.
     """
     if not isinstance(out, Denoised):
         network = isinstance(out, Output)
@@ -103,37 +103,37 @@ def require_denoised(out: Any, x: Any) -> Denoised:
 
 
 def require_keys(keys: Any, batch: int | None = None) -> None:
-    """Refuses anything but one typed key an image; None passes.
+    """Checks for one typed key per image, or None.
 
     Raises:
-        ValueError: what was given, and how to make keys.
+        ValueError: another value; the message has how to make keys.
     """
     if keys is None:
         return
     dtype = getattr(keys, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise ValueError(
-            f"keys is {_kind(keys)}; give typed keys, one an image: "
+            f"keys is {_kind(keys)}; give typed keys, one per image: "
             f"jax.random.split(jax.random.key(0), {batch or 'B'})"
         )
     if keys.ndim != 1 or batch not in (None, keys.shape[0]):
         of = "" if batch is None else f" for {batch} images"
         raise ValueError(
-            f"keys has shape {keys.shape}{of}; give one key an image: "
+            f"keys has shape {keys.shape}{of}; give one key per image: "
             f"jax.random.split(key, {batch or 'B'})"
         )
 
 
 def require_image_shape(shape: Any, batch: int) -> None:
-    """Refuses the shape of a batch where that of one image is due.
+    """Checks for the shape of one image.
 
     Raises:
-        ValueError: the shape without its first axis.
+        ValueError: not a shape, or the shape of a batch.
     """
     whole = lambda n: isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0
     if not isinstance(shape, tuple | list) or not all(whole(n) for n in shape):
         raise ValueError(
-            f"shape must be that of an image, as (32, 32, 3), got {shown(shape)}"
+            f"shape must be that of one image, such as (32, 32, 3), got {shown(shape)}"
         )
     if len(shape) > 3 and shape[0] == batch:
         raise ValueError(
@@ -143,20 +143,20 @@ def require_image_shape(shape: Any, batch: int) -> None:
 
 
 def require_levels(levels: Any) -> None:
-    """Refuses anything but a grid's levels, [N + 1] of alpha and sigma.
+    """Checks for the levels of a grid, alpha and sigma [N + 1].
 
     Raises:
-        ValueError: what it is, and what to give.
+        ValueError: the grid itself, another value or other shapes.
     """
     if isinstance(levels, Grid) and not isinstance(levels, NoiseLevel):
         raise ValueError(
             f"levels is the grid {shown(levels)} itself: call it, levels = "
-            "grid(schedule, steps), as jd.grids.Karras()(None, 32)"
+            "grid(schedule, steps), for example jd.grids.Karras()(None, 32)"
         )
     if not isinstance(levels, NoiseLevel):
         raise ValueError(
             f"levels is {_kind(levels)}; give jd.NoiseLevel(alpha, sigma), with alpha = 1 "
-            "everywhere if these are sigmas, or a grid's, jd.grids.Karras()(None, 32)"
+            "everywhere for a list of sigmas, or call a grid, jd.grids.Karras()(None, 32)"
         )
     alpha, sigma = jnp.shape(levels.alpha), jnp.shape(levels.sigma)
     if alpha != sigma or len(sigma) != 1 or sigma[0] < 1:
@@ -167,50 +167,50 @@ def require_levels(levels: Any) -> None:
 
 
 def require_solver(solver: Any) -> None:
-    """Refuses a class, a name or another value where a solver is due.
+    """Checks for a solver.
 
     Raises:
-        ValueError: what it is.
+        ValueError: a class, a name or another value.
     """
     check("solver", solver, Solver)
 
 
 def require_schedule(schedule: Any) -> None:
-    """Refuses a class, a name or another value where a schedule is due.
+    """Checks for a schedule.
 
     Raises:
-        ValueError: what it is.
+        ValueError: a class, a name or another value.
     """
     check("schedule", schedule, Schedule)
 
 
 def require_data(x0: Any, name: str = "x0") -> None:
-    """Refuses integers, and images of 0 ... 255 where their values are known.
+    """Checks that x0 is floating point and, where its values are concrete, not 0 ... 255.
 
     Raises:
-        ValueError: the dtype or the largest value, and how to convert.
+        ValueError: integers or large values; the message has how to convert.
     """
     convert = f"{name} / 127.5 - 1"
     if not jnp.issubdtype(jnp.asarray(x0).dtype, jnp.floating):
         raise ValueError(
-            f"{name} is of {jnp.asarray(x0).dtype}, and networks are given floats: pixels "
-            f"of 0 ... 255 become data in [-1, 1] by {convert}"
+            f"{name} has dtype {jnp.asarray(x0).dtype}, but networks take floats: convert "
+            f"pixels of 0 ... 255 by {convert}"
         )
     if isinstance(x0, jax.core.Tracer) or jnp.ndim(x0) != 4:
         return
     known = np.asarray(x0)  # not jax.numpy, which would trace it inside of jit
     if (low := float(known.min())) >= 0 and (high := float(known.max())) > PIXELS:
         raise ValueError(
-            f"{name} runs from {low:g} to {high:g}, as pixels of 0 ... 255 do: data are in "
-            f"[-1, 1], {convert}"
+            f"{name} runs from {low:g} to {high:g}, like pixels of 0 ... 255, but data lie "
+            f"in [-1, 1]: convert by {convert}"
         )
 
 
 def require_pairs(weaker: tuple[Any, ...]) -> None:
-    """Refuses guidance that is not by pairs (denoiser, weight).
+    """Checks for pairs (denoiser, weight).
 
     Raises:
-        ValueError: what was given, and what to write.
+        ValueError: another value; the message has what to write.
     """
     for pair in weaker:
         if not (isinstance(pair, tuple | list) and len(pair) == 2):

@@ -1,4 +1,4 @@
-"""What the fields of a frozen value may hold: declared once, checked when it is made.
+"""Valid ranges of the fields of frozen values, checked when a value is created.
 
     @dataclass(frozen=True)
     @checked
@@ -15,7 +15,7 @@ Traceback (most recent call last):
     ...
 ValueError: sigma_max must be a number above 0, at most 1e+15, got inf
 
-Arrays that are traced or abstract are left alone.
+Arrays that are traced or abstract are not checked.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Range:
     """Numbers from `low` to `high`; `above` and `below` leave out that end.
 
     With `infinite`, inf stands for no limit. `whole` numbers are Python's or NumPy's ints.
-    `note` says what to do instead.
+    `note` is added to the message: what to do instead.
 
     >>> str(Range(0, 1, above=True)), str(Whole(1, 10000))
     ('a number above 0, at most 1', 'a whole number from 1 to 10,000')
@@ -67,7 +67,7 @@ class Range:
         return f"{text}, or inf for no limit" if self.infinite else text
 
     def check(self, name: str, value: Any) -> None:
-        """ValueError unless the value is such a number, or an array left alone."""
+        """Raises ValueError unless the value is such a number, or a traced array."""
         number = _scalar(value)
         if number is ARRAY:
             return
@@ -90,14 +90,14 @@ def Whole(low: int, high: int, note: str = "") -> Range:
 
 @dataclass(frozen=True)
 class Items:
-    """Tuples of so many elements."""
+    """Tuples of `low` to `high` elements."""
 
     low: int
     high: int = 10**6
     note: str = ""
 
     def check(self, name: str, value: Any) -> None:
-        """Raises ValueError unless the value has so many elements."""
+        """Raises ValueError unless the value has that many elements."""
         if not self.low <= len(value) <= self.high:
             raise ValueError(
                 f"{name} must have {self.low:,} to {self.high:,} elements, got "
@@ -134,7 +134,7 @@ LogSNR = Annotated[float, Range(-80, 80)]
 Spread = Annotated[float, Range(0, 100, above=True)]
 """The standard deviation of such a logarithm."""
 Tolerance = Annotated[float, Range(1e-12, 1)]
-"""An error per step, relative or absolute; float64 holds none much below."""
+"""An error per step, relative or absolute; float64 does not resolve much less."""
 Width = Annotated[int, Whole(1, 2**13)]
 """Channels of a layer."""
 Blocks = Annotated[int, Whole(1, 100)]
@@ -150,7 +150,7 @@ T = TypeVar("T", bound=type)
 
 
 def checked(cls: T) -> T:
-    """Makes a class check its fields against their annotations when a value is made.
+    """Makes a class check its fields against their annotations when a value is created.
 
     It stands below `@dataclass`, or on a Flax module. The class's own `__post_init__`, for
     what concerns several fields, runs afterwards.
@@ -170,7 +170,7 @@ def checked(cls: T) -> T:
 
 @functools.cache
 def rules(cls: type) -> dict[str, Callable[[str, Any], None]]:
-    """The checks of a class's fields, by name; those that may hold anything have none."""
+    """The checks of a class's fields by name; fields of type Any are left out."""
     hints = typing.get_type_hints(cls, include_extras=True)
     hidden = ("parent", "name") if hasattr(cls, "init_with_output") else ()  # Flax's own
     names = [f.name for f in dataclasses.fields(cls) if f.name not in hidden]
@@ -179,21 +179,21 @@ def rules(cls: type) -> dict[str, Callable[[str, Any], None]]:
 
 
 def check(name: str, value: Any, hint: Any) -> None:
-    """Raises ValueError unless a value is what the annotation says; for functions."""
+    """Raises ValueError unless a value fits an annotation; for arguments of functions."""
     if rule := _rule(hint):
         rule(name, value)
 
 
 def _rule(hint: Any) -> Callable[[str, Any], None] | None:
-    """The check that an annotation stands for."""
+    """The check that an annotation declares; None if it allows anything."""
     if hint is Any:
         return None
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        own = [m.check for m in args[1:] if hasattr(m, "check")]
-        nested = not own or typing.get_origin(args[0]) is tuple
+        declared = [m.check for m in args[1:] if hasattr(m, "check")]
+        nested = not declared or typing.get_origin(args[0]) is tuple
         inner = _rule(args[0]) if nested else None
-        return _all([inner, *own] if inner else own) if inner or own else None
+        return _all([inner, *declared] if inner else declared) if inner or declared else None
     if origin is tuple:
         return functools.partial(_check_tuple, args)
     if isinstance(hint, types.UnionType):

@@ -1,8 +1,8 @@
-"""What values look like when they are printed: short, whatever they hold.
+"""Short reprs of values, however much they hold.
 
 `__repr__ = reprs.fields` in the body of a dataclass prints its fields as `brief` does,
-which tells of a large array its type, shape and ends, and of a tree of arrays how many
-numbers it has. `short` and `lines` leave out the fields that are as they are by default.
+which gives the type, shape and ends of a large array, and the number of numbers in a tree
+of arrays. `short` and `lines` leave out the fields with default values.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def array(value: Any) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value in few words.
+    """A value in a few words.
 
     >>> brief({"dense": {"kernel": np.zeros((8, 8)), "bias": np.zeros(8)}})
     '{2 arrays, 72 numbers}'
@@ -69,14 +69,14 @@ def brief(value: Any) -> str:
 
 
 def fields(self: Any) -> str:
-    """A `__repr__` of a dataclass: all fields, each in few words."""
-    shown = [f.name for f in dataclasses.fields(self) if f.repr]
-    inside = ", ".join(f"{name}={brief(getattr(self, name))}" for name in shown)
+    """A `__repr__` of a dataclass: all fields, each in a few words."""
+    names = [f.name for f in dataclasses.fields(self) if f.repr]
+    inside = ", ".join(f"{name}={brief(getattr(self, name))}" for name in names)
     return f"{type(self).__name__}({inside})"
 
 
 def short(value: Any) -> str:
-    """The repr of a value without the fields that are as they are by default.
+    """The repr of a value without the fields with default values.
 
     >>> from jaxdiff.sampling.solvers import Heun
     >>> short(Heun(churn=4.0)), short(Heun())
@@ -87,25 +87,25 @@ def short(value: Any) -> str:
 
 
 def lines(self: Any) -> str:
-    """A `__repr__` of a dataclass with many fields, one a line: parts, and what was chosen.
+    """A `__repr__` of a dataclass with many fields, one per line: parts and changed fields.
 
-    Parts are dataclasses themselves, and are there even where they are as by default.
+    Parts are fields that hold dataclasses; they are printed even with default values.
     """
     inside = "".join(f"    {name}={text},\n" for name, text in _changed(self, parts=True))
     return f"{type(self).__name__}(\n{inside})" if inside else f"{type(self).__name__}()"
 
 
 def _changed(value: Any, parts: bool = False) -> list[tuple[str, str]]:
-    """The fields that are not as by default, or are parts if these are wanted; as texts."""
+    """Names and texts of the fields that differ from their defaults, and of all `parts`."""
     changed = []
     for field in dataclasses.fields(value):
         if not field.repr or not field.init or field.name in ("parent", "name"):
             continue
-        own = getattr(value, field.name)
+        held = getattr(value, field.name)
         made = field.default_factory
         default = field.default if made is dataclasses.MISSING else made()
-        if not _same(own, default) or (parts and dataclasses.is_dataclass(own)):
-            changed.append((field.name, _text(own)))
+        if not _same(held, default) or (parts and dataclasses.is_dataclass(held)):
+            changed.append((field.name, _text(held)))
     return changed
 
 

@@ -190,7 +190,7 @@ def test_a_state_takes_no_arrays_that_its_network_has_not() -> None:
     given = {"params": {"out_conv": {"weight": np.ones((1, 8, 3, 4), np.float32)}}}
     with pytest.raises(ValueError, match=r"params/out_conv/weight is \(1, 8, 3, 4\)"):
         init_state(experiment(), given)
-    with pytest.raises(ValueError, match=r"params/nothing .* its network has not"):
+    with pytest.raises(ValueError, match=r"params/nothing .* its network does not have"):
         init_state(experiment(), {"params": {"nothing": np.ones(1)}})
 
 

@@ -78,7 +78,7 @@ def test_traced_classes_that_do_not_exist_make_nan(label: list[int]) -> None:
             jnp.zeros((2, 3)),
             r"label has shape \(2, 3\); give int labels \[2\] or float rows",
         ),
-        (jnp.asarray([True, False]), "label is of bool; give ints from 0 to 9"),
+        (jnp.asarray([True, False]), "label has dtype bool; give ints from 0 to 9"),
         (jnp.zeros((3,), jnp.int32), r"label has shape \(3,\); give int labels \[2\]"),
     ],
 )

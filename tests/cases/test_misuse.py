@@ -90,7 +90,7 @@ CASES = {
     ),
     "one key": (
         lambda: sample(keys=KEY),
-        r"keys has shape \(\); give one key an image: jax.random.split\(key, B\)",
+        r"keys has shape \(\); give one key per image: jax.random.split\(key, B\)",
     ),
     "one key to follow": (
         lambda: follow(keys=KEY),
@@ -109,7 +109,10 @@ CASES = {
         lambda: sample(shape=(2, 4, 4, 3)),
         r"shape is that of one image.*give \(4, 4, 3\) instead of \(2, 4, 4, 3\)",
     ),
-    "shape of an array": (lambda: sample(shape=32), r"shape must be that of an image, as"),
+    "shape of an array": (
+        lambda: sample(shape=32),
+        r"shape must be that of one image, such as",
+    ),
     "network": (
         lambda: sample(denoise=NETWORK),
         r"denoise is the network .*not a denoiser: give jd.denoiser\(network.apply, ",
@@ -133,7 +136,7 @@ CASES = {
     ),
     "bytes to follow": (
         lambda: follow(x=jnp.zeros((2, 4, 4, 3), jnp.uint8)),
-        r"x is of uint8, and networks are given floats: .* by x / 127.5 - 1",
+        r"x has dtype uint8, but networks take floats: convert .* by x / 127.5 - 1",
     ),
     "bare array": (
         lambda: denoise_by(lambda params, x, c_noise, cond: x),
@@ -181,11 +184,11 @@ CASES = {
         lambda: plain(
             jd.corrupt, KEY, jnp.zeros((2, 4, 4, 3), jnp.uint8), 0.5, jd.Cosine()
         ),
-        r"x0 is of uint8, .*become data in \[-1, 1\] by x0 / 127.5 - 1",
+        r"x0 has dtype uint8, .* 255 by x0 / 127.5 - 1",
     ),
     "bytes as floats": (
         lambda: plain(jd.corrupt, KEY, IMAGES + 255, 0.5, jd.Cosine()),
-        r"x0 runs from 255 to 255, as pixels of 0 \.\.\. 255 do: data are in \[-1, 1\]",
+        r"x0 runs from 255 to 255, like pixels of 0 \.\.\. 255, but data lie in \[-1, 1\]",
     ),
     "schedule class": (
         lambda: plain(jd.corrupt, KEY, IMAGES, 0.5, jd.Cosine),

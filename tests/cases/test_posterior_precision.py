@@ -52,8 +52,8 @@ def share(at: NoiseLevel, to: NoiseLevel) -> tuple[np.ndarray, np.ndarray]:
     return q, (1 - q) * (1 + q)
 
 
-def close(found: object, expected: np.ndarray, rtol: float = ROUNDING) -> None:
-    np.testing.assert_allclose(np.float64(found), np.float64(expected), rtol=rtol)
+def close(actual: object, expected: np.ndarray, rtol: float = ROUNDING) -> None:
+    np.testing.assert_allclose(np.float64(actual), np.float64(expected), rtol=rtol)
 
 
 @long_grids
@@ -80,8 +80,8 @@ def test_model_variances(recipe: str, steps: int) -> None:
         (LargeVariance(), large),
         (LearnedVariance(), 0.65 * large + 0.35 * small),
     ):
-        found = np.float64(rule(inner, jnp.float32(0.3)))
-        np.testing.assert_allclose(found, np.float64(expected), rtol=3e-7, atol=2e-7)
+        log_variance = np.float64(rule(inner, jnp.float32(0.3)))
+        np.testing.assert_allclose(log_variance, np.float64(expected), rtol=3e-7, atol=2e-7)
 
 
 @long_grids
@@ -91,8 +91,8 @@ def test_ddim_coefficients(recipe: str, steps: int, eta: float) -> None:
     _, g = share(at, to)
     fresh = LONG(eta) * to.sigma * np.sqrt(g)
     down = np.sqrt(to.sigma**2 - fresh**2)
-    rule, found = solvers.DDIM(eta).init(X, grid(recipe, steps))[1]
-    close(found, fresh)
+    rule, noise = solvers.DDIM(eta).init(X, grid(recipe, steps))[1]
+    close(noise, fresh)
     close(rule.x, down / at.sigma)
     close(rule.x0, to.alpha - at.alpha * down / at.sigma)
 
@@ -147,10 +147,10 @@ def test_terms_of_the_bound(recipe: str, steps: int) -> None:
     rows = likelihood.process(table(recipe, steps), steps).between
     x0 = jnp.zeros((1, 1))
     one = lambda row: bound_term(Denoised(x0), x0, row, LargeVariance(), DensityDecoder())
-    found = np.asarray(jax.jit(jax.vmap(one))(jax.tree.map(jnp.asarray, rows)))[::-1, 0]
+    terms = np.asarray(jax.jit(jax.vmap(one))(jax.tree.map(jnp.asarray, rows)))[::-1, 0]
     # logarithms near -10 are rounded to 1e-6; the sum is what a likelihood is made of
-    assert abs(found[:-1].sum() / expected.sum() - 1) < 2e-5
-    np.testing.assert_allclose(found[:-1], expected, rtol=5e-3, atol=1e-10)
+    assert abs(terms[:-1].sum() / expected.sum() - 1) < 2e-5
+    np.testing.assert_allclose(terms[:-1], expected, rtol=5e-3, atol=1e-10)
 
 
 def test_rows_do_not_depend_on_jit_and_traced_levels_still_sample() -> None:

@@ -87,8 +87,8 @@ def test_prints_are_short_and_say_what_it_is(name: str, values: dict[str, Any]) 
     text = repr(values[name])
     assert len(text) < 1000
     assert text.count("\n") < 25
-    for said in CASES[name]:
-        assert said in text
+    for part in CASES[name]:
+        assert part in text
     assert str(values[name]) == text
 
 

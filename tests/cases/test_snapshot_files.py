@@ -61,8 +61,14 @@ NAN = np.full((3, 3, 4, 4), np.nan, np.float32)
             lambda a: a.pop(WEIGHT),
             rf"{WEIGHT} is missing, which its network wants",
         ),
-        (holds("params/more", ONES), "params/more .* is an array that its network has not"),
-        (holds(f"{WEIGHT}/in", ONES), "weight/in .* is an array that its network has not"),
+        (
+            holds("params/more", ONES),
+            "params/more .* is an array that its network does not have",
+        ),
+        (
+            holds(f"{WEIGHT}/in", ONES),
+            "weight/in .* is an array that its network does not have",
+        ),
         (lambda a: a.pop("json"), "no array `json`"),
         (holds("json", np.zeros(2**23, np.uint8)), "its description has 8,388,736 bytes"),
         (says(std=float("nan")), "its std is nan, not the length of an average"),

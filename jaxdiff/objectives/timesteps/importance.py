@@ -40,7 +40,7 @@ class LossSecondMoment:
     """Entry i, at t = (i + 1) / steps, in proportion to its root mean square loss [IDDPM].
 
     `steps` is the table's T; on a closed-form path it cuts t into as many. For L_vlb: the
-    paper finds no gain for L_hybrid. `update` is to see the losses before their importance
+    paper finds no gain for L_hybrid. Give `update` the losses without their importance
     weights.
     """
 

@@ -178,7 +178,7 @@ def _entries(law: object, schedule: Schedule) -> int:
     steps = getattr(schedule, "steps", 0)
     if not steps:
         raise ValueError(
-            f"{type(law).__name__} draws a table's entries, and {schedule} has none: use "
-            "schedules.Table, or times.Uniform()"
+            f"{type(law).__name__} draws a table's entries, but {schedule} is not a table: "
+            "use schedules.Table, or times.Uniform()"
         )
     return steps
