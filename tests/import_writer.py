@@ -14,8 +14,8 @@ import numpy as np
 
 def standing_in(name: str, *bases: type, **attributes: Any) -> type:
     """A class that pickles as `name`, whether or not there is anything of that name."""
-    module, _, own = name.rpartition(".")
-    return type(own, bases, {"__module__": module, "__qualname__": own, **attributes})
+    module, _, last = name.rpartition(".")
+    return type(last, bases, {"__module__": module, "__qualname__": last, **attributes})
 
 
 class Writer(pickle._Pickler):

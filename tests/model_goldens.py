@@ -76,5 +76,7 @@ def vae_folder(at: Path) -> Path:
 @functools.cache
 def keys() -> dict[str, dict[str, tuple[int, ...]]]:
     """Names and shapes of the published networks' tensors."""
-    found = json.loads(gzip.decompress((FOLDER / "keys.json.gz").read_bytes()))
-    return {net: {n: tuple(s) for n, s in shapes.items()} for net, shapes in found.items()}
+    networks = json.loads(gzip.decompress((FOLDER / "keys.json.gz").read_bytes()))
+    return {
+        net: {n: tuple(s) for n, s in shapes.items()} for net, shapes in networks.items()
+    }

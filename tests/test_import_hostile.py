@@ -150,9 +150,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         START + b"cdnnlib.util\nEasyDict.__class__\n.",
         "'dnnlib.util.EasyDict.__class__'",
     ),
-    "a name that is a number": (START + b"K\x01K\x02\x93.", "something that is no name"),
+    "a name that is a number": (START + b"K\x01K\x02\x93.", "something that is not a name"),
     "a very long name": (START + b"c" + b"a" * 10_000_000, "a name without an end"),
-    "an extension's code": (START + b"\x82\x01.", "EXT1 is no instruction"),
+    "an extension's code": (START + b"\x82\x01.", "EXT1 is not an instruction"),
     "an instance": (START + b"(cos\nsystem\no.", "'os.system'"),
     "a storage's inner os.system": (
         writer.dumps(
@@ -166,7 +166,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a call of no function": (START + b"K\x01)R.", "it calls int"),
     "a call of a value": (START + b"cnumpy\nndarray\n)R.", "numpy.ndarray, which cannot"),
     "attributes for a name": (
-        START + b"cdnnlib.util\nEasyDict\n}\x8c\x08__code__Nsb.", "can have none"
+        START + b"cdnnlib.util\nEasyDict\n}\x8c\x08__code__Nsb.", "cannot have a state"
     ),
     "too many arguments": (START + b"cdnnlib.util\nEasyDict\nK\x01\x85R.", "argument"),
     "a persistent id": (START + b"K\x01Q.", "persistent ids, which are refused"),
@@ -190,7 +190,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "a tensor of 10^12": (tensor(size=(10**6, 10**6), strides=(0, 0)), "does not fit"),
     "a tensor outside": (tensor(offset=1), "does not fit a storage of 4 elements"),
-    "a tensor before": (tensor(offset=-1), "no sensible numbers"),
+    "a tensor before": (tensor(offset=-1), "out of range"),
     # depth and number
     "tuples in tuples": (START + b")" + b"\x85" * 200_000 + b".", "more than 64 deep"),
     "lists in lists": (
@@ -221,7 +221,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "no mark": (START + b"t.", "a group without a beginning"),
     "values left": (START + b"NN.", "values left on the stack"),
     "a key without a value": (START + b"}(Nu.", "a key without a value"),
-    "an append to a number": (START + b"K\x01K\x02a.", "int stands where a list must"),
+    "an append to a number": (START + b"K\x01K\x02a.", "expected a list, got int"),
     "text": (b"hello world", "no pickle of protocol 2 to 5: give the .pkl"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "no pickle of protocol 2 to 5"),
     "a zip": (b"PK\x03\x04" + bytes(64), "a zip, as torch.save writes"),

@@ -74,14 +74,16 @@ NEW = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 def renamed(tensors: Tensors, square: int = 2) -> dict[str, np.ndarray]:
     """A VAE's tensors by the new names, attention's weights of so many axes."""
-    found = {}
+    new_tensors = {}
     for name, value in tensors.items():
         new = next((name.replace(f".{o}.", f".{n}.") for o, n in NEW.items()
                     if f".{o}." in name), name)  # fmt: skip
         attention = ".attentions." in name and value.ndim > 1
         shape = value.shape[:2] + (1,) * (square - 2)
-        found[new] = np.ascontiguousarray(value.reshape(shape) if attention else value)
-    return found
+        new_tensors[new] = np.ascontiguousarray(
+            value.reshape(shape) if attention else value
+        )
+    return new_tensors
 
 
 @pytest.fixture

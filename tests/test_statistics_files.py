@@ -36,8 +36,8 @@ def read(path: Path, data: bytes) -> dict[str, fid_statistics.Statistics]:
     return fid_statistics.read(path)
 
 
-def check(found: fid_statistics.Statistics, expected: dict[str, np.ndarray]) -> None:
-    for value, name in ((found.mu, "mu"), (found.sigma, "sigma")):
+def check(statistics: fid_statistics.Statistics, expected: dict[str, np.ndarray]) -> None:
+    for value, name in ((statistics.mu, "mu"), (statistics.sigma, "sigma")):
         np.testing.assert_array_equal(value, expected[name].astype(float), strict=True)
 
 
@@ -46,35 +46,35 @@ def check(found: fid_statistics.Statistics, expected: dict[str, np.ndarray]) -> 
 def test_npz_files(tmp_path: Path, save: Callable[..., None], dtype: str) -> None:
     """TTUR's, pytorch-fid's and EDM's {mu, sigma}; any width of floats and byte order."""
     arrays = {name: value.astype(dtype) for name, value in FID.items()}
-    found = read(tmp_path / "a.npz", npz(save, **arrays))
-    assert found.keys() == {"fid"}
-    assert found["fid"].count is None
-    check(found["fid"], FID)
+    by_metric = read(tmp_path / "a.npz", npz(save, **arrays))
+    assert by_metric.keys() == {"fid"}
+    assert by_metric["fid"].count is None
+    check(by_metric["fid"], FID)
 
 
 def test_adm_s_files_hold_images_too(tmp_path: Path) -> None:
     images, spatial = np.zeros((9, 4, 4, 3), np.uint8), moments(23)
     others = {"arr_0": images, "mu_s": spatial["mu"], "sigma_s": spatial["sigma"]}
-    found = read(tmp_path / "a.npz", npz(**others, **FID))
-    check(found["fid"], FID)
+    by_metric = read(tmp_path / "a.npz", npz(**others, **FID))
+    check(by_metric["fid"], FID)
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
 @pytest.mark.parametrize("count", [{}, {"num_images": 50_000}, {"num_images": np.int64(9)}])
 def test_edm2_s_pickles(tmp_path: Path, protocol: int, count: dict[str, Any]) -> None:
     stats = {**count, "fid": FID, "fd_dinov2": DINO}
-    found = read(tmp_path / "a.pkl", pickle.dumps(stats, protocol))
-    assert list(found) == ["fid", "fd_dinov2"]
+    by_metric = read(tmp_path / "a.pkl", pickle.dumps(stats, protocol))
+    assert list(by_metric) == ["fid", "fd_dinov2"]
     for name, expected in (("fid", FID), ("fd_dinov2", DINO)):
-        assert found[name].count == count.get("num_images")
-        assert type(found[name].count) in (int, type(None))
-        check(found[name], expected)
+        assert by_metric[name].count == count.get("num_images")
+        assert type(by_metric[name].count) in (int, type(None))
+        check(by_metric[name], expected)
 
 
 def test_arrays_are_pickled_in_either_order_of_axes_and_bytes(tmp_path: Path) -> None:
     skew = {"mu": DINO["mu"].astype(">f4"), "sigma": np.asfortranarray(DINO["sigma"])}
-    found = read(tmp_path / "a.pkl", pickle.dumps({"fd_dinov2": skew}, 4))
-    check(found["fd_dinov2"], DINO)
+    by_metric = read(tmp_path / "a.pkl", pickle.dumps({"fd_dinov2": skew}, 4))
+    check(by_metric["fd_dinov2"], DINO)
 
 
 def test_either_order_of_axes_is_kept() -> None:
@@ -92,9 +92,9 @@ class Runs:
         return os.system, ("touch pwned",)
 
 
-def other(**said: Any) -> dict[str, Any]:
+def other(**changes: Any) -> dict[str, Any]:
     """DINOv2's moments with others in their place."""
-    return {"fd_dinov2": {**DINO, **said}}
+    return {"fd_dinov2": {**DINO, **changes}}
 
 
 def changed(row: int, column: int, value: float) -> np.ndarray:
@@ -126,18 +126,18 @@ HOSTILE: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "pickled objects": (other(mu=np.array([{}], object)), "must be arrays of numbers"),
     "complex numbers": (other(mu=DINO["mu"] + 0j), "an array of 'c16'"),
     "no arrays": (other(mu=[0.0] * NARROW), "must be arrays of numbers"),
-    "a list of metrics": ({"fd_dinov2": [1, 2]}, "fd_dinov2 is no dict with mu and sigma"),
-    "no covariance": ({"fd_dinov2": {"mu": DINO["mu"]}}, "no dict with mu and sigma"),
-    "another pickle": ({"ema": 1}, "no dict with fid or fd_dinov2"),
+    "a list of metrics": ({"fd_dinov2": [1, 2]}, "fd_dinov2 is not a dict with mu"),
+    "no covariance": ({"fd_dinov2": {"mu": DINO["mu"]}}, "not a dict with mu and sigma"),
+    "another pickle": ({"ema": 1}, "not a dict with fid or fd_dinov2"),
     "an NPZ of images": (npz(arr_0=np.zeros((2, 4, 4, 3))), "it holds arr_0"),
-    "an NPZ of nothing": (npz(), "no NPZ: it does not begin as a zip"),
+    "an NPZ of nothing": (npz(), "not an NPZ: it does not begin like a zip"),
     "a bomb": (npz(mu=np.zeros(2**26), sigma=np.zeros(2)), "mu of fid has shape (67108864"),
-    "a header that lies": (lying(), "'mu.npy' has 160 bytes, and not those of (10000000"),
+    "a header that lies": (lying(), "'mu.npy' has 160 bytes, which do not fit (10000000"),
     "a header that is none": (unparsable(), "'mu.npy' has no header of an array"),
     "DINOv2's as an NPZ": (npz(**DINO), "its features' is (2048,)"),
     "FID's as DINOv2's": ({"fd_dinov2": FID}, "mu of fd_dinov2 has shape (2048,); its"),
     "a covariance of others": (other(sigma=np.eye(3)), "sigma of fd_dinov2 has shape (3"),
-    "whole numbers": (other(mu=DINO["mu"].astype(int)), "that are no finite floats"),
+    "whole numbers": (other(mu=DINO["mu"].astype(int)), "that are not finite floats"),
     "nan": (other(sigma=changed(5, 5, np.nan)), "sigma of fd_dinov2 has values that are"),
     "infinity": (other(mu=DINO["mu"] + np.inf), "mu of fd_dinov2 has values that are"),
     "half a matrix": (other(sigma=changed(2, 1, 9.0)), "is not symmetric: entries differ"),
@@ -147,14 +147,14 @@ HOSTILE: dict[str, tuple[bytes | dict[str, Any], str]] = {
     "a file cut short": (npz(np.savez, **FID)[:-9], "truncated"),
     "a pickle cut short": (pickle.dumps(other(), 4)[:-9], "truncated"),
     "an empty file": (b"", "the file is empty"),
-    "text": (b"mu,sigma\n1,2\n", "no statistics: give an .npz, or"),
+    "text": (b"mu,sigma\n1,2\n", "not a file of statistics: give an .npz, or"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_it_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data, said = HOSTILE[name]
+    data, message = HOSTILE[name]
     Path("a").write_bytes(data if type(data) is bytes else pickle.dumps(data, 4))
     tracemalloc.start()
     try:
@@ -164,7 +164,7 @@ def test_it_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     finally:
         tracemalloc.stop()
     text = str(error.value)
-    assert said in text, text
+    assert message in text, text
     assert len(text) < 200
     assert len(text.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
@@ -175,7 +175,9 @@ def test_damaged_numbers_are_refused(tmp_path: Path) -> None:
     """A bit that is another in an NPZ's numbers: its checksum says so."""
     data = bytearray(npz(np.savez, **FID))
     data[len(data) // 2] ^= 1
-    with pytest.raises(ValueError, match=r"sigma\.npy is damaged: its checksum is another"):
+    with pytest.raises(
+        ValueError, match=r"sigma\.npy is damaged: its checksum does not match"
+    ):
         read(tmp_path / "a.npz", bytes(data))
 
 

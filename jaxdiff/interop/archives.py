@@ -1,13 +1,13 @@
-"""Files as bytes that are read as they are touched, and zip archives among them.
+"""Memory-mapped files, and zip archives.
 
 A zip ends with a record that says where its directory is; the directory has an entry for
 each member, and the member's own header stands before its bytes:
 
     [header, name, extra, bytes]...  [entry, name, extra, comment]...  end of the directory.
 
-Nothing is believed before it is compared with the length of the file: members lie before
+Every length is checked against the length of the file: members lie before
 the directory, one after the other, under the name that the directory has for them. Nothing
-is written, so a name is no path; nothing is inflated beyond the size its caller allows.
+is written, so names are not paths; nothing is inflated beyond the size its caller allows.
 """
 
 import itertools
@@ -26,14 +26,14 @@ from jaxdiff.runtime.files import printable
 ENTRY, HEADER, END = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"
 LOCATOR, END64 = b"PK\x06\x07", b"PK\x06\x06"
 MEMBERS, DIRECTORY = 20_000, 2**23
-"""More members, and a directory of more bytes, than any archive of weights has."""
+"""Bounds on members and bytes of the directory; no archive of weights comes near."""
 WIDE, WIDER = 2**16 - 1, 2**32 - 1
-"""What a field holds whose value stands in a wider one."""
+"""Values of fields whose number is in a wider field."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """The bytes of a member as the archive has them, and what they should become."""
+    """A member: its bytes in the archive, and the size and checksum of its content."""
 
     name: str
     raw: memoryview
@@ -48,7 +48,7 @@ class Member:
 
 
 class Entry(NamedTuple):
-    """A member as the directory has it: `at` is where its own header stands."""
+    """An entry of the directory; `at` is the position of the member's header."""
 
     raw_name: bytes
     flags: int
@@ -62,8 +62,8 @@ class Entry(NamedTuple):
     def name(self) -> str:
         """Its path in the archive.
 
-        Names that are not marked as UTF-8 are so all the same if they can be: macOS's
-        archives do not mark theirs. Others are of code page 437, as the format says.
+        Names are UTF-8 where they can be, marked or not, since macOS does not mark them;
+        otherwise code page 437, as the format defines.
         """
         try:
             return self.raw_name.decode("utf-8")
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
 
 
 def mapped(path: Path) -> memoryview:
-    """The bytes of a file, read as they are touched.
+    """The bytes of a file, memory-mapped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,24 +91,24 @@ def members(data: memoryview) -> dict[str, Member]:
     """The members of a zip archive by name, none of them read.
 
     Raises:
-        ValueError: damage, members that overlap, or one of them twice.
+        ValueError: damage, overlapping members, or a duplicate name.
     """
-    found = {}
+    by_name = {}
     for entry in entries(data):
-        if entry.name in found:
+        if entry.name in by_name:
             raise ValueError(f"the zip has two members {entry.name[:80]!r}")
         at = body(bytes(data[entry.at : entry.at + HEAD + len(entry.raw_name)]), entry)
         raw = data[at : at + entry.packed]
         if len(raw) != entry.packed:
             raise ValueError(f"{entry.name[:80]!r} reaches beyond the zip's members")
-        found[entry.name] = Member(entry.name, raw, entry.method, entry.size, entry.crc)
-    return found
+        by_name[entry.name] = Member(entry.name, raw, entry.method, entry.size, entry.crc)
+    return by_name
 
 
 def entries(
     data: memoryview, most: int = MEMBERS, longest: int = DIRECTORY
 ) -> Iterator[Entry]:
-    """The entries of a zip archive's directory, in its order; members are not looked at.
+    """The entries of a zip archive's directory, in its order; members are not read.
 
     `most` and `longest` bound how many there may be, and the bytes of the directory.
 
@@ -138,12 +138,12 @@ def body(head: bytes, entry: Entry) -> int:
     Raises:
         ValueError: the header is not one, or is another member's.
     """
-    shown = entry.name[:80]
+    name = entry.name[:80]
     if len(head) < HEAD or head[:4] != HEADER:
-        raise ValueError(f"{shown!r} is not where the zip's directory says")
+        raise ValueError(f"{name!r} is not where the zip's directory puts it")
     named, more = struct.unpack_from("<26x2H", head)
     if head[HEAD : HEAD + named] != entry.raw_name:
-        raise ValueError(f"{shown!r} has another name where it stands in the zip")
+        raise ValueError(f"{name!r} has another name in its own header")
     return entry.at + HEAD + named + more
 
 
@@ -160,11 +160,11 @@ def read(member: Member, limit: int, checked: bool = True) -> memoryview:
     data = start(member, member.size)
     if len(data) != member.size or (member.stored and len(member.raw) != member.size):
         raise ValueError(
-            f"{printable(member.name)[:80]} is damaged: it has not {member.size:,} bytes"
+            f"{printable(member.name)[:80]} is damaged: not {member.size:,} bytes long"
         )
     if checked and zlib.crc32(data) != member.crc:
         raise ValueError(
-            f"{printable(member.name)[:80]} is damaged: its checksum is another"
+            f"{printable(member.name)[:80]} is damaged: its checksum does not match"
         )
     return data
 
@@ -192,7 +192,7 @@ def _directory(data: memoryview, most: int, longest: int) -> tuple[int, int, int
         raise ValueError("a zip without its end: truncated?")
     *disks, here, count, size, start, comment = struct.unpack_from("<4x4H2LH", data, at)
     if at + 22 + comment != len(data):
-        raise ValueError("the zip does not end where it says")
+        raise ValueError("the zip's end record has a wrong length")
     if WIDE in (count, here) or WIDER in (size, start):
         *disks, here, count, size, start, at = _directory64(data, at)
     if any(disks) or here != count:
@@ -205,7 +205,7 @@ def _directory(data: memoryview, most: int, longest: int) -> tuple[int, int, int
 
 
 def _directory64(data: memoryview, at: int) -> tuple[int, ...]:
-    """The same fields in the wider record, and where that stands."""
+    """The same fields of the wider record, and its position."""
     place = struct.unpack_from("<8xQ", data, at - 20)[0] if at >= 20 else 0
     if bytes(data[max(at - 20, 0) :][:4]) != LOCATOR or place + 56 > at - 20:
         raise ValueError("the zip's wide end is missing")
@@ -231,15 +231,15 @@ def _entry(data: memoryview, at: int, limit: int, stop: int) -> tuple[Entry, int
             next(wide, -1) if n == WIDER else n for n in (size, packed, place)
         )
     entry = Entry(name, flags, method, crc, packed, size, place)
-    shown = entry.name[:80]
+    short = entry.name[:80]
     if min(size, packed, place) < 0:
-        raise ValueError(f"{shown!r} has no wide sizes in the zip")
+        raise ValueError(f"{short!r} has no wide sizes in the zip")
     if flags & 1:
-        raise ValueError(f"{shown!r} is encrypted")
+        raise ValueError(f"{short!r} is encrypted")
     if place + HEAD > limit:
-        raise ValueError(f"{shown!r} is not where the zip's directory says")
+        raise ValueError(f"{short!r} is not where the zip's directory puts it")
     if place + HEAD + len(name) + packed > limit:
-        raise ValueError(f"{shown!r} reaches beyond the zip's members: truncated?")
+        raise ValueError(f"{short!r} reaches beyond the zip's members: truncated?")
     return entry, ends[-1]
 
 

@@ -1,9 +1,9 @@
-"""Arrays of NPZ files, whose shapes are known before any is read.
+"""Reads NPZ files; shapes are known before any array is read.
 
-A member of an NPZ is an NPY: a magic number, a header that says shape, dtype and order,
-and the raw values. Numbers, and texts where they are allowed: pickled objects are refused,
-whatever they hold. This is the one reader of NPZ files: what it reads is compared with its
-checksum, and inflates to no more than its own header says and its packed size suggests.
+A member of an NPZ is an NPY: a magic number, a header with shape, dtype and order, and the
+raw values. Numbers, and texts where they are allowed; pickled objects are never read. This
+is the one reader of NPZ files: it checks checksums, and bounds what a member may inflate to
+by its header and its packed size.
 """
 
 import io
@@ -25,7 +25,7 @@ HEADER = 4096
 
 @dataclass(frozen=True)
 class Stored:
-    """An array that is not read yet: its member, what its header says, where it ends."""
+    """An array that is not read yet: its member and its header, which ends at `at`."""
 
     member: Member
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class Stored:
     at: int
 
     def read(self) -> Shaped[np.ndarray, "..."]:
-        """The array, compared with its checksum; a view of the file where it can be.
+        """The array, its checksum verified; a view of the file where possible.
 
         Raises:
             ValueError: damage, or a member that grows beyond reason when inflated.
@@ -43,7 +43,7 @@ class Stored:
         return self._view(archives.read(self.member, self.member.size))
 
     def view(self) -> Shaped[np.ndarray, "..."]:
-        """The array where it stands in the file, read as it is used and not compared.
+        """The array as a view of the file, read as it is used; checksums are not verified.
 
         Raises:
             ValueError: it is compressed.
@@ -61,16 +61,16 @@ INFLATED, RATIO = 2**28, 20
 
 
 def require_bounded(what: str, members: Collection[Member]) -> None:
-    """Refuses members that together grow beyond reason when inflated.
+    """Checks that members do not grow beyond reason when inflated.
 
     Raises:
-        ValueError: says from what size to what.
+        ValueError: they do; the message has both sizes.
     """
     packed, size = sum(len(m.raw) for m in members), sum(m.size for m in members)
     if size > max(INFLATED, RATIO * packed):
         raise ValueError(
             f"{what} would grow from {packed:,} to {size:,} bytes: write it uncompressed, "
-            "with np.savez, if it is meant"
+            "with np.savez, if this is intended"
         )
 
 
@@ -83,7 +83,7 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no NPZ, damage, or arrays of objects; the message is without the path.
+        ValueError: not an NPZ, damage, or arrays of objects; the message lacks the path.
     """
     stored = opened(path, texts)
     wanted = {k: a for k, a in stored.items() if names is None or k in names}
@@ -92,7 +92,7 @@ def load(
 
 
 def opened(path: Place, texts: bool = False) -> dict[str, Stored]:
-    """The arrays of an NPZ file by name, none of them read; of a bucket's, all bytes are.
+    """The arrays of an NPZ file by name, none of them read; a bucket's file is read whole.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -107,19 +107,19 @@ def arrays(data: memoryview, texts: bool = False) -> dict[str, Stored]:
     """The arrays of an NPZ by name, none of them read; texts only if they are allowed.
 
     Raises:
-        ValueError: no NPZ, damage, or arrays of anything but numbers.
+        ValueError: not an NPZ, damage, or arrays of anything but numbers.
     """
     if bytes(data[:4]) != archives.HEADER:
-        raise ValueError("no NPZ: it does not begin as a zip")
-    found = archives.members(data)
-    for name in (name for name in found if not name.endswith(".npy")):
-        raise ValueError(f"no NPZ, but a zip with {name[:80]!r} in it")
+        raise ValueError("not an NPZ: it does not begin like a zip")
+    members = archives.members(data)
+    for name in (name for name in members if not name.endswith(".npy")):
+        raise ValueError(f"not an NPZ, but a zip with {name[:80]!r} in it")
     kinds = "biufU" if texts else "biuf"
-    return {name.removesuffix(".npy"): _stored(found[name], kinds) for name in found}
+    return {name.removesuffix(".npy"): _stored(members[name], kinds) for name in members}
 
 
 def _stored(member: Member, kinds: str) -> Stored:
-    """What the header of an NPY says, compared with its size."""
+    """The header of an NPY, checked against its size."""
     name = member.name[:80]
     file = io.BytesIO(archives.start(member, HEADER))
     try:
@@ -133,5 +133,5 @@ def _stored(member: Member, kinds: str) -> Stored:
         raise ValueError(f"{name!r} holds {what}")
     size = file.tell() + math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or len(shape) > 16 or size != member.size:
-        raise ValueError(f"{name!r} has {member.size:,} bytes, and not those of {shape}")
+        raise ValueError(f"{name!r} has {member.size:,} bytes, which do not fit {shape}")
     return Stored(member, shape, dtype, "F" if fortran else "C", file.tell())

@@ -24,15 +24,15 @@ NAMES: Mapping[str, Callable[..., Any] | None] = {
         for c in _CORES
     },
 }
-"""All names that a pickle of arrays may have: those by which NumPy's arrays are saved."""
+"""The names that a pickle of arrays may have."""
 
 
 def array(record: Any, codes: Collection[str]) -> Shaped[np.ndarray, "..."]:
     """The array of at most two dimensions that a record of NumPy's pickling stands for.
 
     Raises:
-        ValueError: no array, one of another type than `codes` name, or of other sizes than
-            its bytes.
+        ValueError: not an array, a type that is not in `codes`, or a shape that does not
+            fit its bytes.
     """
     state = record.state.get("") if type(record) is Record else None
     if type(state) is tuple and len(state) == 5 and type(state[4]) is str:
@@ -47,5 +47,5 @@ def array(record: Any, codes: Collection[str]) -> Shaped[np.ndarray, "..."]:
         raise ValueError(f"an array of {str(code)[:20]!r}, not of {' or '.join(codes)}")
     plain = len(shape) <= 2 and all(type(n) is int and 0 <= n < 2**20 for n in shape)
     if not plain or math.prod(shape) * int(code[1]) != len(raw):
-        raise ValueError(f"an array of {len(raw):,} bytes has not the shape it says")
+        raise ValueError(f"an array of {len(raw):,} bytes does not fit its shape")
     return np.ndarray(shape, np.dtype(order + code), raw, order="F" if fortran else "C")

@@ -1,12 +1,11 @@
 """Pickles read as data: nothing they name is imported, and nothing of them is run.
 
-A pickle is a program for a machine with a stack and a memo; `unpickler` has one of our own,
-which builds plain values and, for a name of a closed table, what the table's own function
-makes of the arguments. Every other name and every other instruction is refused. What a
-file can cost is bounded by three numbers and the length of its bytes: bytes are slices of
-the input, a length is compared with what is left before it is believed, what is copied
-counts as instructions do, and the finished value is neither deep, nor large once written
-out, nor part of itself.
+A pickle is a program for a machine with a stack and a memo. `unpickler` has such a machine,
+which builds plain values and, for names in a closed table, calls the table's functions. Any
+other name and instruction is refused. The cost of a file is bounded by three numbers and
+its length: bytes are slices of the input, lengths are checked against what is left, copies
+count as instructions, and the finished value is neither deep, nor large when expanded, nor
+part of itself.
 """
 
 import pickle
@@ -34,11 +33,11 @@ def load(
 ) -> tuple[Any, int]:
     """The value of the pickle that starts at byte `at`, and the byte after its end.
 
-    `persistent` builds what stands for a persistent id. Pickles inside pickles share one
+    `persistent` maps a persistent id to its value. Pickles inside pickles share one
     `budget` of instructions.
 
     Raises:
-        ValueError: the byte, and what is wrong or refused there.
+        ValueError: damage or something not allowed; the message has the position.
 
     >>> load(memoryview(pickle.dumps({"a": [1, 2.5, None]})), {})[0]
     {'a': [1, 2.5, None]}
@@ -66,7 +65,7 @@ def load(
 
 
 def _check(root: Any) -> None:
-    """Refuses a value that is deep, large once written out, or inside itself.
+    """Raises ValueError for a value that is deep, large when expanded, or part of itself.
 
     Each container is entered once and left once, with its size and its height.
     """
@@ -112,4 +111,4 @@ def _unknown(code: int | None) -> str:
         return "the end, in the middle of a pickle: truncated?"
     known = pickletools.code2op.get(chr(code))
     name = known.name if known else f"0x{code:02x}"
-    return f"{name} is no instruction of a model's pickle, of protocol 2 to 5; is it one?"
+    return f"{name} is not an instruction of model pickles, of protocols 2 to 5"

@@ -17,7 +17,7 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, damage, or a name that is refused; one line.
+        ValueError: another kind of file, damage, or a name that is not allowed; one line.
     """
     path = place(path)
     try:
@@ -27,12 +27,12 @@ def read(path: PathLike) -> dict[str, np.ndarray]:
 
 
 def load(
-    data: memoryview, otherwise: str = "no file that torch wrote: give a .pth or .pt"
+    data: memoryview, otherwise: str = "not a file of torch: give a .pth or .pt"
 ) -> Any:
-    """What torch saved, of the bytes of a file in any of its formats.
+    """The object that torch saved, from the bytes of a file in any of its formats.
 
     Raises:
-        ValueError: damage, a name that is refused, or `otherwise` of another kind of file.
+        ValueError: damage, a name that is not allowed, or `otherwise` for other files.
     """
     layout = LAYOUTS.get(bytes(data[:1]))
     if layout is None:
@@ -41,4 +41,4 @@ def load(
 
 
 LAYOUTS = {archives.HEADER[:1]: torch_zip, pickle.PROTO: torch_legacy}
-"""What reads a file that begins with this byte."""
+"""The reader of files that begin with this byte."""

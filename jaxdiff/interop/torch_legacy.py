@@ -36,9 +36,9 @@ DTYPES: Mapping[str, np.dtype] = {
     "torch.UntypedStorage": np.dtype("u1"),
     "torch.storage.UntypedStorage": np.dtype("u1"),
 }
-"""What the classes of storages hold; untyped ones are bytes."""
+"""The element types of the classes of storages; untyped ones are bytes."""
 TYPED = "torch.storage.TypedStorage"
-"""A class that leaves the type open: floats, as wide as the bytes of its file allow."""
+"""A class without a type: floats, as wide as the bytes of its file allow."""
 
 
 def load(data: memoryview, budget: Iterator[int] | None = None) -> Any:
@@ -72,7 +72,7 @@ def load(data: memoryview, budget: Iterator[int] | None = None) -> Any:
 
 
 def names() -> dict[str, Callable[..., Any]]:
-    """What a torch pickle's names build: tensors, parameters and ordered dicts."""
+    """The functions for the names in torch pickles: tensors, parameters, ordered dicts."""
     return {
         **_DICTS,
         "torch._utils._rebuild_tensor_v2": tensor,
@@ -84,14 +84,14 @@ _DICTS: Mapping[str, Callable[..., Any]] = {"collections.OrderedDict": lambda: {
 INERT: Mapping[str, Callable[..., Any]] = {
     "argparse.Namespace": lambda: Record("argparse.Namespace", {})
 }
-"""What checkpoints hold beside tensors, such as the training's settings: data alone."""
+"""Other objects in checkpoints, such as training settings: read as data."""
 
 
 def tensor(storage: Any, offset: Any, size: Any, strides: Any, *_: Any) -> np.ndarray:
-    """The view of a flat storage that a tensor is; read-only.
+    """A tensor as a view of its flat storage; read-only.
 
     Raises:
-        ValueError: it reaches beyond the storage, or shows an element more than once.
+        ValueError: it reaches beyond the storage, or has an element more than once.
 
     >>> tensor(np.arange(6), 1, (2, 2), (1, 2))
     array([[1, 3],
@@ -102,7 +102,7 @@ def tensor(storage: Any, offset: Any, size: Any, strides: Any, *_: Any) -> np.nd
     if type(storage) is not np.ndarray or not whole or len(size) != len(strides):
         raise ValueError("a tensor is a storage, an offset, a size and strides")
     if len(size) > 16 or not all(type(n) is int and 0 <= n < 2**40 for n in numbers):
-        raise ValueError("a tensor's offset, size or strides are no sensible numbers")
+        raise ValueError("a tensor's offset, size or strides are out of range")
     count = math.prod(size)
     if not count:
         return np.zeros(size, storage.dtype)
@@ -121,7 +121,7 @@ def entry_of(entry: Any) -> tuple:
     """A storage's entry, checked: ("storage", class, key, device, count, view)."""
     kinds = (str, Global, str, str, int)
     if type(entry) is not tuple or not 5 <= len(entry) <= 6:
-        raise ValueError("a storage's entry is no tuple of five or six")
+        raise ValueError("a storage's entry is not a tuple of five or six")
     if entry[0] != "storage" or tuple(map(type, entry[:5])) != kinds:
         raise ValueError("a storage's entry is not (storage, class, key, device, count)")
     return entry if len(entry) == 6 else (*entry, None)
@@ -134,10 +134,10 @@ def _storages(
     plain = type(keys) is list and all(type(key) is str for key in keys)
     if not plain or len(keys) != len(entries) or set(keys) != entries.keys():
         raise ValueError("the torch file's keys are not those of its storages")
-    found = {}
+    storages = {}
     for key in keys:
         count, left = int.from_bytes(data[at : at + 8], "little"), len(data) - at - 8
-        kind, said = entries[key][1].name, entries[key][4]
+        kind, declared = entries[key][1].name, entries[key][4]
         if kind == TYPED:
             width = left // max(count, 1) if len(keys) == 1 else 0
             if width not in (2, 4, 8):
@@ -145,18 +145,18 @@ def _storages(
             dtype = np.dtype(f"<f{width}")
         else:
             dtype = DTYPES[kind]
-        if left < 0 or count != said or count * dtype.itemsize > left:
+        if left < 0 or count != declared or count * dtype.itemsize > left:
             raise ValueError(
-                f"a storage of {said} {dtype.name} is followed by a count of {count} and "
-                f"{max(left, 0)} bytes: truncated?"
+                f"a storage of {declared} {dtype.name} is followed by a count of {count} "
+                f"and {max(left, 0)} bytes: truncated?"
             )
-        found[key] = np.frombuffer(data, dtype, count, at + 8)
+        storages[key] = np.frombuffer(data, dtype, count, at + 8)
         at += 8 + count * dtype.itemsize
-    return found
+    return storages
 
 
 def _resolve(entry: tuple, storages: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The array of an entry, or the part of it that a view shows."""
+    """The array of an entry, or the part of it that its view covers."""
     storage, view = storages[entry[2]], entry[5]
     if view is None:
         return storage

@@ -1,11 +1,11 @@
 """Files that torch wrote, read as NumPy arrays without torch: the zip layout.
 
 A zip in which all lies in one folder: data.pkl is a pickle of the object, data/KEY the
-raw values of a storage, byteorder how they stand. In the pickle a storage is a persistent
+raw values of a storage, byteorder their byte order. In the pickle a storage is a persistent
 id ("storage", its class, KEY, device, count), and a tensor a view of one, as in the
 legacy layout. torch.save writes it (.pth, .pt), and so does TorchScript, whose objects
 have classes `__torch__.…`, defined by source code in code/: they are read as `Record`s of
-their attributes, and the code is not looked at. Nothing is copied.
+their attributes, and the code is not read. Nothing is copied.
 """
 
 import itertools
@@ -21,14 +21,14 @@ from jaxdiff.interop.unpickler import Record
 from jaxdiff.runtime.files import printable
 
 PICKLE = 2**24
-"""Bytes that data.pkl may have; that of 343 tensors has 50,000."""
+"""The largest data.pkl, in bytes; that of 343 tensors has 50,000."""
 
 SCRIPT: Mapping[str, Callable[..., Any]] = {
     "torch.jit._pickle.restore_type_tag": lambda value, tag: value,
     **{f"torch.jit._pickle.build_{kind}list": lambda values: values
        for kind in ("int", "double", "bool", "tensor")},
 }  # fmt: skip
-"""What TorchScript's names build beside its objects: the lists that they are given."""
+"""The functions for TorchScript's other names, which return their lists."""
 
 
 def load(data: memoryview) -> Any:
@@ -40,7 +40,7 @@ def load(data: memoryview) -> Any:
     members = archives.members(data)
     roots = [name[:-9] for name in members if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(roots) != 1:
-        raise ValueError("a zip with no data.pkl in its folder: torch.save wrote none such")
+        raise ValueError("a zip without data.pkl in its folder: not written by torch.save")
     part = lambda name: members.get(f"{roots[0]}/{name}")
     order = part("byteorder")
     if order and bytes(archives.read(order, 16)) != b"little":
@@ -62,8 +62,10 @@ def load(data: memoryview) -> Any:
 
 def _classes(code: memoryview) -> dict[str, Callable[..., Any]]:
     """The classes of TorchScript that a pickle names, each of which builds a `Record`."""
-    found = re.finditer(rb"c(__torch__[\w.]{0,200})\n(\w{1,100})\n", code)
-    names = (b".".join(name.groups()).decode() for name in itertools.islice(found, 10_000))
+    matches = re.finditer(rb"c(__torch__[\w.]{0,200})\n(\w{1,100})\n", code)
+    names = (
+        b".".join(name.groups()).decode() for name in itertools.islice(matches, 10_000)
+    )
     return {name: _record(name) for name in names}
 
 
@@ -79,11 +81,11 @@ def _storage(entry: tuple, part: Callable[[str], Member | None]) -> np.ndarray:
         raise ValueError(f"the zip has no storage data/{printable(key)[:80]}")
     if not member.stored:
         raise ValueError(
-            f"{printable(member.name)[:80]} is compressed, as torch writes no storage"
+            f"{printable(member.name)[:80]} is compressed, unlike the storages of torch"
         )
     dtype = torch_legacy.DTYPES.get(kind.name)
     if dtype is None:
-        raise ValueError(f"{printable(kind.name)[:80]} is no class of storages")
+        raise ValueError(f"{printable(kind.name)[:80]} is not a class of storages")
     if member.size != count * dtype.itemsize:
         raise ValueError(
             f"a storage of {count} {dtype.name} has {member.size} bytes in the zip"
@@ -92,7 +94,7 @@ def _storage(entry: tuple, part: Callable[[str], Member | None]) -> np.ndarray:
 
 
 def arrays(root: Any) -> dict[str, np.ndarray]:
-    """The arrays in an object by what leads to them, joined by dots: a state dict.
+    """The arrays in an object by their path, joined by dots: a state dict.
 
     Raises:
         ValueError: more values or longer names than weights have, or one name twice.
@@ -100,27 +102,27 @@ def arrays(root: Any) -> dict[str, np.ndarray]:
     >>> arrays({"net": {"w": np.ones(1)}, "all": [np.zeros(2), None], "epoch": 3})
     {'net.w': array([1.]), 'all.0': array([0., 0.])}
     """
-    found: dict[str, np.ndarray] = {}
+    by_path: dict[str, np.ndarray] = {}
     todo: list[tuple[str, Any]] = [("", root)]
     for _ in range(VALUES + 1):
         if not todo:
-            return found
+            return by_path
         name, value = todo.pop()
         if len(name) > NAME:
             raise ValueError(f"a name of {len(name)} characters, {name[:40]!r}…")
         if type(value) is np.ndarray:
-            if name in found:
+            if name in by_path:
                 raise ValueError(f"there are two arrays {name!r}")
-            found[name] = value
+            by_path[name] = value
         else:
             inside = f"{name}." if name else ""
             parts = [(f"{inside}{key}", part) for key, part in _parts(value)]
             todo.extend(reversed(parts))
-    raise ValueError(f"more than {VALUES:,} values, which no file of weights has")
+    raise ValueError(f"more than {VALUES:,} values: not a file of weights")
 
 
 VALUES, NAME = 100_000, 250
-"""Values that are looked at for arrays, and characters in an array's name."""
+"""Bounds on the values searched for arrays, and on the characters of their names."""
 
 
 def _parts(value: Any) -> Iterable[tuple[Any, Any]]:

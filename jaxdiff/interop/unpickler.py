@@ -1,4 +1,4 @@
-"""The machine that reads a pickle: stack, memo and marks, and its instructions.
+"""A machine that reads pickles: stack, memo and marks, and its instructions.
 
 What stands on the stack is None, a truth value, a number, a string, bytes (a slice of the
 input), a list, tuple, dict or set, whose keys are strings or small whole numbers, a
@@ -17,28 +17,28 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle mentions, `module.name`: no more than the name."""
+    """A name in a pickle, `module.name`; nothing is imported by it."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Record:
-    """An object, as the name of its class and its state. No class is made of it."""
+    """An object as the name of its class and its state; the class is not created."""
 
     name: str
     state: dict[str, Any]
 
 
 Names = Mapping[str, Callable[..., Any] | None]
-"""What is built where a pickle calls a name; None where it may mention it and no more."""
+"""The functions that build the objects of names; None: allowed, but not to be called."""
 
 
 class Machine:
-    """Stack, marks (heights of the stack), memo, the place in the bytes, what is left.
+    """Stack, marks (heights of the stack), memo, position `at`, and the budget left.
 
-    An instruction takes one of the `budget`; one that copies what stands elsewhere, where
-    a short file could have it copied again and again, takes as many as it copies.
+    An instruction costs one of the `budget`; one that copies costs as many values as it
+    copies, since a short file could repeat it.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def fail(self, what: str) -> ValueError:
+        """An error with the position in the file, to be raised."""
         return ValueError(f"byte {self.at}: {what}")
 
     def take(self, count: int) -> memoryview:
@@ -65,43 +66,49 @@ class Machine:
         return self.data[self.at - count : self.at]
 
     def expect(self, count: int) -> None:
-        """Refuses a length that is more than what is left."""
+        """Raises ValueError if fewer than `count` bytes are left."""
         left = len(self.data) - self.at
         if count > left:
             raise self.fail(f"{count} bytes should follow, but {left} are left: truncated?")
 
     def spend(self, count: int) -> None:
-        """Takes so many from the budget; with nothing left no instruction follows."""
+        """Takes `count` from the budget; the machine stops where it is used up."""
         for _ in itertools.islice(self.budget, count):
             pass
 
     def number(self, size: int, signed: bool = False) -> int:
+        """The next `size` bytes as a little-endian integer."""
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def long(self, size: int) -> int:
+        """A signed integer of at most 16 bytes."""
         if size > 16:
             raise self.fail(f"an integer of {size} bytes; 16 are enough for any")
         return self.number(size, signed=True)
 
     def text(self, size: int) -> str:
+        """The next `size` bytes as UTF-8; invalid ones are replaced."""
         self.spend(size // 1024)
         return str(self.take(size), "utf-8", "replace")
 
     def line(self) -> str:
+        """The text up to the end of the line, at most 255 bytes."""
         end = bytes(self.data[self.at : self.at + 256]).find(b"\n")
         if end < 0:
             raise self.fail("a name without an end")
         return self.text(end + 1)[:-1]
 
     def pop(self) -> Any:
+        """Takes the value on top of the stack, above the last mark."""
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
             raise self.fail("it takes a value from an empty stack")
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
+        """The value on top of the stack, which stays and must be of this type."""
         self.stack.append(self.pop())
         if type(self.stack[-1]) is not kind:
-            raise self.fail(f"{_kind(self.stack[-1])} stands where a {_kind(kind())} must")
+            raise self.fail(f"expected a {_kind(kind())}, got {_kind(self.stack[-1])}")
         return self.stack[-1]
 
     def group(self) -> list[Any]:
@@ -114,49 +121,57 @@ class Machine:
         return items
 
     def pops(self, count: int) -> list[Any]:
+        """Takes `count` values, in the order in which they were pushed."""
         return [self.pop() for _ in range(count)][::-1]
 
     def remember(self, key: int) -> None:
+        """Stores the value on top of the stack in the memo."""
         self.stack.append(self.pop())
         self.memo[key] = self.stack[-1]
 
     def recall(self, key: int) -> None:
+        """Pushes a value of the memo."""
         if key not in self.memo:
             raise self.fail(f"it recalls {key}, which it never stored")
         self.stack.append(self.memo[key])
 
     def keys(self, keys: list[Any]) -> list[str | int]:
+        """The keys of a dict or set, checked: strings or small counts, hashed cheaply."""
         if not all(type(key) is str or _is_count(key) for key in keys):
             raise self.fail("the keys of a dict or set must be strings, or counts")
         return keys
 
     def set_items(self, items: list[Any]) -> None:
+        """Adds [key, value, key, value, ...] to the dict on top of the stack."""
         if len(items) % 2:
             raise self.fail("a key without a value")
         self.top(dict).update(zip(self.keys(items[::2]), items[1::2], strict=True))
 
     def add_items(self, items: list[Any]) -> None:
+        """Adds items to the set on top of the stack."""
         self.top(set).update(self.keys(items))
 
     def extend(self, items: list[Any]) -> None:
+        """Appends items to the list on top of the stack."""
         self.top(list).extend(items)
 
     def find(self, module: Any, name: Any) -> None:
+        """Pushes a `Global` of a name in the table; any other name is an error."""
         full = (
             f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
         )
         if full not in self.names:
-            shown = f"{full[:80]!r}" if full else "something that is no name"
-            raise self.fail(f"it names {shown}, which is refused; nothing was run")
+            text = f"{full[:80]!r}" if full else "something that is not a name"
+            raise self.fail(f"it names {text}, which is refused; nothing was run")
         self.stack.append(Global(full))
 
     def call(self) -> None:
-        """REDUCE and NEWOBJ: what the table builds for a name and its arguments."""
+        """REDUCE and NEWOBJ: calls the table's function for a name with its arguments."""
         who, args = self.pops(2)
         build = self.names.get(who.name) if type(who) is Global else None
         if build is None or type(args) is not tuple:
-            shown = who.name if type(who) is Global else _kind(who)
-            raise self.fail(f"it calls {shown}, which cannot be called")
+            callee = who.name if type(who) is Global else _kind(who)
+            raise self.fail(f"it calls {callee}, which cannot be called")
         self.spend(len(args))
         try:
             self.stack.append(build(*args))
@@ -172,7 +187,7 @@ class Machine:
         return value
 
     def build(self) -> None:
-        """BUILD: gives a record its state; one that is no dict goes by the name "".
+        """BUILD: gives a record its state; one that is not a dict gets the name "".
 
         A dict's attributes, such as a state dict's `_metadata`, are dropped.
         """
@@ -182,17 +197,18 @@ class Machine:
             self.spend(len(state))
             record.state.update(state)
         elif type(record) is not dict:
-            raise self.fail(f"{_kind(record)} is given a state, and can have none")
+            raise self.fail(f"{_kind(record)} cannot have a state")
         self.stack.append(record)
 
     def persist(self) -> None:
+        """Replaces a persistent id on top of the stack by what it stands for."""
         if self.persistent is None:
             raise self.fail("it has persistent ids, which are refused")
         self.stack.append(self.persistent(self.pop()))
 
 
 def _is_count(key: Any) -> bool:
-    """Whether it is a number as optimizers count parameters by."""
+    """Whether it is a small count, such as optimizers use for parameters."""
     return type(key) is int and 0 <= key < 2**20
 
 

@@ -29,8 +29,8 @@ def saved(save: Callable[..., None] = np.savez, **arrays: np.ndarray) -> bytes:
 def test_texts_are_read_where_they_are_allowed(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(saved(names=np.array(["a", "bé"]), x=np.eye(2)))
-    found = npz.load(path)
-    assert found["names"].tolist() == ["a", "bé"]
+    arrays = npz.load(path)
+    assert arrays["names"].tolist() == ["a", "bé"]
     np.testing.assert_array_equal(npz.load(path, ["x", "y"])["x"], np.eye(2))
     with pytest.raises(ValueError, match=r"'names\.npy' holds no numbers"):
         npz.load(path, texts=False)
@@ -74,10 +74,10 @@ def test_many_small_arrays_do_not_grow_together_either(
 def test_a_reference_reads_what_it_lists_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[set[str]] = []
+    read: list[set[str]] = []
     plain = npz.load
     monkeypatch.setattr(
-        npz, "load", lambda path, names: asked.append({*names}) or plain(path, names)
+        npz, "load", lambda path, names: read.append({*names}) or plain(path, names)
     )
     known = {"pixels8": {"name": "pixels8", "preprocessing": "x", "sha256": "", "dims": 1}}
     meta = {"jaxdiff_observed": 1, "extractors": known, "source": "x", "shape": None}
@@ -86,7 +86,7 @@ def test_a_reference_reads_what_it_lists_alone(
     arrays |= {**of, "pixels8/count": np.array(9), "meta": np.array(json.dumps(meta))}
     np.savez(tmp_path / "r.npz", **arrays)
     assert evaluation.load(tmp_path / "r.npz").count == 9
-    assert asked == [{"meta"}, {f"pixels8/{p}" for p in (
+    assert read == [{"meta"}, {f"pixels8/{p}" for p in (
         "mean", "scatter", "count", "features")}]  # fmt: skip
 
 
@@ -164,7 +164,7 @@ HOSTILE = {
 
 
 WORDS = {
-    "negative": "not those of (-1,)",
+    "negative": "which do not fit (-1,)",
     "raw bytes": "a zip with 'x' in it",
     "no name": "a zip with '' in it",
     "encrypted": "'x.npy' is encrypted",
@@ -173,8 +173,8 @@ WORDS = {
     "deflate": "x.npy is damaged",
     "objects": "holds pickled objects, which are never read",
     "empty": "the file is empty",
-    "text": "it does not begin as a zip",
-    "a zip of nothing": "it does not begin as a zip",
+    "text": "it does not begin like a zip",
+    "a zip of nothing": "it does not begin like a zip",
 }
 """Of the others: no header of an array."""
 
@@ -214,9 +214,9 @@ def test_a_name_that_changed_in_the_header_of_records_is_damage(tmp_path: Path) 
     path.write_bytes(shards.dumps(header).replace(b'"cat"', b'"cau"'))
     with pytest.raises(ValueError, match=r"records\.json is damaged: its checksum"):
         shards.read_header(tmp_path)
-    said = json.loads(shards.dumps(header))
-    del said[shards.DIGEST]  # as version 0.1 wrote it
-    path.write_text(json.dumps(said))
+    content = json.loads(shards.dumps(header))
+    del content[shards.DIGEST]  # as version 0.1 wrote it
+    path.write_text(json.dumps(content))
     assert shards.read_header(tmp_path) == header
 
 
