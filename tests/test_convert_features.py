@@ -53,11 +53,11 @@ def command() -> Any:
 
 def test_weights_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
     weights.save(tmp_path / "tiny.npz", GOOD)
-    found = weights.load(tmp_path / "tiny.npz", "tiny", SHAPES)
-    assert (found.network, found.source, found.sha256) == ("tiny", "tiny.pth", "ab" * 32)
-    assert list(found.tensors) == list(SHAPES)
+    loaded = weights.load(tmp_path / "tiny.npz", "tiny", SHAPES)
+    assert (loaded.network, loaded.source, loaded.sha256) == ("tiny", "tiny.pth", "ab" * 32)
+    assert list(loaded.tensors) == list(SHAPES)
     for name, value in TENSORS.items():
-        np.testing.assert_array_equal(found.tensors[name], value, strict=True)
+        np.testing.assert_array_equal(loaded.tensors[name], value, strict=True)
 
 
 def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
@@ -73,15 +73,17 @@ def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
 def test_other_floats_become_float32(tmp_path: Path, dtype: Any) -> None:
     tensors = {**TENSORS, "w": TENSORS["w"].astype(dtype)}
     weights.save(tmp_path / "a", Weights("tiny", tensors, "", ""))
-    found = weights.load(tmp_path / "a", "tiny", SHAPES).tensors["w"]
-    np.testing.assert_array_equal(found, TENSORS["w"], strict=True)
+    loaded = weights.load(tmp_path / "a", "tiny", SHAPES).tensors["w"]
+    np.testing.assert_array_equal(loaded, TENSORS["w"], strict=True)
 
 
 def saved(header: Any = None, **tensors: Any) -> Callable[[Path], None]:
     """Writes the good weights with others in their place; None leaves one out."""
-    said = {"schema": 1, "network": "tiny", "source": "tiny.pth", "sha256": "ab" * 32}
-    said = header if type(header) is bytes else json.dumps(said | (header or {})).encode()
-    arrays = {**TENSORS, "json": np.frombuffer(said, np.uint8), **tensors}
+    origin = {"schema": 1, "network": "tiny", "source": "tiny.pth", "sha256": "ab" * 32}
+    origin = (
+        header if type(header) is bytes else json.dumps(origin | (header or {})).encode()
+    )
+    arrays = {**TENSORS, "json": np.frombuffer(origin, np.uint8), **tensors}
     kept = {name: value for name, value in arrays.items() if value is not None}
 
     def write(path: Path) -> None:
@@ -107,13 +109,13 @@ GIVE = "give one that launch/convert_features.py wrote"
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another network": (saved({"network": "large"}), "the weights of 'large', not of tiny"),
     "another schema": (saved({"schema": 2}), f"its schema is 2, not 1: {GIVE}"),
-    "no header": (saved(json=None), f"no file of an extractor's weights: {GIVE}"),
-    "a header of another kind": (saved({"sha256": 3}), "no file of an extractor's weights"),
-    "a header with more": (saved({"more": 3}), "no file of an extractor's weights"),
-    "a header that is no JSON": (saved(b"{"), "no file of an extractor's weights"),
-    "a header too deep": (saved(b"[" * 60_000), "no file of an extractor's weights"),
-    "a header too long": (saved(b" " * 70_000), "no file of an extractor's weights"),
-    "a header of 2-D": (saved(json=np.zeros((2, 2))), "no file of an extractor's weights"),
+    "no header": (saved(json=None), f"not a file of an extractor's weights: {GIVE}"),
+    "a header of another kind": (saved({"sha256": 3}), "not a file of an extractor's"),
+    "a header with more": (saved({"more": 3}), "not a file of an extractor's weights"),
+    "a header that is no JSON": (saved(b"{"), "not a file of an extractor's weights"),
+    "a header too deep": (saved(b"[" * 60_000), "not a file of an extractor's weights"),
+    "a header too long": (saved(b" " * 70_000), "not a file of an extractor's weights"),
+    "a header of 2-D": (saved(json=np.zeros((2, 2))), "not a file of an extractor's"),
     "missing": (saved(w=None), "not the tensors of tiny: 1 missing (w)"),
     "extra": (saved(v=np.ones(1)), "not the tensors of tiny: 1 extra (v)"),
     "mis-shaped": (saved(w=np.ones((3, 2))), "1 of another shape (w is (3, 2), must be"),
@@ -121,22 +123,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "infinity": (saved(w=np.full((2, 3), -np.inf)), "w has nan or inf in it"),
     "objects": (saved(w=np.array([{}])), "'w.npy' holds pickled objects"),
     "cut short": (cut, "truncated"),
-    "a bit flipped": (flipped, "w.npy is damaged: its checksum is another"),
+    "a bit flipped": (flipped, "w.npy is damaged: its checksum does not match"),
     "a state dict": (
         lambda path: path.write_bytes(torch_writer.state_dict(SHAPES)), "but a zip with"
     ),
-    "text": (lambda path: path.write_text("hello"), "no NPZ"),
+    "text": (lambda path: path.write_text("hello"), "not an NPZ"),
     "nothing": (lambda path: path.write_bytes(b""), "the file is empty"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_files_are_refused(name: str, tmp_path: Path) -> None:
-    write, said = REFUSED[name]
+    write, message = REFUSED[name]
     write(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"a\.npz: ") as error:
         weights.load(tmp_path / "a.npz", "tiny", SHAPES)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -152,25 +154,25 @@ def test_a_state_dict_is_found_inside_of_a_checkpoint(command: Any, tmp_path: Pa
     plain.write_bytes(torch_writer.state_dict(SHAPES))
     inner.write_bytes(torch_writer.state_dict(SHAPES, epoch=3))
     for path in (plain, inner):
-        found = command["convert"](path, "tiny", SHAPES)
-        assert {n: a.shape for n, a in found.tensors.items()} == SHAPES
-        assert (found.source, found.sha256) == (path.name, weights.sha256(path))
+        converted = command["convert"](path, "tiny", SHAPES)
+        assert {n: a.shape for n, a in converted.tensors.items()} == SHAPES
+        assert (converted.source, converted.sha256) == (path.name, weights.sha256(path))
 
 
 def test_which_tensors_are_a_network_s(command: Any) -> None:
-    own = lambda found: command["own"](found, "tiny", SHAPES)
+    chosen = lambda tensors: command["own"](tensors, "tiny", SHAPES)
     old = {n: a for n, a in TENSORS.items() if n != "bn.num_batches_tracked"}
-    assert own(old)["bn.num_batches_tracked"] == 0  # as torch before 0.4.1 wrote it
-    assert own(TENSORS)["bn.num_batches_tracked"] == 7
+    assert chosen(old)["bn.num_batches_tracked"] == 0  # as torch before 0.4.1 wrote it
+    assert chosen(TENSORS)["bn.num_batches_tracked"] == 7
     beside = {f"net.{n}": a for n, a in TENSORS.items()} | {"optimizer.v": np.ones(1)}
-    assert list(own(beside)) == list(SHAPES)
+    assert list(chosen(beside)) == list(SHAPES)
     two = {f"{net}.{n}": a for net in ("net", "ema") for n, a in TENSORS.items()}
     with pytest.raises(ValueError, match=r"it has several networks: net\., ema\."):
-        own(two)
+        chosen(two)
     with pytest.raises(ValueError, match=r"1 extra \(v\)"):
-        own({**TENSORS, "v": np.ones(1)})
+        chosen({**TENSORS, "v": np.ones(1)})
     with pytest.raises(ValueError, match=r"2 missing \(w\)"):
-        own({})
+        chosen({})
 
 
 def test_a_damaged_download_is_refused(command: Any, tmp_path: Path) -> None:
@@ -203,22 +205,27 @@ def test_the_command_converts(tmp_path: Path) -> None:
     assert lines[0] == "dinov2_vits14: 175 tensors, 22,056,576 numbers"
     assert lines[1:3] == [f"sha256 {weights.sha256(p)}  {p}" for p in (source, path)]
     assert lines[3] == f"export JAXDIFF_WEIGHTS={path.parent}"
-    found = weights.load(path, name, shapes)
-    assert found.sha256 == weights.sha256(source)
-    assert all(a.dtype == np.float16 for a in found.tensors.values())
-    assert dinov2.tree(found.tensors)["params"]["patch"]["kernel"].shape == (14, 14, 3, 384)
+    loaded = weights.load(path, name, shapes)
+    assert loaded.sha256 == weights.sha256(source)
+    assert all(a.dtype == np.float16 for a in loaded.tensors.values())
+    assert dinov2.tree(loaded.tensors)["params"]["patch"]["kernel"].shape == (
+        14,
+        14,
+        3,
+        384,
+    )
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "a.npz"
     bad = tmp_path / "bad.pth"
     bad.write_bytes(writer.dumps(writer.Calling("os.system", "touch pwned"), 2))
-    for arguments, said in (
+    for arguments, message in (
         ((), "name the published file and the network, such as --network=inception"),
         ((f"--source={bad}", "--network=inception"), "'os.system', which is refused"),
     ):
         done = run(f"--out={out}", *arguments)
         assert done.returncode in (1, 2)
-        assert said in done.stderr, done.stderr
+        assert message in done.stderr, done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert not out.exists()

@@ -61,8 +61,8 @@ def test_frechet_of_edm2() -> None:
         scale = np.abs(covariance).max()
         expected = c[f"fd/{whose}_sigma"]
         np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-13 * scale)
-    given = [c[f"fd/{key}"] for key in ("real_mu", "real_sigma", "fake_mu", "fake_sigma")]
-    near(d.frechet(*given), c["fd/value"], 1e-12)
+    moments = [c[f"fd/{key}"] for key in ("real_mu", "real_sigma", "fake_mu", "fake_sigma")]
+    near(d.frechet(*moments), c["fd/value"], 1e-12)
     near(d.frechet_of_points(*pair), c["fd/value"], 1e-12)
 
 

@@ -64,11 +64,11 @@ def test_sums_of_padded_batches(size: int) -> None:
     batches = [padded(far[i : i + size], size) for i in range(0, 500, size)]
     parts = [SUMS(*batch, shift) for batch in batches]
     whole = d.Moments.of(np.asarray(far, np.float32))
-    found = d.Moments.of_sums(sum(parts[1:], parts[0]), shift)
-    same(found, whole, 1e-6)
+    merged = d.Moments.of_sums(sum(parts[1:], parts[0]), shift)
+    same(merged, whole, 1e-6)
     on_host = [d.Moments.of_sums(part, shift) for part in parts]
     same(sum(on_host[1:], on_host[0]), whole, 1e-6)
-    assert np.abs(found.mean - whole.mean).max() < 1e-6 * POINTS.std()
+    assert np.abs(merged.mean - whole.mean).max() < 1e-6 * POINTS.std()
 
 
 def test_a_psum_over_devices_is_the_whole() -> None:
@@ -81,8 +81,8 @@ def test_a_psum_over_devices_is_the_whole() -> None:
         return jax.lax.psum(d.sums(features, mask, shift), "data")
 
     over = jax.shard_map(reduce, mesh=mesh, in_specs=(split, split), out_specs=whole)
-    found = d.Moments.of_sums(jax.jit(over)(*padded(SORTED, 680)), shift)
-    same(found, d.Moments.of(np.asarray(SORTED, np.float32)), 1e-6)
+    merged = d.Moments.of_sums(jax.jit(over)(*padded(SORTED, 680)), shift)
+    same(merged, d.Moments.of(np.asarray(SORTED, np.float32)), 1e-6)
 
 
 def test_sums_of_nothing_change_nothing() -> None:
@@ -114,8 +114,8 @@ def test_frechet_where_covariances_commute() -> None:
     means = DRAW.standard_normal((2, 9))
     sizes = [(basis * s**2) @ basis.T for s in (one, other)]
     expected = np.sum((means[0] - means[1]) ** 2) + np.sum((one - other) ** 2)
-    given = (means[0], sizes[0], means[1], sizes[1])
-    assert d.frechet(*given) == pytest.approx(expected, rel=1e-13)
+    moments = (means[0], sizes[0], means[1], sizes[1])
+    assert d.frechet(*moments) == pytest.approx(expected, rel=1e-13)
 
 
 def test_frechet_is_the_trace_of_a_root() -> None:
@@ -158,11 +158,11 @@ def test_points_and_moments_agree(count: int) -> None:
 
 
 def test_one_reference_serves_many() -> None:
-    reference = d.Gaussian.given(*d.moments(POINTS))
+    reference = d.Gaussian.of_moments(*d.moments(POINTS))
     for scale in (0.5, 1.0, 2.0):
         fake = POINTS[:80] * scale
         each = d.frechet(*d.moments(POINTS), *d.moments(fake))
-        assert reference.frechet(d.Gaussian.given(*d.moments(fake))) == each
+        assert reference.frechet(d.Gaussian.of_moments(*d.moments(fake))) == each
         assert reference.frechet(d.Gaussian.of(fake)) == pytest.approx(each, rel=1e-12)
 
 
@@ -170,7 +170,7 @@ EYE = np.eye(3)
 
 
 @pytest.mark.parametrize(
-    ("mean", "given", "says"),
+    ("mean", "covariance", "message"),
     [
         (np.zeros(4), EYE, r"a mean \(4,\) with a covariance \(3, 3\): give \[D\]"),
         (np.zeros((1, 3)), EYE, r"a mean \(1, 3\)"),
@@ -181,10 +181,10 @@ EYE = np.eye(3)
     ],
 )
 def test_what_are_no_moments_is_refused(
-    mean: np.ndarray, given: np.ndarray, says: str
+    mean: np.ndarray, covariance: np.ndarray, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=says):
-        d.Gaussian.given(mean, given)
+    with pytest.raises(ValueError, match=message):
+        d.Gaussian.of_moments(mean, covariance)
 
 
 def test_other_dimensions_are_refused() -> None:

@@ -38,20 +38,20 @@ class TestByHand:
             return np.mean([kernel(a[i], b[j]) for i, j in kept])
 
         def mmd(kernel: Any, apart: bool, x: np.ndarray, y: np.ndarray) -> float:
-            own = mean(kernel, x, x, apart) + mean(kernel, y, y, apart)
-            return own - 2 * mean(kernel, x, y, False)
+            within = mean(kernel, x, x, apart) + mean(kernel, y, y, apart)
+            return within - 2 * mean(kernel, x, y, False)
 
         cube = lambda x, y: (x @ y / 5 + 1) ** 3
         bell = lambda s: lambda x, y: np.exp(-np.sum((x - y) ** 2) / (2 * s**2))
         unit = [a / np.linalg.norm(a, axis=1)[:, None] for a in (REAL, FAKE)]
         width = np.median(cdist(REAL, REAL)[np.triu_indices(40, 1)])
-        given = {
+        expectations = {
             d.kid(**PAIR).value: mmd(cube, True, REAL, FAKE),
             d.rbf_mmd(**PAIR).value: mmd(bell(width), True, REAL, FAKE),
             d.rbf_mmd(**PAIR, bandwidth=0.7).value: mmd(bell(0.7), True, REAL, FAKE),
             d.cmmd(**PAIR): 1000 * mmd(bell(10), False, *unit),
         }
-        for value, expected in given.items():
+        for value, expected in expectations.items():
             assert value == pytest.approx(expected, rel=1e-10)
 
     def test_the_jackknife_is_of_estimates_that_lack_a_point(self) -> None:
@@ -68,20 +68,22 @@ class TestByHand:
 
     @pytest.mark.parametrize("k", [1, 4])
     def test_manifolds(self, k: int) -> None:
-        own = [np.sort(cdist(a, a), 1)[:, k] for a in (REAL, FAKE)]
+        radii = [np.sort(cdist(a, a), 1)[:, k] for a in (REAL, FAKE)]
         cross = cdist(REAL, FAKE)
-        found = d.prdc(**PAIR, k=k)
-        in_real, in_fake = cross < own[0][:, None], cross < own[1]
-        assert found.precision == np.mean(in_real.any(0))
-        assert found.recall == np.mean(in_fake.any(1))
-        assert found.density == pytest.approx(np.mean(in_real.sum(0)) / k, rel=1e-14)
-        assert found.coverage == np.mean(cross.min(1) < own[0])
+        manifold = d.prdc(**PAIR, k=k)
+        in_real, in_fake = cross < radii[0][:, None], cross < radii[1]
+        assert manifold.precision == np.mean(in_real.any(0))
+        assert manifold.recall == np.mean(in_fake.any(1))
+        assert manifold.density == pytest.approx(np.mean(in_real.sum(0)) / k, rel=1e-14)
+        assert manifold.coverage == np.mean(cross.min(1) < radii[0])
 
     def test_nearest(self) -> None:
         every = cdist(FAKE, REAL)
-        found = d.nearest(FAKE, REAL, 3)
-        np.testing.assert_array_equal(found.index, np.argsort(every, 1)[:, :3])
-        np.testing.assert_allclose(found.distance, np.sort(every, 1)[:, :3], rtol=1e-14)
+        neighbours = d.nearest(FAKE, REAL, 3)
+        np.testing.assert_array_equal(neighbours.index, np.argsort(every, 1)[:, :3])
+        np.testing.assert_allclose(
+            neighbours.distance, np.sort(every, 1)[:, :3], rtol=1e-14
+        )
         others = d.nearest(REAL, REAL, 39, apart=True)
         among = np.sort(cdist(REAL, REAL), 1)[:, 1:]
         np.testing.assert_allclose(others.distance, among, rtol=1e-14)
@@ -89,8 +91,8 @@ class TestByHand:
     def test_sliced_wasserstein(self) -> None:
         lines = directions(5, 12, 3)
         each = [wasserstein_distance(REAL @ t, FAKE @ t) for t in lines]
-        found = d.sliced_wasserstein(**PAIR, lines=12, seed=3, power=1)
-        assert found == pytest.approx(np.mean(each), rel=1e-12)
+        distance = d.sliced_wasserstein(**PAIR, lines=12, seed=3, power=1)
+        assert distance == pytest.approx(np.mean(each), rel=1e-12)
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
@@ -102,8 +104,8 @@ def test_kid_is_unbiased_and_its_error_honest(shift: float) -> None:
     """
     draw = np.random.default_rng(5)
     sets = draw.standard_normal((400, 2, 30, 1)) + np.array([0, shift])[:, None, None]
-    found = [d.kid(real=real, fake=fake) for real, fake in sets]
-    values, errors = np.array([(e.value, e.error) for e in found]).T
+    estimates = [d.kid(real=real, fake=fake) for real, fake in sets]
+    values, errors = np.array([(e.value, e.error) for e in estimates]).T
     expected = 3 * shift**2 + 3 * shift**4 + (shift**3 + 3 * shift) ** 2
     assert abs(values.mean() - expected) < 4 * values.std() / 400**0.5
     assert 0.9 < np.sqrt(np.mean(errors**2)) / values.std() < 1.6
@@ -127,9 +129,9 @@ def test_subsets_are_torch_fidelitys() -> None:
     for _ in range(3):
         fake = FAKE[draw.choice(33, 10, replace=False)]
         values.append(d.kid(real=REAL[draw.choice(40, 10, replace=False)], fake=fake).value)
-    found = d.kid_of_subsets(**PAIR, subsets=3, size=10, seed=7)
-    assert found.value == pytest.approx(np.mean(values), rel=1e-13)
-    assert found.error == pytest.approx(np.std(values) / 3**0.5, rel=1e-13)
+    estimate = d.kid_of_subsets(**PAIR, subsets=3, size=10, seed=7)
+    assert estimate.value == pytest.approx(np.mean(values), rel=1e-13)
+    assert estimate.error == pytest.approx(np.std(values) / 3**0.5, rel=1e-13)
 
 
 @pytest.mark.parametrize("far", [0.0, 1e3])
@@ -184,8 +186,8 @@ def test_inception_scores_of_known_laws() -> None:
     expected = np.exp(np.log(5) - entropy)
     assert d.inception_score(noisy, 1).value == pytest.approx(expected, rel=1e-13)
     logits = np.log(noisy) + 1000 * DRAW.standard_normal((50, 1))
-    found = d.inception_score(d.softmax(logits), 1).value
-    assert found == pytest.approx(expected, rel=1e-11)
+    score = d.inception_score(d.softmax(logits), 1).value
+    assert score == pytest.approx(expected, rel=1e-11)
 
 
 def test_inception_score_of_sorted_classes_is_shuffled() -> None:
@@ -205,8 +207,8 @@ def test_inception_score_of_sorted_classes_is_shuffled() -> None:
 @pytest.mark.parametrize(("lines", "dims"), [(5, 5), (15, 5), (4, 1)])
 def test_sliced_wasserstein_of_a_shift(lines: int, dims: int) -> None:
     x, shift = DRAW.standard_normal((30, dims)), DRAW.standard_normal(dims)
-    found = d.sliced_wasserstein(real=x, fake=x + shift, lines=lines)
-    assert found == pytest.approx(np.linalg.norm(shift) / dims**0.5, rel=1e-12)
+    distance = d.sliced_wasserstein(real=x, fake=x + shift, lines=lines)
+    assert distance == pytest.approx(np.linalg.norm(shift) / dims**0.5, rel=1e-12)
 
 
 def test_sliced_wasserstein_of_unequal_numbers() -> None:
@@ -214,8 +216,8 @@ def test_sliced_wasserstein_of_unequal_numbers() -> None:
     x, y = np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [3.0]])
     for power in (1, 2):
         expected = (1 / 6 * 1 + 1 / 6 * 2**power + 1 / 3 * 1) ** (1 / power)
-        found = d.sliced_wasserstein(real=x, fake=y, lines=2, power=power)
-        assert found == pytest.approx(expected, rel=1e-14)
+        distance = d.sliced_wasserstein(real=x, fake=y, lines=2, power=power)
+        assert distance == pytest.approx(expected, rel=1e-14)
     twice = np.repeat(REAL, 3, axis=0)
     assert d.sliced_wasserstein(real=REAL, fake=twice) < 1e-7
     assert d.sliced_wasserstein(**PAIR, seed=1) != d.sliced_wasserstein(**PAIR, seed=2)
@@ -252,14 +254,14 @@ def test_memorisation_of_copies(held: int) -> None:
 
 def test_the_error_is_that_of_samples_without_memory() -> None:
     """Over 400 sets of 50 fresh samples, train and holdout drawn anew each time."""
-    found = [
+    results = [
         d.memorisation(samples=x[:50], train=x[50:90], holdout=x[90:100])
         for x in DRAW.standard_normal((400, 100, 3))
     ]
-    copied = np.array([f.copied for f in found])
+    copied = np.array([f.copied for f in results])
     assert abs(copied.mean()) < 4 * copied.std() / 20
     # samples share their neighbours, so the spread is wider than of independent ones
-    assert 1 <= copied.std() / found[0].error < 3
+    assert 1 <= copied.std() / results[0].error < 3
 
 
 @pytest.mark.parametrize("f", [d.kid, d.rbf_mmd, d.cmmd, d.prdc, d.nearest])
@@ -270,9 +272,9 @@ def test_no_matrix_of_all_pairs(
     monkeypatch.setattr(p, "BLOCK", 1 << 16)
     real, fake = DRAW.standard_normal((2, 2000, 4))
     width = {"bandwidth": 1.0} if f is d.rbf_mmd else {}
-    given = (real, fake) if f is d.nearest else ()
+    positional = (real, fake) if f is d.nearest else ()
     sets = {} if f is d.nearest else {"real": real, "fake": fake, **width}
-    assert peak(lambda: f(*given, **sets)) < 4e6
+    assert peak(lambda: f(*positional, **sets)) < 4e6
 
 
 def test_nearest_among_few_makes_no_tensor_of_differences() -> None:
@@ -294,22 +296,22 @@ def peak(call: Callable[[], Any]) -> float:
 def test_what_are_no_points_is_refused(f: Callable[..., Any]) -> None:
     bad = REAL.copy()
     bad[3, 1], bad[7, 0] = np.nan, np.inf
-    for given, says in (
+    for wrong, message in (
         ({"real": REAL[:, 0]}, r"real have shape \(40,\): give \[N, D\]"),
         ({"fake": FAKE.reshape(33, 5, 1)}, r"fake have shape \(33, 5, 1\)"),
         ({"real": bad}, "real are not finite in 2 of 40 rows, the first row 3"),
         ({"fake": FAKE[:, :4]}, "real have 5 numbers a point, fake 4: take both from"),
         ({"fake": FAKE[:0]}, "fake are 0: give"),
     ):
-        with pytest.raises(ValueError, match=says):
-            f(**{**PAIR, **given})
+        with pytest.raises(ValueError, match=message):
+            f(**{**PAIR, **wrong})
     if f is not d.sliced_wasserstein:
         with pytest.raises(ValueError, match="fake are 1: give 2 or more"):
             f(real=REAL, fake=FAKE[:1])
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
         (lambda: d.prdc(**PAIR, k=33), "k = 33 of 32 others: give k from 1 to 32"),
         (lambda: d.prdc(**PAIR, k=0), "k = 0 of 39 others"),
@@ -318,11 +320,11 @@ def test_what_are_no_points_is_refused(f: Callable[..., Any]) -> None:
         (lambda: d.rbf_mmd(real=0 * REAL, fake=FAKE), "a bandwidth of 0.0: give"),
         (lambda: d.cmmd(real=0 * REAL, fake=FAKE), "point 0 is 0 and has no direction"),
         (lambda: d.frechet_of_points(REAL, FAKE[:1]), "fake are 1: give 2"),
-        (lambda: d.inception_score(REAL), r"are no probabilities: give softmax\(logits\)"),
+        (lambda: d.inception_score(REAL), r"are not probabilities: give softmax\(logits\)"),
         (lambda: d.inception_score(np.eye(4)), "10 splits of 4 rows: give 1 to 4"),
         (lambda: d.sliced_wasserstein(**PAIR, lines=0), "0 lines"),
     ],
 )
-def test_what_has_no_answer_is_refused(call: Callable[[], Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_has_no_answer_is_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         call()

@@ -83,7 +83,7 @@ def test_grey_images_are_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "says"),
+    ("x", "message"),
     [
         (images(2, 8, 8, 4), r"\(2, 8, 8, 4\): drop alpha"),
         (images(8, 8, 3), r"\(8, 8, 3\)"),
@@ -92,13 +92,15 @@ def test_grey_images_are_repeated() -> None:
     ],
     ids=["rgba", "one", "two channels", "floats"],
 )
-def test_other_images_are_refused(x: np.ndarray, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_other_images_are_refused(x: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         extractor("pixels8").apply({}, x)
 
 
 def test_names_are_listed() -> None:
-    with pytest.raises(ValueError, match=r"no extractor 'fid'; there are .*inception_tf"):
+    with pytest.raises(
+        ValueError, match=r"unknown extractor 'fid'; known are .*inception_tf"
+    ):
         extractor("fid")
 
 

@@ -55,8 +55,8 @@ def outputs() -> dict[str, np.ndarray]:
     network = functools.partial(inception.InceptionV3().apply, mutable="intermediates")
     variables = inception.variables(synthetic())
     (pooled, unbiased), aux = jax.jit(network)(variables, jnp.concatenate(x))
-    found = {name: aux["intermediates"][at][0] for name, at in LAYERS.items()}
-    return jax.device_get(found | {"2048": pooled, "logits_unbiased": unbiased})
+    means = {name: aux["intermediates"][at][0] for name, at in LAYERS.items()}
+    return jax.device_get(means | {"2048": pooled, "logits_unbiased": unbiased})
 
 
 @pytest.mark.parametrize("layer", ["64", "192", "768", "2048", "logits_unbiased", "logits"])

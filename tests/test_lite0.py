@@ -89,11 +89,11 @@ DAMAGE: tuple[tuple[str, Callable[[dict], Any]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("says", "damage"), DAMAGE, ids=["missing", "extra", "shape"])
-def test_other_weights_are_refused(says: str, damage: Callable[[dict], Any]) -> None:
+@pytest.mark.parametrize(("message", "damage"), DAMAGE, ids=["missing", "extra", "shape"])
+def test_other_weights_are_refused(message: str, damage: Callable[[dict], Any]) -> None:
     flat = dict(published())
     damage(flat)
-    with pytest.raises(ValueError, match=f"Lite0.*{says}"):
+    with pytest.raises(ValueError, match=f"Lite0.*{message}"):
         lite0.variables(flat)
 
 

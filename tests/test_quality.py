@@ -36,24 +36,26 @@ def eighths(images: np.ndarray) -> np.ndarray:
 def test_every_image_is_seen_once_whatever_the_batch_and_the_devices() -> None:
     exact = eighths(IMAGES)
     for mesh, batch in ((1, 41), (1, 16), (8, 16), (4, 1000)):
-        found = seen(IMAGES, sharding.data_mesh(jax.devices()[:mesh]), batch=batch)
-        np.testing.assert_allclose(found.seen["pixels8"].features, exact, atol=3e-7)
-        assert (found.count, found.shape) == (41, (16, 16, 3))
+        observed = seen(IMAGES, sharding.data_mesh(jax.devices()[:mesh]), batch=batch)
+        np.testing.assert_allclose(observed.seen["pixels8"].features, exact, atol=3e-7)
+        assert (observed.count, observed.shape) == (41, (16, 16, 3))
 
 
 def test_moments_alone_are_those_of_all_features() -> None:
     exact = distances.Moments.of(eighths(IMAGES))
     for batch in (41, 16, 7):
-        found = seen(IMAGES, sharding.data_mesh(jax.devices()[:2]), batch=batch, keep=False)
-        moments = found.seen["pixels8"].moments
-        assert found.seen["pixels8"].features is None
+        observed = seen(
+            IMAGES, sharding.data_mesh(jax.devices()[:2]), batch=batch, keep=False
+        )
+        moments = observed.seen["pixels8"].moments
+        assert observed.seen["pixels8"].features is None
         assert moments.count == 41
         np.testing.assert_allclose(moments.mean, exact.mean, atol=1e-6)
         np.testing.assert_allclose(moments.scatter, exact.scatter, atol=2e-5)
 
 
 def test_metrics_are_those_of_the_features_and_named_for_them() -> None:
-    found = evaluation.score(real=seen(IMAGES), fake=seen(OTHERS))
+    metrics = evaluation.score(real=seen(IMAGES), fake=seen(OTHERS))
     real, fake = eighths(IMAGES), eighths(OTHERS)
     manifold = distances.prdc(real=real, fake=fake, k=5)
     exact = {
@@ -63,9 +65,9 @@ def test_metrics_are_those_of_the_features_and_named_for_them() -> None:
         **{f"{name}_pixels8": v for name, v in dataclasses.asdict(manifold).items()},
         "brightness": OTHERS.mean() - IMAGES.mean(),
     }
-    assert found.keys() == exact.keys()
+    assert metrics.keys() == exact.keys()
     for name, value in exact.items():
-        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
     alone = evaluation.score(real=seen(IMAGES, keep=False), fake=seen(OTHERS))
     np.testing.assert_allclose(alone["fd_pixels8"], exact["fd_pixels8"], rtol=1e-4)
     assert alone.keys() == {"fd_pixels8", "brightness"}
@@ -76,14 +78,14 @@ def test_metrics_are_those_of_the_features_and_named_for_them() -> None:
 )
 def test_other_protocols_are_refused(field: str, value: Any) -> None:
     real = seen(IMAGES)
-    own = real.seen["pixels8"]
+    pixels = real.seen["pixels8"]
     stated = dataclasses.replace(
-        own, extractor=dataclasses.replace(PIXELS, **{field: value})
+        pixels, extractor=dataclasses.replace(PIXELS, **{field: value})
     )
     other = dataclasses.replace(real, seen={"pixels8": stated})
     with pytest.raises(ValueError, match=f"{field} .*protocols do not compare"):
         evaluation.score(real=other, fake=seen(OTHERS))
-    renamed = dataclasses.replace(real, seen={"lite0": own})
+    renamed = dataclasses.replace(real, seen={"lite0": pixels})
     with pytest.raises(
         ValueError, match="the reference knows lite0 and the images pixels8"
     ):
@@ -98,12 +100,12 @@ def test_inception_metrics_are_called_fid_and_have_a_score_of_classes() -> None:
         who, distances.Moments.of(points), points, distances.softmax(logits)
     )
     both = evaluation.Observed("", (8, 8, 3), {"inception_tf": one})
-    found = evaluation.score(real=both, fake=both)
-    assert {"fid_tf", "kid_tf", "is_tf", "recall_tf"} <= found.keys()
-    assert not any(name.startswith("fd") for name in found)
+    metrics = evaluation.score(real=both, fake=both)
+    assert {"fid_tf", "kid_tf", "is_tf", "recall_tf"} <= metrics.keys()
+    assert not any(name.startswith("fd") for name in metrics)
     exact = distances.inception_score(distances.softmax(logits), splits=1).value
-    np.testing.assert_allclose(found["is_tf"], exact)
-    np.testing.assert_allclose(found["fid_tf"], 0, atol=1e-9)
+    np.testing.assert_allclose(metrics["is_tf"], exact)
+    np.testing.assert_allclose(metrics["fid_tf"], 0, atol=1e-9)
 
 
 def test_a_reference_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -150,58 +152,58 @@ def test_published_statistics_stand_for_the_moments_that_they_are(tmp_path: Path
     np.savez(path, mu=mean, sigma=covariance)
     with pytest.raises(ValueError, match="give --count"):
         evaluation.published(path)
-    found = evaluation.published(path, "pytorch", 50)
-    one = found.seen["inception_pytorch"]
+    observed = evaluation.published(path, "pytorch", 50)
+    one = observed.seen["inception_pytorch"]
     np.testing.assert_allclose(one.moments.mean, mean)
     np.testing.assert_allclose(one.moments.covariance, covariance)
     assert one.extractor.preprocessing == NETWORKS["inception_pytorch"].preprocessing
-    assert (found.shape, one.features) == (None, None)
+    assert (observed.shape, one.features) == (None, None)
 
 
 def test_statistics_that_name_no_weights_compare_with_any() -> None:
     real, fake = seen(IMAGES), seen(OTHERS)
     known = dataclasses.replace(PIXELS, sha256="0" * 64)
-    own = dataclasses.replace(fake.seen["pixels8"], extractor=known)
-    found = evaluation.score(
-        real=real, fake=dataclasses.replace(fake, seen={"pixels8": own})
+    pixels = dataclasses.replace(fake.seen["pixels8"], extractor=known)
+    metrics = evaluation.score(
+        real=real, fake=dataclasses.replace(fake, seen={"pixels8": pixels})
     )
-    assert found == evaluation.score(real=real, fake=fake)
+    assert metrics == evaluation.score(real=real, fake=fake)
 
 
 # ------------------------------------------------------------------ images
 
 
 def test_images_are_drawn_once_and_survive_a_kill(tmp_path: Path) -> None:
-    asked = []
+    calls = []
 
     def make(seeds: np.ndarray, label: np.ndarray) -> np.ndarray:
-        asked.append(seeds.tolist())
-        if len(asked) == 3:
+        calls.append(seeds.tolist())
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return np.broadcast_to(seeds[:, None, None, None] + label[0], (len(seeds), 2, 2, 1))
 
     make_bytes = lambda s, label: make(s, label).astype(np.uint8)
     seeds, label = np.arange(10) + 5, np.zeros(10, np.int32)
-    draw = lambda said, **how: evaluation.draw(
-        tmp_path, said, make_bytes, how.get("seeds", seeds), label, part=4
+    draw = lambda settings, **how: evaluation.draw(
+        tmp_path, settings, make_bytes, how.get("seeds", seeds), label, part=4
     )
     with pytest.raises(KeyboardInterrupt):
         draw({"step": 1})
-    found = draw({"step": 1})
-    assert asked == [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14], [13, 14]]
+    drawn = draw({"step": 1})
+    assert calls == [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14], [13, 14]]
     order = np.array([9, 0, 4, 3, 8, 0])
-    np.testing.assert_array_equal(found.take(order)["image"][:, 0, 0, 0], order + 5)
-    np.testing.assert_array_equal(found[9]["image"], np.full((2, 2, 1), 14))
+    np.testing.assert_array_equal(drawn.take(order)["image"][:, 0, 0, 0], order + 5)
+    np.testing.assert_array_equal(drawn[9]["image"], np.full((2, 2, 1), 14))
     draw({"step": 1})
-    assert len(asked) == 4  # nothing is drawn twice,
-    found.paths[1].write_bytes(found.paths[1].read_bytes()[:300])
+    assert len(calls) == 4  # nothing is drawn twice,
+    drawn.paths[1].write_bytes(drawn.paths[1].read_bytes()[:300])
     draw({"step": 1})
-    assert asked[4:] == [[9, 10, 11, 12]]  # but for what is damaged,
+    assert calls[4:] == [[9, 10, 11, 12]]  # but for what is damaged,
     draw({"step": 2})
-    assert len(asked) == 8  # and what another network draws lies elsewhere
+    assert len(calls) == 8  # and what another network draws lies elsewhere
     label = label + 1
     draw({"step": 2})
-    assert len(asked) == 11
+    assert len(calls) == 11
 
 
 def test_labels_come_in_the_proportions_of_the_data() -> None:
@@ -216,15 +218,15 @@ def test_labels_come_in_the_proportions_of_the_data() -> None:
 def test_images_of_others_are_read_as_they_are(tmp_path: Path) -> None:
     for i, image in enumerate(IMAGES[:3]):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    found = evaluation.images_in(tmp_path)
-    np.testing.assert_array_equal(evaluation.everything(found), IMAGES[:3])
+    images = evaluation.images_in(tmp_path)
+    np.testing.assert_array_equal(evaluation.everything(images), IMAGES[:3])
     np.savez(tmp_path / "x.npz", arr_0=IMAGES)
-    found = evaluation.images_in(tmp_path / "x.npz", 5)
-    np.testing.assert_array_equal(evaluation.everything(found), IMAGES[:5])
+    images = evaluation.images_in(tmp_path / "x.npz", 5)
+    np.testing.assert_array_equal(evaluation.everything(images), IMAGES[:5])
 
 
 @pytest.mark.parametrize(
-    ("images", "number", "said"),
+    ("images", "number", "message"),
     [
         ([(8, 8, "RGB"), (8, 9, "RGB")], None, "9 x 8 RGB, 0.png 8 x 8 RGB: all images"),
         ([(8, 8, "RGBA")] * 2, None, r"RGBA \(transparent\): metrics are of RGB"),
@@ -234,16 +236,16 @@ def test_images_of_others_are_read_as_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_folders_of_unlike_images_are_refused(
-    images: list, number: int | None, said: str, tmp_path: Path
+    images: list, number: int | None, message: str, tmp_path: Path
 ) -> None:
     for i, (height, width, mode) in enumerate(images):
         Image.new(mode, (width, height)).save(tmp_path / f"{i}.png")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         evaluation.images_in(tmp_path, number)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"images": np.full((3, 8, 8, 3), np.nan, np.float32)}, "float32, some of it nan"),
         ({"images": IMAGES / 255}, "holds float64: images are uint8"),
@@ -254,10 +256,10 @@ def test_folders_of_unlike_images_are_refused(
     ],
 )
 def test_arrays_that_are_no_images_are_refused(
-    arrays: dict, said: str, tmp_path: Path
+    arrays: dict, message: str, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         evaluation.images_in(tmp_path / "x.npz")
 
 
@@ -287,8 +289,8 @@ def test_a_judge_keeps_what_it_sees_of_the_data(tmp_path: Path) -> None:
     assert make().reference.count == 1497
     assert kept.stat().st_mtime_ns == written
     assert len(judge.holdout) == 300
-    found, near = judge(in_memory(judge.train[:40]))
-    assert found["copied"] == 1
+    metrics, near = judge(in_memory(judge.train[:40]))
+    assert metrics["copied"] == 1
     np.testing.assert_array_equal(near.nearest, np.arange(40))
     with pytest.raises(ValueError, match=r"the images are \(16, 16, 3\), the reference's"):
         judge(in_memory(IMAGES))
@@ -299,8 +301,8 @@ def test_a_judge_keeps_what_it_sees_of_the_data(tmp_path: Path) -> None:
 def test_blocks_are_set_side_by_side() -> None:
     parts = list(evaluation.blocks(in_memory(IMAGES), 3))
     np.testing.assert_array_equal(evaluation.everything(parts[2]), IMAGES[26:39])
-    found = evaluation.summary([{"a": 1.0}, {"a": 2.0}, {"a": 6.0}])["a"]
-    assert found == {"mean": 3.0, "min": 1.0, "max": 6.0, "spread": np.sqrt(7.0)}
+    summary = evaluation.summary([{"a": 1.0}, {"a": 2.0}, {"a": 6.0}])["a"]
+    assert summary == {"mean": 3.0, "min": 1.0, "max": 6.0, "spread": np.sqrt(7.0)}
 
 
 def test_changed_images_are_another_reference(tmp_path: Path) -> None:
@@ -319,21 +321,21 @@ def test_changed_images_are_another_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (IMAGES[:5], "a block of 5 images is too small"),
         (IMAGES[:, :8], r"are \(8, 16, 3\)"),
     ],
 )
-def test_a_judge_refuses_before_it_looks(images: np.ndarray, said: str) -> None:
+def test_a_judge_refuses_before_it_looks(images: np.ndarray, message: str) -> None:
     blind = dataclasses.replace(PIXELS, dims=192)
     judge = evaluation.Judge((blind,), seen(IMAGES), sharding.data_mesh(jax.devices()[:1]))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         judge(in_memory(images))
 
 
 def test_large_images_are_averaged_down_before_copies_are_looked_for() -> None:
     images = RNG.integers(0, 256, (3, 32, 32, 3), np.uint8)
     exact = images.reshape(3, 16, 2, 16, 2, 3).mean((2, 4)) / 127.5 - 1
-    found = memorization.flat(images)
-    np.testing.assert_allclose(found, exact.reshape(3, -1), atol=1e-6)
+    points = memorization.flat(images)
+    np.testing.assert_allclose(points, exact.reshape(3, -1), atol=1e-6)

@@ -224,15 +224,15 @@ def test_the_other_half_is_darkened_and_the_real_one_is_not() -> None:
     """
     value = np.random.default_rng(0).integers(60, 200, 80)
     deals = parts_of(80, 3)
-    found = of_faults(look(flat(value)), flat(value), look, deals, 0)
-    dark = found["darkening"]
+    faults = of_faults(look(flat(value)), flat(value), look, deals, 0)
+    dark = faults["darkening"]
     assert dark.levels == (0, *sanity.CORRUPTIONS["darkening"].levels)
-    assert "desaturation" not in found  # they are grey
+    assert "desaturation" not in faults  # they are grey
     for level, scores in zip(dark.levels, dark.scores, strict=True):
         gaps = [value[s.other].mean() - value[s.real].mean() - level for s in deals]
         np.testing.assert_allclose(scores["brightness"], gaps, atol=1e-4)
-    assert {len(f.levels) for f in found.values()} == {
-        len(f.scores) for f in found.values()
+    assert {len(f.levels) for f in faults.values()} == {
+        len(f.scores) for f in faults.values()
     }
 
 
@@ -241,9 +241,9 @@ def test_missing_classes_are_the_rarest_or_commonest_of_equal_sets() -> None:
     label = np.tile(np.repeat([0, 1, 2], [50, 30, 20]), 2)
     split = splits.Split(tuple(np.split(np.arange(200), [50, 100, 150])))
     clean = look(flat(50 * label))
-    found = of_missing(clean, label, [split])
+    faults = of_missing(clean, label, [split])
     real = 50 * label[:100].mean()
-    common, rare = (found[f"missing {which} classes"] for which in ("common", "rare"))
+    common, rare = (faults[f"missing {which} classes"] for which in ("common", "rare"))
     assert (rare.levels, common.levels) == ((0, 1, 2), (0, 1, 2))
     assert (rare.unit, common.unit) == ("of 3, 50 images", "of 3, 20 images")
     gap = lambda fault: [scores["brightness"][0] + real for scores in fault.scores]
@@ -254,11 +254,11 @@ def test_missing_classes_are_the_rarest_or_commonest_of_equal_sets() -> None:
 def test_halves_are_compared_in_pieces_of_every_size() -> None:
     value = np.random.default_rng(2).integers(0, 256, 1000)
     (split,) = parts_of(1000)
-    found = of_sizes(look(flat(value)), [split])
-    assert {size: len(v["brightness"]) for size, v in found.items()} == {
+    by_size = of_sizes(look(flat(value)), [split])
+    assert {size: len(v["brightness"]) for size, v in by_size.items()} == {
         100: 4, 200: 2, 500: 1,
     }  # fmt: skip
-    for size, scores in found.items():
+    for size, scores in by_size.items():
         ends = range(0, 401, size)[: len(scores["brightness"])]
         means = [value[a + 500 : a + 500 + size].mean() for a in ends]
         gaps = [m - value[a : a + size].mean() for a, m in zip(ends, means, strict=True)]
@@ -277,7 +277,7 @@ def test_worse_knows_which_way_is_good() -> None:
 
 
 @pytest.fixture(scope="module")
-def told() -> sanity.Study:
+def study() -> sanity.Study:
     """Numbers as they might have been measured, with four classes of verdicts."""
     level = lambda fd, kid, far: {
         "fd_tf": [fd, fd + 2], "kid_tf": [kid, kid], "is_tf": [1.0, 1.0],
@@ -297,18 +297,18 @@ def told() -> sanity.Study:
     )  # fmt: skip
 
 
-def test_verdicts_are_of_every_level_and_every_split(told: sanity.Study) -> None:
+def test_verdicts_are_of_every_level_and_every_split(study: sanity.Study) -> None:
     """Growth is strict, of the first extractor; 3 sd in one split of two do not catch."""
-    assert sanity.grows(told) == {"fd_tf": {"noise": True}, "kid_tf": {"noise": False}}
-    assert sanity.caught(told) == {"near": [], "far": ["fd_tf", "copied"]}
-    failed, trapped = sanity.sentences(told)
+    assert sanity.grows(study) == {"fd_tf": {"noise": True}, "kid_tf": {"noise": False}}
+    assert sanity.caught(study) == {"near": [], "far": ["fd_tf", "copied"]}
+    failed, trapped = sanity.sentences(study)
     assert failed == ["kid_tf does not grow with noise: 5, 6, 6"]
     assert trapped == ["near: caught by NO METRIC", "far: caught by fd_tf, copied"]
 
 
-def test_tables_say_the_numbers(told: sanity.Study) -> None:
+def test_tables_say_the_numbers(study: sanity.Study) -> None:
     """Means 2, 4, 5 of clean 1 and 3, whose sd is 2^(1/2)."""
-    lines = sanity.tables(told, "m.png").splitlines()
+    lines = sanity.tables(study, "m.png").splitlines()
     assert lines[0].startswith("1,234 images, 2 random splits")
     assert "617 images each" in lines[0]
     assert "![Metrics under faults](m.png)" in lines
@@ -321,8 +321,8 @@ def test_tables_say_the_numbers(told: sanity.Study) -> None:
     assert "| copied | 0 ± 0.1 | 0.45 | **0.45** |" in lines
 
 
-def test_the_picture_is_a_png(told: sanity.Study) -> None:
-    assert sanity.picture(told).startswith(b"\x89PNG")
+def test_the_picture_is_a_png(study: sanity.Study) -> None:
+    assert sanity.picture(study).startswith(b"\x89PNG")
 
 
 def test_prose_around_the_tables_stays() -> None:
@@ -336,15 +336,15 @@ def test_prose_around_the_tables_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "said"),
+    ("page", "message"),
     [
-        ("prose", "put them there"),
-        (f"{report.START} {report.END} {report.END}", "put them there"),
+        ("prose", "add them"),
+        (f"{report.START} {report.END} {report.END}", "add them"),
         (f"{report.END} {report.START}", "swap them"),
     ],
 )
-def test_a_page_without_markers_is_refused(page: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_page_without_markers_is_refused(page: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         sanity.around(page, "")
 
 
@@ -397,7 +397,7 @@ def test_a_study_is_a_function_of_its_seed_and_takes_as_many_as_asked() -> None:
 
 def test_too_few_images_are_refused() -> None:
     data = Dataset(Memory(images(40, 4, 4, 1), np.zeros(40, np.int32)))
-    with pytest.raises(ValueError, match="these are 40 images: give 60"):
+    with pytest.raises(ValueError, match="40 images are too few: give 60"):
         sanity.study(data, look)
 
 
@@ -426,11 +426,11 @@ def test_the_command_on_digits(tmp_path: Path) -> None:
     flags = ["--extractors=pixels8", "--number=64", "--splits=2", f"--out={out}"]
     done = run("--config=configs/digits.py", "--config.data.split=all", *flags)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.with_suffix(".json").read_text())
+    results = json.loads(out.with_suffix(".json").read_text())
     missing = {"missing rare classes", "missing common classes"}
-    assert set(found["faults"]) == {*sanity.CORRUPTIONS, *missing} - {"desaturation"}
-    assert (found["images"], found["data"]) == (128, "Digits(split='all')")
-    for fault in found["faults"].values():
+    assert set(results["faults"]) == {*sanity.CORRUPTIONS, *missing} - {"desaturation"}
+    assert (results["images"], results["data"]) == (128, "Digits(split='all')")
+    for fault in results["faults"].values():
         assert len(fault["scores"]) == len(fault["levels"])
         assert all(len(v) == 2 for scores in fault["scores"] for v in scores.values())
         means = [np.mean(scores["fd_pixels8"]) for scores in fault["scores"]]

@@ -16,7 +16,7 @@ from jaxdiff.data.batches import Memory, Source
 from jaxdiff.data.formats import image_files, zips
 from jaxdiff.data.formats.listing import File, content, pictures
 from jaxdiff.data.sources.folder import Files
-from jaxdiff.data.summary import said
+from jaxdiff.data.summary import left_out_lines
 from jaxdiff.interop import archives, npz
 from jaxdiff.runtime.files import PathLike, place
 
@@ -103,7 +103,7 @@ def _files(path: Path, number: int | None, size: int | None) -> Source:
     """The pictures of a folder or a ZIP archive, whose headers are looked at."""
     files, left_out = pictures(path)
     if left_out:
-        warnings.warn(f"{path}: {'; '.join(said(left_out))}", stacklevel=3)
+        warnings.warn(f"{path}: {'; '.join(left_out_lines(left_out))}", stacklevel=3)
     count = _count(len(files), number, path)
     if size is not None:
         return Files(files[:count], (-1,) * count, size)

@@ -1,4 +1,4 @@
-"""What a run's images are held against: its data, seen by extractors, and their pixels."""
+"""Scores a run's images against its data, by features and by pixels."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ from jaxdiff.runtime.finite import require_finite
 from jaxdiff.runtime.progress import Bar, bar
 from jaxdiff.types import reprs
 
-SCORE_ADVICE = "look at the images, or take more of them"
+SCORE_ADVICE = "check the images, or take more of them"
 MOST = 20_000
-"""Training images among which the nearest is looked for."""
+"""The largest number of training images in which nearest ones are searched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,10 @@ class Judge:
     holdout: UInt8[np.ndarray, "M H W C"] | None = None
     batch: int = 256
     progress: bool = False
-    """Whether to say how far looking at images is."""
+    """Whether to show progress bars."""
 
     def __call__(self, images: Source) -> tuple[dict[str, float], Copies | None]:
-        """The metrics of images, and which training images are near them.
+        """The metrics of images, and the training images nearest to them.
 
         Raises:
             ValueError: images of another size than the reference's, or too few.
@@ -50,18 +50,18 @@ class Judge:
         self.check(take(images, np.arange(1))["image"].shape[1:], len(images))
         how = {"batch": self.batch, "progress": self.progress}
         seen = observe(images, self.extractors, self.mesh, **how)
-        found = score(real=self.reference, fake=seen)
-        values = np.array([*found.values()])
-        require_finite(values, "metrics", [*found], unit="metric", advice=SCORE_ADVICE)
+        metrics = score(real=self.reference, fake=seen)
+        values = np.array([*metrics.values()])
+        require_finite(values, "metrics", [*metrics], unit="metric", advice=SCORE_ADVICE)
         if self.train is None:
-            return found, None
+            return metrics, None
         near = copies(everything(images), self.train, self.holdout)
         if self.holdout is not None:
-            found["copied"] = near.copied
-        return found, near
+            metrics["copied"] = near.copied
+        return metrics, near
 
     def check(self, shape: tuple[int, ...], count: int) -> None:
-        """Refuses images that cannot be scored, before any is drawn or looked at.
+        """Checks that images can be scored, before any is drawn or read.
 
         Raises:
             ValueError: images of another size than the reference's, too few, or a
@@ -69,14 +69,14 @@ class Judge:
         """
         if count <= NEIGHBOURS:
             raise ValueError(
-                f"a block of {count} images is too small for metrics that look at "
-                f"{NEIGHBOURS} neighbours of each: take {NEIGHBOURS + 1} or more"
+                f"a block of {count} images is too small for metrics of "
+                f"{NEIGHBOURS} neighbours: take {NEIGHBOURS + 1} or more"
             )
         ours, theirs = tuple(shape), self.reference.shape
         if theirs and ours[:2] != theirs[:2]:
             raise ValueError(
                 f"the images are {ours}, the reference's {theirs}: make both of one size, "
-                "as resizing changes every metric; --images can be made so by --size"
+                "as resizing changes every metric; --size does so for --images"
             )
         require_alike(self.reference, self.extractors)
 
@@ -90,12 +90,12 @@ def judge_of(
     batch: int = 256,
     progress: bool = False,
 ) -> Judge:
-    """The judge of images of these data; what extractors see of them is kept in `cache`.
+    """The judge of images of these data; their features are kept in `cache`.
 
-    Held-out images are those of the data's own split "test", where they have splits.
+    Held-out images are those of the data's split "test", where they have splits.
 
     Raises:
-        ValueError: the data are no pixels.
+        ValueError: the data are not pixels.
     """
     require_pixels(data)
     dataset, other = data.load(), split_of(data)
@@ -108,14 +108,14 @@ def judge_of(
 
 
 def require_pixels(data: Any) -> None:
-    """Refuses data of which extractors can see nothing.
+    """Checks that data are pixels, which extractors need.
 
     Raises:
-        ValueError: the data are latents; says what to do with them.
+        ValueError: the data are latents; the message has what to do.
     """
     if encoder_of(data) != Pixels():
         raise ValueError(
-            f"metrics are of pixels, and {data} has latents: decode them to a folder of "
+            f"metrics need pixels, but {data} has latents: decode them to a folder of "
             "images, and score that with --images and --reference"
         )
 
@@ -129,16 +129,16 @@ def _kept(
     batch: int,
     progress: bool,
 ) -> Observed:
-    """What the extractors see of a data set, from a file if it was looked at before."""
-    said = [str(data), fingerprint(dataset.source)]
-    said += [[getattr(e, key) for key in ORIGIN] for e in extractors]
-    name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+    """The features of a data set, from the cache if it has them."""
+    key = [str(data), fingerprint(dataset.source)]
+    key += [[getattr(e, field) for field in ORIGIN] for e in extractors]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     path = place(cache) / f"reference-{name}.npz"
     try:
         return load(path)
     except (FileNotFoundError, ValueError):
-        given = {"source": str(data), "batch": batch, "progress": progress}
-        observed = observe(dataset.source, extractors, mesh, **given)
+        how = {"source": str(data), "batch": batch, "progress": progress}
+        observed = observe(dataset.source, extractors, mesh, **how)
         save(path, observed)
         return observed
 

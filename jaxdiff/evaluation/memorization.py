@@ -1,7 +1,7 @@
-"""What metrics of features reward: copies of the training images.
+"""Memorization check: copies of training images, which metrics of features reward.
 
-Generated images should be as near to the training images as to as many that training has
-not seen. Distances are of pixels, of images brought to at most 16 pixels a side.
+Generated images should be as near to the training images as to as many held-out ones.
+Distances are of pixels, of images reduced to at most 16 pixels a side.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ SIDE = 16
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Of N images: how they lie among the training images and others."""
+    """Of N images: the share of copies, and the nearest training images."""
 
     __repr__ = reprs.fields
 
     copied: float
     """The share of copies, as `distances.memorisation` estimates it; nan without others."""
     error: float
-    """Its standard error if there are none; more if few are held out."""
+    """Its standard error if there are no copies; larger if few images are held out."""
     nearest: Int[np.ndarray, " N"]
     """Of each image, the number of the training image nearest to it."""
     distance: Float[np.ndarray, " N"]
@@ -43,9 +43,8 @@ def copies(
     if holdout is None:
         near, unknown = distances.nearest(points, trained, 1), float("nan")
         return Copies(unknown, unknown, near.index[:, 0], near.distance[:, 0])
-    given = {"samples": points, "train": trained, "holdout": flat(holdout)}
-    found = distances.memorisation(**given)
-    return Copies(found.copied, found.error, found.nearest, found.distance)
+    near = distances.memorisation(samples=points, train=trained, holdout=flat(holdout))
+    return Copies(near.copied, near.error, near.nearest, near.distance)
 
 
 def flat(images: UInt8[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N D"]:

@@ -8,9 +8,9 @@
     copied           share of copies of training images, where others are held out
     ...              those that `register_metric` adds
 
-* is the extractor, so `fd_lite0`, `fid_tf`, `kid_dinov2`. No one of them is honest alone: a
+* is the extractor, so `fd_lite0`, `fid_tf`, `kid_dinov2`. None of them is enough alone: a
 Gaussian has a good Frechet distance of pixels, white images have a good precision, and
-copies of the training images are perfect by all of them (`memorization.copies` sees those).
+copies of the training images are perfect by all of them (see `memorization.copies`).
 """
 
 import functools
@@ -79,38 +79,40 @@ def score(*, real: Observed, fake: Observed) -> dict[str, float]:
     """Every metric that both sets have the features for, by name.
 
     Raises:
-        ValueError: no extractor has seen both, one of them is not the same in both, or a
-            set has fewer images than neighbours are asked for.
+        ValueError: the sets have no extractor in common, one differs between them, or a
+            set has too few images for the neighbours.
     """
     require_alike(real, [seen.extractor for seen in fake.seen.values()])
     shared = [name for name in fake.seen if name in real.seen]
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name in shared:
         ours, theirs = fake.seen[name], real.seen[name]
         short = name.removeprefix("inception_")
-        found |= {f"{kind}_{short}": v for kind, v in _of_one(theirs, ours, name).items()}
+        metrics |= {f"{kind}_{short}": v for kind, v in _of_one(theirs, ours, name).items()}
     if "pixels8" in shared:
         gap = fake.seen["pixels8"].moments.mean - real.seen["pixels8"].moments.mean
-        found["brightness"] = float(gap.mean() * 127.5)
-    return found
+        metrics["brightness"] = float(gap.mean() * 127.5)
+    return metrics
 
 
 def _of_one(real: Seen, fake: Seen, name: str) -> dict[str, float]:
     """The metrics of one extractor."""
     frechet = "fid" if name.startswith("inception_") else "fd"
-    found = {frechet: fake.gaussian.frechet(_reference(real))}
+    metrics = {frechet: fake.gaussian.frechet(_reference(real))}
     if fake.probabilities is not None:
         splits = 10 if len(fake.probabilities) >= MANY else 1
-        found["is"] = distances.inception_score(fake.probabilities, splits).value
+        metrics["is"] = distances.inception_score(fake.probabilities, splits).value
     if real.features is None or fake.features is None:
-        return found
+        return metrics
     both = {"real": real.features, "fake": fake.features}
-    found["kid"] = distances.kid(**both).value
-    found["rbf"] = distances.rbf_mmd(**both).value
+    metrics["kid"] = distances.kid(**both).value
+    metrics["rbf"] = distances.rbf_mmd(**both).value
     manifold = distances.prdc(**both, k=NEIGHBOURS)
     names = ("precision", "recall", "density", "coverage")
-    found |= {key: getattr(manifold, key) for key in names}
-    return found | {key: float(f(real.features, fake.features)) for key, f in _OWN.items()}
+    metrics |= {key: getattr(manifold, key) for key in names}
+    return metrics | {
+        key: float(f(real.features, fake.features)) for key, f in _OWN.items()
+    }
 
 
 @functools.lru_cache(maxsize=8)
@@ -120,15 +122,15 @@ def _reference(real: Seen) -> distances.Gaussian:
 
 
 def require_alike(real: Observed, extractors: Sequence[Extractor]) -> None:
-    """Refuses a reference whose features were made another way than the extractors'.
+    """Checks that a reference's features were made by the same extractors.
 
     Raises:
-        ValueError: none of them has seen it, or one does so in another way.
+        ValueError: it has none of them, or one with other weights or preparation.
     """
     if not any(extractor.name in real.seen for extractor in extractors):
         raise ValueError(
-            f"the reference knows {', '.join(real.seen)} and the images "
-            f"{', '.join(e.name for e in extractors)}: make one of the same extractor"
+            f"the reference has features of {', '.join(real.seen)}, the images of "
+            f"{', '.join(e.name for e in extractors)}: use one extractor for both"
         )
     for ours in extractors:
         if ours.name not in real.seen:
@@ -136,8 +138,8 @@ def require_alike(real: Observed, extractors: Sequence[Extractor]) -> None:
         theirs = real.seen[ours.name].extractor
         for key in ORIGIN:
             there, here = getattr(theirs, key), getattr(ours, key)
-            unsaid = key == "sha256" and not there  # published statistics name no weights
-            if there != here and not unsaid:
+            unknown = key == "sha256" and not there  # published statistics lack it
+            if there != here and not unknown:
                 raise ValueError(
                     f"the reference's {ours.name} has {key} {there!r}, the images' "
                     f"{here!r}: numbers of different protocols do not compare; make the "

@@ -55,7 +55,7 @@ class Seen:
         """With these moments, from the features where there are some."""
         if self.features is not None:
             return Gaussian.of(self.features)
-        return Gaussian.given(self.moments.mean, self.moments.covariance)
+        return Gaussian.of_moments(self.moments.mean, self.moments.covariance)
 
 
 @dataclass(frozen=True, eq=False)

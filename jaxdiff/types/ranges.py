@@ -193,7 +193,8 @@ def _rule(hint: Any) -> Callable[[str, Any], None] | None:
         declared = [m.check for m in args[1:] if hasattr(m, "check")]
         nested = not declared or typing.get_origin(args[0]) is tuple
         inner = _rule(args[0]) if nested else None
-        return _all([inner, *declared] if inner else declared) if inner or declared else None
+        checks = [inner, *declared] if inner else declared
+        return _all(checks) if checks else None
     if origin is tuple:
         return functools.partial(_check_tuple, args)
     if isinstance(hint, types.UnionType):

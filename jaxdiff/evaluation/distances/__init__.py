@@ -1,9 +1,10 @@
 """Distances between sets of points: how alike two sets of images, or of features, are.
 
-All are pure functions of points [N, D], in float64 on the host; only `sums`, which leaves
-nothing of a batch but its moments, runs on devices. `moments` and `frechet` compare
-Gaussians, `kernels` mean embeddings, `manifolds` neighbourhoods, `sliced` shadows,
-`inception_score` a classifier's words; `memorisation` sees what those reward, copies.
+All are pure functions of points [N, D], in float64 on the host; only `sums`, which reduces
+a batch to its moments, runs on devices. `moments` and `frechet` compare Gaussians,
+`kernels` mean embeddings, `manifolds` neighbourhoods, `sliced` projections,
+`inception_score` the classes that a classifier assigns; `memorisation` detects copies,
+which all of those reward.
 """
 
 from jaxdiff.evaluation.distances.frechet import Gaussian, frechet, frechet_of_points

@@ -3,8 +3,8 @@
     |m - m'|^2 + tr C + tr C' - 2 tr (C C')^(1/2)                        [FID eq. 6]
 
 With C = L L' and C' = M M' the last trace is |L' M|_*, the sum of the singular values,
-which asks for no root of a product and no inverse: it is right for singular covariances,
-where a root by Schur's method is off in the fourth digit, and adds no eps to anything.
+which needs neither the root of a product nor an inverse: it is right for singular
+covariances, where a root by Schur's method is off in the fourth digit, and needs no eps.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from jaxdiff.types import reprs
 class Gaussian:
     """A Gaussian by its mean and a factor of its covariance, C = L L'.
 
-    Make the reference's once, where many are compared with it.
+    Make that of the reference once, if many are compared with it.
 
-    >>> reference = Gaussian.given(np.zeros(2), np.eye(2))
-    >>> [reference.frechet(Gaussian.given(np.full(2, m), np.eye(2))) for m in (0.0, 3.0)]
-    [0.0, 18.0]
+    >>> real, fake = (Gaussian.of_moments(np.full(2, m), np.eye(2)) for m in (0.0, 3.0))
+    >>> real.frechet(real), real.frechet(fake)
+    (0.0, 18.0)
     """
 
     __repr__ = reprs.fields
@@ -33,10 +33,10 @@ class Gaussian:
     factor: Float64[np.ndarray, "D R"]
 
     @classmethod
-    def given(
+    def of_moments(
         cls, mean: Float64[np.ndarray, "..."], covariance: Float64[np.ndarray, "..."]
     ) -> "Gaussian":
-        """By its moments; eigenvalues that are mere rounding count as 0.
+        """From mean and covariance; eigenvalues as small as rounding count as 0.
 
         Raises: ValueError unless they are finite, [D] and [D, D], and C symmetric and
             not negative.
@@ -47,25 +47,25 @@ class Gaussian:
                 f"[D, D], as moments(points) does"
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError("mean or covariance is not finite: look at the features")
+            raise ValueError("mean or covariance is not finite: check the features")
         if np.abs(covariance - covariance.T).max() > 1e-5 * np.abs(covariance).max():
-            raise ValueError("the covariance is not symmetric: is it the one of features?")
+            raise ValueError("the covariance is not symmetric: is it that of features?")
         value, vector = np.linalg.eigh(covariance)
         most = np.abs(value).max()
         if value[0] < -1e-4 * most:
             raise ValueError(
-                f"the covariance has a negative eigenvalue, {value[0]:.3g}, beside "
-                f"{most:.3g}: it is none"
+                f"not a covariance: it has a negative eigenvalue, {value[0]:.3g}, beside "
+                f"{most:.3g}"
             )
         kept = value > len(value) * np.finfo(np.float64).eps * most
         return cls(mean, vector[:, kept] * np.sqrt(value[kept]))
 
     @classmethod
     def of(cls, points: Points) -> "Gaussian":
-        """By N points, whose covariance is never formed: accurate to the last digits.
+        """From N points, without forming their covariance: accurate to the last digits.
 
-        The factor is their centred transpose, over (N - 1)^(1/2); or its triangle, of as
-        many columns as there are dimensions, where points are more.
+        The factor is their centred transpose, over (N - 1)^(1/2); or, of more points
+        than dimensions, the triangle of its QR decomposition.
         """
         points = checked(points, "points")
         mean = points.mean(0)
@@ -84,8 +84,8 @@ class Gaussian:
             )
         cross = np.linalg.svd(self.factor.T @ other.factor, compute_uv=False)
         gap = np.sum((self.mean - other.mean) ** 2)
-        own = np.sum(self.factor**2) + np.sum(other.factor**2)
-        return float(gap + own - 2 * cross.sum())
+        traces = np.sum(self.factor**2) + np.sum(other.factor**2)
+        return float(gap + traces - 2 * cross.sum())
 
 
 def frechet(
@@ -100,11 +100,11 @@ def frechet(
     11.0
     """
     one, other = (mean, covariance), (other_mean, other_covariance)
-    return Gaussian.given(*one).frechet(Gaussian.given(*other))
+    return Gaussian.of_moments(*one).frechet(Gaussian.of_moments(*other))
 
 
 def frechet_of_points(real: Points, fake: Points) -> float:
-    """The distance by points; to be preferred where they are fewer than dimensions.
+    """The distance from points; preferable where they are fewer than dimensions.
 
     >>> round(frechet_of_points(np.array([[0.0], [2.0]]), np.array([[3.0], [5.0]])), 12)
     9.0

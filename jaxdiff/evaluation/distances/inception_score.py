@@ -41,7 +41,7 @@ def inception_score(
     off = np.abs(p.sum(1) - 1).max()
     if p.min() < 0 or off > 1e-3:
         raise ValueError(
-            f"rows with entries from {p.min():.3g} on and sums off 1 by {off:.3g} are no "
+            f"rows with entries from {p.min():.3g} on and sums off 1 by {off:.3g} are not "
             f"probabilities: give softmax(logits)"
         )
     if not 1 <= splits <= len(p):

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancies: how far apart two sets are in the eyes of a kernel k.
+"""Maximum mean discrepancies: how far apart two sets are, as measured by a kernel k.
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)
 
@@ -33,7 +33,9 @@ class Kernel(Protocol):
 
     def __call__(
         self, x: Float64[np.ndarray, "n D"], y: Float64[np.ndarray, "m D"]
-    ) -> Float64[np.ndarray, "n m"]: ...
+    ) -> Float64[np.ndarray, "n m"]:
+        """k of all pairs of rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def mmd(kernel: Kernel, *, real: Points, fake: Points) -> Estimate:
     if min(n, m) < 3:
         return Estimate(float(value), np.nan)
     variance = 0.0
-    for own, across, many, others in ((xx, xy, n, m), (yy, yx, m, n)):
-        left = (own.sum() - 2 * own) / ((many - 1) * (many - 2))
+    for within, across, many, others in ((xx, xy, n, m), (yy, yx, m, n)):
+        left = (within.sum() - 2 * within) / ((many - 1) * (many - 2))
         left -= 2 * (cross - across) / ((many - 1) * others)
         variance += (many - 1) * left.var()
     return Estimate(float(value), float(np.sqrt(variance)))
@@ -151,8 +153,8 @@ def rbf_mmd(*, real: Points, fake: Points, bandwidth: float | None = None) -> Es
     width = median_distance(x) if bandwidth is None else bandwidth
     if not 0 < width < np.inf:
         raise ValueError(
-            f"a bandwidth of {width}: give a positive one, in units of the points (half of "
-            f"the real ones' distances are 0 where none was given)"
+            f"a bandwidth of {width}: give a positive one, in units of the points (the "
+            f"default is 0 where half of the real ones' distances are)"
         )
     return mmd(RBF(float(width)), real=x, fake=y)
 

@@ -1,4 +1,4 @@
-"""What of each set lies on the other's manifold, the union of balls about its points.
+"""Precision, recall, density and coverage: manifolds as unions of balls about points.
 
 A point's ball reaches to the k-th nearest of its own set.
 
@@ -8,7 +8,7 @@ A point's ball reaches to the k-th nearest of its own set.
     coverage    share of the real whose ball holds a fake one
 
 The first two by [IPR], where a ball holds its surface; all four by [PRDC], where it does
-not. That matters only where points coincide with others. Alone each is dishonest: white
+not. That matters only where points coincide with others. None is enough alone: white
 images lie in one wide ball about a real one, and have precision 1.
 """
 

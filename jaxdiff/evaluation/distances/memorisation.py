@@ -19,18 +19,18 @@ from jaxdiff.evaluation.distances.points import Points, checked_pair, nearest
 
 @dataclass(frozen=True, eq=False)
 class Memorisation:
-    """How samples lie between train and holdout."""
+    """Whether samples lie nearer to train than to holdout."""
 
     nearer: float
     """Share of the samples nearer to train, ties by half."""
     copied: float
-    """The share of copies that it stands for: 0 without memory, below it by chance."""
+    """The estimated share of copies: 0 without memorisation, negative by chance."""
     error: float
-    """Standard error of `copied` without memory, of independent samples."""
+    """Standard error of `copied` without memorisation, for independent samples."""
     nearest: Int[np.ndarray, " N"]
     """Index of the nearest in train, of each sample."""
     distance: Float64[np.ndarray, " N"]
-    """How near that is."""
+    """The distance to it."""
 
 
 def memorisation(*, samples: Points, train: Points, holdout: Points) -> Memorisation:

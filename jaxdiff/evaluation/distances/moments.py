@@ -4,8 +4,8 @@ Pieces merge exactly [Chan et al.]: with n = a + b points and d the gap of the t
 
     mean = (a mean_a + b mean_b) / n,     scatter = scatter_a + scatter_b + (a b / n) d d'
 
-where scatter = sum (x - mean)(x - mean)' and the covariance is scatter / (n - 1). To
-average the covariances of pieces is another thing, and wrong by the gaps between means.
+where scatter = sum (x - mean)(x - mean)' and the covariance is scatter / (n - 1). The
+average of the pieces' covariances lacks the gaps between means.
 
 On a device a batch leaves its sums about some fixed shift, (sum 1, sum y, sum y y') with
 y = x - shift: these add up, by + or by a psum, over batches, devices and hosts, and rows
@@ -25,10 +25,10 @@ from jaxdiff.types import Leaf, pytree, reprs
 
 @pytree
 class Sums:
-    """What a batch leaves behind; sums of `Sums` are the sums of all."""
+    """The sums of a batch; those of several batches add up by +."""
 
     count: Leaf
-    """[] int32, the rows that were no padding."""
+    """[] int32, the rows that are not padding."""
     total: Leaf
     """[D] float32, sum of x - shift."""
     outer: Leaf

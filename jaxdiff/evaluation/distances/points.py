@@ -1,12 +1,12 @@
-"""Points, as every distance reads them, and what is common to pairs of them.
+"""Sets of points: checks, pairwise distances in blocks, and nearest neighbours.
 
 Sets of points meet as blocks of pairs, some rows of x against all of y, so that memory
 never holds all N M pairs. Of a block, the matrix product gives all distances at once,
 
     |x - y|^2 = |x|^2 + |y|^2 - 2 x . y,        off by some eps D (|x|^2 + |y|^2),
 
-and differences, which are exact for equal points and the same from both ends, give those
-few that decide something.
+and differences, which are exact for equal points and symmetric, give the few that decide
+a comparison.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Real
 
 Points = Real[np.ndarray, "..."]
-"""[N, D], N points of D finite numbers each; `checked` refuses what is not."""
+"""[N, D], N points of D finite numbers each; `checked` rejects anything else."""
 
 BLOCK = 1 << 22
 """Pairs in a block: 32 MB."""
@@ -45,7 +45,7 @@ def checked(points: Points, name: str, least: int = 2) -> Float64[np.ndarray, "N
     """
     if points.ndim != 2 or points.shape[1] == 0:
         raise ValueError(
-            f"{name} have shape {points.shape}: give [N, D], one row a point, such as "
+            f"{name} have shape {points.shape}: give [N, D], one row per point, such as "
             f"images.reshape(len(images), -1)"
         )
     if len(points) < least:
@@ -55,7 +55,7 @@ def checked(points: Points, name: str, least: int = 2) -> Float64[np.ndarray, "N
         bad = np.flatnonzero(~np.isfinite(points).all(1))
         raise ValueError(
             f"{name} are not finite in {len(bad)} of {len(points)} rows, the first row "
-            f"{bad[0]}: look there for what made them"
+            f"{bad[0]}: check how they were made"
         )
     return points
 
@@ -104,7 +104,7 @@ def nearest(points: Points, among: Points, k: int = 1, apart: bool = False) -> N
     >>> nearest(np.array([[2.0], [9.0]]), np.array([[0.0], [3.0], [7.0]])).index.tolist()
     [[1], [2]]
     """
-    x, y = checked_pair(points, among, ("points", "those among which to look"), least=1)
+    x, y = checked_pair(points, among, ("points", "among"), least=1)
     others = len(y) - apart
     if not 1 <= k <= others:
         raise ValueError(f"k = {k} of {others} others: give k from 1 to {others}")
@@ -114,10 +114,10 @@ def nearest(points: Points, among: Points, k: int = 1, apart: bool = False) -> N
         about = squared_distances(x[rows], y)
         if apart:
             np.fill_diagonal(about[:, rows], np.inf)
-        found = np.sort(np.argpartition(about, spare - 1, axis=1)[:, :spare], axis=1)
-        exact = np.sum((x[rows, None] - y[found]) ** 2, axis=-1)
+        candidates = np.sort(np.argpartition(about, spare - 1, axis=1)[:, :spare], axis=1)
+        exact = np.sum((x[rows, None] - y[candidates]) ** 2, axis=-1)
         order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-        index[rows] = np.take_along_axis(found, order, 1)
+        index[rows] = np.take_along_axis(candidates, order, 1)
         distance[rows] = np.sqrt(np.take_along_axis(exact, order, 1))
     return Neighbours(index, distance)
 

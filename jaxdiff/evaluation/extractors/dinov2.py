@@ -95,14 +95,14 @@ NETWORKS: Mapping[str, DINOv2] = {
 def prepare(
     images: UInt8[Array | np.ndarray, "B H W 3"], preparation: str = "edm2"
 ) -> Float[Array, "B 224 224 3"]:
-    """What the network is given: resized to 224 pixels, less MEAN and by STD.
+    """The network's input: images resized to 224 pixels, (x - MEAN) / STD.
 
     Raises:
-        ValueError: a preparation that is none of `PREPARATIONS`.
+        ValueError: a preparation that is not in `PREPARATIONS`.
     """
     if preparation not in PREPARATIONS:
         known = ", ".join(PREPARATIONS)
-        raise ValueError(f"no preparation {preparation!r}; there are {known}")
+        raise ValueError(f"unknown preparation {preparation!r}; known are {known}")
     x = resize(images, SIDE, PREPARATIONS[preparation]).astype(jnp.float32)
     return (x / 255 - jnp.array(MEAN)) / jnp.array(STD)
 
@@ -158,8 +158,8 @@ def tree(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
         )
         value = np.asarray(value, np.float32)
         if path[-1] == "weight":
-            own, axes = WEIGHTS[value.ndim]
-            path, value = (*path[:-1], own), value.transpose(axes)
+            leaf, axes = WEIGHTS[value.ndim]
+            path, value = (*path[:-1], leaf), value.transpose(axes)
         params[path] = value
     return {"params": traverse_util.unflatten_dict(params)}
 

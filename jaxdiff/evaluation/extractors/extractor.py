@@ -1,7 +1,7 @@
-"""Extractors: what makes features of images, and so a metric's name.
+"""Extractors: networks that make features of images, named in every metric.
 
-Numbers compare only where the network, its weights and the preparation of the images are
-the same, so an extractor is one value that says all three.
+Numbers are comparable only with the same network, weights and preparation of the images, so
+an extractor is one value of all three.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ VARIABLE = "JAXDIFF_WEIGHTS"
 
 @pytree
 class Features:
-    """What an extractor says of images."""
+    """The output of an extractor."""
 
     pooled: Leaf
     """[B, D] float32, what distances compare."""
@@ -44,7 +44,7 @@ class Features:
 class Extractor:
     """A network, its weights, and how it prepares images; made by `extractor`.
 
-    Two are equal, and their features comparable, if all that they say is.
+    Two are equal, and their features comparable, if all fields but `variables` are.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Network:
     prepare: Callable[[Images], Array]
     compute: Callable[[PyTree, Array], tuple[Array, Array | None]]
     read: Callable[[Path | None], tuple[PyTree, str]]
-    """Where weights may be -> variables, and the SHA-256 of the published file."""
+    """Path of the weights or None -> variables, and the SHA-256 of the published file."""
     registered: str = ""
     """The name of a user's function that it is made of."""
 
@@ -88,7 +88,7 @@ def extractor(name: str, weights: PathLike | None = None) -> Extractor:
     None is the folder that JAXDIFF_WEIGHTS names. lite0 and pixels8 need none.
 
     Raises:
-        ValueError: no such name, no place for its weights, or a file that is not theirs.
+        ValueError: unknown name, no path of weights, or a file of other weights.
         FileNotFoundError: no weights there.
         ModuleNotFoundError: lite0's package is not installed.
 
@@ -96,7 +96,7 @@ def extractor(name: str, weights: PathLike | None = None) -> Extractor:
     192
     """
     if name not in NETWORKS:
-        raise ValueError(f"no extractor {name!r}; there are {', '.join(NETWORKS)}")
+        raise ValueError(f"unknown extractor {name!r}; known are {', '.join(NETWORKS)}")
     network, path = NETWORKS[name], weights or os.environ.get(VARIABLE)
     variables, sha256 = network.read(place(path) if path else None)
     return Extractor(name, network.preprocessing, network.dims, sha256, variables)
@@ -159,8 +159,8 @@ def _converted(
     file = path / f"{network}.npz" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"there is no file of weights {file}; {how}")
-    found = files.load(file, network, shapes())
-    return variables(found.tensors), found.sha256
+    weights = files.load(file, network, shapes())
+    return variables(weights.tensors), weights.sha256
 
 
 def _inception(prepare: Callable[[Images], Array], preprocessing: str) -> Network:
@@ -173,8 +173,8 @@ def _dinov2(name: str) -> Network:
     network = dinov2.NETWORKS[name]
     read = partial(_converted, name, partial(dinov2.shapes, network), dinov2.tree)
     compute = lambda variables, x: (network.apply(variables, x), None)
-    said = "antialiased bicubic to 224 x 224 in floats, ImageNet's mean and std"
-    return Network(said, network.width, dinov2.prepare, compute, read)
+    preprocessing = "antialiased bicubic to 224 x 224 in floats, ImageNet's mean and std"
+    return Network(preprocessing, network.width, dinov2.prepare, compute, read)
 
 
 NETWORKS: dict[str, Network] = {

@@ -234,12 +234,12 @@ def shapes() -> dict[str, tuple[int, ...]]:
     >>> shapes()["fc.weight"]
     (1008, 2048)
     """
-    found = {"fc.weight": (CLASSES, WIDTH), "fc.bias": (CLASSES,)}
+    shapes = {"fc.weight": (CLASSES, WIDTH), "fc.bias": (CLASSES,)}
     for path, (height, width, inputs, features) in _kernels().items():
-        found[f"{path}.conv.weight"] = (features, inputs, height, width)
-        found |= {f"{path}.bn.{name}": (features,) for name in STATISTICS}
-        found[f"{path}.bn.num_batches_tracked"] = ()
-    return found
+        shapes[f"{path}.conv.weight"] = (features, inputs, height, width)
+        shapes |= {f"{path}.bn.{name}": (features,) for name in STATISTICS}
+        shapes[f"{path}.bn.num_batches_tracked"] = ()
+    return shapes
 
 
 @cache

@@ -116,15 +116,15 @@ def shapes() -> dict[str, tuple[int, ...]]:
     >>> shapes()["_conv_stem.weight"]
     (32, 3, 3, 3)
     """
-    found: dict[str, tuple[int, ...]] = {
+    shapes: dict[str, tuple[int, ...]] = {
         "_fc.weight": (CLASSES, HEAD),
         "_fc.bias": (CLASSES,),
     }
     for _, convolution, norm, shape in _convolutions():
-        found[f"{convolution}.weight"] = shape
-        found |= {f"{norm}.{name}": shape[:1] for name in STATISTICS}
-        found[f"{norm}.num_batches_tracked"] = ()
-    return found
+        shapes[f"{convolution}.weight"] = shape
+        shapes |= {f"{norm}.{name}": shape[:1] for name in STATISTICS}
+        shapes[f"{norm}.num_batches_tracked"] = ()
+    return shapes
 
 
 def weights_file() -> Path:

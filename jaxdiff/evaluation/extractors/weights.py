@@ -1,4 +1,4 @@
-"""Files of extractors' weights: an NPZ that says whose they are and where they came from.
+"""Files of extractors' weights: an NPZ with the network's name and the origin.
 
 Its arrays have the names and layouts of the published state dict; one more, `json`, has the
 schema's version, the network's name, and the name and SHA-256 of the file it was made from.
@@ -25,7 +25,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A network's tensors by their published names, and what they were made from."""
+    """A network's tensors by their published names, and their origin."""
 
     network: str
     tensors: Mapping[str, np.ndarray]
@@ -49,9 +49,9 @@ def save(path: PathLike, weights: Weights) -> None:
     Raises:
         ValueError: a tensor that is not finite.
     """
-    said = {"schema": SCHEMA, "network": weights.network}
-    said |= {"source": weights.source, "sha256": weights.sha256}
-    arrays = {"json": np.frombuffer(json.dumps(said).encode(), np.uint8)}
+    origin = {"schema": SCHEMA, "network": weights.network}
+    origin |= {"source": weights.source, "sha256": weights.sha256}
+    arrays = {"json": np.frombuffer(json.dumps(origin).encode(), np.uint8)}
     for name, value in weights.tensors.items():
         other = value.dtype in (jnp.bfloat16, np.float64)
         arrays[name] = _finite(name, value.astype(np.float32) if other else value)
@@ -71,21 +71,21 @@ def load(path: PathLike, network: str, shapes: Shapes) -> Weights:
     path = place(path)
     try:
         stored = npz.arrays(archives.mapped(path))
-        said = _said(stored.pop("json", None))
-        if said["network"] != network:
-            raise ValueError(f"the weights of {said['network'][:80]!r}, not of {network}")
+        origin = _origin(stored.pop("json", None))
+        if origin["network"] != network:
+            raise ValueError(f"the weights of {origin['network'][:80]!r}, not of {network}")
         require(network, {name: part.shape for name, part in stored.items()}, shapes)
         tensors = {name: _finite(name, stored[name].read()) for name in shapes}
-        return Weights(network, tensors, said["source"], said["sha256"])
+        return Weights(network, tensors, origin["source"], origin["sha256"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def require(network: str, found: Shapes, shapes: Shapes) -> None:
-    """Refuses tensors that are not a network's own.
+def require(network: str, stored: Shapes, shapes: Shapes) -> None:
+    """Checks that tensors are those of a network.
 
     Raises:
-        ValueError: how many are missing, extra or of another shape, and the first of them.
+        ValueError: some are missing, extra or of another shape; how many, and the first.
 
     >>> require("tiny", {"a": (2,), "c": ()}, {"a": (3,), "b": ()})
     Traceback (most recent call last):
@@ -93,12 +93,12 @@ def require(network: str, found: Shapes, shapes: Shapes) -> None:
     ValueError: not the tensors of tiny: 1 missing (b); 1 extra (c); 1 of another shape \
 (a is (2,), must be (3,))
     """
-    missing = [name for name in shapes if name not in found]
-    extra = [name for name in found if name not in shapes]
+    missing = [name for name in shapes if name not in stored]
+    extra = [name for name in stored if name not in shapes]
     wrong = [
-        f"{name} is {found[name]}, must be {shape}"
+        f"{name} is {stored[name]}, must be {shape}"
         for name, shape in shapes.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in stored and tuple(stored[name]) != tuple(shape)
     ]
     kinds = (("missing", missing), ("extra", extra), ("of another shape", wrong))
     parts = [
@@ -108,27 +108,27 @@ def require(network: str, found: Shapes, shapes: Shapes) -> None:
         raise ValueError(f"not the tensors of {network}: {'; '.join(parts)}")
 
 
-SAID = {"schema": int, "network": str, "source": str, "sha256": str}
-"""What the array `json` says, and as what."""
+ORIGIN = {"schema": int, "network": str, "source": str, "sha256": str}
+"""The fields of the array `json`, and their types."""
 
 
-def _said(stored: Stored | None) -> dict[str, Any]:
-    """The network, source and SHA-256 that a file says.
+def _origin(stored: Stored | None) -> dict[str, Any]:
+    """The network, source and SHA-256 in a file.
 
     Raises:
-        ValueError: it says nothing of the kind, or by another schema.
+        ValueError: it has none of these, or another schema.
     """
     give = "give one that launch/convert_features.py wrote"
     try:
         small = stored is not None and stored.shape < (2**16,)
-        said = jsontext.loads(bytes(stored.read()), "it") if small else {}
+        origin = jsontext.loads(bytes(stored.read()), "it") if small else {}
     except ValueError:
-        said = {}
-    if {k: type(v) for k, v in said.items()} != SAID:
-        raise ValueError(f"no file of an extractor's weights: {give}")
-    if said["schema"] != SCHEMA:
-        raise ValueError(f"its schema is {said['schema']}, not {SCHEMA}: {give}")
-    return said
+        origin = {}
+    if {k: type(v) for k, v in origin.items()} != ORIGIN:
+        raise ValueError(f"not a file of an extractor's weights: {give}")
+    if origin["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {origin['schema']}, not {SCHEMA}: {give}")
+    return origin
 
 
 def _finite(name: str, value: np.ndarray) -> np.ndarray:

@@ -44,9 +44,13 @@ PROBES = 1
 class Clock(Protocol):
     """A path u -> level to integrate along, and back. Every `Schedule` is one."""
 
-    def __call__(self, t: Real) -> NoiseLevel: ...
+    def __call__(self, t: Real) -> NoiseLevel:
+        """(alpha, sigma) at t, of the shape of t."""
+        ...
 
-    def time(self, logsnr: Real) -> Real: ...
+    def time(self, logsnr: Real) -> Real:
+        """The t at which the path has this logsnr (nats)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class Arc:
 class Prior(Protocol):
     """ln p of one x [...] at the noisiest level."""
 
-    def __call__(self, x: Float[Array, "..."], at: NoiseLevel) -> Float[Array, ""]: ...
+    def __call__(self, x: Float[Array, "..."], at: NoiseLevel) -> Float[Array, ""]:
+        """The log-density of x [...], in nats."""
+        ...
 
 
 @dataclass(frozen=True)

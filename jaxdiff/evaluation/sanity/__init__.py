@@ -1,7 +1,7 @@
-"""Sanity of metrics: what they say of images whose faults are known.
+"""Sanity checks of metrics, on images with known faults.
 
 corruptions   faults of images, by level: noise, blur, darkening, ...
-traps         images that no one wants and some metric rewards
+traps         useless images that some metric rewards
 splits        random parts of a data set that share no family
 study         all that is measured: faults, sizes, traps
 verdict       which metrics grow with which fault, and which catch which trap

@@ -1,4 +1,4 @@
-"""Faults of images, by level: what an honest metric grows with.
+"""Faults of images, by level: a good metric grows with each.
 
 A corruption takes images x at a level l, of which 0 is the identity, to
 
@@ -35,13 +35,13 @@ class Corruption:
     levels: tuple[float, ...]
     unit: str
     of_colour: bool = False
-    """Whether grey images have nothing to lose."""
+    """Whether it leaves grey images as they are."""
 
     def __call__(self, images: Images, level: float, seed: tuple[int, ...]) -> Images:
         """Of any number of images, 500 at a time."""
         parts = np.array_split(images, -(-len(images) // 500))
-        found = [self.apply(part, level, (*seed, i)) for i, part in enumerate(parts)]
-        return np.concatenate(found)
+        corrupted = [self.apply(part, level, (*seed, i)) for i, part in enumerate(parts)]
+        return np.concatenate(corrupted)
 
 
 def noise(images: Images, level: float, seed: Seed = 0) -> Images:
@@ -144,4 +144,4 @@ CORRUPTIONS: Mapping[str, Corruption] = {
     "JPEG": Corruption(jpeg, (5.0, 25.0, 50.0, 75.0), "100 − quality"),
     "warp": Corruption(warp, (0.25, 0.5, 1.0, 2.0), "rms, pixels"),
 }
-"""Of single images; that classes are missing is a fault of a set."""
+"""Corruptions of single images; missing classes are a fault of a set."""

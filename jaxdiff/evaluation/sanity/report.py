@@ -26,31 +26,29 @@ COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73"), ("-", (0, (4, 1.5)), (0, (1
 
 
 def around(page: str, title: str) -> tuple[str, str]:
-    """What of a page stays: up to the first marker, and from the second on.
-
-    Of an empty page a title stays.
+    """The parts of a page before and after the tables; of an empty page, a title.
 
     >>> around("", "Metrics")[0].splitlines()[0]
     '# Metrics'
 
     Raises:
-        ValueError: the page has not each of the markers once.
+        ValueError: the page does not have each of the markers once.
     """
     if not page:
         return f"# {title}\n\n{START}\n", f"{END}\n"
     if page.count(START) != 1 or page.count(END) != 1:
         raise ValueError(
-            f"the page that is there has not one {START} and one {END}, between which the "
-            "tables go: put them there, or name another --out"
+            f"the page must have one {START} and one {END}, between which the tables go: "
+            "add them, or give another --out"
         )
     before, rest = page.split(START)
     if END not in rest:
-        raise ValueError(f"the page that is there has {END} before {START}: swap them")
+        raise ValueError(f"the page has {END} before {START}: swap them")
     return before + START + "\n", END + rest.split(END)[1]
 
 
 def tables(study: Study, picture: str) -> str:
-    """What is found; `picture` is the name of its file."""
+    """The results as Markdown; `picture` is the name of its file."""
     failed, trapped = sentences(study)
     lines = [
         f"{study.images:,} images, {study.splits} random splits; the reference and the "

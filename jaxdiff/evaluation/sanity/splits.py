@@ -1,7 +1,7 @@
 """Splits: images dealt to four quarters, no two of which share a family.
 
-Two quarters are the real images, the others are held against them, or one of those is and
-the last is held out, so that copies of the real images can be told.
+Two quarters are the real images, and the others are scored against them; or one of those is
+scored and the last is held out, so that copies of the real images can be detected.
 """
 
 from collections.abc import Sequence

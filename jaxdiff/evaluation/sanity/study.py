@@ -1,10 +1,10 @@
-"""What metrics say of images whose faults are known, split by split.
+"""Metrics of images with known faults, split by split.
 
-Of every split one half are the real images, and against them are held
+Of every split one half are the real images, and scored against them are
 
     faults   the other half degraded, level by level, or without some classes
     sizes    N images of the other half against N real ones: all bias
-    traps    in place of fresh images, a quarter; the last is held out, for `copied`
+    traps    a quarter, in place of fresh images; the last is held out, for `copied`
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +75,7 @@ class Study:
 
 
 def study(
-    found: Dataset,
+    data: Dataset,
     look: Look,
     family: Shaped[np.ndarray, " N"] | None = None,
     *,
@@ -83,20 +83,20 @@ def study(
     splits: int = 4,
     seed: int = 0,
 ) -> Study:
-    """Everything, with at most `number` images in a half; `look` is what extractors see.
+    """Everything, with at most `number` images in a half; `look` makes the features.
 
-    Images of one `family` stay together; without, each is its own.
+    Images of one `family` stay together; without families, all are independent.
 
     Raises:
         ValueError: too few images.
     """
-    family = np.arange(len(found)) if family is None else family
+    family = np.arange(len(data)) if family is None else family
     used = np.sort(dealt(family, 1, seed)[0][: 2 * number])
-    every = found.take(used)
+    every = data.take(used)
     image, label = every["image"], every["label"]
     deals = [deal(family[used], (seed, s)) for s in range(splits)]
     if len(deals[0].quarters[0]) < LEAST:
-        raise ValueError(f"these are {len(used)} images: give {5 * LEAST} or more")
+        raise ValueError(f"{len(used)} images are too few: give {5 * LEAST} or more")
     clean = look(image)
     return Study(
         images=len(image),
@@ -113,7 +113,7 @@ def of_faults(
     clean: Observed, image: Images, look: Look, deals: Sequence[Split], seed: int
 ) -> dict[str, Fault]:
     """Half of the images against the other half, degraded."""
-    against, found = _against(clean, deals), {}
+    against, by_name = _against(clean, deals), {}
     other = [split.other for split in deals]
     none = against(clean, other)
     coloured = image.shape[-1] == 3
@@ -124,14 +124,14 @@ def of_faults(
         for k, level in enumerate(fault.levels):
             scores.append(against(look(fault(image, level, (seed, i, k))), other))
             done.update()
-        found[name] = Fault(fault.unit, (0, *fault.levels), tuple(scores))
+        by_name[name] = Fault(fault.unit, (0, *fault.levels), tuple(scores))
     done.close()
-    return found
+    return by_name
 
 
 def of_missing(clean: Observed, label: Numbers, deals: Sequence[Split]) -> dict[str, Fault]:
     """Half of the images against the other, without its rarest or commonest classes."""
-    against, found = _against(clean, deals), {}
+    against, by_name = _against(clean, deals), {}
     classes, counts = np.unique(label, return_counts=True)
     rare = classes[np.argsort(counts, kind="stable")]
     levels = (0, *(level for level in DROPPED if level < len(classes)))
@@ -141,21 +141,21 @@ def of_missing(clean: Observed, label: Numbers, deals: Sequence[Split]) -> dict[
         if len(levels) > 1 and size >= LEAST:
             scores = tuple(against(clean, [n[:size] for n in level]) for level in left)
             unit = f"of {len(classes)}, {size} images"
-            found[f"missing {which} classes"] = Fault(unit, levels, scores)
-    return found
+            by_name[f"missing {which} classes"] = Fault(unit, levels, scores)
+    return by_name
 
 
 def of_sizes(clean: Observed, deals: Sequence[Split]) -> dict[int, Values]:
     """Half against half, N images of each, up to four times a split."""
-    half, found = len(deals[0].real), {}
+    half, by_size = len(deals[0].real), {}
     for size in [*(n for n in SIZES if n < half), half]:
         starts = range(0, half - size + 1, size)[:4]
         spans = [(s, slice(a, a + size)) for s in deals for a in starts]
         pairs = [
             (rows(clean, s.real[span]), rows(clean, s.other[span])) for s, span in spans
         ]
-        found[size] = together([score(real=a, fake=b) for a, b in pairs])
-    return found
+        by_size[size] = together([score(real=a, fake=b) for a, b in pairs])
+    return by_size
 
 
 def of_traps(
@@ -165,8 +165,8 @@ def of_traps(
 
     def judged(seen: Observed, x: Images, split: Split) -> dict[str, float]:
         near = copies(x, image[split.real], image[split.quarters[3]])
-        found = score(real=rows(clean, split.real), fake=seen)
-        return found | {"copied": near.copied}
+        metrics = score(real=rows(clean, split.real), fake=seen)
+        return metrics | {"copied": near.copied}
 
     turns = [turn for split in deals for turn in split.turns]
     done = bar(total=len(turns) + len(TRAPS) * len(deals), desc="traps")
@@ -175,20 +175,20 @@ def of_traps(
         new = turn.quarters[2]
         scores.append(judged(rows(clean, new), image[new], turn))
         done.update()
-    found = {FRESH: together(scores)}
+    by_trap = {FRESH: together(scores)}
     for k, (name, trap) in enumerate(TRAPS.items()):
         scores = []
         for s, split in enumerate(deals):
             x = trap(image[split.real], image[split.quarters[2]], (seed, k, s))
             scores.append(judged(look(x), x, split))
             done.update()
-        found[name] = together(scores)
+        by_trap[name] = together(scores)
     done.close()
-    return found
+    return by_trap
 
 
 def rows(observed: Observed, numbers: Int[np.ndarray, " N"]) -> Observed:
-    """What the extractors see of some of the images alone."""
+    """The features of some of the images."""
     seen = {}
     for name, all_of in observed.seen.items():
         features = all_of.features[numbers]
@@ -198,13 +198,13 @@ def rows(observed: Observed, numbers: Int[np.ndarray, " N"]) -> Observed:
 
 def together(scores: Sequence[Mapping[str, float]]) -> Values:
     """Of each metric, the list of its values."""
-    return {name: [found[name] for found in scores] for name in scores[0]}
+    return {name: [metrics[name] for metrics in scores] for name in scores[0]}
 
 
 def _against(
     clean: Observed, deals: Sequence[Split]
 ) -> Callable[[Observed, Sequence[Numbers]], Values]:
-    """(what is seen, whose rows in each split) -> metrics against the split's real ones."""
+    """(features, their rows in each split) -> metrics against the split's real images."""
     real = [rows(clean, split.real) for split in deals]
     return lambda seen, numbers: together(
         [score(real=r, fake=rows(seen, n)) for r, n in zip(real, numbers, strict=True)]

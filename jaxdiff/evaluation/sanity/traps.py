@@ -1,4 +1,4 @@
-"""Traps: images that no one wants and some metric rewards."""
+"""Traps: useless images that some metric rewards."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""What a study says: which metrics grow with which fault, and which catch which trap."""
+"""Conclusions of a study: which metrics grow with which fault, and catch which trap."""
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ CAUGHT = 3.0
 
 
 def kind(metric: str) -> str:
-    """The metric, less what it is of.
+    """The kind of a metric, without its extractor.
 
     >>> kind("fd_lite0"), kind("copied")
     ('fd', 'copied')
@@ -68,16 +68,16 @@ def deviation(values: Sequence[float], clean: Sequence[float]) -> Float64[np.nda
 
 
 def sentences(study: Study) -> tuple[list[str], list[str]]:
-    """What `grows`, and what `caught`, has found."""
+    """The results of `grows` and of `caught`, in sentences."""
     grown = grows(study)
     failed = [
         f"{metric} does not grow with {name}: "
         + ", ".join(f"{mean:.4g}" for mean in study.faults[name].means(metric))
-        for metric, found in grown.items()
-        for name, well in found.items()
+        for metric, by_fault in grown.items()
+        for name, well in by_fault.items()
         if not well
     ]
     whole = f"{', '.join(grown)} grow with every fault, level by level"
     traps = caught(study).items()
-    told = [f"{trap}: caught by {', '.join(by) or 'NO METRIC'}" for trap, by in traps]
-    return failed or [whole], told
+    lines = [f"{trap}: caught by {', '.join(by) or 'NO METRIC'}" for trap, by in traps]
+    return failed or [whole], lines
