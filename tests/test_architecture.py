@@ -62,6 +62,22 @@ def test_no_module_imports_itself_by_others() -> None:
     assert architecture.module_cycle() == []
 
 
+def test_every_public_name_is_documented() -> None:
+    assert [name for name, documented in architecture.public() if not documented] == []
+
+
+def test_a_method_is_documented_by_the_protocol_that_its_class_implements() -> None:
+    code = (
+        "class P(Protocol):\n  def f(self): 'Doc.'\n  def g(self): ...\n"
+        "class Whole:\n  f = g = None\n"
+        "class Part:\n  def f(self): ...\n"
+        "class Derived(Whole): ...\n"
+    )
+    classes = ast.parse(code).body
+    documented = [architecture.inherited(node, classes) for node in classes[1:]]
+    assert documented == [{"f"}, set(), {"f"}]
+
+
 def test_the_package_imports_no_script() -> None:
     scripts = {"benchmarks", "configs", "examples", "launch", "tests", "tools"}
     for path in MODULES.values():

@@ -94,30 +94,58 @@ def functions() -> Iterator[tuple[Path, ast.FunctionDef]]:
                 yield path, node
 
 
+def members(node: ast.ClassDef) -> dict[str, bool]:
+    """Names of a class's methods and fields, and whether each has its own docstring."""
+    names = {}
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef):
+            names[part.name] = bool(ast.get_docstring(part))
+        elif isinstance(part, ast.AnnAssign | ast.Assign):
+            targets = getattr(part, "targets", None) or [part.target]
+            names |= {
+                target.id: False for target in targets if isinstance(target, ast.Name)
+            }
+    return names
+
+
+def inherited(node: ast.ClassDef, classes: list[ast.ClassDef]) -> set[str]:
+    """Methods that are documented elsewhere for a class.
+
+    Those are documented by a base class in the package, or by a protocol that the class
+    implements: one of which it has every member.
+    """
+    names = {ast.unparse(base) for base in node.bases}
+    bases = [other for other in classes if other.name in names]
+    present = members(node).keys() | {name for base in bases for name in members(base)}
+    implemented = [
+        other
+        for other in classes
+        if any(ast.unparse(base).startswith("Protocol") for base in other.bases)
+        and members(other).keys() <= present
+    ]
+    parents = (members(parent) for parent in [*bases, *implemented])
+    return {name for parent in parents for name, documented in parent.items() if documented}
+
+
 def public() -> Iterator[tuple[str, bool]]:
     """Public classes, functions and methods, and whether each is documented.
 
-    A method that a protocol or a base class in the package documents is documented there.
+    A method counts if it has a docstring, or overrides one that has (`inherited`).
     """
     trees = {name: ast.parse(path.read_text()) for name, path in modules().items()}
     classes = [n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef)]
-    documented = {
-        method.name
-        for parent in classes
-        if any(ast.unparse(base).startswith("Protocol") for base in parent.bases)
-        for method in parent.body
-        if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
-    }
     for name, tree in trees.items():
         for node in tree.body:
             if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name[0] == "_":
                 continue
             yield f"{name}.{node.name}", bool(ast.get_docstring(node))
-            methods = node.body if isinstance(node, ast.ClassDef) else []
-            for method in (m for m in methods if isinstance(m, ast.FunctionDef)):
+            if isinstance(node, ast.FunctionDef):
+                continue
+            elsewhere = inherited(node, classes)
+            for method in (m for m in node.body if isinstance(m, ast.FunctionDef)):
                 if method.name[0] != "_":
-                    known = ast.get_docstring(method) or method.name in documented
-                    yield f"{name}.{node.name}.{method.name}", bool(known)
+                    documented = ast.get_docstring(method) or method.name in elsewhere
+                    yield f"{name}.{node.name}.{method.name}", bool(documented)
 
 
 def walk(run: Callable[[], Any]) -> list[str]:
