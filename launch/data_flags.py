@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from jaxdiff.config import from_config
 from jaxdiff.data import Folder
 from jaxdiff.data.prepare import Prepared
-from jaxdiff.data.summary import said
+from jaxdiff.data.summary import left_out_lines
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 IMAGES = flags.DEFINE_string("images", "", "A folder or a ZIP file of images.")
@@ -41,4 +41,4 @@ def report(out: Path, made: Prepared) -> None:
         f"{header.total} shards ({made.kept} were there), {size / 1e6:,.1f} MB; "
         f"{made.skipped} images could not be read"
     )
-    print(*said(made.left_out), sep="\n", end="\n" if made.left_out else "")
+    print(*left_out_lines(made.left_out), sep="\n", end="\n" if made.left_out else "")

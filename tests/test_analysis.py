@@ -94,12 +94,12 @@ LAWS = {
 @pytest.mark.parametrize("name", LAWS)
 def test_density_of_quantiles(name: str) -> None:
     schedule, law, exact = LAWS[name]
-    found = curves.density(schedule, law)
+    density = curves.density(schedule, law)
     # triangles of 0.2 nats smooth: p'' 0.2^2 / 12, 4.9e-4 for the narrowest of these
-    np.testing.assert_allclose(found.drawn, exact(found.logsnr), atol=5e-4)
-    np.testing.assert_array_equal(found.meant, found.drawn)
-    total = found.drawn.sum() * 0.2
-    assert total + found.outside == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(density.drawn, exact(density.logsnr), atol=5e-4)
+    np.testing.assert_array_equal(density.meant, density.drawn)
+    total = density.drawn.sum() * 0.2
+    assert total + density.outside == pytest.approx(1, abs=1e-3)
 
 
 class Skewed:
@@ -121,14 +121,14 @@ class Skewed:
 
 def test_density_of_draws_and_their_importance_weights() -> None:
     """Under p(t) = 1 / (2 sqrt t) of the flow, and back to the uniform law by weights."""
-    found = curves.density(jd.RectifiedFlow(), Skewed(), -10.0, 10.0, 101)
-    t = 1 / (1 + np.exp(found.logsnr / 2))
-    uniform = 1 / np.cosh(found.logsnr / 4) ** 2 / 8
+    density = curves.density(jd.RectifiedFlow(), Skewed(), -10.0, 10.0, 101)
+    t = 1 / (1 + np.exp(density.logsnr / 2))
+    uniform = 1 / np.cosh(density.logsnr / 4) ** 2 / 8
     # 2^21 draws leave sqrt(2 p / (3 n 0.2)) or 6e-4 at the top; five of those
-    np.testing.assert_allclose(found.drawn, uniform / (2 * np.sqrt(t)), atol=3e-3)
-    np.testing.assert_allclose(found.meant, uniform, atol=3e-3)
+    np.testing.assert_allclose(density.drawn, uniform / (2 * np.sqrt(t)), atol=3e-3)
+    np.testing.assert_allclose(density.meant, uniform, atol=3e-3)
     other = curves.density(jd.RectifiedFlow(), Skewed(), memory=1.0)
-    assert found.drawn[50] != pytest.approx(other.drawn[75], rel=0.1)
+    assert density.drawn[50] != pytest.approx(other.drawn[75], rel=0.1)
 
 
 def _exact(name: str) -> tuple[Any, curves.Density]:
@@ -146,8 +146,8 @@ def _sigmoid(x: Any) -> Any:
 def test_debias_on_the_cosine_path_is_the_sigmoid_weighting() -> None:
     """sech(l / 2) exp(-l / 2) = 2 sigmoid(-l), up to the density's factor 2 pi [KG]."""
     schedule, law = _exact("cosine")
-    found = curves.effective(schedule, law, jd.Debias())
-    np.testing.assert_allclose(np.pi * found.eps, _sigmoid(-law.logsnr), rtol=1e-9)
+    effective = curves.effective(schedule, law, jd.Debias())
+    np.testing.assert_allclose(np.pi * effective.eps, _sigmoid(-law.logsnr), rtol=1e-9)
 
 
 def test_rows_of_the_kingma_gao_form() -> None:
@@ -171,30 +171,30 @@ def test_rows_of_the_kingma_gao_form() -> None:
         ),
     ):
         schedule, law = _exact(name)
-        found = curves.effective(schedule, law, weighting)
-        np.testing.assert_allclose(found.eps, expected, rtol=1e-9, err_msg=name)
+        effective = curves.effective(schedule, law, weighting)
+        np.testing.assert_allclose(effective.eps, expected, rtol=1e-9, err_msg=name)
         snr = np.exp(lam)
-        np.testing.assert_allclose(found.x0, snr * expected, rtol=1e-9)
-        np.testing.assert_allclose(found.v, snr / (1 + snr) * expected, rtol=1e-9)
+        np.testing.assert_allclose(effective.x0, snr * expected, rtol=1e-9)
+        np.testing.assert_allclose(effective.v, snr / (1 + snr) * expected, rtol=1e-9)
         ratio = snr / (1 + np.sqrt(snr)) ** 2
-        np.testing.assert_allclose(found.flow, ratio * expected, rtol=1e-9)
+        np.testing.assert_allclose(effective.flow, ratio * expected, rtol=1e-9)
 
 
 def test_nothing_is_said_where_nothing_is_known() -> None:
     """Beyond the schedule's ends, and where points are few."""
     ddpm = jd.Table(jd.LinearBetas())
     law = curves.density(ddpm, timesteps.Uniform())
-    found = curves.effective(ddpm, law, jd.Debias())
-    assert np.isnan(found.eps[law.logsnr < -10.2]).all()
-    assert np.isfinite(found.eps[(law.logsnr > -10.1) & (law.logsnr < 6.5)]).all()
+    effective = curves.effective(ddpm, law, jd.Debias())
+    assert np.isnan(effective.eps[law.logsnr < -10.2]).all()
+    assert np.isfinite(effective.eps[(law.logsnr > -10.1) & (law.logsnr < 6.5)]).all()
     # from entry 7 on, at 6.795, entries lie further apart than nodes, 0.2 nats
-    assert np.isnan(found.eps[law.logsnr > 6.795]).all()
+    assert np.isnan(effective.eps[law.logsnr > 6.795]).all()
     flow = jd.RectifiedFlow()
     law = curves.density(flow, timesteps.LogitNormal())
-    found = curves.effective(flow, law, jd.Debias())
+    effective = curves.effective(flow, law, jd.Debias())
     # 2^21 points of N(0, 2^2) in triangles of 0.2 nats: 100 of them are left at 7.33
-    assert np.isfinite(found.eps[np.abs(law.logsnr) < 7.25]).all()
-    assert np.isnan(found.eps[np.abs(law.logsnr) > 7.35]).all()
+    assert np.isfinite(effective.eps[np.abs(law.logsnr) < 7.25]).all()
+    assert np.isnan(effective.eps[np.abs(law.logsnr) > 7.35]).all()
 
 
 def test_weightings_of_a_loss() -> None:
@@ -216,19 +216,19 @@ GRIDS = {
 def test_steps_are_what_euler_does(name: str, x64: None) -> None:
     """One Euler step on x + delta, less one on x, with the denoiser of N(0, 0.7^2)."""
     levels = GRIDS[name]
-    found = curves.steps(levels, std=0.7)
+    steps = curves.steps(levels, std=0.7)
     toy = jd.gaussian_denoiser(0.0, 0.7)
     for i in range(12):
         pair = NoiseLevel(levels.alpha[i : i + 2], levels.sigma[i : i + 2])
         out = follow(jd.Euler(), toy, np.ones((1, 1)), pair)[-1]
-        assert found.error[i] == pytest.approx(out[0, 0], abs=1e-6)  # float32 levels
-    finite = np.isfinite(found.h)
-    np.testing.assert_allclose(found.kept, np.exp(-found.h), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(found.h[finite], np.diff(found.logsnr)[finite] / 2)
-    assert found.share.sum() == pytest.approx(1)
+        assert steps.error[i] == pytest.approx(out[0, 0], abs=1e-6)  # float32 levels
+    finite = np.isfinite(steps.h)
+    np.testing.assert_allclose(steps.kept, np.exp(-steps.h), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(steps.h[finite], np.diff(steps.logsnr)[finite] / 2)
+    assert steps.share.sum() == pytest.approx(1)
     # the exact flow keeps x / sqrt(alpha^2 std^2 + sigma^2), over all steps together
     spread = np.hypot(0.7 * np.asarray(levels.alpha), np.asarray(levels.sigma))
-    assert found.exact.prod() == pytest.approx(spread[-1] / spread[0], rel=1e-6)
+    assert steps.exact.prod() == pytest.approx(spread[-1] / spread[0], rel=1e-6)
 
 
 def test_bad_input_is_refused() -> None:
@@ -253,9 +253,9 @@ def test_plots_have_titles_units_and_every_name(tmp_path: Path) -> None:
     ):
         assert len(figure.axes) == panels
         assert figure.get_suptitle()
-        shown = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
-        shown += [t.get_text() for t in figure.axes[0].get_yticklabels()]
-        assert set(names) <= set(shown)
+        texts = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+        texts += [t.get_text() for t in figure.axes[0].get_yticklabels()]
+        assert set(names) <= set(texts)
         assert all("[" in a.get_xlabel() or "step" in a.get_xlabel() for a in figure.axes)
         file = tmp_path / "plot.png"
         figure.savefig(file)

@@ -40,19 +40,19 @@ def test_text_names_a_path_of_one_of_two_kinds(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("s3://bucket/run", "in s3://: use gs://BUCKET/FOLDER, or mount it"),
-        ("gs:///run", "names no bucket"),
-        ("gs://B/run", "names no bucket"),
+        ("gs:///run", "not a valid bucket name"),
+        ("gs://B/run", "not a valid bucket name"),
         (Path("gs://bucket/run"), "gs:/bucket/run has lost a slash"),
     ],
 )
 def test_other_clouds_are_refused(
-    text: str | Path, said: str, monkeypatch: pytest.MonkeyPatch
+    text: str | Path, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buckets.in_memory(monkeypatch)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         place(text)
 
 
@@ -111,7 +111,7 @@ def test_a_growing_object_is_sent_seldom_and_whole(monkeypatch: pytest.MonkeyPat
 def test_a_cloud_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     buckets.in_memory(monkeypatch).broken = True
     with pytest.raises(
-        OSError, match=r"write gs://bucket/a: 503 the bucket is out. Is"
+        OSError, match=r"write gs://bucket/a: 503 the bucket is out. Does"
     ) as e:
         write_atomically(place("gs://bucket/a"), lambda file: file.write(b"x"))
     assert "\n" not in str(e.value)

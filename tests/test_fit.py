@@ -60,8 +60,8 @@ def noise_key(experiment: Experiment, step: int) -> np.ndarray:
 def spoiling(bad: list[np.ndarray] | None) -> Callable[..., Noised]:
     """`corrupt`, whose states are nan for these keys, or for all."""
 
-    def spoiled(key: Key[Array, ""], *given: Any) -> Noised:
-        noised, mine = corrupt(key, *given), jax.random.key_data(key)
+    def spoiled(key: Key[Array, ""], *arguments: Any) -> Noised:
+        noised, mine = corrupt(key, *arguments), jax.random.key_data(key)
         hit = jnp.array([jnp.all(mine == one) for one in bad]).any() if bad else True
         return dataclasses.replace(noised, x=jnp.where(hit, jnp.nan, noised.x))
 
@@ -73,8 +73,8 @@ def test_nothing_is_compiled_after_the_second_step(
 ) -> None:
     compiled, counts, ahead = [], [], sharding.ahead
 
-    def counting(*given: Any) -> Iterator[Any]:
-        for images in ahead(*given):
+    def counting(*arguments: Any) -> Iterator[Any]:
+        for images in ahead(*arguments):
             counts.append(len(compiled))
             yield images
 
@@ -100,9 +100,9 @@ def test_nothing_is_sent_to_a_device_unasked(
 
 def test_the_metrics_tell_of_time(tmp_path: Path) -> None:
     run(tmp_path)
-    told = rows(tmp_path)
-    assert [row["step"] for row in told] == [2, 4, 6, 8, 10, 12]
-    for row in told[1:]:
+    metrics = rows(tmp_path)
+    assert [row["step"] for row in metrics] == [2, 4, 6, 8, 10, 12]
+    for row in metrics[1:]:
         assert row["seconds_per_step"] * row["images_per_s"] == pytest.approx(1)
         assert 0 <= row["data_wait"] < 1
         assert 0 < row["goodput"] < 1
@@ -164,11 +164,11 @@ def test_skipped_steps_are_counted_and_not_averaged(
     bad = [noise_key(QUIET, step) for step in (4, 6, 7)]
     monkeypatch.setattr(train_step, "corrupt", spoiling(bad))
     run(tmp_path, on_nonfinite="skip")
-    told = {row["step"]: row for row in rows(tmp_path)}
-    counts = [told[n].get("skipped_steps", 0) for n in (2, 4, 6, 8, 10, 12)]
+    by_step = {row["step"]: row for row in rows(tmp_path)}
+    counts = [by_step[n].get("skipped_steps", 0) for n in (2, 4, 6, 8, 10, 12)]
     assert counts == [0, 0, 1, 2, 0, 0]
-    assert np.isfinite(told[6]["loss"])
-    assert "loss" not in told[8]
+    assert np.isfinite(by_step[6]["loss"])
+    assert "loss" not in by_step[8]
     assert saved(tmp_path) == [8, 12]
 
 
@@ -216,8 +216,8 @@ def test_a_stopped_run_has_saved(
     before = signal.getsignal(sign)
     ahead = sharding.ahead
 
-    def signalled(*given: Any) -> Iterator[Any]:
-        for number, images in enumerate(ahead(*given), 1):
+    def signalled(*arguments: Any) -> Iterator[Any]:
+        for number, images in enumerate(ahead(*arguments), 1):
             if number == 6:
                 signal.raise_signal(sign)
             yield images
@@ -319,7 +319,7 @@ ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4"}
 
 
 @pytest.mark.parametrize(
-    ("given", "environ", "found"),
+    ("arguments", "environ", "expected"),
     [
         ((), {}, None),
         (("a:1", 2, 1), {}, ("a:1", 2, 1)),
@@ -334,25 +334,27 @@ ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4"}
     ],
 )
 def test_a_process_finds_its_place(
-    given: tuple, environ: dict[str, str], found: tuple[str, int, int] | None
+    arguments: tuple, environ: dict[str, str], expected: tuple[str, int, int] | None
 ) -> None:
-    place = processes.place(*given, environ=environ)
-    assert (place and dataclasses.astuple(place)) == found
+    place = processes.place(*arguments, environ=environ)
+    assert (place and dataclasses.astuple(place)) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "environ", "message"),
+    ("arguments", "environ", "message"),
     [
         (("a:1",), {}, "got a:1, no processes, process none"),
         (("", 2, 0), {}, "got no coordinator, 2 processes, process 0"),
         (("a", 2, 0), {}, "--coordinator is 'a': give"),
         (("a:1", 2, 2), {}, "--process is 2 of 2 processes: number them from 0 to 1"),
-        ((), {"JAX_NUM_PROCESSES": "many"}, "'many', which is no number"),
+        ((), {"JAX_NUM_PROCESSES": "many"}, "must be a whole number from 0 on, got 'many'"),
     ],
 )
-def test_a_place_that_is_none(given: tuple, environ: dict[str, str], message: str) -> None:
+def test_a_place_that_is_none(
+    arguments: tuple, environ: dict[str, str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        processes.place(*given, environ=environ)
+        processes.place(*arguments, environ=environ)
 
 
 def test_one_process_is_told_what_it_says() -> None:

@@ -259,7 +259,7 @@ def damaged(path: Path) -> Iterator[tuple[bytes, str]]:
     start = whole.index(b"'shape': (7,") + len(b"'shape': (")
     yield (
         whole[:start] + b"9" + whole[start + 1 :],
-        r"'latents.npy' has 3,712 bytes, and not those of",
+        r"'latents.npy' has 3,712 bytes, which do not fit",
     )
     header = whole.index(b"{'descr'")
     yield whole[:header] + b"(" * 40 + whole[header + 40 :], "cannot be read"

@@ -18,18 +18,18 @@ from tests import buckets
 
 
 def test_versions_and_devices_are_told() -> None:
-    found = provenance()
-    assert {name: found[name] for name in PACKAGES} == {
+    made = provenance()
+    assert {name: made[name] for name in PACKAGES} == {
         name: metadata.version(name) for name in PACKAGES
     }
-    assert (found["jaxdiff"], found["python"]) == (__version__, platform.python_version())
-    assert (found["platform"], found["devices"], found["processes"]) == (
+    assert (made["jaxdiff"], made["python"]) == (__version__, platform.python_version())
+    assert (made["platform"], made["devices"], made["processes"]) == (
         "cpu",
         len(jax.devices()),
         1,
     )
-    assert not {platform.node(), getpass.getuser()} & set(found.values())
-    assert "/" not in json.dumps(found)  # no path
+    assert not {platform.node(), getpass.getuser()} & set(made.values())
+    assert "/" not in json.dumps(made)  # no path
 
 
 @pytest.fixture

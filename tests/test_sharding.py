@@ -39,16 +39,16 @@ def test_an_array_is_split_along_its_longest_axis_that_divides() -> None:
         "none": (63, 65),
         "small": (32, 32),
     }
-    given = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}
-    found = {k: s.spec for k, s in sharding.shared(given, mesh_of(1, 8)).items()}
-    assert found == {
+    arrays = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}
+    specs = {k: s.spec for k, s in sharding.shared(arrays, mesh_of(1, 8)).items()}
+    assert specs == {
         "longest": PartitionSpec(None, None, None, "fsdp"),
         "next": PartitionSpec(None, "fsdp"),
         "first of equals": PartitionSpec("fsdp"),
         "none": PartitionSpec(),
         "small": PartitionSpec(),
     }
-    alone = sharding.shared(given, mesh_of(8, 1))
+    alone = sharding.shared(arrays, mesh_of(8, 1))
     assert {s.spec for s in alone.values()} == {PartitionSpec()}
 
 
@@ -63,7 +63,7 @@ def test_moments_and_averages_lie_as_their_parameters() -> None:
 @pytest.fixture(scope="module")
 def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int]]:
     """Three steps on two meshes: losses, the state, and the program's arguments."""
-    found = {}
+    by_shape = {}
     for shape in ((1, 1), (1, 8)):
         mesh = mesh_of(*shape)
         state, losses = begun(WIDE, mesh), []
@@ -74,8 +74,8 @@ def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int]]:
         for one in placed:
             state, metrics = step(state, one)
             losses.append(float(metrics["loss"]))
-        found[shape] = losses, state, arguments
-    return found
+        by_shape[shape] = losses, state, arguments
+    return by_shape
 
 
 def test_a_split_state_trains_as_one_copy(runs: dict) -> None:
@@ -117,10 +117,10 @@ def test_a_checkpoint_moves_to_another_mesh(runs: dict, tmp_path: Path) -> None:
 def test_what_is_said_of_a_step_is_what_it_holds() -> None:
     mesh = mesh_of(1, 2)
     lines = {name: size for name, size, _ in memory.footprint(TINY, mesh)}
-    said = lines["parameters"] + lines["averages"] + lines["Adam"]
+    state_bytes = lines["parameters"] + lines["averages"] + lines["Adam"]
     state = begun(TINY, mesh)
-    assert said == held((state.params, state.opt_state))
-    assert lines["arguments"] == pytest.approx(said + lines["batch"], rel=1e-2)
+    assert state_bytes == held((state.params, state.opt_state))
+    assert lines["arguments"] == pytest.approx(state_bytes + lines["batch"], rel=1e-2)
     split = [a for a in jax.tree.leaves(state.params) if a.size > sharding.SMALL]
     # what is split is gathered for use, and gradients' sums come on top
     assert lines["collectives"] > sum(a.nbytes for a in split)

@@ -129,15 +129,15 @@ WRONG = {
     "a label of 10": (changed(data_batch_1=pickled(ROWS, [1, 10, 1])), "a label is 10, "),
     "few labels": (changed(data_batch_1=pickled(ROWS, [1])), "a list of 3"),
     "narrow": (changed(data_batch_1=pickled(ROWS[:, :3000], [1] * N)), r"\(3, 3000\)"),
-    "a list": (changed(data_batch_1=b"\x80\x02]."), "no dict with data and labels"),
+    "a list": (changed(data_batch_1=b"\x80\x02]."), "not a dict with data and labels"),
     "no array": (
         changed(data_batch_1=b"\x80\x02}(U\x04dataNU\x06labels]u."),
         "must be arrays",
     ),
-    "one missing": (without("data_batch_3"), "there is no data_batch_3 in it"),
+    "one missing": (without("data_batch_3"), "lacks data_batch_3"),
     "binary, cut": (
         {**binary(), "data_batch_4.bin": bytes(5000)},
-        "data_batch_4: 5,000 bytes are no rows of 3073",
+        "data_batch_4: 5,000 bytes are not rows of 3073",
     ),
     "binary, label": (
         {**binary(), "data_batch_4.bin": bytes([11]) + bytes(3072)},
@@ -163,7 +163,7 @@ def test_a_cut_archive_is_refused(cut: int, tmp_path: Path) -> None:
     path = tar(tmp_path / "c.tar.gz", python())
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(
-        ValueError, match=r"c\.tar\.gz is no archive of CIFAR-10, or is cut"
+        ValueError, match=r"c\.tar\.gz is not an archive of CIFAR-10, or is cut"
     ):
         CIFAR10(str(path)).load()
 

@@ -43,15 +43,15 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     done = run(*flags)
     assert done.returncode == 0, done.stderr
     kept = len(before["shards"])
-    said = f"1,497 records of 10 classes in 94 shards ({kept} were there)"
-    assert said in done.stdout
+    message = f"1,497 records of 10 classes in 94 shards ({kept} were there)"
+    assert message in done.stdout
     assert f"--config.data.path={out} --config.data.size=8" in done.stdout
     assert "--config=configs/folder.py:records" in done.stdout
     numbers = np.arange(1497)
-    found = Records(str(out), size=8, channels=1).load().take(numbers)
+    stored = Records(str(out), size=8, channels=1).load().take(numbers)
     expected = Digits().load().take(numbers)
     for name in ("image", "label"):
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(stored[name], expected[name])
 
 
 @pytest.mark.parametrize(

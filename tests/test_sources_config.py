@@ -51,8 +51,8 @@ def test_mirroring_and_skipping_leave_the_statistics(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.png").touch()
     data = Folder(str(tmp_path / "data"), size=8)
-    found = statistics.Statistics(3, (0.1,) * 3, (0.2,) * 3)
-    statistics.keep(data, found)
+    kept = statistics.Statistics(3, (0.1,) * 3, (0.2,) * 3)
+    statistics.keep(data, kept)
     other = dataclasses.replace(data, flip=True, on_error="skip")
-    assert statistics.stored(other) == found
+    assert statistics.stored(other) == kept
     assert statistics.stored(dataclasses.replace(data, size=9)) is None

@@ -152,7 +152,7 @@ def test_a_zip_of_no_images_and_an_encrypted_one(tmp_path: Path) -> None:
     path = stored(tmp_path / "d.zip", {"a.txt": b"hello"})
     with pytest.raises(
         ValueError,
-        match=r"no images in .*d\.zip': .*no pictures \(1, such",
+        match=r"no images in .*d\.zip': .*not images \(1, such",
     ):
         Folder(path).load()
     packed = stored(tmp_path / "x.zip", {"a.png": picture(1)}, zipfile.ZIP_LZMA)

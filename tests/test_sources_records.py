@@ -39,8 +39,8 @@ def make(
 
 
 def rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    found = dataset.take(np.arange(len(dataset)))
-    return found["image"], found["label"]
+    batch = dataset.take(np.arange(len(dataset)))
+    return batch["image"], batch["label"]
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
@@ -50,8 +50,8 @@ def test_records_are_the_images(encoding: str, size: int, tmp_path: Path) -> Non
     assert (made.header.count, made.skipped, made.kept) == (25, 0, 0)
     assert len(made.header.shards) == -(-25 // size)
     dataset = Records(str(tmp_path / "r"), size=8).load()
-    for found, expected in zip(rows(dataset), rows(NOISE.load()), strict=True):
-        np.testing.assert_array_equal(found, expected, strict=True)
+    for actual, expected in zip(rows(dataset), rows(NOISE.load()), strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
     assert dataset.classes == NOISE.classes == Records(str(tmp_path / "r")).classes
     for shard in made.header.shards:
         data = (tmp_path / "r" / shard.name).read_bytes()
@@ -64,8 +64,8 @@ def test_records_of_grey_images(tmp_path: Path) -> None:
     digits = split_of(Digits())
     make(tmp_path / "r", digits, "png", 128)
     dataset = Records(str(tmp_path / "r"), size=8, channels=1).load()
-    for found, expected in zip(rows(dataset), rows(digits.load()), strict=True):
-        np.testing.assert_array_equal(found, expected, strict=True)
+    for actual, expected in zip(rows(dataset), rows(digits.load()), strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -78,8 +78,8 @@ def test_records_of_latents(dtype: str, tmp_path: Path) -> None:
     latents = Latents(str(path), size=4)
     make(tmp_path / "r", latents)
     dataset = LatentRecords(str(tmp_path / "r"), size=4).load()
-    for found, expected in zip(rows(dataset), rows(latents.load()), strict=True):
-        np.testing.assert_array_equal(found, expected, strict=True)
+    for actual, expected in zip(rows(dataset), rows(latents.load()), strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
     assert dataset.classes == tuple("abcde")
     with pytest.raises(ValueError, match=r"has float.* \(4, 4, 8\), but .* uint8 \(4, 4"):
         Records(str(tmp_path / "r"), size=4).load()
@@ -100,14 +100,14 @@ def test_records_of_files_are_the_files(tmp_path: Path) -> None:
     data = Folder(str(photos(tmp_path / "p")), size=8)
     make(tmp_path / "r", data, "file", 4)
     dataset = Records(str(tmp_path / "r"), size=8).load()
-    for found, expected in zip(rows(dataset), rows(data.load()), strict=True):
-        np.testing.assert_array_equal(found, expected, strict=True)
+    for actual, expected in zip(rows(dataset), rows(data.load()), strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
     names = [p.read_bytes() for p in data.load().source.paths]
     reader = dataset.source.reader
     assert [shards.unpack(reader[i])[1] for i in range(6)] == names
     other = dataclasses.replace(data, size=5)  # cropped when read, so of any size
-    found = rows(Records(str(tmp_path / "r"), size=5).load())[0]
-    np.testing.assert_array_equal(found, rows(other.load())[0])
+    actual = rows(Records(str(tmp_path / "r"), size=5).load())[0]
+    np.testing.assert_array_equal(actual, rows(other.load())[0])
 
 
 def test_unreadable_images_are_left_out_or_stop(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_unreadable_images_are_left_out_or_stop(tmp_path: Path) -> None:
     assert (made.header.count, made.skipped) == (5, 1)
     assert [shard.count for shard in made.header.shards] == [1, 2, 2]
     expected = [data.load().source[i]["image"] for i in (0, 2, 3, 4, 5)]
-    found = rows(Records(str(tmp_path / "s"), size=8).load())[0]
-    np.testing.assert_array_equal(found, expected)
+    images = rows(Records(str(tmp_path / "s"), size=8).load())[0]
+    np.testing.assert_array_equal(images, expected)
 
 
 class Killed(BaseException):
@@ -158,8 +158,8 @@ def test_it_goes_on_where_it_was_killed(
     after = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     assert before.items() <= after.items()
     assert sorted(after) == [*(shard.name for shard in whole.shards), "records.json"]
-    found = rows(Records(str(out), size=8).load())[0]
-    np.testing.assert_array_equal(found, rows(NOISE.load())[0])
+    images = rows(Records(str(out), size=8).load())[0]
+    np.testing.assert_array_equal(images, rows(NOISE.load())[0])
 
 
 def test_it_mixes_nothing_with_other_things(tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def copied(records: Path, tmp_path: Path) -> Path:
 
 def change(path: Path, how: Callable[[dict], object]) -> None:
     """Changes the header's JSON."""
-    said = json.loads((path / "records.json").read_text())
-    how(said)
-    (path / "records.json").write_text(json.dumps(said))
+    content = json.loads((path / "records.json").read_text())
+    how(content)
+    (path / "records.json").write_text(json.dumps(content))
 
 
 DAMAGE = {
@@ -209,7 +209,7 @@ DAMAGE = {
     "count": (lambda p: change(p, lambda s: s.update(count=24)), "it counts 24"),
     "elsewhere": (
         lambda p: change(p, lambda s: s["shards"][0].update(name="../x")),
-        "a shard lies elsewhere, in '../x'",
+        "a shard must lie in the folder, got '../x'",
     ),
     "shape": (lambda p: change(p, lambda s: s.update(shape=[8, 8])), "shape must be"),
     "missing": (
@@ -218,7 +218,7 @@ DAMAGE = {
     ),
     "cut": (
         lambda p: (p / "00001-of-00003.array_record").write_bytes(bytes(99)),
-        "00001-of-00003.array_record has 99 bytes, should have",
+        "00001-of-00003.array_record has 99 bytes, not",
     ),
     "zeros": (
         lambda p: (p / "00001-of-00003.array_record").write_bytes(bytes(131072)),
@@ -256,7 +256,10 @@ def test_a_damaged_record_is_refused_or_skipped(copied: Path) -> None:
 
 
 def test_a_label_without_a_class_is_refused(copied: Path) -> None:
-    change(copied, lambda said: said.update(classes=["0", "1"]) or said.pop(shards.DIGEST))
+    change(
+        copied,
+        lambda content: content.update(classes=["0", "1"]) or content.pop(shards.DIGEST),
+    )
     with pytest.raises(ValueError, match="record 2 is damaged: label 2 of 2 classes"):
         Records(str(copied), size=8).load().source[2]
 

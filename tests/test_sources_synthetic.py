@@ -45,13 +45,13 @@ def test_no_noise_of_no_size(wrong: dict) -> None:
 def test_half_of_all_images_are_mirrored_whole() -> None:
     stored = jnp.asarray(Synthetic((4, 6, 3)).load().take(np.arange(1000))["image"])
     plain = np.asarray(Pixels().encode(jax.random.key(0), stored))
-    found = np.asarray(Pixels(flip=True).encode(jax.random.key(0), stored))
-    as_it_is = (found == plain).all((1, 2, 3))
-    mirrored = (found == plain[:, :, ::-1]).all((1, 2, 3))
+    encoded = np.asarray(Pixels(flip=True).encode(jax.random.key(0), stored))
+    as_it_is = (encoded == plain).all((1, 2, 3))
+    mirrored = (encoded == plain[:, :, ::-1]).all((1, 2, 3))
     assert (as_it_is ^ mirrored).all()
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(1000)
     again = np.asarray(Pixels(flip=True).encode(jax.random.key(1), stored))
-    assert (again != found).any()
+    assert (again != encoded).any()
 
 
 def test_mirrored_pixels_are_pixels() -> None:

@@ -79,7 +79,7 @@ def test_arrays_as_they_are_and_resized(photos: TFDS) -> None:
     assert array.load().classes == ()
     smaller = dataclasses.replace(array, size=3).load()
     assert smaller.source[0]["image"].shape == (3, 3, 1)
-    with pytest.raises(ValueError, match=r"uint8 \(4, 4, 1\) is no uint8 \[H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"uint8 \(4, 4, 1\), not uint8 \[H, W, 3\]"):
         dataclasses.replace(array, channels=3).load().source[0]
 
 
@@ -103,7 +103,7 @@ def test_without_its_builder_and_without_tensorflow(photos: TFDS) -> None:
             "split 'valid': Unknown split 'valid'. Should be one of .*test",
         ),
         ({"image": "picture"}, "no feature 'picture'; it has array, image, label, number"),
-        ({"label": "number"}, "'number' is no class label: name one .* or set it to ''"),
+        ({"label": "number"}, "'number' is not a class label: name one .* or set it to ''"),
         ({"name": "tiny_photo"}, "TFDS 'tiny_photo': Dataset tiny_photo not found"),
     ],
     ids=str,

@@ -25,9 +25,9 @@ NETWORK = EnergyMLP(features=CONFIG["hidden_dim"], layers=CONFIG["num_layers"])
 LAYERS = range(CONFIG["num_layers"] + 1)
 
 
-def close(found: Any, expected: np.ndarray, rtol: float) -> None:
+def close(actual: Any, expected: np.ndarray, rtol: float) -> None:
     """Within rtol of the largest entry: what float32 sums are good for."""
-    np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
 def tree(prefix: str) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def points(group: str) -> tuple[jax.Array, NoiseLevel]:
 @pytest.mark.parametrize("classes", CLASSES)
 def test_the_tree_is_the_published_one(classes: str) -> None:
     data = toy2d.fractal(classes)
-    found = data.weight, data.mean, data.covariance
-    for name, array in zip(("phi", "mu", "Sigma"), found, strict=True):
+    arrays = data.weight, data.mean, data.covariance
+    for name, array in zip(("phi", "mu", "Sigma"), arrays, strict=True):
         assert array.dtype == np.float32
         # one rounding to float32 on either side
         np.testing.assert_allclose(array, TOY[f"gt/{classes}/{name}"], rtol=1.2e-7)
@@ -144,9 +144,9 @@ def test_an_untrained_network_is_the_denoiser_of_a_gaussian() -> None:
     x, at = points("model")
     params = NETWORK.init(jax.random.key(0), x, jnp.zeros(()))
     for level in (at, NoiseLevel(jnp.float32(1.0), jnp.float32(0.3))):
-        found = toy2d.learned(NETWORK, params)(x, level).x0
+        x0 = toy2d.learned(NETWORK, params)(x, level).x0
         exact = jd.gaussian_denoiser(0.0, 0.5)(x, level).x0
-        np.testing.assert_allclose(found, exact, rtol=2e-6)
+        np.testing.assert_allclose(x0, exact, rtol=2e-6)
 
 
 def test_one_training_step_is_the_reference_s() -> None:
@@ -226,7 +226,7 @@ def test_training_draws_the_published_law_and_returns_the_average(monkeypatch: A
 
     monkeypatch.setattr(toy2d.Mixture, "__call__", spy)
     data, network = toy2d.fractal("A"), EnergyMLP(features=8, layers=1)
-    found = toy2d.train(data, network, 64, jax.random.key(0), batch=64)
+    variables = toy2d.train(data, network, 64, jax.random.key(0), batch=64)
     monkeypatch.undo()
     jax.effects_barrier()
     assert len(seen) == 64
@@ -268,7 +268,7 @@ def test_training_draws_the_published_law_and_returns_the_average(monkeypatch: A
     for t, gain in enumerate(history[1:], 2):
         beta = (1 - 1 / t) ** power
         average = beta * average + (1 - beta) * gain
-    gain = float(found["params"]["gain"])
+    gain = float(variables["params"]["gain"])
     assert gain != 0
     np.testing.assert_allclose(
         float(averages(state)[0]["params"]["gain"]), average, rtol=1e-4

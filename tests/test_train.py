@@ -277,5 +277,5 @@ def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) ->
         np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-3, err_msg=name)
     assert examine(state) == found
     wrong = dataclasses.replace(e, eval_extractors=("none",))
-    with pytest.raises(ValueError, match="no extractor 'none'"):
+    with pytest.raises(ValueError, match="unknown extractor 'none'"):
         examiner(wrong, tmp_path, dataset, draw, mesh)

@@ -34,15 +34,15 @@ from jaxdiff.types import NoiseLevel, Schedule, Times, Weighting, reprs
 Curve1 = Float64[np.ndarray, " n"]
 
 POINTS = 2**21
-"""How many t a density is made of."""
+"""Number of times t that a density is made of."""
 
 FEW = 100
-"""Where fewer of them than this lie near a node, `effective` says nothing."""
+"""`effective` is nan where fewer of them than this lie near a node."""
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """What is left of the data at t = 1, where sampling supposes nothing [ZTSNR tab. 1].
+    """What is left of the data at t = 1, where sampling assumes nothing is [ZTSNR tab. 1].
 
     The residual signal that is quoted in per cent is `amplitude`, alpha / r with
     r^2 = alpha^2 + sigma^2, so alpha itself where the path preserves variance, rather
@@ -94,10 +94,10 @@ class Density:
 class Effective:
     """Weight per nat of logsnr, law times weighting, on the error of each prediction [n].
 
-    nan where the schedule never is, or too rarely to say, and where the entries of a table
-    lie further apart than the nodes of the axis: what it does between two entries is how it
-    joins them, and no property of its process. v is v / r, so v itself on a path that
-    preserves variance.
+    nan where the schedule never is, or too rarely for an estimate, and where the entries of
+    a table lie further apart than the nodes of the axis: between two entries a table is
+    interpolated, which is not a property of its process. v is v / r, so v itself on a path
+    that preserves variance.
     """
 
     __repr__ = reprs.fields

@@ -22,13 +22,13 @@ from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, lines, place, printable, write_atomically
 
 SIDE = 48
-"""Pixels that an image in a sheet has at least, so that people can see it."""
+"""The least side of an image in a sheet, in pixels."""
 
 COLUMNS = 12
 """Images in a line of a sheet that sets several side by side."""
 
 MOST = 400
-"""Images that `show` and the sheets of commands have room for."""
+"""The largest number of images in `show` and in the sheets of commands."""
 
 GAP = 2
 """Pixels between images."""
@@ -80,7 +80,7 @@ def grid(
     them) and below images.
 
     Raises:
-        ValueError: no images, images that are no pixels, or texts that do not fit.
+        ValueError: no images, values that are not pixels, or texts that do not fit.
     """
     pixels = _checked(images)
     if labels is not None:
@@ -104,11 +104,11 @@ def show(
     """Shows images [N, H, W, C] or [H, W, C], uint8 or floats in [-1, 1], in a notebook.
 
     `labels` are class numbers [N], with their names in `classes`, or a text for each image.
-    Of many images the first MOST are shown. Outside a notebook nothing is opened: a line
-    says how to save them.
+    Of many images the first MOST are shown. Outside a notebook it prints how to
+    save them.
 
     Raises:
-        ValueError: no images, images that are no pixels, or labels that do not fit.
+        ValueError: no images, values that are not pixels, or labels that do not fit.
     """
     shape = np.shape(images)
     images = np.asarray(images)[None] if len(shape) == 3 else images
@@ -141,7 +141,7 @@ def show(
 def by_class(
     images: Any, labels: Any, classes: Sequence[str] = (), columns: int = 0
 ) -> Sheet:
-    """A sheet that says which image is of which class.
+    """A sheet of images arranged by class.
 
     Few classes stand side by side, each in as many columns as make the sheet about square,
     under its name. Where that would be a strip, or `columns` is given, images are sorted by
@@ -174,9 +174,10 @@ def by_class(
         return Sheet(images, columns or _square(images), heads=heads)
     cells = np.full((deep, len(present), each, *images.shape[1:]), 255, np.uint8)
     for column, k in enumerate(present):
-        own = images[labels == k]
-        blank = np.full((deep * each - len(own), *own.shape[1:]), 255, np.uint8)
-        cells[:, column] = np.concatenate([own, blank]).reshape(cells[:, column].shape)
+        of_class = images[labels == k]
+        missing = deep * each - len(of_class)
+        blank = np.full((missing, *images.shape[1:]), 255, np.uint8)
+        cells[:, column] = np.concatenate([of_class, blank]).reshape(cells[:, column].shape)
     cells = cells.reshape(-1, *images.shape[1:])
     return Sheet(cells, len(present) * each, heads=heads)
 
@@ -192,7 +193,7 @@ def names(labels: Any, classes: Sequence[str] = ()) -> list[str]:
 
 
 def plain(text: object) -> str:
-    """A text that comes from data, for matplotlib: no part of it is read as mathematics.
+    """A text from data, escaped for matplotlib, which would read $ as mathematics.
 
     >>> plain("costs $5 to $6")
     'costs \\\\$5 to \\\\$6'
@@ -229,7 +230,7 @@ def _checked(images: Any) -> UInt8[np.ndarray, "N H W C"]:
     """Images as bytes.
 
     Raises:
-        ValueError: they have another shape, or are no pixels.
+        ValueError: another shape, or values that are not pixels.
     """
     shape = np.shape(images)
     if len(shape) != 4 or not all(shape) or shape[-1] not in (1, 3):
@@ -289,7 +290,7 @@ def _enlarged(images: UInt8[np.ndarray, "N H W C"]) -> UInt8[np.ndarray, "N EH E
 
 
 def _check_texts(sheet: Sheet, count: int, lines: int) -> None:
-    """Raises ValueError if there are texts for more, or fewer, than there is to name."""
+    """Raises ValueError unless there is one text for each row, column group and image."""
     if sheet.columns < 1:
         raise ValueError(f"columns must be at least 1, got {sheet.columns}")
     if sheet.rows and len(sheet.rows) != lines:

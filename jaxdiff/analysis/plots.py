@@ -2,7 +2,7 @@
 
 Conventions of all plots, here and elsewhere. The axis of log SNR runs from noise at the
 left to data at the right (`logsnr_axis`), as sampling does. A name has one colour in all
-figures (`looks`): that of the path it speaks of where it names a well-known one, so "EDM"
+figures (`looks`): that of a well-known path where it names one, so "EDM"
 and "Karras (EDM)" share theirs. Colours are Okabe and Ito's, which people with any colour
 vision can tell apart, and every curve also has its name beside it. Names are texts, and no
 part of them is read as mathematics. Save with
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 3)))
-"""Curves of one figure that share a colour are told apart by these."""
+"""Line styles of the curves of one figure that share a colour."""
 
 PATHS = {
     "cosine": "#D55E00",

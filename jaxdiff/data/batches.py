@@ -3,8 +3,8 @@
 Images are counted on and on: step s of a run with batch B reads the positions s B ...
 (s + 1) B - 1, and where earlier batches were of another size it goes on after the last
 position. Position i is image number `order(n, seed, i // n)[i % n]`, where n is the size of
-the data set: every epoch shows every image once, in an order of its own. So what a step
-sees is a function of (seed, B, s) and of the images before. It depends neither on when a
+the data set: every epoch shows every image once, in its own order. So what a step sees
+is a function of (seed, B, s) and of the images before. It depends neither on when a
 run was interrupted nor on how many processes share it: each reads the rows of the batch
 that its devices hold.
 """
@@ -30,7 +30,7 @@ class Source(Protocol):
     threads at once. A source that has its images in memory also offers
     `take(indices) -> {"image": [B, H, W, C], "label": [B]}`, which saves the stacking. One
     that knows the `shape` of an image or the `label` of all of them offers these too, and
-    one that can tell whether its images have changed without reading them a `stamp()`.
+    one that can detect changed images without reading them a `stamp()`.
     """
 
     def __len__(self) -> int: ...
@@ -89,16 +89,16 @@ class Dataset:
     classes: tuple[str, ...] = ()
     """Empty where there are no labels, so that every label is -1."""
     left_out: Mapping[str, LeftOut] = dataclasses.field(default_factory=dict)
-    """Files that are not used, by the reason, such as "hidden files"."""
+    """Files that are not used, by reason, such as "hidden files"."""
 
     def __len__(self) -> int:
         return len(self.source)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Height, width and channels of what is stored of an image.
+        """Height, width and channels of a stored image.
 
-        A source without a `shape` of its own is asked for its first image.
+        Of a source without `shape`, the first image is read.
         """
         shape = getattr(self.source, "shape", None)
         return tuple(np.shape(self.source[0]["image"]) if shape is None else shape)
@@ -120,7 +120,7 @@ def take(source: Source, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray
 
 
 def fingerprint(source: Source) -> str:
-    """A hash that tells changed images: of the source's `stamp`, or of 64 of its images.
+    """A hash that changes with the images: of the source's `stamp`, or of 64 images.
 
     >>> images = np.zeros((3, 8, 8, 1), np.uint8)
     >>> one = fingerprint(Memory(images, np.zeros(3, np.int32)))
@@ -144,7 +144,7 @@ def split_of(data: Any, split: str | None = None) -> Any:
     Digits(split='test')
 
     Raises:
-        ValueError: a split is asked for, and the data have none.
+        ValueError: a split is given, but the data have none.
     """
     if data.split:
         return dataclasses.replace(data, split=split or "test")
@@ -194,11 +194,11 @@ class Stream:
         n = len(self.source)
         first = step * self.batch_size + self.more_images
         epochs, positions = np.divmod(first + self.rows, n)
-        found = np.empty_like(positions)
+        numbers = np.empty_like(positions)
         for epoch in np.unique(epochs):
             now = epochs == epoch
-            found[now] = order(n, self.seed, int(epoch))[positions[now]]
-        return found
+            numbers[now] = order(n, self.seed, int(epoch))[positions[now]]
+        return numbers
 
 
 def batches(

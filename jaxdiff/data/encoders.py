@@ -226,9 +226,9 @@ class VAELatents:
             "set data.encoder.vae, or --vae, to its folder",
             stacklevel=2,
         )
-        shown = 3 if len(self.std) >= 3 else 1
+        channels = 3 if len(self.std) >= 3 else 1
         standard = (decoded - np.array(self.mean)) / np.array(self.std)
-        grey = np.round(127.5 + 42.5 * standard[..., :shown])
+        grey = np.round(127.5 + 42.5 * standard[..., :channels])
         return np.clip(grey, 0, 255).astype(np.uint8)
 
     def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

@@ -1,9 +1,9 @@
-"""Pixels: bytes 0 ... 255 as they are stored, and floats in [-1, 1] as models see them.
+"""Pixels: bytes 0 ... 255 in storage, floats in [-1, 1] in models.
 
     float = byte / 127.5 - 1,        byte = round(127.5 float + 127.5), held to 0 ... 255
 
-This is the one place that converts. Whatever takes images takes either form, says so, and
-calls `to_uint8` or `to_float`, which refuse what is neither.
+This is the one place that converts. Functions that take images take either form, and call
+`to_uint8` or `to_float`, which reject anything else.
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 OVERSHOOT = 3.0
-"""Floats as large as this are still pixels, as samplers overshoot: they are clipped. Beyond
-are other units, such as 0 ... 255 or the latents of a VAE."""
+"""Floats as large as this are still pixels, as samplers overshoot: they are clipped. Larger
+ones have other units, such as 0 ... 255 or the latents of a VAE."""
 
 
 def to_uint8(images: Any) -> UInt8[np.ndarray, "..."]:
@@ -62,7 +62,7 @@ def _pixels(images: Any) -> np.ndarray:
     low, high = float(images.min()), float(images.max())
     if not np.isfinite([low, high]).all():
         raise ValueError(
-            f"images hold numbers that are not finite ({low} to {high}): see what made them"
+            f"images have values that are not finite ({low} to {high}): check their source"
         )
     if max(-low, high) > OVERSHOOT:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What happens to images that cannot be read: the run stops, or goes on without them.
+"""What to do with images that cannot be read: stop, or go on without them.
 
     stop   the error, which names the file
     skip   image i is the first one that can be read of i, i + 1, ..., counted round
@@ -18,18 +18,18 @@ ON_ERROR = ("stop", "skip")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Skipping:
-    """A source without the images that another one cannot read; it remembers which."""
+    """A source without the images that another one cannot read; it keeps their numbers."""
 
     of: Source
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Height, width and channels of an image, where the other source knows."""
+        """Height, width and channels of an image, if the other source has it."""
         return getattr(self.of, "shape", None)
 
     def stamp(self) -> str:
-        """As the other source's."""
+        """The other source's stamp."""
         return fingerprint(self.of)
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ def skipping(source: Source, on_error: str) -> Source:
     """The source, or one that skips what it cannot read.
 
     Raises:
-        ValueError: $JAXDIFF_MAX_PIXELS is no number, by which every image would be skipped.
+        ValueError: $JAXDIFF_MAX_PIXELS is not a number; every image would be skipped.
     """
     image_files.most_pixels()
     return Skipping(source) if on_error == "skip" else source

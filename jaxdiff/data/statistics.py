@@ -6,7 +6,7 @@ which an encoder knows without drawing, and E over images and positions,
     mean = E[m],    std^2 = E[v] + E[m^2] - E[m]^2
 
 computed in float64, block by block about each block's own mean, so that nothing
-cancels. An experiment's sigma_data should be what `Statistics.sigma_data` says.
+cancels. An experiment's sigma_data should be `Statistics.sigma_data`.
 """
 
 import dataclasses
@@ -103,8 +103,8 @@ def measured(
 ) -> Statistics:
     """The statistics of a data set's value, from the cache if the same data were measured.
 
-    Else they are measured, and kept there where a file can be written; a warning says so
-    where none can. `dataset` is what `source.load()` gives, if that is at hand.
+    Otherwise they are measured and cached, with a warning if the cache cannot be written.
+    `dataset` is `source.load()`, if it was loaded already.
     """
     dataset = source.load() if dataset is None else dataset
     known = stored(source, dataset)
@@ -118,11 +118,10 @@ def measured(
 
 
 def file_of(source: Any, dataset: Dataset | None = None) -> Path:
-    """Where a data set's statistics are kept: in the cache folder, never beside the data.
+    """The file of a data set's statistics: in the cache folder, never beside the data.
 
-    The name is a hash of the settings that change them and of the data's fingerprint: that
-    of dates, sizes or checksums, so that changed data have a file of their own, and moved
-    data have not.
+    Its name is a hash of the settings that change them and of the data's fingerprint, by
+    dates, sizes or checksums: changed data get another file, moved data do not.
     """
     dataset = source.load() if dataset is None else dataset
     images = dataset.source.of if isinstance(dataset.source, Skipping) else dataset.source
@@ -132,9 +131,9 @@ def file_of(source: Any, dataset: Dataset | None = None) -> Path:
 
 
 def stored(source: Any, dataset: Dataset | None = None) -> Statistics | None:
-    """What was measured before of the same data; None if nothing was.
+    """The cached statistics of the same data; None without any.
 
-    A file that is damaged is passed over with a warning.
+    A damaged file is ignored with a warning.
     """
     path = file_of(source, dataset)
     try:
@@ -153,7 +152,7 @@ def stored(source: Any, dataset: Dataset | None = None) -> Statistics | None:
 
 
 def keep(source: Any, statistics: Statistics, dataset: Dataset | None = None) -> Path:
-    """Writes them where `stored` finds them, and returns where.
+    """Writes them where `stored` finds them, and returns the path.
 
     Raises:
         OSError: it cannot be written there.
@@ -166,7 +165,7 @@ def keep(source: Any, statistics: Statistics, dataset: Dataset | None = None) ->
 
 
 def try_to_keep(source: Any, statistics: Statistics, dataset: Dataset) -> str:
-    """Writes them if it can be done; a line that says where they are, or why not."""
+    """Writes them if possible; returns a line with the path, or the reason why not."""
     try:
         return f"kept in {keep(source, statistics, dataset)}"
     except OSError as error:
@@ -181,7 +180,7 @@ def save(path: PathLike, statistics: Statistics) -> None:
 
 
 def _name(source: Any) -> str:
-    """The data set with the settings that change its statistics: not where it lies."""
+    """The data set with the settings that change its statistics, so without its path."""
     hidden = ("path", "cache", "data_dir", "flip", "on_error")
     fields = [f.name for f in dataclasses.fields(source) if f.compare]
     settings = {name: getattr(source, name) for name in fields if name not in hidden}

@@ -1,7 +1,7 @@
-"""What a data set is, in words for people and in numbers that are kept with a run.
+"""A summary of a data set: lines for people, and an identity that is kept with a run.
 
-`describe` has the lines that a run prints when it starts. `identity` is what must stay the
-same while a run is resumed; where the data lie is no part of it, so they may be moved.
+`describe` has the lines that a run prints when it starts. `identity` must stay the same
+when a run is resumed; it leaves out the path, so data may be moved.
 """
 
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ def describe(dataset: Dataset) -> list[str]:
     count, sides = len(dataset), " x ".join(map(str, dataset.shape))
     lines = [f"{count:,} image{'s' * (count != 1)}, {sides}"]
     lines += _classes(dataset)
-    return lines + said(dataset.left_out)
+    return lines + left_out_lines(dataset.left_out)
 
 
-def said(left_out: Mapping[str, LeftOut]) -> list[str]:
+def left_out_lines(left_out: Mapping[str, LeftOut]) -> list[str]:
     """A line for each reason for which files are not used."""
     return [
         f"left out: {reason} ({left.count:,}, such as {left.example!r})"
@@ -97,7 +97,7 @@ def labels_of(source: Source) -> Int[np.ndarray, " N"] | None:
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:
-    """What must stay the same while a run is resumed: a table that JSON can hold.
+    """What must stay the same when a run is resumed: a dict that JSON can hold.
 
     Names of the classes in the order of their labels, number of images, and height, width
     and channels of what is stored of one.

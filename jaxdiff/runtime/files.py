@@ -1,4 +1,4 @@
-"""Files that survive: written whole or not at all, here or in a cloud; the cache folder.
+"""Atomic file writes, paths of this machine and of buckets, and the cache folder.
 
 A run's folder is a `Place`, which `place` makes of text, and is used by what both kinds of
 path have: `/`, `parent`, `name`, `exists`, `is_dir`, `mkdir`, `glob`, `open`, and the bytes
@@ -34,28 +34,31 @@ def place(text: PathLike) -> Place:
     ('mine', 'mine')
 
     Raises:
-        ValueError: it names no bucket, a cloud that checkpoints cannot be kept in, or the
-            home of a user who is not known.
+        ValueError: a malformed bucket, a cloud without checkpoints, or the home folder of
+            an unknown user.
         ImportError: a package that reads and writes buckets is missing.
     """
-    if not (found := CLOUD.match(str(text))):
+    if not (url := CLOUD.match(str(text))):
         try:
             return Path(text).expanduser()
         except RuntimeError as error:
             raise ValueError(
-                f"{text}: there is no such user's home folder; a folder of that name here "
-                f"is ./{text}"
+                f"{text}: unknown user; for a folder of that name here write ./{text}"
             ) from error
-    scheme, slashes, bucket = found.groups()
+    scheme, slashes, bucket = url.groups()
     if slashes == "/":
-        raise ValueError(f"{text} has lost a slash, as in a pathlib.Path: give it as text")
+        raise ValueError(
+            f"{text} has lost a slash, as in a pathlib.Path: pass it as a string"
+        )
     if scheme != "gs":
         raise ValueError(
-            f"{text}: no checkpoints can be kept in {scheme}://: use gs://BUCKET/FOLDER, "
+            f"{text}: checkpoints cannot be stored in {scheme}://: use gs://BUCKET/FOLDER, "
             "or mount it and give that folder"
         )
     if not BUCKET.fullmatch(bucket):
-        raise ValueError(f"{text} names no bucket ({bucket!r}): use gs://BUCKET/FOLDER")
+        raise ValueError(
+            f"{text}: {bucket!r} is not a valid bucket name: use gs://BUCKET/FOLDER"
+        )
     if importlib.util.find_spec("gcsfs") is None:
         raise ImportError(f"{text} needs gcsfs, which is not installed: pip install gcsfs")
     return epath.Path(text)
@@ -75,9 +78,9 @@ def printable(text: object) -> str:
 
 
 def keep_text(value: object, field: str) -> None:
-    """Makes a frozen dataclass' path field, which JSON has to hold, text: a Path may come.
+    """Turns a path field of a frozen dataclass into a string, so that JSON can hold it.
 
-    What the text names stays as it was written, ~ and all, until it is opened.
+    The text stays as it was written, ~ included, until it is opened.
     """
     object.__setattr__(value, field, os.fspath(getattr(value, field)))
 
@@ -118,10 +121,10 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> Non
 def _send(path: epath.Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
-    except Exception as error:  # each cloud has errors of its own
+    except Exception as error:  # each cloud has its own errors
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(
-            f"cannot write {path}: {cause}. Is there such a bucket, and may you write to "
+            f"cannot write {path}: {cause}. Does the bucket exist, and may you write to "
             "it (gcloud auth application-default login)?"
         ) from error
 
@@ -150,14 +153,17 @@ class Resent:
         self._sent = self._content.tell()
 
     def write(self, more: bytes) -> None:
+        """Appends bytes; they are sent by the next `flush` or `close`."""
         self._content.write(more)
 
     def flush(self) -> None:
+        """Sends the object, unless it was sent less than `RESEND` seconds ago."""
         if self._clock() >= self._next:
             self.close()
             self._next = self._clock() + RESEND
 
     def close(self) -> None:
+        """Sends the object if it has grown since it was last sent."""
         if self._content.tell() > self._sent:
             _send(self._path, self._content.getvalue())
             self._sent = self._content.tell()
@@ -168,9 +174,9 @@ RESEND = 30.0
 
 
 def append(path: PathLike) -> BinaryIO | Resent:
-    """Opens a file to write at its end, and makes it, and its folders, if it is not there.
+    """Opens a file to append to, and creates it and its folders if needed.
 
-    What is flushed on this machine survives a kill; `Resent` says what does in a cloud.
+    What is flushed on this machine survives a kill; for a cloud see `Resent`.
     """
     path = place(path)
     if not isinstance(path, Path):
@@ -183,8 +189,8 @@ def private_folder(path: PathLike) -> Path:
     """A folder for code that will be run, made for its user alone where it is not there.
 
     Raises:
-        ValueError: others may write there, or it is another user's: what they put there
-            would be run as this user.
+        ValueError: it belongs to another user, or others may write there: their code
+            would run as this user.
     """
     folder = Path(place(path))
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Numbers are checked once, where they come from the devices to the host."""
+"""Checks results for NaN and infinity when they come from the devices to the host."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ SHOWN = 8
 
 
 class NotFiniteError(ValueError):
-    """Results hold NaN or infinity; the message says which, and what to try."""
+    """Results hold NaN or infinity; the message has which, and what to try."""
 
 
 def require_finite(
@@ -26,7 +26,7 @@ def require_finite(
     unit: str = "seed",
     advice: str = SAMPLING_ADVICE,
 ) -> None:
-    """Raises unless all values are finite.
+    """Raises NotFiniteError unless all values are finite.
 
     Args:
         values: one row for each result, on the host.

@@ -1,4 +1,4 @@
-"""JSON that others may have written, edited or damaged, read as what it must be.
+"""Reads JSON that others may have written, edited or damaged, with types and bounds.
 
 >>> row = loads('{"step": 5, "loss": -1}', "line 1")
 >>> fields(row, "line 1", step=Step)
@@ -42,7 +42,7 @@ def loads(
     bound its bytes and its parts, see `PARTS`.
 
     Raises:
-        ValueError: it is no JSON, of another kind, has a name twice, or passes a bound.
+        ValueError: not valid JSON, another type, a duplicate name, or a bound exceeded.
     """
     if len(text) > largest:
         raise ValueError(f"{where} has {len(text):,} bytes of JSON, over {largest:,}")
@@ -55,7 +55,7 @@ def loads(
     except RecursionError:
         raise ValueError(f"{where} is nested more than {DEEPEST} deep") from None
     except ValueError as error:
-        raise ValueError(f"{where} is not the JSON that it should be: {error}") from error
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
     if _depth(value) > DEEPEST:
         raise ValueError(f"{where} is nested more than {DEEPEST} deep")
     if not isinstance(value, kind):
@@ -67,10 +67,10 @@ KINDS = {dict: "a JSON object", list: "a JSON list"}
 
 
 def fields(row: dict[str, Any], where: str, **hints: Any) -> list[Any]:
-    """The values of an object's fields, each as its annotation says (see `ranges`).
+    """The values of an object's fields, checked against annotations (see `ranges`).
 
     Raises:
-        ValueError: one is missing, or is something else.
+        ValueError: one is missing, or does not fit.
     """
     for name, hint in hints.items():
         if name not in row:
@@ -82,7 +82,7 @@ def fields(row: dict[str, Any], where: str, **hints: Any) -> list[Any]:
 def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
     """The objects of a file with one on each line, as metrics.jsonl.
 
-    Other lines are passed over: a kill may have cut one in two.
+    Other lines are skipped: a kill may have cut one in two.
     """
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -96,12 +96,12 @@ def _whole(text: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"it has {shown(twice)} twice")
-    return found
+    return value
 
 
 def _depth(value: Any) -> int:

@@ -1,9 +1,9 @@
 """Several processes as one run: how they find each other, agree, and part.
 
 Every host runs the same command; `jax.distributed` makes all of their devices one system,
-in which each computation is everybody's. So whatever one process decides by itself (a file
-that it read, a signal that it got) has to be said to the others before they act on it:
-`told` and `all_agree`. In a single process all of this is nothing.
+and each computation runs on all of them. Whatever one process decides by itself (a file
+that it read, a signal that it got) has to be shared with the others before they act on it:
+`told` and `all_agree`. In a single process these do nothing.
 """
 
 import json
@@ -28,7 +28,7 @@ HEARTBEAT = 20
 """Seconds of silence after which a process counts as lost, and the others end."""
 
 AGAIN = 75
-"""Exit status that says: start the same command again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status that asks for the same command again (EX_TEMPFAIL of sysexits.h)."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ def place(
     """This process' place among several; None if it is alone.
 
     `coordinator` is "host:port" of process 0, `processes` their number, `process` this
-    one's, from 0. What is left out is looked up in $JAX_COORDINATOR_ADDRESS,
+    one's, from 0. Missing values come from $JAX_COORDINATOR_ADDRESS,
     $JAX_NUM_PROCESSES and $JAX_PROCESS_ID, or $JOB_COMPLETION_INDEX of Kubernetes. TPU
-    pods, Slurm and Open MPI need none of them. One process is alone, whatever the
-    environment says.
+    pods, Slurm and Open MPI need none of them. With one process the
+    environment is not read.
 
     >>> place("10.0.0.1:1234", 2, environ={"JAX_PROCESS_ID": "1"})
     Place(coordinator='10.0.0.1:1234', processes=2, process=1)
 
     Raises:
-        ValueError: some are given and others missing, or they fit together badly.
+        ValueError: some are missing, or they contradict each other.
     """
     coordinator = coordinator or environ.get("JAX_COORDINATOR_ADDRESS", "")
     processes = processes or _number(environ, "JAX_NUM_PROCESSES", 0)
@@ -77,25 +77,26 @@ def place(
 
 
 def join(at: Place) -> bool:
-    """Makes this process one of several; whether there are others after all.
+    """Makes this process one of several; returns whether there are others.
 
-    To be called before anything asks jax for its devices.
+    Call it before anything uses jax's devices.
 
     Raises:
+        ValueError: jax cannot find the other processes.
         RuntimeError: the others did not come.
     """
     where = f" at {at.coordinator}" if at.coordinator else ""
     name = f"process {at.process} of {at.processes}: " if at.coordinator else ""
     print(f"{name}waiting for the others{where}", file=sys.stderr, flush=True)
-    given = (at.coordinator, at.processes, at.process) if at.coordinator else ()
-    how = {"cluster_detection_method": "deactivate"} if given else {}
-    if given:
+    address = (at.coordinator, at.processes, at.process) if at.coordinator else ()
+    how = {"cluster_detection_method": "deactivate"} if address else {}
+    if address:
         _reach(at)
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost yet
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT, **how)
+        jax.distributed.initialize(*address, heartbeat_timeout_seconds=HEARTBEAT, **how)
     except ValueError as error:
-        if on_tpu() and not given:
+        if on_tpu() and not address:
             return False  # a single TPU machine names no coordinator, and needs none
         raise ValueError(
             f"this is one of several processes, but jax cannot find the others ({error}): "
@@ -107,10 +108,10 @@ def join(at: Place) -> bool:
 
 
 def _reach(at: Place) -> None:
-    """Waits for process 0 to listen; there, sees that the port is free to.
+    """Waits until process 0 listens; in process 0, checks that its port is free.
 
     Raises:
-        ValueError: it is not, or nobody listens after `PATIENCE` seconds.
+        ValueError: the port is taken, or nobody listens after `PATIENCE` seconds.
     """
     host, _, port = at.coordinator.rpartition(":")
     if at.process == 0:
@@ -141,19 +142,19 @@ PATIENCE = 300
 
 
 def tells_of_a_loss(error: BaseException) -> bool:
-    """Whether an error of jax's says that another process, or the way to it, is lost."""
+    """Whether an error of jax means that another process, or the network, is lost."""
     return re.search(LOST, str(error)) is not None
 
 
 LOST = r"Gloo|NCCL|heartbeat|[Bb]arrier|coordination|^(UNAVAILABLE|DEADLINE_EXCEEDED): "
-"""What such errors say, of collectives and of the coordination service."""
+"""Texts in such errors, of collectives and of the coordination service."""
 
 
 def _require_whole(coordinator: str, processes: int, process: int) -> None:
-    """Refuses an incomplete description.
+    """Checks for a complete description.
 
     Raises:
-        ValueError: says what is missing or out of range.
+        ValueError: a part is missing or out of range.
     """
     host, _, port = coordinator.rpartition(":")
     if not (coordinator and processes) or process == -1:
@@ -176,14 +177,14 @@ def _require_whole(coordinator: str, processes: int, process: int) -> None:
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """A variable's number.
+    """The whole number in an environment variable.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not one.
     """
     text = environ.get(name, "")
     if text and not text.isdigit():
-        raise ValueError(f"${name} is {text!r}, which is no number from 0 on")
+        raise ValueError(f"${name} must be a whole number from 0 on, got {text!r}")
     return int(text or default)
 
 
@@ -191,7 +192,7 @@ def in_cluster(environ: Mapping[str, str]) -> bool:
     """Whether jax can find the other processes by itself.
 
     True of a task of a Slurm step or of Open MPI that is not the only one, and on TPU
-    machines. A shell inside a Slurm allocation is none, as it is no step of several tasks.
+    machines. False in a shell inside a Slurm allocation, which is not a step of tasks.
 
     >>> in_cluster({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"})
     False
@@ -210,29 +211,29 @@ def on_tpu() -> bool:
 
 
 def several() -> bool:
-    """Whether there are other processes. Asks jax for its devices."""
+    """Whether there are other processes. Initialises jax's devices."""
     return jax.process_count() > 1
 
 
 def first() -> bool:
-    """Whether this is the process that writes what is written once."""
+    """Whether this is process 0, which writes the files that are written once."""
     return jax.process_index() == 0
 
 
 def told(value: Any) -> Any:
-    """What process 0 says, at every process: any value of JSON."""
+    """The value of process 0, on every process; any value of JSON."""
     if not several():
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    said = np.zeros(size, np.uint8)
+    buffer = np.zeros(size, np.uint8)
     if first():
-        said[:] = text
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(said)))
+        buffer[:] = text
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(buffer)))
 
 
 def all_agree(yes: bool) -> bool:
-    """Whether every process says yes."""
+    """Whether `yes` is true in every process."""
     return bool(np.all(multihost_utils.process_allgather(np.array(yes))))
 
 

@@ -1,20 +1,20 @@
-"""What a long computation says of itself while it runs, with or without a terminal.
+"""Progress of long computations, with or without a terminal.
 
 Three functions, all of which write to stderr:
 
     say("120 images in 3 classes")            a line, now
 
     with doing("compiling, about a minute the first time"):
-        compiled = lowered.compile()          says so at once, then counts the seconds
+        compiled = lowered.compile()          a line now, then the seconds
 
     with bar(total=1000, unit="image", desc="drawing") as drawn:
-        drawn.update(64)                      how far it is
+        drawn.update(64)                      progress bar
 
 On a terminal `doing` and `bar` are one line at the bottom that ticks every second (tqdm).
 In a pipe, a log file or a notebook they are plain lines: the first after `FIRST` seconds
-without any other line, then one whenever nothing was said for `EVERY` seconds, and more
-rarely in computations that take hours. A thread says them, so a single call that takes
-minutes is no silence. Short work says nothing in a pipe, except that `doing` names itself.
+without any other line, then one whenever nothing was printed for `EVERY` seconds, and more
+rarely in computations that take hours. A thread prints them, so a single call may take
+minutes. Short work prints nothing in a pipe, except the text of `doing`.
 
 They nest: of several that run, the innermost ticks. `show=False` turns each off, which is
 how a library function that has `progress: bool` passes it on.
@@ -34,18 +34,18 @@ FIRST, EVERY, RARELY = 2.0, 8.0, 600.0
 
 @runtime_checkable
 class Bar(Protocol):
-    """How far something is: what `bar` returns, a subset of tqdm's methods."""
+    """A progress bar, as `bar` returns it: a subset of tqdm's methods."""
 
     def update(self, n: int = 1) -> object:
-        """So many units more are done."""
+        """Adds n finished units."""
         ...
 
     def set_postfix(self, **values: Any) -> None:
-        """Other numbers to show beside it."""
+        """Sets the values that are printed after the bar."""
         ...
 
     def close(self) -> None:
-        """It is over."""
+        """Ends the bar."""
         ...
 
     def __iter__(self) -> Iterator[Any]: ...
@@ -67,9 +67,9 @@ def say(text: str) -> None:
 
 @contextmanager
 def doing(text: str, show: bool = True) -> Iterator[None]:
-    """Says that this is done now, and for how long already.
+    """Prints a text while the work inside runs, and for how long it has run.
 
-    What took long leaves a line that says how long.
+    Work that took long leaves a line with its time.
     """
     if not show:
         yield
@@ -112,15 +112,15 @@ def bar(
 
 
 @contextmanager
-def compiling(shown: Bar, first: bool = True) -> Iterator[None]:
-    """Says beside a bar that a program is compiled, while its `first` call is made."""
+def compiling(beside: Bar, first: bool = True) -> Iterator[None]:
+    """Notes after a bar that a program is compiled, while its `first` call is made."""
     if first:
-        shown.set_postfix(now="compiling")
+        beside.set_postfix(now="compiling")
     try:
         yield
     finally:
         if first:
-            shown.set_postfix()
+            beside.set_postfix()
 
 
 def on_terminal() -> bool:
@@ -132,7 +132,7 @@ def on_terminal() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """Seconds as a short text.
 
     >>> duration(7.2), duration(95.0), duration(7300.0)
     ('7 s', '1 min 35 s', '2 h 1 min')
@@ -181,7 +181,7 @@ class _Plain:
         return f"{name}{done}, {duration(now - self._began)}{left}{self._extra}"
 
     def tick(self) -> None:
-        """Says how far it is, if nothing was said for long enough."""
+        """Prints the progress, if nothing was printed for long enough."""
         if _silent(self._began) >= (_pause(self._began) if self._lines else FIRST):
             self._lines += 1
             say(str(self))
@@ -213,7 +213,7 @@ class _Plain:
 
 
 class _Seconds:
-    """What `doing` says without a terminal: a text, and later its seconds."""
+    """`doing` without a terminal: a text, and later its seconds."""
 
     def __init__(self, text: str) -> None:
         self._text, self._began = text, time.monotonic()
@@ -228,13 +228,13 @@ class _Seconds:
 
 
 class _Line:
-    """What `doing` shows on a terminal: a text and its seconds, gone at the end."""
+    """`doing` on a terminal: a text and its seconds, cleared at the end."""
 
     def __init__(self, text: str) -> None:
         from tqdm import tqdm
 
-        shown = "{desc} ({elapsed})"
-        self._bar = tqdm(desc=text, bar_format=shown, leave=False, file=sys.stderr)
+        layout = "{desc} ({elapsed})"
+        self._bar = tqdm(desc=text, bar_format=layout, leave=False, file=sys.stderr)
 
     def tick(self) -> None:
         self._bar.refresh()
@@ -270,12 +270,12 @@ def _terminal_bar(
 
 
 def _silent(began: float) -> float:
-    """Seconds since something was said, or since then."""
+    """Seconds since the last output, or since `began`."""
     return time.monotonic() - max(_ticker.last, began)
 
 
 def _pause(began: float) -> float:
-    """Seconds of silence that are allowed in what began then."""
+    """Seconds without output that are allowed for work that began then."""
     return min(max(EVERY, (time.monotonic() - began) / 60), RARELY)
 
 
@@ -284,7 +284,7 @@ class _Ticker:
 
     def __init__(self) -> None:
         self.last = 0.0
-        """When something was last said, on the monotonic clock."""
+        """The time of the last output, on the monotonic clock."""
         self._tasks: list[Any] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -310,7 +310,7 @@ class _Ticker:
                     self._thread = None
                     return
                 task = self._tasks[-1]
-            with contextlib.suppress(Exception):  # nothing that it shows may stop the work
+            with contextlib.suppress(Exception):  # the display must not stop the work
                 task.tick()
 
 

@@ -20,21 +20,21 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def provenance() -> dict[str, str | int]:
     """Versions by package, the commit where the code is a git clone's, and the devices.
 
-    A commit ends in + where the code differs from it. Nothing tells whose machine it is.
+    A commit ends in + where the code differs from it. Nothing identifies the machine.
 
-    >>> found = provenance()
-    >>> found["jax"] == jax.__version__, found["devices"] == jax.device_count()
+    >>> versions = provenance()
+    >>> versions["jax"] == jax.__version__, versions["devices"] == jax.device_count()
     (True, True)
     """
-    found = {"jaxdiff": __version__, "python": platform.python_version()}
+    versions = {"jaxdiff": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     commit = commit_of(Path(__file__))
     return (
-        found
+        versions
         | ({"commit": commit} if commit else {})
         | {"platform": jax.default_backend(), "device_kind": jax.devices()[0].device_kind}
         | {"devices": jax.device_count(), "processes": jax.process_count()}
@@ -42,19 +42,18 @@ def provenance() -> dict[str, str | int]:
 
 
 def commit_of(file: PathLike) -> str | None:
-    """The commit of the clone that a file is of, + if its folder differs; None: of none."""
-
+    """The commit of a file's git clone, + if its folder differs; None without a clone."""
     file = place(file)
 
     def git(*command: str) -> str:
-        said = subprocess.run(
+        completed = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(file.parent), *command],
             capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
-        return said.stdout.strip()
+        return completed.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)  # a clone around it may be another's
+        git("ls-files", "--error-unmatch", file.name)  # not merely inside of another clone
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -68,7 +67,7 @@ def started(
 ) -> None:
     """Notes in starts.jsonl that a run begins, or goes on, after this many steps.
 
-    A line is {"time", "step", what `provenance` says, "notes", "experiment"}, the whole
+    A line is {"time", "step", those of `provenance`, "notes", "experiment"}, the whole
     experiment as it is from that step on; `notes` say what changed, or where the network
     comes from. A line that a kill cut short is dropped.
     """

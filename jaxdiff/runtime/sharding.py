@@ -49,7 +49,7 @@ def split(mesh: Mesh) -> NamedSharding:
 
 
 def shared(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
-    """How a state lies on the mesh: each array of it, given as shapes or arrays.
+    """The sharding of each array of a state, which holds shapes or arrays.
 
     An array of more than SMALL elements is split over `fsdp` along the longest of its axes
     that divides evenly; others are on every device. Arrays of one shape lie alike, so an

@@ -30,7 +30,7 @@ TPU = (
 the gathers of FSDP, xla_tpu_enable_async_collective_fusion with ..._fuse_all_gather."""
 
 OFF = "JAXDIFF_XLA_FLAGS"
-"""The environment variable that turns all of this off, when it says off."""
+"""The environment variable that disables these flags with =off."""
 
 
 def settings(environ: Mapping[str, str], kind: Literal["gpu", "tpu", ""]) -> dict[str, str]:
@@ -40,7 +40,7 @@ def settings(environ: Mapping[str, str], kind: Literal["gpu", "tpu", ""]) -> dic
     that names a file of flags. Nothing on other machines, or where JAXDIFF_XLA_FLAGS=off.
 
     Raises:
-        ValueError: JAXDIFF_XLA_FLAGS is something else.
+        ValueError: JAXDIFF_XLA_FLAGS has another value.
 
     >>> settings({"XLA_FLAGS": "--xla_dump_to=hlo"}, "gpu")
     {'XLA_FLAGS': '--xla_gpu_enable_latency_hiding_scheduler=true --xla_dump_to=hlo'}
@@ -54,13 +54,13 @@ def settings(environ: Mapping[str, str], kind: Literal["gpu", "tpu", ""]) -> dic
     theirs = environ.get(name, "").strip()
     if theirs and not theirs.startswith("-"):  # the name of a file
         return {}
-    given = {flag.split("=")[0] for flag in theirs.split()}
-    new = [flag for flag in ours if flag.split("=")[0] not in given]
+    names = {flag.split("=")[0] for flag in theirs.split()}
+    new = [flag for flag in ours if flag.split("=")[0] not in names]
     return {name: " ".join([*new, theirs]).strip()} if new else {}
 
 
 def kind_of_machine(root: Path = Path("/")) -> Literal["gpu", "tpu", ""]:
-    """Whether there is an NVIDIA GPU or a TPU, told from the files of devices and drivers.
+    """Whether there is an NVIDIA GPU or a TPU, by the files of devices and drivers.
 
     /dev/vfio and /dev/accel* are other hardware's too, and a TPU's only with its library.
     """

@@ -67,9 +67,9 @@ def test_each_part_of_an_experiment_may_be_anything(whole: str) -> None:
             tree = json.loads(whole)
             container, key = list(places(tree))[n]
             container[key] = other
-            found = one_line(lambda tree=tree: from_dict(tree, "config", Experiment))
-            refused += isinstance(found, str)
-            assert isinstance(found, str | Experiment)
+            result = one_line(lambda tree=tree: from_dict(tree, "config", Experiment))
+            refused += isinstance(result, str)
+            assert isinstance(result, str | Experiment)
     assert refused > 100
 
 
@@ -122,13 +122,13 @@ def test_every_type_is_what_its_part_of_the_table_says() -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "it is not the JSON that it should be: "),
+        ("", "it is not valid JSON: "),
         ("[1]", r"it must hold a JSON object, got \[1\]"),
         ("[" * 100_000, "it is nested more than 100 deep"),
         ("[" * 150 + "]" * 150, "it is nested more than 100 deep"),
         ('{"a": ' + "9" * 5000 + "}", "a number of 5,000 digits"),
         ('{"a": 1, "a": 2}', "it has 'a' twice"),
-        (b"\xff\xfe\x00", "it is not the JSON that it should be: "),
+        (b"\xff\xfe\x00", "it is not valid JSON: "),
         (b" " * (2**26 + 1), "bytes of JSON, over"),
         ("[" + "[]," * 2**21 + "[]]", "lists and elements, over 4,194,304"),
         (b"{}," * 2**20, "lists and elements, over 4,194,304"),
@@ -238,9 +238,9 @@ def test_expressions_with_anything_in_them() -> None:
             end = min(start + seeded.randrange(4), len(text))
             text = text[:start] + seeded.choice(PIECES) + text[end:]
         for kind in (Solver, Grid, Times):
-            found = one_line(lambda text=text, kind=kind: expressions.read(text, kind))
-            assert not isinstance(found, str) or len(found) < 600
-            read += not isinstance(found, str)
+            result = one_line(lambda text=text, kind=kind: expressions.read(text, kind))
+            assert not isinstance(result, str) or len(result) < 600
+            read += not isinstance(result, str)
     assert read
 
 

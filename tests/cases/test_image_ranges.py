@@ -42,10 +42,10 @@ def test_every_byte_survives_the_way_to_floats_and_back(dtype: Any) -> None:
     np.testing.assert_allclose(back.astype(int), every, rtol=0, atol=apart)
 
 
-@pytest.mark.parametrize("given", [FLOATS, jnp.asarray(FLOATS)])
-def test_floats_are_saved_as_the_bytes_they_stand_for(given: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [FLOATS, jnp.asarray(FLOATS)])
+def test_floats_are_saved_as_the_bytes_they_stand_for(images: Any, tmp_path: Path) -> None:
     image_grid.save_grid(str(tmp_path / "bytes.png"), BYTES)
-    image_grid.save_grid(str(tmp_path / "floats.png"), given)
+    image_grid.save_grid(str(tmp_path / "floats.png"), images)
     saved = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("bytes", "floats")]
     np.testing.assert_array_equal(saved[0], saved[1])
     side = 64 + image_grid.GAP
@@ -53,14 +53,14 @@ def test_floats_are_saved_as_the_bytes_they_stand_for(given: Any, tmp_path: Path
 
 
 def test_samples_that_overshoot_are_clipped() -> None:
-    given = np.array([-1.7, -1.0, 0.0, 1.0, 2.0], np.float32)
-    assert pixel_values.to_uint8(given).tolist() == [0, 0, 128, 255, 255]
+    pixels = np.array([-1.7, -1.0, 0.0, 1.0, 2.0], np.float32)
+    assert pixel_values.to_uint8(pixels).tolist() == [0, 0, 128, 255, 255]
 
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("saves", ["grid", "save_grid", "show", "to_float", "to_uint8"])
 def test_what_is_no_picture_is_refused(name: str, saves: str, tmp_path: Path) -> None:
-    given, message = WRONG[name]
+    wrong, message = WRONG[name]
     path = tmp_path / "x.png"
     take = {
         "grid": image_grid.grid,
@@ -70,7 +70,7 @@ def test_what_is_no_picture_is_refused(name: str, saves: str, tmp_path: Path) ->
         "to_uint8": pixel_values.to_uint8,
     }[saves]
     with pytest.raises(ValueError, match=message) as error:
-        take(given)
+        take(wrong)
     assert "\n" not in str(error.value)
     assert not path.exists()
 

@@ -55,11 +55,11 @@ JUNK = {
     "dog/deep/.Trash/x/2.png": "hidden folders",
     "cat/._1.png": "hidden files",
     "dog/deep/.DS_Store": "hidden files",
-    "__MACOSX/cat/._1.png": "folders that systems make",
-    "cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg": "folders that systems make",
-    "dog/Thumbs.db": "files that are no pictures",
-    "notes.txt": "files that are no pictures",
-    "cat/figure.eps": "pictures that other programs would have to read (EPS, WMF)",
+    "__MACOSX/cat/._1.png": "folders of operating systems",
+    "cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg": "folders of operating systems",
+    "dog/Thumbs.db": "files that are not images",
+    "notes.txt": "files that are not images",
+    "cat/figure.eps": "images that need other programs (EPS, WMF)",
 }
 
 
@@ -170,7 +170,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert seen(root) == [(9, 0), (1, 1), (1, 1), (9, 1), (2, 2)]
     assert dataset.left_out["links to a folder that they are in"] == (1, "eel/up")
     assert dataset.left_out["broken links"].count == 2
-    assert dataset.left_out["no regular files"] == LeftOut(1, "eel/pipe.png")
+    assert dataset.left_out["not regular files"] == LeftOut(1, "eel/pipe.png")
 
 
 def test_every_format_is_read_and_none_that_runs_programs(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_names_that_differ_inside_an_archive(name: bytes, tmp_path: Path) -> Non
     data = bytearray(path.read_bytes())
     data[data.rindex(name)] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="another name where it stands"):
+    with pytest.raises(ValueError, match="another name in its own header"):
         Folder(path, 8).load()
 
 

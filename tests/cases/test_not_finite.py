@@ -134,10 +134,10 @@ def test_features_name_their_extractor_and_images(monkeypatch: pytest.MonkeyPatc
     pixels, look, calls = extractors.extractor("pixels8"), reference._look, []
 
     def damaged(extractor: Any, variables: Any, some: Any) -> Any:
-        found = look(extractor, variables, some)
+        features = look(extractor, variables, some)
         calls.append(len(some))
         bad = jnp.nan if len(calls) == 2 else 0.0
-        return dataclasses.replace(found, pooled=found.pooled.at[1].add(bad))
+        return dataclasses.replace(features, pooled=features.pooled.at[1].add(bad))
 
     monkeypatch.setattr(reference, "_look", damaged)
     with pytest.raises(NotFiniteError, match=r"features of pixels8 .*\(image 5\)"):
@@ -172,9 +172,9 @@ def test_training_goes_on_without_a_picture(
     monkeypatch.setattr(generate, "sampler", lambda experiment: ones)
     with pytest.warns(UserWarning, match="not finite") as warned:
         state = train.fit(experiment, tmp_path / "run")
-    told = [str(w.message) for w in warned if "not finite" in str(w.message)]
-    assert told[0].startswith("no picture at step 1: 4 of 4 samples are not finite (seeds")
-    assert told[1].startswith("no scores at step 1: 8 of 8 samples are not finite (seeds")
+    texts = [str(w.message) for w in warned if "not finite" in str(w.message)]
+    assert texts[0].startswith("no picture at step 1: 4 of 4 samples are not finite (seeds")
+    assert texts[1].startswith("no scores at step 1: 8 of 8 samples are not finite (seeds")
     assert int(state.step) == 2
     assert not (tmp_path / "run" / "samples.png").exists()
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -55,19 +55,19 @@ def test_every_law_that_ends_within_the_axis_is_right_there(
     law: Any, low: float, high: float
 ) -> None:
     """dt / dl of the straight path, sech^2(l / 4) / 8, between the levels of two times."""
-    found = curves.density(jd.RectifiedFlow(), law)
+    density = curves.density(jd.RectifiedFlow(), law)
     ends = [2 * np.log((1 - t) / t) if t else np.inf for t in (high, low)]
-    inside = (found.logsnr >= ends[0]) & (found.logsnr <= ends[1])
-    exact = np.where(inside, 1 / np.cosh(found.logsnr / 4) ** 2 / 8 / (high - low), 0)
-    np.testing.assert_allclose(found.drawn, exact, atol=3e-3)
-    np.testing.assert_allclose(found.ends[0], ends[0], atol=1e-3)
+    inside = (density.logsnr >= ends[0]) & (density.logsnr <= ends[1])
+    exact = np.where(inside, 1 / np.cosh(density.logsnr / 4) ** 2 / 8 / (high - low), 0)
+    np.testing.assert_allclose(density.drawn, exact, atol=3e-3)
+    np.testing.assert_allclose(density.ends[0], ends[0], atol=1e-3)
 
 
 def test_the_axis_may_end_within_the_support() -> None:
-    found = curves.density(
+    density = curves.density(
         jd.VPLinear(), timesteps.Uniform(), low=-9.0, high=1.0, points=51
     )
-    np.testing.assert_allclose(found.drawn, vp_linear(found.logsnr), atol=4e-4)
+    np.testing.assert_allclose(density.drawn, vp_linear(density.logsnr), atol=4e-4)
 
 
 def test_the_jump_is_drawn_where_the_levels_end() -> None:
@@ -83,10 +83,10 @@ def test_weights_stop_where_a_table_has_no_levels() -> None:
     """Between its first entries a table has no process: a dip there was its joining."""
     table = jd.Table(jd.LinearBetas())
     law = curves.density(table, timesteps.Uniform())
-    found = curves.effective(table, law, jd.UniformOnNetwork(jd.Eps()))
-    known = np.isfinite(found.x0)
+    effective = curves.effective(table, law, jd.UniformOnNetwork(jd.Eps()))
+    known = np.isfinite(effective.x0)
     exact = np.exp(law.logsnr) * vp_linear(law.logsnr)
-    np.testing.assert_allclose(found.x0[known], exact[known], rtol=0.02)
+    np.testing.assert_allclose(effective.x0[known], exact[known], rtol=0.02)
     assert law.logsnr[known].max() > 6.5
     path = curves.effective(jd.VPLinear(), law, jd.UniformOnNetwork(jd.Eps()))
     assert np.isfinite(path.x0[(law.logsnr > -10) & (law.logsnr < 9)]).all()
@@ -102,7 +102,7 @@ def _axes_of_logsnr() -> dict[str, list[Any]]:
         {"logsnr": [a, a + 1], "levels": 3, "x0_mse": pair, "eps_mse": pair}
         for a in (-3.0, 0.0, 2.0)
     ]
-    found = {
+    results = {
         "bins": bins,
         "terms": {"logsnr": [-3.0, 0.0, 2.0], "vb_mean": [1.0, 0.5, 0.1]},
         "bits_per_dim": {"total": pair},
@@ -112,7 +112,7 @@ def _axes_of_logsnr() -> dict[str, list[Any]]:
     report._losses(figure.subplots(), bins)
     save, Figure.savefig = Figure.savefig, lambda self, *a, **k: kept.append(self)
     try:
-        dataset_bound.save_plot(Path("/tmp/unused"), found)
+        dataset_bound.save_plot(Path("/tmp/unused"), results)
     finally:
         Figure.savefig = save
     return {
@@ -155,8 +155,8 @@ def test_a_name_has_one_colour_in_every_figure() -> None:
         for n, look in zip(row, plots.looks(row), strict=True)
     }
     for word in ("DDPM", "EDM", "flow"):
-        own = {c for n, c in colours.items() if word in n and "cosine" not in n}
-        assert len(own) == 1, word
+        shared = {c for n, c in colours.items() if word in n and "cosine" not in n}
+        assert len(shared) == 1, word
     assert len(set(colours.values())) == 5
     mine = plots.looks(["my recipe"])[0]["color"]
     assert plots.looks(["another", "EDM", "my recipe"])[2]["color"] == mine

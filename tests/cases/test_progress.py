@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-class Said:
+class Output:
     """All that was written to stderr in a test so far."""
 
     def __init__(self, capture: pytest.CaptureFixture) -> None:
@@ -37,27 +37,27 @@ class Said:
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture, fast: None) -> Said:
-    return Said(capsys)
+def output(capsys: pytest.CaptureFixture, fast: None) -> Output:
+    return Output(capsys)
 
 
-def test_what_is_done_is_named_at_once(said: Said) -> None:
+def test_what_is_done_is_named_at_once(output: Output) -> None:
     with progress.doing("compiling"):
-        assert said.getvalue() == "compiling\n"
-    assert said.getvalue() == "compiling\n"  # nothing more, as it was short
+        assert output.getvalue() == "compiling\n"
+    assert output.getvalue() == "compiling\n"  # nothing more, as it was short
 
 
-def test_one_call_that_takes_long_is_no_silence(said: Said) -> None:
+def test_one_call_that_takes_long_is_no_silence(output: Output) -> None:
     with progress.doing("compiling"):
         time.sleep(0.3)
-    first, *ticks, done = said.getvalue().splitlines()
+    first, *ticks, done = output.getvalue().splitlines()
     assert first == "compiling"
     assert len(ticks) >= 2
     assert all(re.fullmatch(r"compiling: \d+ s", line) for line in ticks)
     assert re.fullmatch(r"compiling: done in \d+ s", done)
 
 
-def test_a_bar_in_a_pipe_is_a_line_now_and_then(said: Said) -> None:
+def test_a_bar_in_a_pipe_is_a_line_now_and_then(output: Output) -> None:
     with progress.bar(total=2000, unit="image", desc="drawing", initial=100) as bar:
         time.sleep(0.1)  # compiling, which says nothing of the pace
         bar.update(100)
@@ -65,7 +65,7 @@ def test_a_bar_in_a_pipe_is_a_line_now_and_then(said: Said) -> None:
         bar.set_postfix(loss="0.5")
         time.sleep(0.3)
         bar.update(1000)
-    *ticks, last = said.getvalue().splitlines()
+    *ticks, last = output.getvalue().splitlines()
     before = [
         t for t in ticks if re.fullmatch(r"drawing: 100 of 2,000 \(5%\) image, \d+ s", t)
     ]
@@ -74,19 +74,19 @@ def test_a_bar_in_a_pipe_is_a_line_now_and_then(said: Said) -> None:
     assert len(before) >= 1
     assert len(after) >= 2
     assert last.startswith("drawing: 2,000 of 2,000 (100%) image")
-    assert "\r" not in said.getvalue()
+    assert "\r" not in output.getvalue()
 
 
-def test_a_bar_says_what_it_waits_for_at_first(said: Said) -> None:
+def test_a_bar_says_what_it_waits_for_at_first(output: Output) -> None:
     with progress.bar(total=2, unit="images", desc="drawing") as drawn:
         with progress.compiling(drawn):
             time.sleep(0.1)
-        during = said.getvalue()
+        during = output.getvalue()
         with progress.compiling(drawn, first=False):
             drawn.update(2)
             time.sleep(0.1)
     assert re.search(r"drawing: 0 of 2 \(0%\) images, \d+ s, now compiling", during)
-    assert "compiling" not in said.getvalue().removeprefix(during)
+    assert "compiling" not in output.getvalue().removeprefix(during)
 
 
 def test_a_short_bar_says_nothing_in_a_pipe(
@@ -106,19 +106,19 @@ def test_other_lines_put_a_tick_off(capsys: pytest.CaptureFixture) -> None:
         assert capsys.readouterr().err.startswith("0 of 2 (0%) image")
 
 
-def test_the_innermost_ticks(said: Said) -> None:
+def test_the_innermost_ticks(output: Output) -> None:
     with progress.bar(total=2, unit="point", desc="sweep"), progress.doing("compiling"):
         time.sleep(0.15)
-    lines = said.getvalue().splitlines()
+    lines = output.getvalue().splitlines()
     assert not any(line.startswith("sweep") for line in lines)
 
 
-def test_nothing_is_said_unasked(said: Said) -> None:
+def test_nothing_is_said_unasked(output: Output) -> None:
     with progress.bar(total=9, unit="image", show=False) as bar:
         with progress.doing("compiling", show=False):
             time.sleep(0.1)
         bar.update()
-    assert (said.getvalue(), bar.n) == ("", 1)
+    assert (output.getvalue(), bar.n) == ("", 1)
 
 
 def test_a_terminal_has_one_line_that_ticks(
@@ -134,13 +134,13 @@ def test_a_terminal_has_one_line_that_ticks(
         time.sleep(0.05)
         progress.say("a line above it")
         bar.update(10)
-    shown = written.getvalue()
-    assert "drawing" in shown
-    assert "a line above it\n" in shown
-    assert "10.0/10.0" in shown
+    text = written.getvalue()
+    assert "drawing" in text
+    assert "a line above it\n" in text
+    assert "10.0/10.0" in text
 
 
-def test_the_thread_ends_with_the_work(said: Said) -> None:
+def test_the_thread_ends_with_the_work(output: Output) -> None:
     with progress.doing("compiling"):
         pass
     time.sleep(0.05)

@@ -27,13 +27,13 @@ def pictures(folder: Path, mode: str, sizes: list[tuple[int, int]]) -> Path:
 def reference(images: Path, *flags: str) -> tuple[Done, Path]:
     """A reference of pictures."""
     path = images.parent / f"{images.name}.npz"
-    asked = f"--images={images}", f"--out={path}", "--extractors=pixels8"
-    return run("reference", *asked, *flags), path
+    arguments = f"--images={images}", f"--out={path}", "--extractors=pixels8"
+    return run("reference", *arguments, *flags), path
 
 
 def scored(images: Path, against: Path, *flags: str) -> Done:
-    asked = f"--images={images}", f"--reference={against}", "--extractors=pixels8"
-    return run("evaluate", *asked, f"--out={images.parent / 'q'}", *flags)
+    arguments = f"--images={images}", f"--reference={against}", "--extractors=pixels8"
+    return run("evaluate", *arguments, f"--out={images.parent / 'q'}", *flags)
 
 
 def test_grey_pictures_are_rgb_of_equal_parts(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ def test_three_classes_make_no_strip() -> None:
     assert 0.5 < wide / high < 2
     values = sheet.images[:, 0, 0, 0].reshape(-1, 3, 3)
     for k in range(3):  # the columns of a class hold all of its images, in order
-        own = [v for v in values[:, k].ravel() if v != 255]
-        assert own == np.flatnonzero(labels == k).tolist()
+        of_class = [v for v in values[:, k].ravel() if v != 255]
+        assert of_class == np.flatnonzero(labels == k).tolist()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 64, 100, 257])
@@ -51,9 +51,9 @@ def test_any_count_makes_a_sheet_without_long_strips(
 def test_every_image_has_the_name_of_its_class() -> None:
     labels = np.array([2, 0, 1, 2, 0, -1])
     sheet = by_class(shades(6), labels, NAMES, columns=2)
-    shown = dict(zip(sheet.images[:, 0, 0, 0].tolist(), sheet.captions, strict=True))
+    captions = dict(zip(sheet.images[:, 0, 0, 0].tolist(), sheet.captions, strict=True))
     names = {0: "bird", 1: "cat", 2: "dog", 3: "bird", 4: "cat", 5: "no class"}
-    assert shown == names
+    assert captions == names
     sheet = by_class(shades(6), labels, NAMES)
     assert sheet.heads == ["cat", "dog", "bird", "no class"]
     assert by_class(shades(4), np.full(4, 1), NAMES).heads == ["dog"]
@@ -129,16 +129,16 @@ def test_show_displays_a_png_in_a_notebook(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """With what a kernel offers; tests/test_notebooks.py has a real one."""
-    shown = []
+    displayed = []
     kernel = SimpleNamespace(kernel=object())
-    display = SimpleNamespace(Image=lambda **given: given, display=shown.append)
+    display = SimpleNamespace(Image=lambda **arguments: arguments, display=displayed.append)
     shell = SimpleNamespace(get_ipython=lambda: kernel, display=display)
     monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     jd.show(shades(1)[0])
     jd.show(shades(500) / np.float32(127.5) - 1, np.arange(500) % 3, classes=NAMES)
     jd.show(shades(2), ["first", "second"])
-    assert [part["data"][:4] for part in shown] == [b"\x89PNG"] * 3
+    assert [part["data"][:4] for part in displayed] == [b"\x89PNG"] * 3
     assert capsys.readouterr().out == f"the first {image_grid.MOST} of 500 images\n"
 
 

@@ -39,9 +39,9 @@ def test_a_run_trains_and_resumes_outside_the_main_thread(tmp_path: Path) -> Non
     thread.start()
     thread.join()
     assert ended[:2] == [4, 4], ended
-    told = [message for message in ended[2] if "outside the main thread" in message]
-    assert len(told) == 2
-    assert "neither Ctrl-C nor SIGTERM can stop it" in told[0]
+    messages = [message for message in ended[2] if "outside the main thread" in message]
+    assert len(messages) == 2
+    assert "neither Ctrl-C nor SIGTERM can stop it" in messages[0]
     assert signal.getsignal(signal.SIGINT) == before
 
 

@@ -51,9 +51,9 @@ def complete(
     workdir: Path, count: int, environment: dict[str, str], *arguments: str
 ) -> list[str]:
     with started(workdir, count, environment, *arguments) as running:
-        found = ended(running)
-    assert [status for status, _ in found] == [0] * count, found
-    return [text for _, text in found]
+        ends = ended(running)
+    assert [status for status, _ in ends] == [0] * count, ends
+    return [text for _, text in ends]
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,10 @@ def test_four_that_lost_one_go_on_as_two(
             time.sleep(0.01)
         began = time.monotonic()
         running[2].kill()
-        found = ended(running)
+        ends = ended(running)
         took = time.monotonic() - began
-    assert found[2][0] == -signal.SIGKILL
-    for status, text in (found[i] for i in (0, 1, 3)):
+    assert ends[2][0] == -signal.SIGKILL
+    for status, text in (ends[i] for i in (0, 1, 3)):
         assert status in (75, -signal.SIGABRT), text
         assert "Traceback" not in text
     assert took < 60  # a heartbeat of 20 s, on a machine that has other work
@@ -127,9 +127,9 @@ def test_a_stop_of_one_is_a_stop_of_all(
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.01)
         running[1].send_signal(signal.SIGTERM)
-        found = ended(running)
-    assert [status for status, _ in found] == [75, 75], found
-    assert "To go on:" in found[0][1]
+        ends = ended(running)
+    assert [status for status, _ in ends] == [75, 75], ends
+    assert "To go on:" in ends[0][1]
     assert max(saved_steps(workdir)) >= 4
 
 

@@ -1,12 +1,12 @@
 """Image files as arrays of bytes: one way for training, preparing, references and scores.
 
-Every mode of Pillow's becomes RGB, or grey, by its range, or is refused by name:
+Every mode of Pillow's becomes RGB, or grey, by its range, or is an error:
 
     1, L, P, RGB, RGBX, CMYK, YCbCr, HSV   as Pillow converts them
     LA, La, PA, RGBA, RGBa, tRNS           laid on white
     I;16 and its byte orders               round(255 v / 65535); of 12-bit TIFFs, / 4095
     I                                      as I;16 where its format has 16 bits (PGM)
-    other I, F, LAB                        refused: nothing says which value is white
+    other I, F, LAB                        error: the value of white is unknown
 
 Colours of 16 bits come from Pillow with their upper 8.
 
@@ -16,7 +16,7 @@ it covers what is wanted, and cropped in the centre. Of one that is ASPECT times
 that only the middle is resized.
 
 Images in memory at a time are bounded, whatever the number of threads: together they have
-at most `most_pixels()` pixels, and one that alone has more is refused. PNG files have
+at most `most_pixels()` pixels, and a single larger one is an error. PNG files have
 checksums, which are compared.
 """
 
@@ -45,7 +45,7 @@ STRIP = 2**20
 """Pixels that are converted at a time."""
 FOREIGN = frozenset({"eps", "ps", "wmf", "emf"})
 NOT_READ = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC", "FPX", "MIC")
-"""Formats that Pillow leaves to other programs, or that are no rasters."""
+"""Formats that Pillow leaves to other programs, or that are not rasters."""
 HEAVY = ("WEBP", "AVIF", "JPEG2000")
 """Formats whose decoders need twice the memory, as progressive JPEG does."""
 BYTES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"} | {
@@ -77,7 +77,7 @@ def most_pixels() -> int:
     """$JAXDIFF_MAX_PIXELS, or MAX_PIXELS where that is unset.
 
     Raises:
-        ValueError: it is no number of pixels.
+        ValueError: it is not a number of pixels.
     """
     text = os.environ.get(VARIABLE) or str(MAX_PIXELS)
     if not text.isdecimal() or not 0 < int(text[:20]) < 2**48:
@@ -94,7 +94,7 @@ Side = Annotated[
 
 
 class Budget:
-    """Lets those in that fit together, in the order in which they come; one always fits."""
+    """A limit on the sum of the amounts in use, first come, first served."""
 
     def __init__(self) -> None:
         self._line, self._changed = threading.Lock(), threading.Condition()
@@ -102,7 +102,7 @@ class Budget:
 
     @contextlib.contextmanager
     def of(self, amount: int, limit: int) -> Iterator[None]:
-        """Waits until this amount and those of all that are in are within the limit."""
+        """Waits until this amount fits under the limit; alone it always does."""
         with self._line, self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + amount <= limit)
             self._used += amount
@@ -123,8 +123,7 @@ def decoded(
     """The bytes of an image file, fitted to this size, as RGB or as grey with one channel.
 
     Raises:
-        ValueError: they are none of an image that Pillow can read, or have more pixels
-            than fit into memory.
+        ValueError: not an image that Pillow can read, or more pixels than fit into memory.
     """
     from PIL import ImageOps
 
@@ -171,7 +170,7 @@ def _is_heavy(image: Any) -> bool:
 
 
 class Kind(NamedTuple):
-    """What an image file's header says: `changed` is what `decoded` would do to it."""
+    """The header of an image file; `changed` is what `decoded` would do to it."""
 
     width: int
     height: int
@@ -200,7 +199,7 @@ def kind(data: bytes) -> Kind:
 
 
 ORIENTATION = 0x0112
-"""The tag of EXIF that says which way up an image is."""
+"""The EXIF tag of the orientation."""
 
 
 def _exif(image: Any, data: bytes) -> Any:
@@ -236,15 +235,15 @@ def _errors() -> Iterator[None]:
             f"smaller, or set {VARIABLE} to as many, at 10 bytes each"
         ) from error
     except Exception as error:
-        text = str(error).partition(" <_io.BytesIO")[0]  # an address says nothing
+        text = str(error).partition(" <_io.BytesIO")[0]  # an address in memory
         raise ValueError(text.partition("\n")[0] or type(error).__name__) from error
 
 
 def require_few(cost: int, size: tuple[int, int]) -> None:
-    """Refuses an image whose pixels do not fit into memory.
+    """Checks that the pixels of an image fit into memory.
 
     Raises:
-        ValueError: how large it is, and how to allow it.
+        ValueError: they do not; the message has the size and how to allow it.
     """
     if cost > (most := most_pixels()):
         width, height = size
@@ -256,10 +255,10 @@ def require_few(cost: int, size: tuple[int, int]) -> None:
 
 
 def require_checksums(data: bytes) -> None:
-    """Refuses a PNG file with a chunk that is not what was written; Pillow looks at few.
+    """Checks the checksums of all chunks of a PNG file; Pillow checks few.
 
     Raises:
-        ValueError: the name of the chunk.
+        ValueError: one does not match; the message has the name of the chunk.
     """
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return
@@ -271,7 +270,7 @@ def require_checksums(data: bytes) -> None:
             raise ValueError("the PNG file is cut short")
         if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ValueError(
-                f"the PNG file is damaged: the checksum of {kind!r} is another"
+                f"the PNG file is damaged: the checksum of {kind!r} does not match"
             )
         at = end + 4
 
@@ -312,7 +311,7 @@ def _white(image: Any) -> int:
     """The value of white in an image of whole numbers; 0 of an image of bytes.
 
     Raises:
-        ValueError: nothing says which it is.
+        ValueError: it is not known.
     """
     bits = image.tag_v2.get(258) if image.format == "TIFF" else None
     if image.mode.startswith("I;16"):

@@ -4,8 +4,8 @@ One rule for training, preparing, references and scores, on disk and in archives
 
     read        files whose extension is that of a raster format that Pillow reads, at any
                 depth, also behind links to folders and files
-    left out    what is hidden (its name begins with a dot), folders that systems make
-                (__MACOSX, @eaDir, ...), files that are no pictures, broken links, and
+    left out    what is hidden (its name begins with a dot), folders of operating systems
+                (__MACOSX, @eaDir, ...), files that are not images, broken links, and
                 links to a folder that they are in; all of it is counted by its reason
 
 Labels are those of `dataset.json` beside the images, as [EDM2] writes it,
@@ -46,15 +46,19 @@ class File(Protocol):
     """A file on disk, or a member of an archive."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The last part of the path."""
+        ...
 
-    def read_bytes(self) -> bytes: ...
+    def read_bytes(self) -> bytes:
+        """The whole content."""
+        ...
 
 
 def stamp(file: File) -> str:
-    """What tells that a file was changed: its date and size, or an archive's checksum.
+    """A text that changes with a file: its date and size, or an archive's checksum.
 
-    Where it lies is no part of it.
+    The path is not part of it, so files may be moved.
     """
     if isinstance(file, Path):
         at = file.stat()
@@ -106,7 +110,7 @@ def listing(root: Path) -> Listing:
     Raises:
         FileNotFoundError: there is neither.
         ValueError: no images, a class without, images beside sub-folders, an image that
-            dataset.json has no label for, or what is wrong with that or with the archive.
+            dataset.json has no label for, or a damaged dataset.json or archive.
     """
     tree, left = _tree(root)
     prefix = _wrapping(tree)
@@ -135,8 +139,9 @@ def listing(root: Path) -> Listing:
     if empty := [name for name in classes if name not in inside]:
         raise ValueError(
             f"no images in {str(root / (prefix + empty[0]))!r}: each sub-folder is a class,"
-            f" and {len(empty)} of {len(classes)} have no image{_said(left.of)}. Remove "
-            f"it, or move it elsewhere; or give the labels in {LABELS}, which may have more"
+            f" and {len(empty)} of {len(classes)} have no image{_left_out(left.of)}. "
+            f"Remove it, or move it elsewhere; or give the labels in {LABELS}, which may "
+            "have more"
         )
     number = {name: k for k, name in enumerate(classes)}
     labels = tuple(number[path.partition("/")[0]] for path in paths)
@@ -148,7 +153,7 @@ def pictures(root: Path) -> tuple[tuple[File, ...], Mapping[str, LeftOut]]:
 
     Raises:
         FileNotFoundError: there is neither.
-        ValueError: it is no archive, or a damaged one.
+        ValueError: not an archive, or a damaged one.
     """
     tree, left = _tree(root)
     return tuple(tree.images[path] for path in _ordered(tree.images)), left.of
@@ -195,8 +200,8 @@ def json_labels(
     """The label of each path; all -1 where dataset.json has none.
 
     Raises:
-        ValueError: another kind of file, a label that is no class, a path without one, or
-            one with two.
+        ValueError: another kind of file, a label that is not a class, a path without a
+            label, or with two.
 
     >>> json_labels(b'{"labels": [["a/1.png", 3]]}', ["a/1.png"], "")
     (3,)
@@ -247,20 +252,20 @@ def _is_row(row: Any) -> bool:
 def check(
     folder: Path, images: Collection[Any], left_out: Mapping[str, LeftOut] | None = None
 ) -> None:
-    """Refuses a folder without images.
+    """Checks that a folder has images.
 
     Raises:
-        ValueError: which files are read, and what was left out.
+        ValueError: it has none; the message has what was left out.
     """
     if not images:
         raise ValueError(
             f"no images in {str(folder)!r}: files of formats that Pillow reads, such as "
-            f"png, jpg, webp and tif, are taken{_said(left_out or {})}"
+            f"png, jpg, webp and tif, are taken{_left_out(left_out or {})}"
         )
 
 
-def _said(left_out: Mapping[str, LeftOut]) -> str:
-    """What was left out, to be put behind a sentence; "" if nothing was."""
+def _left_out(left_out: Mapping[str, LeftOut]) -> str:
+    """The files left out, as the end of a sentence; "" if there are none."""
     left = (f"{reason} ({n:,}, such as {one!r})" for reason, (n, one) in left_out.items())
     return f" (left out: {'; '.join(left)})" if left_out else ""
 
@@ -322,15 +327,15 @@ def _why_not(path: str) -> str:
     if name == LABELS or extension in image_files.extensions():
         return ""
     if extension in image_files.FOREIGN:
-        return "pictures that other programs would have to read (EPS, WMF)"
-    return "files that are no pictures"
+        return "images that need other programs (EPS, WMF)"
+    return "files that are not images"
 
 
 def _why_not_into(name: str) -> str:
-    """Why a folder of this name is not looked into; "" where it is."""
+    """Why a folder of this name is left out; "" if it is not."""
     if name.startswith("."):
         return "hidden folders"
-    return "folders that systems make" if name.lower() in SYSTEM else ""
+    return "folders of operating systems" if name.lower() in SYSTEM else ""
 
 
 def _in_zip(root: Path, tree: _Tree, left: _Left) -> Iterator[tuple[str, File]]:
@@ -385,17 +390,17 @@ def _on_disk(root: Path, tree: _Tree, left: _Left) -> Iterator[tuple[str, File]]
 
 
 def _kind(path: Path) -> str:
-    """What is at a path, or at the end of a link: folder, file, or why it is neither."""
+    """folder or file, links followed, or the reason why it is neither."""
     try:
         mode = path.stat().st_mode
     except OSError:
         return "broken links"
     if stat.S_ISDIR(mode):
         return "folder"
-    return "file" if stat.S_ISREG(mode) else "no regular files"
+    return "file" if stat.S_ISREG(mode) else "not regular files"
 
 
 def _place(folder: Path) -> tuple[int, int]:
-    """What a folder is known by, whichever way leads to it."""
+    """Device and inode, which identify a folder by whatever path."""
     at = folder.stat()
     return at.st_dev, at.st_ino

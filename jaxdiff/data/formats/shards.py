@@ -1,4 +1,4 @@
-"""Records of images in shards, and the header that says what they are.
+"""Records of images in shards, and their header.
 
 A folder has `records.json`, the header, and array_record files, its shards. A record is
 
@@ -29,9 +29,9 @@ FORMAT, VERSION = "jaxdiff.records", 1
 ENCODINGS = ("raw", "file")
 DTYPES = ("uint8", "float32", "float16")
 WRITTEN = "group_size:1,uncompressed"
-"""How array_record writes, to be read at random; images compress themselves."""
+"""array_record's options for writing, for random reads; images are compressed already."""
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-"""How array_record reads one record here and one there."""
+"""array_record's options for reading at random."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Shard:
     def __post_init__(self) -> None:
         kinds = [type(getattr(self, field.name)) for field in dataclasses.fields(self)]
         if kinds != [str, int, int, str] or self.count < 0:
-            raise ValueError(f"no shard is {self}"[:80])
+            raise ValueError(f"not a shard: {self}"[:80])
         if Path(self.name).name != self.name:
-            raise ValueError(f"a shard lies elsewhere, in {self.name[:60]!r}")
+            raise ValueError(f"a shard must lie in the folder, got {self.name[:60]!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the records of a folder are: of `total` shards those that are written.
+    """A folder of records: type, classes, and the shards written so far of `total`.
 
-    `of` says how they were made.
+    `of` has the settings they were made with.
     """
 
     encoding: str
@@ -83,17 +83,17 @@ class Header:
 
 def dumps(header: Header) -> bytes:
     """The header as the JSON of records.json."""
-    said = {"format": FORMAT, "version": VERSION, "count": header.count}
-    said |= dataclasses.asdict(header)
-    return json.dumps(said | {DIGEST: digest(said)}, indent=1).encode()
+    content = {"format": FORMAT, "version": VERSION, "count": header.count}
+    content |= dataclasses.asdict(header)
+    return json.dumps(content | {DIGEST: digest(content)}, indent=1).encode()
 
 
 DIGEST = "header_sha256"
 
 
-def digest(said: dict[str, Any]) -> str:
-    """The SHA-256 of all else that records.json says, however it is laid out."""
-    rest = {name: value for name, value in said.items() if name != DIGEST}
+def digest(content: dict[str, Any]) -> str:
+    """The SHA-256 of the rest of records.json, whatever its layout."""
+    rest = {name: value for name, value in content.items() if name != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
@@ -101,7 +101,7 @@ def read_header(folder: Path) -> Header:
     """The header of a folder, whether or not all of its shards are written.
 
     Raises:
-        FileNotFoundError: there is none, and no such records therefore.
+        FileNotFoundError: the folder has no header, so no records.
         ValueError: it is damaged, or of a later version.
     """
     path = folder / HEADER
@@ -110,18 +110,20 @@ def read_header(folder: Path) -> Header:
             f"there is no {str(path)!r}: make records with launch/prepare_data.py"
         )
     try:
-        said = jsontext.loads(path.read_bytes(), "it")
-        if said["format"] != FORMAT or said["version"] != VERSION:
-            raise ValueError(f"it is {said['format']} of version {said['version']}")
-        shards = tuple(Shard(**row) for row in said["shards"])
-        parts = {name: tuple(said[name]) for name in ("shape", "classes")}
-        kinds = {name: said[name] for name in ("encoding", "dtype", "total", "of")}
+        content = jsontext.loads(path.read_bytes(), "it")
+        if content["format"] != FORMAT or content["version"] != VERSION:
+            raise ValueError(f"it is {content['format']} of version {content['version']}")
+        shards = tuple(Shard(**row) for row in content["shards"])
+        parts = {name: tuple(content[name]) for name in ("shape", "classes")}
+        kinds = {name: content[name] for name in ("encoding", "dtype", "total", "of")}
         header = Header(**kinds, **parts, shards=shards)
-        if said["count"] != header.count:
-            raise ValueError(f"it counts {said['count']}, its shards {header.count}")
-        if said.get(DIGEST, digest(said)) != digest(said):  # version 0.1 wrote none
+        if content["count"] != header.count:
+            raise ValueError(f"it counts {content['count']}, its shards {header.count}")
+        if content.get(DIGEST, digest(content)) != digest(
+            content
+        ):  # version 0.1 wrote none
             raise ValueError(
-                "its checksum is another: copy it again, or remove the line of "
+                "its checksum does not match: copy it again, or remove the line of "
                 f"{DIGEST!r} if the change is yours"
             )
         return header
@@ -139,7 +141,7 @@ def pack(label: int, payload: bytes) -> bytes:
 
 
 def unpack(record: bytes) -> tuple[np.int32, bytes]:
-    """What `pack` was given."""
+    """The label and payload of a record."""
     return np.int32(int.from_bytes(record[:4], "little", signed=True)), record[4:]
 
 
@@ -151,7 +153,7 @@ def array_of(payload: bytes, header: Header) -> Shaped[np.ndarray, "H W C"]:
     """
     dtype = np.dtype(header.dtype).newbyteorder("<")
     if len(payload) != math.prod(header.shape) * dtype.itemsize:
-        raise ValueError(f"{len(payload)} bytes are no {header.dtype} {header.shape}")
+        raise ValueError(f"{len(payload)} bytes do not make {header.dtype} {header.shape}")
     return np.frombuffer(payload, dtype).reshape(header.shape).astype(header.dtype)
 
 
@@ -205,10 +207,12 @@ def opened(path: Path, shard: Shard) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {str(path)!r}, which {HEADER} names")
     if (size := path.stat().st_size) != shard.bytes:
-        raise ValueError(f"{path} has {size:,} bytes, should have {shard.bytes:,}: copy it")
+        raise ValueError(f"{path} has {size:,} bytes, not {shard.bytes:,}: copy it again")
     reader = module().ArrayRecordReader(str(path), OPTIONS, file_reader_buffer_size=2**15)
     if not reader.ok() or reader.num_records() != shard.count:
-        raise ValueError(f"{path} is damaged, or has not {shard.count} records: copy it")
+        raise ValueError(
+            f"{path} is damaged, or lacks some of {shard.count} records: copy it again"
+        )
     return reader
 
 

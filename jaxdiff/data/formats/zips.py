@@ -1,7 +1,7 @@
-"""Files inside of a ZIP archive, each read when it is asked for.
+"""Files inside of a ZIP archive, each read on demand.
 
-The directory is read once. A member is then a place in the archive: reading it opens the
-archive, so any number of threads and processes may read at once and share nothing.
+The directory is read once. Reading a member opens the archive again, so any number of
+threads and processes may read at once and share nothing.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Member:
         return f"{self.archive}/{self.path}"
 
     def require_readable(self) -> None:
-        """Refuses what cannot be read, before it is.
+        """Checks, before anything is read, that it can be read.
 
         Raises:
             ValueError: another compression than deflation, or more bytes than an image has.
@@ -68,7 +68,7 @@ class Member:
             )
             if normal(entry.name) != self.path:
                 raise ValueError(
-                    f"the ZIP file is damaged: no {self.path!r} is at its place"
+                    f"the ZIP file is damaged: the directory misplaces {self.path!r}"
                 )
             file.seek(archives.body(head, entry))
             raw = file.read(min(self.packed, LARGEST))
@@ -92,7 +92,7 @@ def members(path: Path) -> tuple[dict[str, Member], set[str]]:
     """The files in an archive by their paths, and the paths of the folders that it names.
 
     Raises:
-        ValueError: no ZIP archive, damage, a file twice, or one that is encrypted.
+        ValueError: not a ZIP archive, damage, a duplicate file, or an encrypted one.
     """
     files: dict[str, Member] = {}
     folders, archive = set(), str(path)

@@ -8,7 +8,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html; either, or the folder in it, will d
     binary   data_batch_1.bin ... 5, test_batch.bin: rows of a label and 3072 bytes
 
 where an image is its red plane, then green, then blue. Pickles are read as data: nothing
-in them is run, and those that are not the published ones, byte for byte, are refused.
+in them is run, and only the published ones, byte for byte, are accepted.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ class CIFAR10:
 
     @property
     def encoder(self) -> Pixels:
-        """How bytes become x0: mirrored at random, if so asked."""
+        """How bytes become x0: mirrored at random with `flip`."""
         return Pixels(flip=self.flip)
 
     def load(self) -> Dataset:
@@ -102,16 +102,16 @@ class CIFAR10:
 
         Raises:
             FileNotFoundError: there is no such archive or folder.
-            ValueError: what is wrong with it.
+            ValueError: it is damaged, incomplete, or not CIFAR-10.
         """
         names = {"train": TRAIN, "test": TEST, "all": TRAIN + TEST}[self.split]
         path = place(self.path)
-        found = _files(path, names)
-        if missing := [name for name in names if name not in found]:
-            raise ValueError(f"{path}: there is no {' and no '.join(missing)} in it")
+        files = _files(path, names)
+        if missing := [name for name in names if name not in files]:
+            raise ValueError(f"{path} lacks {', '.join(missing)}")
         parts = []
         for name in names:
-            binary, data = found[name]
+            binary, data = files[name]
             try:
                 parts.append((from_binary if binary else from_pickle)(name, data))
             except ValueError as error:
@@ -132,7 +132,7 @@ def from_binary(name: str, data: bytes) -> Rows:
     """
     if not data or len(data) % (ROW + 1):
         raise ValueError(
-            f"{len(data):,} bytes are no rows of {ROW + 1}: truncated? Download it again"
+            f"{len(data):,} bytes are not rows of {ROW + 1}: truncated? Download it again"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, ROW + 1)
     return _images(rows[:, 1:]), _labels(rows[:, 0].tolist(), len(rows))
@@ -142,7 +142,7 @@ def from_pickle(name: str, data: bytes) -> Rows:
     """The images of a file of the python version.
 
     Raises:
-        ValueError: not the published file, or no such images and labels in it.
+        ValueError: not the published file, or without images and labels.
     """
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if MD5.get(name, digest) != digest:
@@ -153,7 +153,7 @@ def from_pickle(name: str, data: bytes) -> Rows:
     if end != len(data):
         raise ValueError(f"{len(data) - end:,} bytes follow its pickle")
     if type(root) is not dict or not {"data", "labels"} <= root.keys():
-        raise ValueError("no dict with data and labels, as CIFAR-10's files are")
+        raise ValueError("not a dict with data and labels, unlike CIFAR-10's files")
     rows = numpy_pickles.array(root["data"], ("u1",))
     if rows.ndim != 2 or rows.shape[1] != ROW:
         raise ValueError(f"data has shape {rows.shape}, must be [N, {ROW}]")
@@ -175,12 +175,12 @@ def _labels(labels: object, count: int) -> Int32[np.ndarray, " N"]:
     return np.array(labels, np.int32)
 
 
-Found = dict[str, tuple[bool, bytes]]
+Files = dict[str, tuple[bool, bytes]]
 """Whether a file is of the binary version, and its bytes."""
 
 
-def _files(path: Path, names: tuple[str, ...]) -> Found:
-    """Those of the files that an archive or a folder has, wherever in it they are."""
+def _files(path: Path, names: tuple[str, ...]) -> Files:
+    """The named files of an archive or a folder, at any depth."""
     if path.is_dir():
         inside = (p for pattern in ("*", "*/*") for p in sorted(path.glob(pattern)))
         files = {_key(p.name, names): p for p in inside if p.is_file()}
@@ -194,22 +194,22 @@ def _files(path: Path, names: tuple[str, ...]) -> Found:
             "from https://www.cs.toronto.edu/~kriz/cifar.html, and give its path as "
             "--config.data.path"
         )
-    found = {}
+    files = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 key = _key(name.name, names) if member.isfile() else ""
                 if key and member.size <= LARGEST:
-                    found[key] = name.suffix == ".bin", archive.extractfile(member).read()
+                    files[key] = name.suffix == ".bin", archive.extractfile(member).read()
             while archive.fileobj.read(2**20):  # the checksum stands at the end
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         text = str(error).partition("\n")[0].partition(":")[0]
         raise ValueError(
-            f"{path} is no archive of CIFAR-10, or is cut short or damaged: {text}"
+            f"{path} is not an archive of CIFAR-10, or is cut short or damaged: {text}"
         ) from error
-    return found
+    return files
 
 
 def _key(name: str, names: tuple[str, ...]) -> str:

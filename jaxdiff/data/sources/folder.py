@@ -1,9 +1,9 @@
-"""Images of one's own: a folder or a ZIP file of images, one sub-folder for each class.
+"""Your own images: a folder or a ZIP file of images, one sub-folder for each class.
 
 An image is made square as [EDM2] and its forerunners do for ImageNet: halved with a box
 filter while its shorter side is at least twice as long as wanted, resized with a bicubic
-filter so that the shorter side is right, and cropped in the centre. Files are opened when
-they are asked for, so a folder may be larger than memory.
+filter so that the shorter side is right, and cropped in the centre. Files are opened on
+demand, so a folder may be larger than memory.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Folder:
     """The images of a folder or a ZIP file, [size, size, 3], in the order of their names.
 
     Sub-folders are classes, in the order of their names, and may be nested inside; where
-    there is a `dataset.json`, as [EDM2] writes it, labels are its own. A folder without
-    either has no classes. Names that begin with a dot are left out, an animation gives its
+    there is a `dataset.json`, as [EDM2] writes it, labels are those in it. Without either
+    there are no classes. Names that begin with a dot are left out, an animation gives its
     first frame, transparent parts are shown on white, and a photo is turned upright as its
     EXIF data say. `flip` mirrors images at random as they are trained on; `on_error` is
     "stop", or "skip" to go on with the next image where one cannot be read.
@@ -68,25 +68,25 @@ class Folder:
 
     @property
     def encoder(self) -> Pixels:
-        """How bytes become x0: mirrored at random, if so asked."""
+        """How bytes become x0: mirrored at random with `flip`."""
         return Pixels(flip=self.flip)
 
     def load(self) -> Dataset:
-        """Lists the files; each is read when its image is asked for.
+        """Lists the files; each is read on demand.
 
         Raises:
             FileNotFoundError: there is no such folder or file.
             ValueError: a folder or a class without images, images beside sub-folders, or
                 a damaged archive or dataset.json.
         """
-        found = listing(place(self.path))
-        source = Files(found.files, found.labels, self.size, found.from_folders)
-        return Dataset(skipping(source, self.on_error), found.classes, found.left_out)
+        images = listing(place(self.path))
+        source = Files(images.files, images.labels, self.size, images.from_folders)
+        return Dataset(skipping(source, self.on_error), images.classes, images.left_out)
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A source that decodes a file whenever its image is asked for."""
+    """A source that decodes files on demand."""
 
     __repr__ = reprs.fields
 
@@ -102,7 +102,7 @@ class Files:
         return (self.size, self.size, 3)
 
     def stamp(self) -> str:
-        """What tells that a file was changed, of each."""
+        """The stamps of all files, which change when a file does."""
         return " ".join(map(stamp, self.paths))
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ def read(
     """One image file as a square of RGB, or of grey with one channel.
 
     Raises:
-        ValueError: the file is not an image that Pillow can read, whose name it gives.
+        ValueError: not an image that Pillow can read; the message has the file's name.
     """
     data = content(path, f"{str(path)!r}")
     try:

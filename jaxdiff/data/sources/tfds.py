@@ -1,8 +1,8 @@
 """Any data set of TensorFlow Datasets, read without TensorFlow.
 
 Prepared as array_record files, a data set is read at random by `as_data_source`, image by
-image. Preparing most of them needs TensorFlow, once, anywhere: what `load` says where a
-data set is not there is the command.
+image. Preparing most of them needs TensorFlow, once, anywhere: if a data set is not
+prepared, the error of `load` has the command.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class TFDS:
 
     `split` may be a part, as "train[:90%]". `data_dir` is where data sets are prepared, by
     default $TFDS_DATA_DIR or ~/tensorflow_datasets. `image` and `label` name features,
-    uint8 or image files and classes; an empty label asks for none. Images are cropped and
+    uint8 or image files and classes; an empty label means none. Images are cropped and
     resized, and `flip` and `on_error` are, as for `Folder`.
 
     Raises:
@@ -72,11 +72,11 @@ class TFDS:
 
     @property
     def encoder(self) -> Pixels:
-        """How bytes become x0: mirrored at random, if so asked."""
+        """How bytes become x0: mirrored at random with `flip`."""
         return Pixels(flip=self.flip)
 
     def load(self) -> Dataset:
-        """Opens the data set; each image is read when it is asked for.
+        """Opens the data set; each image is read on demand.
 
         Raises:
             ImportError: tensorflow-datasets is not installed.
@@ -99,7 +99,7 @@ class TFDS:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """A source that reads and decodes a row whenever it is asked for."""
+    """A source that reads and decodes rows on demand."""
 
     data: TFDS
     rows: Any
@@ -127,24 +127,25 @@ class Rows:
 
 
 def pixels(
-    found: bytes | np.ndarray, size: int, channels: int
+    stored: bytes | np.ndarray, size: int, channels: int
 ) -> UInt8[np.ndarray, "size size channels"]:
     """An image file or an array [H, W, C] as a square.
 
     Raises:
-        ValueError: no image, or an array of another type or number of channels.
+        ValueError: not an image, or an array of another type or number of channels.
     """
-    if not isinstance(found, np.ndarray):
-        return decoded(found, size, size, channels)
-    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[-1] != channels:
+    if not isinstance(stored, np.ndarray):
+        return decoded(stored, size, size, channels)
+    if stored.dtype != np.uint8 or stored.ndim != 3 or stored.shape[-1] != channels:
         raise ValueError(
-            f"{found.dtype} {found.shape} is no uint8 [H, W, {channels}]: set data.channels"
+            f"images are {stored.dtype} {stored.shape}, not uint8 [H, W, {channels}]: set "
+            "data.channels"
         )
-    if found.shape[:2] == (size, size):
-        return found
+    if stored.shape[:2] == (size, size):
+        return stored
     from PIL import Image
 
-    image = Image.fromarray(found.squeeze(-1) if channels == 1 else found)
+    image = Image.fromarray(stored.squeeze(-1) if channels == 1 else stored)
     return square(image, size).reshape(size, size, channels)
 
 
@@ -193,7 +194,7 @@ def _classes(data: TFDS, features: Any) -> tuple[str, ...]:
     names = getattr(features[data.label], "names", None)
     if names is None:
         raise ValueError(
-            f"TFDS {data.name}: {data.label!r} is no class label: name one as data.label, "
-            "or set it to '' for none"
+            f"TFDS {data.name}: {data.label!r} is not a class label: name one as "
+            "data.label, or set it to '' for none"
         )
     return tuple(names)
