@@ -19,6 +19,7 @@ from jaxdiff.sampling.guidance.less_likely import LogProb, less_likely
 from jaxdiff.sampling.guidance.weights import Weight
 from jaxdiff.sampling.signature import State
 from jaxdiff.types import Condition, Denoiser, NoiseLevel
+from jaxdiff.types.arguments import require_denoiser
 
 LevelEstimator = Callable[[State], tuple[Float[Array, " B"], Float[Array, " B"]]]
 """x [B, ...] -> (mean, logvar) of u = ln(sigma / alpha), both [B]; it knows no level."""
@@ -30,6 +31,7 @@ def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> Guid
     It does nothing at alpha = 0, where x is pure noise, which no step before it can have
     made too noisy or too clean.
     """
+    require_denoiser(denoise)
     return guide(denoise, (less_likely(level_log_prob(estimator)), w))
 
 
