@@ -74,7 +74,7 @@ def _classes(dataset: Dataset) -> list[str]:
         lines.append(
             f"labels follow the numbers of the folders: label {moved[0]} is "
             f"{names[moved[0]]!r}, and was {sorted(names)[moved[0]]!r} in version 0.1, "
-            "whose runs on these data should not go on"
+            "whose runs on these data should not be resumed"
         )
     return lines
 

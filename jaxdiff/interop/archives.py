@@ -43,7 +43,7 @@ class Member:
 
     @property
     def stored(self) -> bool:
-        """Whether the bytes are the member's own, not compressed."""
+        """Whether the bytes are stored without compression."""
         return self.method == 0
 
 

@@ -1,4 +1,4 @@
-"""The ADM U-Net: Improved DDPM's and ADM's own, and where EDM2's ladder begins.
+"""The U-Net of Improved DDPM and ADM, where EDM2's ladder begins.
 
 Convolutions and linear layers have biases, the group norm is affine and subtracts a mean,
 and the embedding scales and shifts. With n = group norm, for each block

@@ -191,7 +191,7 @@ class UNet(nn.Module):
     def _log_variance(
         self, c_noise: Float[Array, " B"], cond: Condition
     ) -> Float[Array, " B"] | None:
-        """u(sigma), one linear layer on Fourier features of its own [EDM2 eq. 21]."""
+        """u(sigma), one linear layer on separate Fourier features [EDM2 eq. 21]."""
         if not self.uncertainty:
             return None
         gain = functions(self.fixed_magnitudes).fourier

@@ -144,7 +144,7 @@ def bound_term(
     """The bound's term of one step, in bits/dim [IDDPM eq. 5-7].
 
     KL(q(x_to | x, x0) || N(mean at D, variance)), or the decoder's -ln p(x0 | x) where the
-    step lands on the data. Both are finite in value and gradient wherever they are asked.
+    step lands on the data. Both are finite in value and gradient at every level.
     """
     log_variance = variance(between, denoised.variance)
     gap = between.c_x0 * (x0 - denoised.x0)

@@ -173,7 +173,7 @@ class DiscreteELBO:
 
     T is the table's unless `steps` is set, and t is rounded up to a multiple
     of 1 / T. With t uniform over the entries T times the mean of a step, in nats per
-    element, is the sum of the steps: the KL of the posterior's own variance. Where SNR(0)
+    element, is the sum of the steps: the KL with the posterior's variance. Where SNR(0)
     is infinite the first step is the decoder's, which is not a squared error, and weighs 0.
     """
 

@@ -3,9 +3,9 @@
     encode           x0 -> x at the top of a grid, by the flow; `follow` leads back
     slerp            between two latents, along an arc: it keeps what noise has, its norm
     image_to_image   noise an image to a level of the grid, and sample from there [SDEdit]
-    Inpaint          any solver; what is known is put back after each of its steps [RePaint]
-    resampled        a grid that goes back up again and again, so that the known and the
-                     unknown part are drawn together, and come to agree [RePaint alg. 1]
+    Inpaint          any solver; the known part is restored after each step [RePaint]
+    resampled        a grid that rises again and again, so that the known and the unknown
+                     part are drawn together, and come to agree [RePaint alg. 1]
 
 Replacement is not exact conditioning: the unknown part never sees how the known part moved
 it. Resampling brings it closer.
@@ -124,15 +124,15 @@ def image_to_image(
 
 @dataclass(frozen=True)
 class Inpaint:
-    """A solver that draws around what is known, on grids that fall or go up and down.
+    """A solver that draws the unknown part of images, on grids that fall or also rise.
 
     A falling step is `solver`'s, then the known part becomes alpha' image + sigma' noise,
-    with noise of its own: on a grid that lands, exactly the image. A rising step is
+    with its own noise: on a grid that lands, exactly the image. A rising step is
 
         x' = (alpha'/alpha) x + sqrt(sigma'^2 - (alpha' sigma / alpha)^2) noise.
 
-    `mask` is true where `image` is known; both broadcast against x. Replacement ends what
-    a multistep solver may remember, so each of its steps is a first one.
+    `mask` is true where `image` is known; both broadcast against x. Replacement
+    invalidates the memory of a multistep solver, so each of its steps is a first one.
     """
 
     solver: Solver
@@ -228,7 +228,7 @@ def _norm(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
 def _alone(
     solver: Solver, x: Float[Array, "B ..."], levels: NoiseLevel
 ) -> tuple[PyTree, PyTree]:
-    """Memory and rows of steps that are grids of their own, rising ones turned round."""
+    """Memory and rows of each step as a grid by itself, rising ones reversed."""
     traced = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(levels))
     xp = jnp if traced else np
     levels = jax.tree.map(xp.asarray, levels)

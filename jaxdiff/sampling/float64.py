@@ -1,4 +1,4 @@
-"""What jax computes of constants in float64, on the host, as NumPy arrays."""
+"""Computes constants in float64, on the host, as NumPy arrays."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def in_float64(compute: Callable[[], T]) -> T:
-    """What `compute` makes of constants in float64, as NumPy arrays; inside jit too.
+    """The result of `compute` on constants in float64, as NumPy arrays; inside jit too.
 
-    On the CPU, since accelerators round float64 in ways of their own or have none; where
-    jax has no CPU, on its default device. Integers and flags stay what they are.
+    On the CPU, since accelerators lack float64 or round it differently; without a CPU, on
+    jax's default device. Integers and flags keep their types.
     """
     with jax.ensure_compile_time_eval(), jax.enable_x64(True), _cpu():
         return jax.tree.map(_float64, compute())

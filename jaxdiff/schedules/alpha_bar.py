@@ -174,7 +174,7 @@ class BoundedCosine:
 
     The interpolated schedule of [SimpleDiffusion] for images of side d has
     shift = d / noise_d, its `noise_d_low` at the noise and `noise_d_high` at the data;
-    that paper's own listing lets the shift move the ends, `Shifted(BoundedCosine(), k)`.
+    the listing in that paper lets the shift move the ends, `Shifted(BoundedCosine(), k)`.
     """
 
     logsnr_min: LogSNR = -15.0

@@ -67,7 +67,7 @@ class LinearBetas:
 @dataclass(frozen=True)
 @checked
 class ScaledLinearBetas:
-    """Stable Diffusion's betas: linear in sqrt(beta). Its own configs say "linear".
+    """Stable Diffusion's betas: linear in sqrt(beta). Its configs call it "linear".
 
     The class-conditional models of [LDM] run from 0.0015 to 0.0195.
     """

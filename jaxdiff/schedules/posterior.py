@@ -113,7 +113,7 @@ class LargeVariance:
 class LearnedVariance:
     """f ln large + (1 - f) ln small, f = (v + 1) / 2 [IDDPM eq. 15].
 
-    v is the network's own number: it is not bounded, -1 is `small` and +1 is `large`.
+    v is the network's output, unbounded: -1 is `small` and +1 is `large`.
     Being a rule between two levels, it holds on any grid of steps.
     """
 

@@ -14,7 +14,7 @@ LARGEST = 2**28
 MEMBERS, DIRECTORY = 2_000_000, 2**28
 """Members that an archive may have, and bytes of its directory; ImageNet has 1,300,000."""
 CHECKED = 10_000
-"""Members whose own headers are looked at when the archive is listed, if it has no more."""
+"""Headers of members are checked on listing, in archives of at most this many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Digits:
 
     def load(self) -> Dataset:
         """Reads the images into memory."""
-        # scikit-learn's own reader of this file takes seconds to import
+        # scikit-learn's reader of this file takes seconds to import
         file = metadata.distribution("scikit-learn").locate_file(FILE)
         rows = np.loadtxt(str(file), delimiter=",")  # 64 pixels and the digit
         image = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)

@@ -1,4 +1,4 @@
-"""Images of noise, made as they are asked for: to measure everything but reading.
+"""Images of noise, made on demand: to measure everything but reading.
 
 The bytes of image i are the first words of the Philox counter generator under the key i,
 so they cost no memory, and are the same everywhere and always. Label i is i mod classes.
@@ -46,7 +46,7 @@ class Synthetic:
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """A source that makes an image whenever it is asked for."""
+    """A source that makes images on demand."""
 
     settings: Synthetic
 

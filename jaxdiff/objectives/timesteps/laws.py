@@ -55,7 +55,7 @@ def independent(
     shape: tuple[int, ...],
     schedule: Schedule,
 ) -> Draw:
-    """Each t on its own."""
+    """Independent draws of t."""
     t = self.quantile(jax.random.uniform(key, shape), schedule)
     return t, jnp.ones_like(t)
 

@@ -79,7 +79,7 @@ class Guided:
 
 
 def _on(weight: Weight) -> bool | Bool[Array, ""]:
-    """Whether a weaker denoiser has to be called: a bool, or an array if a step decides."""
+    """Whether a weaker denoiser is called: a bool, or an array if the step decides."""
     if isinstance(weight, Switch):
         return True if weight.on.ndim else weight.on
     return not (isinstance(weight, int | float) and weight == 0)

@@ -1,4 +1,4 @@
-"""Dynamic thresholding: x0 held to where most of its own pixels are."""
+"""Dynamic thresholding: x0 is clipped to a quantile of its own pixels."""
 
 import math
 from dataclasses import dataclass, replace

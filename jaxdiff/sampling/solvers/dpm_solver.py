@@ -55,9 +55,9 @@ class DPMSolverPP:
     `variant` "exact" integrates the polynomial, so that order p converges with order p.
     The constants of "published" are c_0 / 2 for c_1 at order 2 ("midpoint"), and c_2 / 2
     for c_2 at order 3, which makes 3M converge with order 2, yet better up to some 16
-    steps. "midpoint" takes c_0 / 2 on all steps of order 2, those of an order 3 that has
-    not begun or is about to end as well. `tail` lowers the order on the last steps, as is
-    advised below 15.
+    steps. "midpoint" takes c_0 / 2 on all steps of order 2, including those at the start
+    and the end of order 3. `tail` lowers the order on the last steps, as is advised below
+    15 steps.
     """
 
     order: Annotated[int, Whole(1, 3)] = 2
@@ -103,7 +103,7 @@ class DPMSolverPP:
 
 @pytree
 class Correction:
-    """What becomes of x when D is known there: `keep` x + the last step made anew."""
+    """x corrected once D is known there: `keep` x + the last step repeated with that D."""
 
     keep: Leaf
     """1 before the first step, then 0."""

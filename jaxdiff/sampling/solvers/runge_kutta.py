@@ -5,7 +5,7 @@
 with slopes by `jax.jvp`. A method is a table: stage i is at t + c_i h and starts from
 x + h sum_j a_ij k_j, and the step ends at x + h sum_i b_i k_i. Which path it is and which t
 matter, as they do not to exponential solvers, so the clock names both: y = x / k is on its
-path, on the ray of the grid's x, and levels of one logsnr give the same images.
+path, on the ray of the grid's x, so levels of one logsnr give the same images.
 
 On the data D = x and E[eps | x] = 0, so the velocity there is alpha'(0) x, and the
 network is not evaluated.
