@@ -1,9 +1,7 @@
 """docs/extending.md: each block is a file of a user's own, and does what the page says."""
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -11,42 +9,22 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.config import NAMES, allowed, from_dict, registry, resolve, to_dict
+from jaxdiff.config import NAMES, from_dict, resolve, to_dict
 from jaxdiff.evaluation import metrics
-from jaxdiff.evaluation.extractors import extractor as extractors
 from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.train import make_step
-from tests.extending import blocks, whole
-
-TABLES = (
-    registry._TYPES, registry._NAMES, registry._REGISTERED,
-    metrics._OWN, metrics._BETTER, extractors.NETWORKS,
-)  # fmt: skip
+from tests.extending import blocks, forgetting, read, whole
 
 
 @pytest.fixture(autouse=True)
-def _tables_as_they_were() -> Iterator[None]:
-    before = [dict(table) for table in TABLES]
-    yield
-    for table, old in zip(TABLES, before, strict=True):
-        table.clear()
-        table.update(old)
-    allowed.cache_clear()
-
-
-def read(folder: Path, text: str) -> ModuleType:
-    """The text as a file that is imported."""
-    path = folder / "mine.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location("mine", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _forgetting() -> Iterator[None]:
+    with forgetting():
+        yield
 
 
 def test_a_network_of_one_s_own(tmp_path: Path) -> None:
-    net = read(tmp_path, blocks()["A network"]).SmallNet(label_dim=3)
+    net = read(tmp_path / "mine.py", blocks()["A network"]).SmallNet(label_dim=3)
     assert NAMES[type(net)] == "networks.SmallNet"
     x, key = jax.random.normal(jax.random.key(1), (2, 8, 8, 1)), jax.random.key(0)
     variables = jd.networks.initial(net, (8, 8, 1), key)
@@ -61,7 +39,7 @@ def test_a_network_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_a_data_source_of_one_s_own(tmp_path: Path) -> None:
-    source = read(tmp_path, blocks()["A data source"]).Stripes(count=50)
+    source = read(tmp_path / "mine.py", blocks()["A data source"]).Stripes(count=50)
     data = source.load()
     assert (len(data), data.shape, source.encoder) == (50, source.shape, None)
     image, label = data.take(np.arange(50)).values()
@@ -72,7 +50,7 @@ def test_a_data_source_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_a_schedule_of_one_s_own(tmp_path: Path) -> None:
-    path = read(tmp_path, blocks()["A schedule"]).SlowCosine(power=1.5)
+    path = read(tmp_path / "mine.py", blocks()["A schedule"]).SlowCosine(power=1.5)
     t = jnp.linspace(0.05, 0.95, 19)
     at = path(t)
     np.testing.assert_allclose(at.alpha**2 + at.sigma**2, 1, rtol=1e-6)
@@ -81,7 +59,7 @@ def test_a_schedule_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_a_solver_of_one_s_own(tmp_path: Path) -> None:
-    solver = read(tmp_path, blocks()["A solver"]).Renoise()
+    solver = read(tmp_path / "mine.py", blocks()["A solver"]).Renoise()
     # Of data that are N(0, 1), D = alpha x / (alpha^2 + sigma^2): samples are nearly so.
     denoise = lambda x, at, cond: jd.Denoised(at.alpha * x / (at.alpha**2 + at.sigma**2))
     levels = jd.grids.Uniform()(jd.Cosine(), 8)
@@ -96,13 +74,13 @@ def test_a_solver_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_a_weighting_of_one_s_own(tmp_path: Path) -> None:
-    weigh = read(tmp_path, blocks()["A weighting"]).PowerOfSNR(power=0.5)
+    weigh = read(tmp_path / "mine.py", blocks()["A weighting"]).PowerOfSNR(power=0.5)
     assert float(weigh(jd.NoiseLevel(0.6, 0.2))) == pytest.approx(3.0)
     assert NAMES[type(weigh)] == "weightings.PowerOfSNR"
 
 
 def test_a_guidance_rule_of_one_s_own(tmp_path: Path) -> None:
-    rule = read(tmp_path, blocks()["A guidance rule"]).Softened(limit=0.5)
+    rule = read(tmp_path / "mine.py", blocks()["A guidance rule"]).Softened(limit=0.5)
     x0, weak, level = (
         jnp.array([[0.5, 0.5]]),
         jnp.array([[0.499, -9.0]]),
@@ -114,7 +92,7 @@ def test_a_guidance_rule_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_a_metric_and_an_extractor_of_one_s_own(tmp_path: Path) -> None:
-    read(tmp_path, blocks()["A metric, and an extractor"])
+    read(tmp_path / "mine.py", blocks()["A metric, and an extractor"])
     rng, mesh = np.random.default_rng(0), sharding.data_mesh(jax.devices()[:1])
     sees = [jd.evaluation.extractors.extractor.extractor("edges")]
     sets = [rng.integers(0, high, (12, 8, 8, 1)).astype(np.uint8) for high in (255, 100)]
@@ -137,7 +115,9 @@ def test_a_metric_and_an_extractor_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_an_optimiser_of_one_s_own(tmp_path: Path) -> None:
-    optimizer = read(tmp_path, blocks()["An optimiser"]).Lion(0.1, weight_decay=0.0)
+    optimizer = read(tmp_path / "mine.py", blocks()["An optimiser"]).Lion(
+        0.1, weight_decay=0.0
+    )
     params = {"w": jnp.ones(3)}
     assert optimizer.start(params) is params
     tx = optimizer.transformation(16)
@@ -148,7 +128,7 @@ def test_an_optimiser_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_all_of_it_is_saved_and_makes_a_step(tmp_path: Path) -> None:
-    mine = read(tmp_path, whole())
+    mine = read(tmp_path / "mine.py", whole())
     experiment = jd.from_config(mine.get_config())
     assert from_dict(to_dict(experiment), kind=jd.Experiment) == experiment
     assert jd.config.own_files(experiment) == (str(tmp_path / "mine.py"),)

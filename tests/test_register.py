@@ -1,6 +1,5 @@
 """Types of one's own: what registering asks of them, and how they are saved and named."""
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,11 @@ import pytest
 from flax import linen as nn
 
 import jaxdiff as jd
-from jaxdiff.config import NAMES, TYPES, allowed, expressions, from_dict, registry, to_dict
+from jaxdiff.config import NAMES, TYPES, allowed, expressions, from_dict, to_dict
 from jaxdiff.types import Network, Schedule, Solver, Source, Weighting
 from jaxdiff.types.protocols import ByType, implements, members, missing, required
 from jaxdiff.types.ranges import check
+from tests.extending import forgetting, read
 
 FILE = """
 from dataclasses import dataclass
@@ -32,22 +32,9 @@ class Powered:
 
 
 @pytest.fixture(autouse=True)
-def _table_as_it_was() -> Iterator[None]:
-    tables = registry._TYPES, registry._NAMES, registry._REGISTERED
-    before = [dict(table) for table in tables]
-    yield
-    for table, old in zip(tables, before, strict=True):
-        table.clear()
-        table.update(old)
-    allowed.cache_clear()
-
-
-def module(path: Path, text: str, name: str = "own") -> object:
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+def _forgetting() -> Iterator[None]:
+    with forgetting():
+        yield
 
 
 class Net(nn.Module):
@@ -74,7 +61,7 @@ def test_a_saved_experiment_comes_back_and_its_names_are_of_its_kind(
     tmp_path: Path,
 ) -> None:
     jd.register(Net)
-    own = module(tmp_path / "own.py", FILE.format(power=0.5))
+    own = read(tmp_path / "own.py", FILE.format(power=0.5))
     loss = jd.WeightedError(own.Powered(power=0.25))
     experiment = jd.Experiment(network=Net(label_dim=10), loss=loss)
     tree = to_dict(experiment)
@@ -87,15 +74,15 @@ def test_a_saved_experiment_comes_back_and_its_names_are_of_its_kind(
 
 
 def test_a_file_that_is_read_again_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
-    first = module(tmp_path / "own.py", FILE.format(power=0.5))
-    again = module(tmp_path / "own.py", FILE.format(power=0.75))
+    first = read(tmp_path / "own.py", FILE.format(power=0.5))
+    again = read(tmp_path / "own.py", FILE.format(power=0.75))
     assert TYPES["weightings.Powered"] is again.Powered is not first.Powered
     assert NAMES[first.Powered] == NAMES[again.Powered] == "weightings.Powered"
     assert from_dict({"type": "weightings.Powered"}) == again.Powered(0.75)
     with pytest.raises(
         ValueError, match=r"weightings.Powered is the name of own.Powered al"
     ):
-        module(tmp_path / "other.py", FILE.format(power=0.5), "other")
+        read(tmp_path / "other.py", FILE.format(power=0.5))
 
 
 def test_an_unknown_name_says_what_to_register_and_runs_nothing(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class JSONL:
             write_atomically(path, lambda file: file.write(text))
         self._file = append(path)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float | Mapping[str, float]]) -> None:
         self._file.write(_line({"step": step, **values}))
         self._file.flush()
 
