@@ -18,10 +18,9 @@ from jaxdiff.networks.mp_layers import (
     mp_silu,
     mp_sum,
     resample,
-    unit,
-    unit_rows,
 )
 from jaxdiff.optim import normalized
+from jaxdiff.types.magnitude import unit, unit_rows
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "edm2" / "primitives.npz")
 

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.edm2_block import require_heads
-from jaxdiff.networks.mp_layers import Mode, MPFourier, resample, wide
+from jaxdiff.networks.mp_layers import Mode, MPFourier, resample
 from jaxdiff.networks.unet_skeleton import (
     Decoder,
     DType,
@@ -47,6 +47,7 @@ from jaxdiff.networks.unet_skeleton import (
     withhold_noise,
 )
 from jaxdiff.types import Condition, Network, Output, implements
+from jaxdiff.types.magnitude import wide
 from jaxdiff.types.ranges import Blocks, FractionBelowOne, Size, Whole, Width, checked
 
 ZEROS = nn.initializers.zeros

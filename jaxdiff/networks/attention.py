@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdiff.networks.mp_layers import wide
+from jaxdiff.types.magnitude import wide
 
 
 def attend(

@@ -20,8 +20,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.attention import attend
-from jaxdiff.networks.mp_layers import resample, wide
+from jaxdiff.networks.mp_layers import resample
 from jaxdiff.networks.unet_skeleton import DType
+from jaxdiff.types.magnitude import wide
 from jaxdiff.types.ranges import Blocks, Items, Width, checked
 
 Pair = tuple[Float[Array, "B H2 W2 L"], Float[Array, "B H2 W2 L"]]

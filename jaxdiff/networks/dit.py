@@ -28,9 +28,9 @@ from jaxtyping import Array, Float
 
 from jaxdiff.networks.adm import positions
 from jaxdiff.networks.attention import attend
-from jaxdiff.networks.mp_layers import wide
 from jaxdiff.networks.unet_skeleton import DType, LabelDim, label_rows, rematerialized
 from jaxdiff.types import Condition, Network, Output, implements
+from jaxdiff.types.magnitude import wide
 from jaxdiff.types.ranges import Blocks, Range, Width, checked
 
 SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType(

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdiff.networks.mp_layers import Mode, MPConv, functions, group_norm, resample, unit
+from jaxdiff.networks.mp_layers import Mode, MPConv, functions, group_norm, resample
+from jaxdiff.types.magnitude import unit
 
 
 class Block(nn.Module):

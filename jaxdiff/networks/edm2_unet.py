@@ -24,7 +24,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdiff.networks.edm2_block import Block
-from jaxdiff.networks.mp_layers import MPConv, MPFourier, functions, group_norm, wide
+from jaxdiff.networks.mp_layers import MPConv, MPFourier, functions, group_norm
 from jaxdiff.networks.unet_skeleton import (
     Decoder,
     DType,
@@ -39,6 +39,7 @@ from jaxdiff.networks.unet_skeleton import (
     withhold_noise,
 )
 from jaxdiff.types import Condition, Network, Output, implements
+from jaxdiff.types.magnitude import wide
 from jaxdiff.types.ranges import (
     Blocks,
     Finite,

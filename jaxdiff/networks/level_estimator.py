@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdiff.networks.mp_layers import MPConv, wide
+from jaxdiff.networks.mp_layers import MPConv
 from jaxdiff.types import Condition, Network, Output, implements
+from jaxdiff.types.magnitude import wide
 from jaxdiff.types.ranges import checked
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdiff.networks.mp_layers import wide
 from jaxdiff.optim.ema_profiles import std_to_exponent
+from jaxdiff.types.magnitude import wide
 
 
 class EmaState(NamedTuple):

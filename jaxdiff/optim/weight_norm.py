@@ -8,8 +8,8 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxdiff.networks.mp_layers import unit_rows
 from jaxdiff.optim.ema import require_params
+from jaxdiff.types.magnitude import unit_rows
 
 
 def forced_weight_norm(eps: float = 1e-4) -> optax.GradientTransformation:

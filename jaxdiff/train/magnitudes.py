@@ -21,9 +21,8 @@ from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.config import Experiment
-from jaxdiff.data import encoder_of
 from jaxdiff.runs.state import TrainState, labelled
-from jaxdiff.schedules import corrupt
+from jaxdiff.train.step import noised_batch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +55,8 @@ def activations(
     e = experiment
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
     t_key, noise_key, data_key = keys
-    x0 = encoder_of(e.data).encode(data_key, batch["image"])
-    per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
-    t, _ = e.times.draw(state.times, t_key, per_image, e.schedule)
-    noised = corrupt(noise_key, x0, t, e.schedule)
+    three = data_key, t_key, noise_key
+    noised, *_ = noised_batch(e, state.times, three, batch["image"])
     scale = e.parameterization(noised.at)
     _, seen = e.network.apply(
         {"params": params, "constants": state.constants},

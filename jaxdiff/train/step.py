@@ -15,7 +15,7 @@ from jaxdiff.denoisers import denoiser
 from jaxdiff.runs.state import TrainState, init_state, labelled
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.types import Condition
+from jaxdiff.types import Condition, Noised
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -35,15 +35,12 @@ def make_step(
     e = experiment
     tx = e.optimizer.transformation(e.batch_size, more_images)
     rate = e.optimizer.schedule(e.batch_size, more_images)
-    encoder = data.encoder_of(e.data)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
         t_key, noise_key, condition_key, dropout_key, data_key = keys
-        x0 = encoder.encode(data_key, batch["image"])
-        per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
-        t, importance = e.times.draw(state.times, t_key, per_image, e.schedule)
-        noised = corrupt(noise_key, x0, t, e.schedule)
+        three = data_key, t_key, noise_key
+        noised, t, importance = noised_batch(e, state.times, three, batch["image"])
         cond = withhold(condition_key, batch["label"], e)
 
         def objective(
@@ -53,7 +50,7 @@ def make_step(
             variables = {"params": params, "constants": state.constants}
             denoise = denoiser(training(e, key), variables, e.parameterization)
             losses = e.loss(denoise(noised.x, noised.at, cond), noised)
-            scale = e.loss_scale * x0[0].size
+            scale = e.loss_scale * noised.x[0].size
             return scale * jnp.mean(importance.reshape(-1) * losses), losses
 
         gradient = jax.value_and_grad(objective, has_aux=True)
@@ -83,6 +80,21 @@ def make_step(
         return dataclasses.replace(state, step=step, first_bad=first_bad, **made), metrics
 
     return step
+
+
+def noised_batch(
+    experiment: Experiment, times: PyTree, keys: tuple[Key[Array, ""], ...], stored: Array
+) -> tuple[Noised, Array, Array]:
+    """Encodes what is stored of images, draws t and corrupts: the states that a step sees.
+
+    `times` is the memory of the law of t, and the keys are for encoding, t and noise.
+    Returns the states, their t and its importance, both [B, 1, ...].
+    """
+    e, (data_key, t_key, noise_key) = experiment, keys
+    x0 = data.encoder_of(e.data).encode(data_key, stored)
+    per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
+    t, importance = e.times.draw(times, t_key, per_image, e.schedule)
+    return corrupt(noise_key, x0, t, e.schedule), t, importance
 
 
 def accumulated(
