@@ -48,7 +48,7 @@ def main() -> None:
     print(f"jax {jax.__version__}, {mesh.size} x {jax.devices()[0].device_kind}")
     print(f"{'':10} {'compile s':>10} {'images/s':>10} {'s a call':>10} {'of peak':>8}")
     peak = _peak(mesh)
-    state = train.begun(experiment, mesh)
+    state = train.initial_state(experiment, mesh)
     for name, build in (("sampling", _sampling), ("training", _training)):
         call, images, lowered = build(experiment, state, mesh)
         began = time.perf_counter()

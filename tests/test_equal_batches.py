@@ -65,6 +65,12 @@ def test_a_batch_is_split_over_the_devices() -> None:
     assert batch.fetch(placed).tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_full_batch_is_as_large_however_few_items_there_are() -> None:
+    (batch,) = equal_batches(2, 5, mesh_of(2), full=True)
+    assert batch.numbers.tolist() == [0, 1, 0, 1, 0, 1]
+    assert batch.items.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(("total", "size"), [(0, 4), (4, 0), (4, -1)])
 def test_no_items_and_no_size_are_refused(total: int, size: int) -> None:
     with pytest.raises(ValueError, match="a batch holds 1 item or more; got"):

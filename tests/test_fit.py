@@ -21,7 +21,7 @@ from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.train import NotFinite, Stopped, begun, fit, make_step
+from jaxdiff.train import NotFinite, Stopped, fit, initial_state, make_step
 from jaxdiff.train import loop as train_loop
 from jaxdiff.train import step as train_step
 from jaxdiff.train.goodput import Clock
@@ -143,7 +143,7 @@ def test_a_step_is_skipped_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch
     e = dataclasses.replace(QUIET, on_nonfinite="skip")
     monkeypatch.setattr(train_step, "corrupt", spoiling([noise_key(e, 1)]))
     step = jax.jit(make_step(e))
-    one, good = step(begun(e, sharding.data_mesh(jax.devices()[:1])), batch(0))
+    one, good = step(initial_state(e, sharding.data_mesh(jax.devices()[:1])), batch(0))
     two, bad = step(one, batch(1))
     three, _ = step(two, batch(2))
     assert (good["skipped"], bad["skipped"], int(two.step), int(two.first_bad)) == (
@@ -358,6 +358,6 @@ def test_a_place_that_is_none(
 
 
 def test_one_process_is_told_what_it_says() -> None:
-    assert processes.told({"a": [1, None]}) == {"a": [1, None]}
+    assert processes.from_first({"a": [1, None]}) == {"a": [1, None]}
     assert processes.first()
     assert not processes.several()

@@ -14,7 +14,7 @@ from jaxdiff import optim
 from jaxdiff.runs import checkpoint
 from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import sharding
-from jaxdiff.train import begun, compiled_step, memory
+from jaxdiff.train import compiled_step, initial_state, memory
 from tests.test_train import TINY, batch
 
 WIDE = dataclasses.replace(TINY, network=TINY.network.clone(model_channels=64))
@@ -66,7 +66,7 @@ def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int]]:
     by_shape = {}
     for shape in ((1, 1), (1, 8)):
         mesh = mesh_of(*shape)
-        state, losses = begun(WIDE, mesh), []
+        state, losses = initial_state(WIDE, mesh), []
         placed = [sharding.put_batch(batch(n), mesh) for n in range(3)]
         step = compiled_step(WIDE, mesh).lower(state, placed[0]).compile()
         arguments = step.memory_analysis().argument_size_in_bytes
@@ -118,7 +118,7 @@ def test_what_is_said_of_a_step_is_what_it_holds() -> None:
     mesh = mesh_of(1, 2)
     lines = {name: size for name, size, _ in memory.footprint(TINY, mesh)}
     state_bytes = lines["parameters"] + lines["averages"] + lines["Adam"]
-    state = begun(TINY, mesh)
+    state = initial_state(TINY, mesh)
     assert state_bytes == held((state.params, state.opt_state))
     assert lines["arguments"] == pytest.approx(state_bytes + lines["batch"], rel=1e-2)
     split = [a for a in jax.tree.leaves(state.params) if a.size > sharding.SMALL]

@@ -26,7 +26,7 @@ from jaxdiff.runs import generate, snapshots
 from jaxdiff.runs.state import TrainState, ema_variables, init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.train import begun, examiner, make_step, require_finite, withhold
+from jaxdiff.train import examiner, initial_state, make_step, require_finite, withhold
 from jaxdiff.types import Noised
 
 GOLDEN = Path(__file__).parent / "golden" / "edm2"
@@ -217,14 +217,14 @@ def test_a_tiny_network_learns() -> None:
     assert error < before / 4
 
 
-def begun_from(folder: Path, **changed: Any) -> None:
+def start_from(folder: Path, **changed: Any) -> None:
     """A run that starts from TINY's averages."""
     state = init_state(TINY)
     variables = {"params": state.params, "constants": state.constants}
     snapshot = snapshots.Snapshot(TINY, variables, 0.1, 1, 16)
     path = snapshots.write(folder, snapshot, "float32")
     here = dataclasses.replace(TINY, init_from=str(path), **changed)
-    begun(here, sharding.data_mesh(jax.devices()[:1]))
+    initial_state(here, sharding.data_mesh(jax.devices()[:1]))
 
 
 GREY = VAELatents(mean=(0.0,), std=(1.0,))
@@ -247,14 +247,14 @@ def test_a_network_that_means_something_else_starts_no_run(
 ) -> None:
     """Arrays of one shape, which the new run would read otherwise."""
     with pytest.raises(ValueError, match=f"init_from.*{says}"):
-        begun_from(tmp_path, **changed)
+        start_from(tmp_path, **changed)
 
 
 def test_another_path_or_an_estimator_may_start_from_a_network(tmp_path: Path) -> None:
-    begun_from(tmp_path, schedule=jd.Cosine())
+    start_from(tmp_path, schedule=jd.Cosine())
     network, term = LevelEstimator(TINY.network), LevelLikelihood()
     level = {"network": network, "parameterization": Unscaled(), "loss": term}
-    begun_from(tmp_path, **level)
+    start_from(tmp_path, **level)
 
 
 def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxdiff.data.batches import Source
 from jaxdiff.data.encoders import Pixels, VAELatents, encoder_of
 from jaxdiff.data.formats import shards
-from jaxdiff.data.prepare import Prepared, begun, complete
+from jaxdiff.data.prepare import Prepared, complete, header_of
 from jaxdiff.data.skipping import Skipping
 from jaxdiff.data.sources.latents import DTYPES, require_posterior
 from jaxdiff.data.sources.records import LatentRecords
@@ -75,7 +75,7 @@ def encode(
     skips = isinstance(dataset.source, Skipping)
     source = dataset.source.of if skips else dataset.source
     new = planned(data, vae, len(source), dataset.classes, seed, dtype, shard_size)
-    header = begun(out, new)
+    header = header_of(out, new)
     kept = len(header.shards)
     mesh = mesh or sharding.data_mesh(jax.local_devices())
     most = min(vae.at_once(data.shape), shard_size)

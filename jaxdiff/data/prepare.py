@@ -68,7 +68,7 @@ def prepare(
     dataset = data.load()
     skips = isinstance(dataset.source, Skipping)
     source = dataset.source.of if skips else dataset.source
-    header = begun(out, planned(data, source, dataset.classes, encoding, shard_size))
+    header = header_of(out, planned(data, source, dataset.classes, encoding, shard_size))
     pack, count, kept = packer(source, encoding, skips), len(source), len(header.shards)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = lambda images, made: records(images, pack, pool, made)
@@ -126,8 +126,8 @@ def planned(
     )
 
 
-def begun(out: Path, new: shards.Header) -> shards.Header:
-    """The header of a folder in which these records were begun; it is made if need be.
+def header_of(out: Path, new: shards.Header) -> shards.Header:
+    """The header of a folder of these records, which is made if it is not there.
 
     Raises:
         ValueError: the folder has other records, or anything else, or a shard is missing.

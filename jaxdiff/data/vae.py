@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped, UInt8
 
 from jaxdiff.interop import autoencoder
 from jaxdiff.networks import AutoencoderKL
-from jaxdiff.runtime import processes, sharding
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.files import PathLike, place
 from jaxdiff.runtime.finite import require_finite
 
@@ -159,18 +160,10 @@ class VAE:
         mesh: Mesh,
         batch: int,
     ) -> Iterator[tuple[int, Any]]:
-        """Number of the first row, and what is made of so many on each device, on the host.
-
-        The last batch is filled up with rows that are thrown away.
-        """
-        size = batch * mesh.size
-        ours = sharding.rows(mesh, size)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            filled = np.take(part, ours % len(part), axis=0)
-            made = call(variables, sharding.put_batch(filled, mesh))
-            cut = jax.tree.map(lambda a, n=len(part): a[:n], processes.on_host(made))
-            yield start, cut
+        """Number of the first row, and what is made of each batch, on the host."""
+        for part in equal_batches(len(rows), batch * mesh.size, mesh, full=True):
+            made = call(variables, part.put(rows[part.numbers]))
+            yield int(part.numbers[0]), part.fetch(made)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

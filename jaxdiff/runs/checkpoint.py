@@ -51,7 +51,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have one, newest first, as process 0 finds them."""
-        return processes.told(orbax_files.listed(self._folder)[::-1])
+        return processes.from_first(orbax_files.listed(self._folder)[::-1])
 
     def save(
         self,
@@ -178,7 +178,7 @@ class Checkpoints:
             ValueError: another version of jaxdiff wrote it.
         """
         try:
-            record = opened(processes.told(orbax_files.kept(self._folder, step)))
+            record = opened(processes.from_first(orbax_files.kept(self._folder, step)))
         except OtherVersionError as error:
             raise ValueError(f"checkpoint {step} of {self._name}: {error}") from error
         if record.step not in (None, step):
@@ -214,7 +214,7 @@ class Checkpoints:
         """
         wrong, done = "", []
         try:
-            if processes.told(orbax_files.kept(self._folder, step)) != saved:
+            if processes.from_first(orbax_files.kept(self._folder, step)) != saved:
                 raise DamagedError("its record is not the one that was written")
             for part in parts(target):
                 done += self._sums(step, part, target)

@@ -36,7 +36,7 @@ def _require_shared(workdir: Place) -> None:
     mark = workdir / f".shared-{os.getpid()}"
     if processes.first():
         write_atomically(mark, lambda file: file.write(b""))
-    seen = processes.all_agree((workdir / processes.told(mark.name)).exists())
+    seen = processes.all_agree((workdir / processes.from_first(mark.name)).exists())
     if processes.first():
         mark.unlink()
     if not seen:

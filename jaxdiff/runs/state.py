@@ -32,14 +32,14 @@ class TrainState:
     """[] int32, the first step whose loss or gradient was not finite; -1 = none."""
 
 
-def init_state(experiment: Experiment, given: PyTree = None) -> TrainState:
-    """The state before the first step, a function of the experiment and of `given`.
+def init_state(experiment: Experiment, start_from: PyTree = None) -> TrainState:
+    """The state before the first step, a function of the experiment and of `start_from`.
 
-    `given` are variables of another run, which replace this network's where they agree.
+    These are variables of another run, which replace this network's where they agree.
     """
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     variables = networks.initial(experiment.network, experiment.data.shape, params_key)
-    variables = replaced(variables, given or {})
+    variables = replaced(variables, start_from or {})
     params = experiment.optimizer.start(variables["params"])
     tx = experiment.optimizer.transformation(experiment.batch_size)
     return TrainState(
@@ -53,14 +53,14 @@ def init_state(experiment: Experiment, given: PyTree = None) -> TrainState:
     )
 
 
-def replaced(variables: PyTree, given: PyTree) -> PyTree:
-    """The variables, with the arrays of `given` in the place of those of the same name.
+def replaced(variables: PyTree, others: PyTree) -> PyTree:
+    """The variables, with the arrays of `others` in the place of those of the same name.
 
     Raises:
-        ValueError: `given` has arrays that fit nowhere.
+        ValueError: `others` has arrays that fit nowhere.
     """
     flat = lambda tree: traverse_util.flatten_dict(tree, sep="/")
-    ours, theirs = flat(variables), flat(given)
+    ours, theirs = flat(variables), flat(others)
     shapes = lambda arrays: {name: array.shape for name, array in arrays.items()}
     networks.require_shapes(shapes(ours | theirs), shapes(ours))
     return traverse_util.unflatten_dict(ours | theirs, sep="/")

@@ -69,11 +69,14 @@ class Batch:
         return jax.tree.map(lambda a: a[: self.count], processes.on_host(results))
 
 
-def equal_batches(total: int, size: int, mesh: Mesh) -> Iterator[Batch]:
+def equal_batches(
+    total: int, size: int, mesh: Mesh, *, full: bool = False
+) -> Iterator[Batch]:
     """The items 0 ... total - 1, in order, in batches of one size over the mesh.
 
     The size is the smaller of `size` and `total`, rounded up to a multiple of the mesh's
-    devices.
+    devices; with `full` it is `size`, however few items there are, as a program that is
+    compiled already takes it.
 
     Raises:
         ValueError: no items, or a size below 1.
@@ -84,11 +87,10 @@ def equal_batches(total: int, size: int, mesh: Mesh) -> Iterator[Batch]:
     """
     if min(total, size) < 1:
         raise ValueError(f"a batch holds 1 item or more; got {total} items, {size} a batch")
-    return _batches(total, size, mesh)
+    return _batches(total, size if full else min(size, total), mesh)
 
 
 def _batches(total: int, size: int, mesh: Mesh) -> Iterator[Batch]:
-    size = min(size, total)
     size += -size % mesh.size
     for start in range(0, total, size):
         items = np.arange(start, min(start + size, total))

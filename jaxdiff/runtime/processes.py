@@ -3,7 +3,7 @@
 Every host runs the same command; `jax.distributed` makes all of their devices one system,
 and each computation runs on all of them. Whatever one process decides by itself (a file
 that it read, a signal that it got) has to be shared with the others before they act on it:
-`told` and `all_agree`. In a single process these do nothing.
+`from_first` and `all_agree`. In a single process these do nothing.
 """
 
 import json
@@ -220,7 +220,7 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def told(value: Any) -> Any:
+def from_first(value: Any) -> Any:
     """The value of process 0, on every process; any value of JSON."""
     if not several():
         return value

@@ -8,16 +8,16 @@ to end, `goodput` where its time went, `profiling` a closer look at some of its 
 from jaxdiff.train.loop import NotFinite, fit, require_finite
 from jaxdiff.train.periodic import examiner
 from jaxdiff.train.preemption import Stopped
-from jaxdiff.train.setup import begun
+from jaxdiff.train.setup import initial_state
 from jaxdiff.train.step import compiled_step, make_step, training, withhold
 
 __all__ = [
     "NotFinite",
     "Stopped",
-    "begun",
     "compiled_step",
     "examiner",
     "fit",
+    "initial_state",
     "make_step",
     "require_finite",
     "training",

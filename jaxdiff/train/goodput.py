@@ -47,7 +47,7 @@ class Clock:
             self.spent[name] = self.spent.get(name, 0.0) + took
 
     @property
-    def tells(self) -> bool:
+    def is_meaningful(self) -> bool:
         """Whether its shares mean something: of many steps, which took minutes."""
         return self.made >= 100 and self.steps >= 300
 

@@ -119,7 +119,7 @@ def fit(
                         newest = max(saved.steps(), default=0)
                         attempt, base = attempt + 1 if newest == base else 1, newest
                         run, state = rolled_back(run, error, attempt)
-        if says and clock.tells:
+        if says and clock.is_meaningful:
             say(str(clock))
     if not whole:
         raise Stopped(int(state.step), stop.signal or signal.SIGTERM)
@@ -258,7 +258,7 @@ def shown(
     for (every, make), made in zip(kinds, there, strict=True):
         if every and (n == e.steps or n % every == 0) and not made:
             work.append(make)
-    return all(stop.unless_asked(make) for make in work)
+    return all(stop.unless_stopped(make) for make in work)
 
 
 def rolled_back(run: Run, error: NotFinite, attempt: int) -> tuple[Run, TrainState]:

@@ -35,7 +35,7 @@ class Stop:
         self.signal = 0
         self._stopping = self._may_interrupt = False
 
-    def asked(self, number: int, frame: object) -> None:
+    def handle(self, number: int, frame: object) -> None:
         """The handler: asks for a stop; Ctrl-C after that stops at once."""
         if self.signal:
             if number == signal.SIGINT:
@@ -57,7 +57,7 @@ class Stop:
             self._stopping = self.signal != 0
         return self._stopping
 
-    def unless_asked(self, work: Callable[[], None]) -> bool:
+    def unless_stopped(self, work: Callable[[], None]) -> bool:
         """Does what may be left undone; False if a stop was asked for, now or before."""
         if self._stopping or (self.signal and not processes.several()):
             return False
@@ -92,7 +92,7 @@ def stoppable() -> Iterator[Stop]:
         yield stop
         return
     heard = [signal.SIGINT] if processes.several() else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, stop.asked) for number in heard}
+    before = {number: signal.signal(number, stop.handle) for number in heard}
     try:
         yield stop
     finally:

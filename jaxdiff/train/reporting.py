@@ -120,7 +120,7 @@ class Reporter:
         told = [set(row) for row in jsontext.objects(rows) if row.get("step") == step]
         scored = any(not names & {"loss", "skipped_steps"} for names in told)
         picture = (self._workdir / f"samples/{step:07d}.png").exists()
-        return tuple(processes.told([picture, scored]))
+        return tuple(processes.from_first([picture, scored]))
 
     def quality(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes what images of this step score."""

@@ -55,7 +55,7 @@ def first_or_last(
     """
     if not saved.steps():
         fitted = loaded(experiment)
-        state = begun(experiment, mesh, fitted)
+        state = initial_state(experiment, mesh, fitted)
         return Start(state, 0, fitted.lines if fitted else [])
     state, record = saved.restore(mesh)
     before, step = record.experiment, int(state.step)
@@ -81,7 +81,7 @@ def loaded(experiment: Experiment) -> finetuning.Fitted | None:
     return dataclasses.replace(fitted, lines=[what, *fitted.lines])
 
 
-def begun(
+def initial_state(
     experiment: Experiment, mesh: Mesh, fitted: finetuning.Fitted | None = None
 ) -> TrainState:
     """The state before the first step; from what fitted of another run's averages.
@@ -91,12 +91,14 @@ def begun(
     Raises:
         ValueError: as `loaded`.
     """
-    given = None
+    start_from = None
     if fitted := fitted or loaded(experiment):
-        given = jax.device_put(fitted.variables, sharding.replicated(mesh))
+        start_from = jax.device_put(fitted.variables, sharding.replicated(mesh))
     state = jax.eval_shape(lambda: init_state(experiment))
     place = sharding.shared(state, mesh)
-    return jax.jit(init_state, static_argnums=0, out_shardings=place)(experiment, given)
+    return jax.jit(init_state, static_argnums=0, out_shardings=place)(
+        experiment, start_from
+    )
 
 
 def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
@@ -153,7 +155,9 @@ def require_alike(experiment: Experiment) -> None:
     Raises:
         ValueError: this one's is not process 0's.
     """
-    known = differences(from_dict(processes.told(to_dict(experiment))), experiment, PLACES)
+    known = differences(
+        from_dict(processes.from_first(to_dict(experiment))), experiment, PLACES
+    )
     if known:
         raise ValueError(
             f"process {jax.process_index()} was given another experiment than process 0 "

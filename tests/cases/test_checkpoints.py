@@ -206,7 +206,7 @@ def test_what_another_process_cannot_read_stops_this_one(
     monkeypatch.setattr(checkpoint, "checksum", together)
     monkeypatch.setattr(processes, "all_agree", others)
     if when == "record":
-        monkeypatch.setattr(processes, "told", lambda value: {} if value else value)
+        monkeypatch.setattr(processes, "from_first", lambda value: {} if value else value)
     with pytest.raises(OSError, match="cannot be read back"):
         save(tmp_path, state)
 

@@ -47,7 +47,7 @@ def loaded(there: Experiment, here: Experiment, folder: Path) -> tuple[dict, dic
     """Parameters before, normalised as a start does, and after, and what was said."""
     here = dataclasses.replace(here, init_from=of(there, folder))
     fitted = setup.loaded(here)
-    state = setup.begun(here, sharding.data_mesh(jax.devices()[:1]), fitted)
+    state = setup.initial_state(here, sharding.data_mesh(jax.devices()[:1]), fitted)
     before = there.optimizer.start(init_state(there).params)
     return flat(before), flat(state.params), "\n".join(fitted.lines)
 
@@ -116,7 +116,7 @@ def test_positions_of_as_many_patches_are_made_anew_too(tmp_path: Path) -> None:
         for shape in ((4, 16, 1), (16, 4, 1))
     )
     here = dataclasses.replace(tall, init_from=of(wide, tmp_path))
-    state = setup.begun(here, sharding.data_mesh(jax.devices()[:1]))
+    state = setup.initial_state(here, sharding.data_mesh(jax.devices()[:1]))
     expected = init_state(tall).constants["positions"]
     np.testing.assert_array_equal(state.constants["positions"], expected)
     assert (expected != init_state(wide).constants["positions"]).any()

@@ -88,11 +88,11 @@ def test_goodput_is_told_of_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     clock = Clock()
     clock.made, now[0] = 3, 1000.0
-    assert not clock.tells
+    assert not clock.is_meaningful
     clock.made = 300
-    assert clock.tells
+    assert clock.is_meaningful
     now[0] = 5.0
-    assert not clock.tells
+    assert not clock.is_meaningful
 
 
 def test_imports_that_take_long_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
