@@ -1,6 +1,6 @@
 """Makes a published model one of jaxdiff's: a run that samples, evaluates and trains on.
 
-    python launch/import_model.py DiT-XL-2-256x256.pt runs/dit
+    python launch/import_model.py DiT-XL-2-256x256.pt runs/dit --vae=sd-vae-ft-mse
     python launch/sample.py --workdir=runs/dit
 
     python launch/import_model.py SiT-XL-2-256.pt runs/sit --as=sit-xl2-256
@@ -50,6 +50,9 @@ IMAGES = flags.DEFINE_integer(
     "images", None, "Images that EDM2's has seen, where the name has none.", 1
 )
 DATA = flags.DEFINE_string("data", "", "Where the images or latents are, to train on.")
+VAE = flags.DEFINE_string(
+    "vae", "", "Folder of the VAE that makes pictures of latents, as diffusers has it."
+)
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "bfloat16", "float16"],
     "What the network computes in from now on.",
@@ -67,9 +70,8 @@ def main() -> None:
         SIDE.value, HEADS.value, WIDTH.value, ATTENTION.value, SCHEDULE.value,
         STD.value, IMAGES.value, SURE.value,
     )  # fmt: skip
-    made = importing.load(
-        FILE.value, place(OUT.value), AS.value, choices, DATA.value, DTYPE.value
-    )
+    given = choices, DATA.value, DTYPE.value, VAE.value
+    made = importing.load(FILE.value, place(OUT.value), AS.value, *given)
     command.writes(OUT, made.path)
     made.write()
     print("\n".join(made.lines))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.config import published as families
+from jaxdiff.data import VAELatents
 from jaxdiff.interop import adm, dit, published
 from jaxdiff.interop.published import Choices
 from jaxdiff.interop.weights import Weights
@@ -85,6 +86,15 @@ def test_what_is_written_beside_the_weights(tmp_path: Path) -> None:
     assert e.parameterization == families.FLOW
     assert e.network.label_dim == 7
     assert e.label_dropout == 0.1
+
+
+def test_a_vae_is_named_for_latents_alone(tmp_path: Path) -> None:
+    given = {"choices": Choices(heads=4), "vae": "my/vae"}
+    run = importing.load(FILES / "dit_a.pt", tmp_path, **given).snapshot.experiment
+    assert run.data.encoder == VAELatents.ldm()
+    assert (run.data.encoder.vae, run.data.encoder.vae_low) == ("my/vae", -1)
+    with pytest.raises(ValueError, match="draws pixels, no latents"):
+        importing.load(FILES / "adm_plain.pt", tmp_path, choices=PLAIN, vae="my/vae")
 
 
 def test_the_folder_of_a_run_is_not_written_to(tmp_path: Path) -> None:

@@ -48,8 +48,6 @@ LICENCES: Mapping[str, str] = MappingProxyType(
 """The licence of the weights that were published, by family."""
 FLOW = Flow(TimeLabel(RectifiedFlow(), -1.0, 1.0))
 """SiT's prediction: its time runs from noise to data."""
-FACTOR = 0.18215
-"""x0 = (VAE's draw) FACTOR in DiT and SiT [LDM]."""
 DECAY = 0.9999
 """What the averages of DiT, SiT, ADM and Improved DDPM keep in a batch."""
 STEPS: Mapping[str, int] = MappingProxyType(
@@ -138,18 +136,25 @@ def sampled_as(experiment: Experiment, name: str) -> Experiment:
     return dataclasses.replace(experiment, sampling=way)
 
 
-def experiment(model: Model, path: str = "", dtype: str = "float32") -> Experiment:
+def experiment(
+    model: Model, path: str = "", dtype: str = "float32", vae: str = ""
+) -> Experiment:
     """The training that made a published network, as far as its file and the papers say.
 
     `path` is where the images or latents are, to train on; `dtype` is what the network
-    computes in.
+    computes in; `vae` is the folder of the VAE that makes pictures of latents.
 
     Raises:
-        ValueError: images of channels for which there are no data.
+        ValueError: images of channels for which there are no data, or a VAE of pixels.
     """
     network = model.network.clone(dtype=dtype)
-    model = dataclasses.replace(model, network=network)
-    return _EXPERIMENTS[model.family](model, path)
+    run = _EXPERIMENTS[model.family](dataclasses.replace(model, network=network), path)
+    if not vae:
+        return run
+    if not isinstance(run.data, data.Latents):
+        raise ValueError("this model draws pixels, no latents: leave out the VAE")
+    encoder = dataclasses.replace(run.data.encoder, vae=vae)
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, encoder=encoder))
 
 
 def _dit(model: Model, path: str) -> Experiment:

@@ -71,11 +71,13 @@ def load(
     choices: Choices = Choices(),
     data: str = "",
     dtype: str = "float32",
+    vae: str = "",
 ) -> Import:
     """The model in a published file, to be written to the folder `out`.
 
     `name` and `choices` are as `interop.published.read` takes them; `data` is where the
-    images or latents are, to train on, and `dtype` what the network computes in.
+    images or latents are, to train on, `dtype` what the network computes in, and `vae` the
+    folder of the VAE that makes pictures of latents.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,7 +89,7 @@ def load(
     model = files.read(file, name, choices)
     if model.family == "edm2":
         _require_training(model)
-    run = published.experiment(model, data, dtype)
+    run = published.experiment(model, data, dtype, vae)
     snapshot = _snapshot(model, run)
     path = snapshots.path_of(folder / snapshots.TRACKED, snapshot)
     return Import(model, snapshot, path, published.LICENCES[model.family])
