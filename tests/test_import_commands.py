@@ -70,10 +70,10 @@ def test_numbers_that_are_none_are_called_so(imported: Any) -> None:
     path = folder / "nan-0008388-0.100.pkl"
     wrong = {**sd, "unet.out_gain": np.float16(np.nan).reshape(sd["unet.out_gain"].shape)}
     path.write_bytes(writer.snapshot(wrong, config))
-    done = commands.run("import_model", f"--file={path}", f"--out={folder / 'no'}")
+    done = commands.run("import_model", f"--file={path}", f"--out={folder / 'nan'}")
     assert done.status == 1
     assert done.err.endswith("params/out_gain of step 4096 has nan or inf in it\n")
-    assert not list(folder.glob("no/**/*.npz"))
+    assert not list(folder.glob("nan/**/*.npz"))
 
 
 EXPORT = """

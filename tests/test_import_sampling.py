@@ -56,7 +56,7 @@ def drawn(
 class Raw(Pixels):
     """x0 as it is."""
 
-    def decode(self, x0: Any) -> Any:
+    def decode(self, x0: Any, mesh: Any = None) -> Any:
         return np.asarray(x0)
 
 
