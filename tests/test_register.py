@@ -8,11 +8,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
 import jaxdiff as jd
-from jaxdiff.config import NAMES, TYPES, allowed, expressions, from_dict, to_dict
+from jaxdiff.config import (
+    KINDS,
+    NAMES,
+    TYPES,
+    allowed,
+    expressions,
+    from_dict,
+    registration,
+    resolve,
+    to_dict,
+)
+from jaxdiff.runs.state import init_state
 from jaxdiff.types import Network, Schedule, Solver, Source, Weighting
 from jaxdiff.types.protocols import ByType, implements, members, missing, required
 from jaxdiff.types.ranges import check
@@ -191,6 +203,58 @@ def test_being_a_source_reads_no_folder() -> None:
 def test_what_a_value_has_not_is_named() -> None:
     with pytest.raises(ValueError, match=r"network must be Network, got .*no .*label_dim"):
         check("network", nn.Dense(3), Network)
+
+
+class Standing(nn.Module):
+    @nn.compact
+    def __call__(self, x, c_noise, cond, train=False):  # noqa: ANN001, ANN204
+        return jd.Output(nn.BatchNorm(use_running_average=True)(x))
+
+
+@dataclass(frozen=True)
+class Unaveraged:
+    lengths: tuple[float, ...] = (0.1,)
+
+    def schedule(self, batch_size, more_images=0):  # noqa: ANN001, ANN201
+        return optax.constant_schedule(0.1)
+
+    def transformation(self, batch_size, more_images=0):  # noqa: ANN001, ANN201
+        return optax.adamw(0.1)
+
+
+@dataclass(frozen=True)
+class Misshapen:
+    shape: tuple[int, int, int] = (8, 8, 3)
+    dataset: bool = True
+
+    def load(self):  # noqa: ANN201
+        digits = jd.data.Digits().load()
+        return digits if self.dataset else [1, 2]
+
+
+def test_what_does_not_fit_together_gets_one_line() -> None:
+    for cls in (Standing, Unaveraged, Misshapen):
+        jd.register(cls)
+    line = "Standing has variables in batch_stats, params: a network has what is trained in"
+    with pytest.raises(ValueError, match=line):
+        jd.networks.shapes(Standing(), (8, 8, 1))
+    experiment = jd.Experiment(network=Net(), optimizer=Unaveraged())
+    line = r"Unaveraged.lengths has 1 averages, its chain 0: end .*power_ema\(\(0.1,\)\)"
+    with pytest.raises(ValueError, match=line):
+        jax.eval_shape(lambda: init_state(experiment))
+    line = r"Misshapen.shape is \(8, 8, 3\), so .* has images of \(8, 8, 1\)"
+    with pytest.raises(ValueError, match=line):
+        resolve(jd.Experiment(data=Misshapen()), Misshapen().load())
+    with pytest.raises(ValueError, match=r"Misshapen.load\(\) returned \[1, 2\]: return"):
+        resolve(jd.Experiment(data=Misshapen()), Misshapen(dataset=False).load())
+
+
+@pytest.mark.parametrize("name", [n for n in TYPES if not n.startswith("config.")])
+def test_what_a_type_of_jaxdiff_is_follows_from_its_members(name: str) -> None:
+    kinds = [kind for kind in KINDS if name in allowed(kind)]
+    assert registration._kind_of(TYPES[name], name.split(".")[0]) in kinds
+    if any(kind in registration.MAIN for kind in kinds):
+        assert registration._kind_of(TYPES[name], "") in kinds
 
 
 def test_the_command_line_imports_files_first(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from jaxdiff import data, networks, optim, schedules
 from jaxdiff.config.fields import parts
@@ -35,6 +35,7 @@ from jaxdiff.types.ranges import (
     Positive,
     Whole,
     checked,
+    shown,
 )
 
 SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
@@ -211,12 +212,14 @@ class Experiment:
             )
 
 
-def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
+def resolve(experiment: Experiment, dataset: Any) -> Experiment:
     """The experiment with network.label_dim = -1 replaced by the data's class count.
 
     Raises:
-        ValueError: the network has classes, but not as many as the data.
+        ValueError: the network has classes, but not as many as the data, or the data are
+            not what their source says.
     """
+    _require_data(experiment.data, dataset)
     network, classes = experiment.network, len(dataset.classes)
     if network.label_dim == -1:
         told = network.backbone.clone(label_dim=classes)
@@ -228,6 +231,26 @@ def resolve(experiment: Experiment, dataset: data.Dataset) -> Experiment:
             "classes: use their number, -1 for the same, or 0 for no labels"
         )
     return experiment
+
+
+def _require_data(source: Source, dataset: Any) -> None:
+    """Refuses images of another shape than the source says, or of another type.
+
+    Raises:
+        ValueError: both shapes, or both types.
+    """
+    name = type(source).__name__
+    if not isinstance(dataset, data.Dataset):
+        raise ValueError(
+            f"{name}.load() returned {shown(dataset)}: return jaxdiff.data.Dataset(images, "
+            "classes), with images such as jaxdiff.data.Memory(image, label)"
+        )
+    stored = data.encoder_of(source).stored(source.shape)
+    if dataset.shape != stored.shape:
+        raise ValueError(
+            f"{name}.shape is {source.shape}, so {stored.shape} is stored of an image, "
+            f"but {name}.load() has images of {dataset.shape}: make both the same"
+        )
 
 
 def _require_one_table(experiment: Experiment) -> None:

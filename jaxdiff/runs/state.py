@@ -36,18 +36,29 @@ def init_state(experiment: Experiment, start_from: PyTree = None) -> TrainState:
     """The state before the first step, a function of the experiment and of `start_from`.
 
     These are variables of another run, which replace this network's where they agree.
+
+    Raises:
+        ValueError: the optimiser's chain keeps other averages than it says, or
+            `start_from` has arrays that fit nowhere.
     """
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     variables = networks.initial(experiment.network, experiment.data.shape, params_key)
     variables = replaced(variables, start_from or {})
     params = experiment.optimizer.start(variables["params"])
     tx = experiment.optimizer.transformation(experiment.batch_size)
+    opt_state, lengths = tx.init(params), experiment.optimizer.lengths
+    if len(optim.averages(opt_state)) != len(lengths):
+        raise ValueError(
+            f"{type(experiment.optimizer).__name__}.lengths has {len(lengths)} averages, "
+            f"its chain {len(optim.averages(opt_state))}: end the chain with "
+            f"jaxdiff.optim.power_ema({lengths})"
+        )
     return TrainState(
         step=jnp.int32(0),
         key=run_key,
         params=params,
         constants=variables.get("constants", {}),
-        opt_state=tx.init(params),
+        opt_state=opt_state,
         times=experiment.times.init(),
         first_bad=jnp.int32(-1),
     )
