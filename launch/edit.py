@@ -15,21 +15,20 @@ rectangle. Parts that are kept come out as they were. --resample=JUMP,TIMES goes
 JUMP steps and down again, TIMES in all, so that both parts come to agree [RePaint]; give
 it a solver that draws noise. All flags of launch/sample.py that say how to draw hold here.
 Writes a sheet as PNG (originals, what is kept of them, edits) and the edits as NPZ.
+A run on latents needs its VAE, --vae: a latent is kept where all of its pixels are.
 """
 
 import command
 import numpy as np
 import sampling_flags
 from absl import flags
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from jaxdiff.analysis import image_grid
-from jaxdiff.data import Pixels, split_of
+from jaxdiff.data import encoder_of, split_of
 from jaxdiff.data.formats import image_files, listing
-from jaxdiff.data.pixel_values import to_float
 from jaxdiff.data.sources import folder
 from jaxdiff.runs import edits, generate
-from jaxdiff.runs.restoring import Restored
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import place, write_atomically
 
@@ -53,25 +52,32 @@ def main() -> None:
     out = command.output(OUT, sampling_flags.beside() / "edited", "npz", "png")
     model = sampling_flags.model_from_flags()
     experiment = model.experiment
-    image, label = _images(model.run)
-    known = _known(experiment.data.shape)
+    encoder, mesh = encoder_of(experiment.data), sharding.data_mesh()
+    shape = encoder.image_shape(experiment.data.shape)
+    if shape is None:
+        raise ValueError(
+            "this run is on latents, and pictures are edited: name its VAE by --vae"
+        )
+    x0, image, label = _images(model, shape)
+    known = _known(shape)
     if RESAMPLE.present and known is None:
         raise ValueError("--resample needs --mask or --box: it makes two parts agree")
     strength = STRENGTH.value
     strength = (0.6 if known is None else 1.0) if strength is None else strength
-    many = None if known is None else np.broadcast_to(known, image.shape)
+    many = None if known is None else _broadcast(known, x0.shape)
     edited = generate.images(
         edits.editor(experiment, strength, _resampling(), model.guides),
         model.variables,
-        Pixels(),
+        encoder,
         SEED.value + np.arange(len(image)),
         label,
-        sharding.data_mesh(),
+        mesh,
         BATCH.value,
-        more=(to_float(image), many),
+        more=(x0, many),
         what="edits",
         progress=True,
     )
+    edited = edited if known is None else np.where(known, image, edited)
     npz, png = out.values()
     arrays = {"images": edited, "originals": image, "labels": label}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
@@ -92,17 +98,21 @@ def main() -> None:
 
 
 def _images(
-    run: Restored,
-) -> tuple[UInt8[np.ndarray, "N H W C"], Int[np.ndarray, " N"]]:
-    """What is edited, and the classes it becomes."""
-    experiment, classes = run.experiment, run.experiment.network.label_dim
+    model: sampling_flags.Model, shape: tuple[int, int, int]
+) -> tuple[
+    Float32[np.ndarray, "N h w c"], UInt8[np.ndarray, "N H W C"], Int[np.ndarray, " N"]
+]:
+    """What is edited, as x0 and as pictures, and the classes it becomes."""
+    experiment, mesh = model.experiment, sharding.data_mesh()
+    encoder, classes = encoder_of(experiment.data), experiment.network.label_dim
     if IMAGE.value is None:
         data = split_of(experiment.data).load()
         rows = data.take(np.arange(min(NUMBER.value, len(data))))
-        own = rows["label"]
-        return rows["image"], np.resize(sampling_flags.labels(run), len(own)) if (
-            sampling_flags.LABELS.value
-        ) else own  # fmt: skip
+        label = rows["label"]
+        if sampling_flags.LABELS.value:
+            label = np.resize(sampling_flags.labels(model.run), len(label))
+        x0 = encoder.moments(rows["image"])[0].astype(np.float32)
+        return x0, encoder.decode(x0, mesh), label
     if classes and not sampling_flags.LABELS.value:
         raise ValueError(f"--image needs --labels: this run knows {classes} classes")
     path = place(IMAGE.value)
@@ -110,12 +120,22 @@ def _images(
     if path.is_dir():
         found, left_out = listing.pictures(path)
         listing.check(path, found, left_out)
-    height, width, channels = experiment.data.shape
+    height, width, channels = shape
     if height != width:
         raise ValueError(f"--image are squares, this run's images are {height} by {width}")
     files = found[: NUMBER.value]
     image = np.stack([folder.read(file, height, channels) for file in files])
-    return image, np.resize(sampling_flags.labels(run), len(image))
+    label = np.resize(sampling_flags.labels(model.run), len(image))
+    return encoder.of_images(image, mesh), image, label
+
+
+def _broadcast(
+    known: Bool[np.ndarray, "H W 1"], shape: tuple[int, int, int, int]
+) -> Bool[np.ndarray, "N h w c"]:
+    """Where each x0 [N, h, w, c] is kept: where all pixels that it is of are."""
+    _, height, width, _ = shape
+    blocks = known.reshape(height, known.shape[0] // height, width, -1)
+    return np.broadcast_to(blocks.all(axis=(1, 3))[None, ..., None], shape)
 
 
 def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:

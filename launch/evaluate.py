@@ -30,7 +30,7 @@ from absl import flags
 from scoring_flags import BATCH, BLOCKS, NUMBER
 
 from jaxdiff import evaluation
-from jaxdiff.data import split_of
+from jaxdiff.data import Pixels, encoder_of, split_of
 from jaxdiff.data.batches import Source, take
 from jaxdiff.evaluation import Copies, Judge, compare_solvers, likelihood, report
 from jaxdiff.evaluation.extractors.extractor import Extractor
@@ -92,7 +92,9 @@ def _as_many(judge: Judge, block: evaluation.Block) -> dict[str, Any]:
 
 
 def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
-    """Errors of the run's denoiser by logSNR, on its held-out images."""
+    """Errors of the run's denoiser by logSNR, on its held-out images; [] of latents."""
+    if encoder_of(model.experiment.data) != Pixels():
+        return []
     experiment, mesh = model.experiment, sharding.data_mesh()
     cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
     process = likelihood.process(experiment.schedule, LEVELS)

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from jaxdiff import evaluation
 from jaxdiff.config import from_config
+from jaxdiff.data import pictures
 from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import place, printable
@@ -74,7 +75,7 @@ def _observed() -> evaluation.Observed:
     else:
         data = from_config(CONFIG.value).data
         evaluation.require_pixels(data)
-        source, images = str(data), data.load().source
+        source, images = str(data), pictures(data, sharding.data_mesh()).source
     return evaluation.observe(
         images,
         extractors,

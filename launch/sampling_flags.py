@@ -20,9 +20,11 @@ from absl import flags
 from jaxtyping import PyTree
 
 from jaxdiff.config import Experiment, Sampling, edm2_presets, published
+from jaxdiff.data import VAELatents, encoder_of
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.runs.restoring import Restored
+from jaxdiff.types import Source
 
 MOST = 10_000_000
 """Images that a command draws."""
@@ -49,6 +51,11 @@ ESTIMATOR = flags.DEFINE_string(
 )
 SAMPLING = field_flags.define(Sampling, but=("std", "images"))
 """A flag for each field. Another flag chooses the average, and numbers of images."""
+
+
+VAE = flags.DEFINE_string(
+    "vae", None, "Of a run on latents: the folder of the VAE that decodes them."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +137,24 @@ def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) 
     ):
         if SAMPLING[name].flag.value and not guided:
             raise ValueError(f"--{name} changes nothing without {need}: give that too")
-    experiment = dataclasses.replace(way, sampling=s)
+    data = way.data if VAE.value is None else _decoded(way.data)
+    experiment = dataclasses.replace(way, sampling=s, data=data)
     return Model(run, experiment, guide=guide, estimator=estimator, **others)
+
+
+def _decoded(data: Source) -> Source:
+    """The data, decoded by --vae.
+
+    Raises:
+        ValueError: they are pixels, or there is no VAE of theirs.
+    """
+    encoder = encoder_of(data)
+    if not isinstance(encoder, VAELatents):
+        raise ValueError("--vae decodes latents, and this run is on pixels: leave it out")
+    encoder = dataclasses.replace(encoder, vae=VAE.value)
+    if encoder.image_shape(data.shape) is None:
+        raise FileNotFoundError(f"--vae: there is no folder {str(VAE.value)!r}")
+    return dataclasses.replace(data, encoder=encoder)
 
 
 def labels(run: Restored) -> list[int]:

@@ -18,7 +18,7 @@ from sampling_flags import Model
 
 from jaxdiff import evaluation
 from jaxdiff.config import to_dict
-from jaxdiff.data import encoder_of
+from jaxdiff.data import Pixels, VAELatents, encoder_of
 from jaxdiff.evaluation import Judge
 from jaxdiff.evaluation.extractors.extractor import Extractor, extractor
 from jaxdiff.evaluation.sample_cache import Parts
@@ -60,7 +60,15 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
     """
     mesh, given = sharding.data_mesh(), reference() if REFERENCE.value else None
     if given:
-        Judge(tuple(by), given, mesh).check(data.shape, NUMBER.value)
+        evaluation.require_pixels(data)
+        shape, pixels = (
+            encoder_of(data).image_shape(data.shape),
+            encoder_of(data) == Pixels(),
+        )
+        alone = Judge(tuple(by), given, mesh, batch=BATCH.value, progress=True)
+        alone.check(shape, NUMBER.value)
+        if not pixels:  # decoding all of the data would take longer than drawing
+            return alone
     own = evaluation.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
     return dataclasses.replace(own, reference=given) if given else own
 
@@ -85,11 +93,14 @@ def label(run: Restored) -> Int[np.ndarray, " N"]:
 
 def image_settings(model: Model, weights: str | None = None) -> dict[str, Any]:
     """All that an image depends on beside its seed and label, as JSON has it."""
+    encoder = encoder_of(model.experiment.data)
+    vae = encoder.opened() if isinstance(encoder, VAELatents) else None
     return {
         "step": model.run.step,
         "sampling": to_dict(model.experiment.sampling),
         "weights": weights or evaluation.digest(model.variables),
         "guides": {"w": model.guidance, "noise_w": model.noise_guidance},
+        **({"vae": vae.digest} if vae else {}),
     }
 
 

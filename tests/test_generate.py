@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.data import Latents, Pixels
+from jaxdiff.data import Pixels
 from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.networks import LevelEstimator
 from jaxdiff.objectives.losses import LevelLikelihood
@@ -261,9 +261,3 @@ def test_what_is_known_is_kept_and_the_rest_drawn() -> None:
     np.testing.assert_array_equal(unseen, whole)
     once = edits.editor(SAMPLED)(main, KEYS, LABEL, X0, KNOWN)
     assert np.abs(Pixels().decode(np.asarray(once)).astype(int) - whole).max() > 2
-
-
-def test_latents_are_not_edited() -> None:
-    of_latents = dataclasses.replace(SAMPLED, data=Latents("nowhere.npz"))
-    with pytest.raises(ValueError, match="only pixels can be edited"):
-        edits.editor(of_latents)

@@ -294,7 +294,7 @@ def test_a_judge_keeps_what_it_sees_of_the_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(near.nearest, np.arange(40))
     with pytest.raises(ValueError, match=r"the images are \(16, 16, 3\), the reference's"):
         judge(in_memory(IMAGES))
-    with pytest.raises(ValueError, match="metrics are of pixels"):
+    with pytest.raises(ValueError, match="metrics need pixels"):
         evaluation.judge_of(Latents("nowhere.npz"), [PIXELS], mesh, tmp_path)
 
 

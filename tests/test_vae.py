@@ -141,19 +141,33 @@ def test_both_scalings_are_the_published_ones(folder: Path) -> None:
         expected = vae.load(folder, encoder.vae_low).decode(latent).astype(int)
         assert np.abs(images - expected).max() <= 1
         assert encoder.preview(images) is images
+        assert encoder.image_shape((8, 8, 4)) == (16, 16, 3)
+        mean, _ = vae.load(folder, encoder.vae_low).encode(images)
+        again = np.asarray(encoder.of_images(images))
+        exact = jnp.concatenate([mean, 0 * mean], -1)
+        np.testing.assert_allclose(
+            again, encoder.encode(jax.random.key(0), exact), atol=2e-6
+        )
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("", "none is named"), ("nowhere/at/all", "none at nowhere/at/all")]
+    ("name", "why"),
+    [("", "no VAE is named"), ("nowhere/at/all", "no VAE at nowhere/at/all")],
 )
 def test_a_preview_says_why_it_is_one(name: str, why: str) -> None:
     encoder = VAELatents(vae=name)
     latents = encoder.decode(np.zeros((1, 8, 8, 4)))
     assert latents.dtype == np.float32
-    with pytest.warns(UserWarning, match=f"previews of latents.*{why}: set") as caught:
+    with pytest.warns(UserWarning, match=f"previews of latents: .*{why}; set") as caught:
         assert encoder.preview(latents).dtype == np.uint8
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
+
+
+def test_nothing_becomes_latents_without_a_vae() -> None:
+    assert VAELatents().image_shape((8, 8, 4)) is None
+    with pytest.raises(ValueError, match="images cannot become latents: no VAE is named"):
+        VAELatents().of_images(pictures(1))
 
 
 def test_a_vae_with_other_channels_is_refused(folder: Path) -> None:

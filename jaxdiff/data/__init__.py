@@ -1,6 +1,7 @@
 """Images to train on: sources that are plain values, and the batches read from them."""
 
 from jaxdiff.data.batches import Dataset, LeftOut, Memory, batches, split_of
+from jaxdiff.data.decoded import pictures
 from jaxdiff.data.encoders import Encoder, Pixels, VAELatents, encoder_of
 from jaxdiff.data.skipping import skipped
 from jaxdiff.data.sources.cifar10 import CIFAR10
@@ -36,6 +37,7 @@ __all__ = [
     "differences",
     "encoder_of",
     "identity",
+    "pictures",
     "skipped",
     "split_of",
     "write_latents",

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from jaxdiff.data import vae as vaes
-from jaxdiff.data.pixel_values import to_uint8
+from jaxdiff.data.pixel_values import to_float, to_uint8
 from jaxdiff.interop import autoencoder
 from jaxdiff.runtime.files import PathLike, keep_text, place
 from jaxdiff.types import Source
@@ -58,6 +58,20 @@ class Encoder(Protocol):
         self, decoded: Shaped[np.ndarray, "B H W C"]
     ) -> UInt8[np.ndarray, "B H W P"]:
         """What `decode` gave, as a picture of one or three channels."""
+        ...
+
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """Height, width and channels of the image of an x0; None where no VAE is."""
+        ...
+
+    def of_images(
+        self, images: UInt8[np.ndarray, "B H W C"], mesh: Mesh | None = None
+    ) -> Float[np.ndarray, "B H2 W2 C2"]:
+        """The x0 that images in bytes stand for, the mean of those that `encode` draws.
+
+        Raises:
+            ValueError: no VAE is at hand.
+        """
         ...
 
     def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -100,6 +114,14 @@ class Pixels:
         self, decoded: UInt8[np.ndarray, "B H W C"]
     ) -> UInt8[np.ndarray, "B H W C"]:
         return decoded
+
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        return shape
+
+    def of_images(
+        self, images: UInt8[np.ndarray, "B H W C"], mesh: Mesh | None = None
+    ) -> Float[np.ndarray, "B H W C"]:
+        return to_float(images)
 
     def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.uint8)
@@ -220,16 +242,30 @@ class VAELatents:
         """
         if decoded.dtype == np.uint8:
             return decoded
-        where = f"there is none at {self.vae}" if self.vae else "none is named"
-        warnings.warn(
-            f"pictures are previews of latents, as only a VAE decodes them and {where}: "
-            "set data.encoder.vae, or --vae, to its folder",
-            stacklevel=2,
-        )
+        warnings.warn(f"pictures are previews of latents: {self._why}", stacklevel=2)
         channels = 3 if len(self.std) >= 3 else 1
         standard = (decoded - np.array(self.mean)) / np.array(self.std)
         grey = np.round(127.5 + 42.5 * standard[..., :channels])
         return np.clip(grey, 0, 255).astype(np.uint8)
+
+    def image_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+        vae = self.opened()
+        return vae and vae.image_shape(shape)
+
+    def of_images(
+        self, images: UInt8[np.ndarray, "B H W C"], mesh: Mesh | None = None
+    ) -> Float[np.ndarray, "B H2 W2 C2"]:
+        if (vae := self.opened()) is None:
+            raise ValueError(f"images cannot become latents: {self._why}")
+        mean, _ = vae.encode(images, mesh)
+        scale, bias = self._affine(np.float32)
+        return mean * scale + bias
+
+    @property
+    def _why(self) -> str:
+        """Why there is no VAE, and what to do."""
+        where = f"there is no VAE at {self.vae}" if self.vae else "no VAE is named"
+        return f"{where}; set data.encoder.vae, or --vae, to its folder"
 
     def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*shape[:-1], 2 * shape[-1]), jnp.float32)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
-from jaxdiff.data import Pixels, encoder_of, split_of
+from jaxdiff.data import encoder_of, pictures, split_of
 from jaxdiff.data.batches import Dataset, Source, fingerprint, take
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.memorization import Copies, copies
@@ -95,15 +95,15 @@ def judge_of(
     Held-out images are those of the data's split "test", where they have splits.
 
     Raises:
-        ValueError: the data are not pixels.
+        ValueError: the data are latents without their VAE.
     """
     require_pixels(data)
-    dataset, other = data.load(), split_of(data)
+    dataset, other = pictures(data, mesh), split_of(data)
     reference = _kept(data, dataset, extractors, mesh, cache, batch, progress)
     train = everything(dataset.source, MOST, progress=progress)
     holdout = None
     if other != data:
-        holdout = everything(other.load().source, MOST, progress=progress)
+        holdout = everything(pictures(other, mesh).source, MOST, progress=progress)
     return Judge(tuple(extractors), reference, mesh, train, holdout, batch, progress)
 
 
@@ -111,12 +111,12 @@ def require_pixels(data: Any) -> None:
     """Checks that data are pixels, which extractors need.
 
     Raises:
-        ValueError: the data are latents; the message has what to do.
+        ValueError: the data are latents without their VAE; says what to do.
     """
-    if encoder_of(data) != Pixels():
+    if encoder_of(data).image_shape(data.shape) is None:
         raise ValueError(
-            f"metrics need pixels, but {data} has latents: decode them to a folder of "
-            "images, and score that with --images and --reference"
+            f"metrics need pixels, but {data} has latents: decode them by setting "
+            "data.encoder.vae, or --vae, to the folder of their VAE"
         )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.runs.generate import Draw, compiled
 from jaxdiff.runs.guided_denoiser import Guides
@@ -21,7 +20,7 @@ def editor(
 ) -> Draw:
     """The compiled editor of images; it takes two arrays an image more than a sampler.
 
-    (variables, keys, labels, image [B, H, W, C], known [B, H, W, C] or None) -> x0. The
+    (variables, keys, labels, x0 [B, H, W, C], known [B, H, W, C] or None) -> x0. The
     last floor(N strength) of the grid's N steps start from the image, noised to their
     first level [SDEdit]; with strength 1 from noise alone, and what is known is put back
     after each step, on a grid that goes up by `resampling[0]` levels and down again,
@@ -29,11 +28,8 @@ def editor(
     them.
 
     Raises:
-        ValueError: the data are no pixels, a strength outside [0, 1], or a resampling
-            below 1.
+        ValueError: a strength outside [0, 1], or a resampling below 1.
     """
-    if data.encoder_of(experiment.data) != data.Pixels():
-        raise ValueError(f"only pixels can be edited, and {experiment.data} has latents")
     return compiled(_edit, experiment, guides, strength, resampling)
 
 

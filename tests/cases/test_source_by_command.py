@@ -2,21 +2,20 @@
 
 Pixels are a folder, a ZIP file, one with a dataset.json, a folder with unreadable images
 that are skipped, shards, CIFAR-10's archive, TFDS, digits and synthetic noise; latents
-are an NPZ file or shards, and what is drawn of them is to be decoded elsewhere, and scored
-as --images.
+are an NPZ file or shards whose VAE is not at hand, as it is in test_latents_decoded.
 
     command                 pixels   latents
     train                   runs     runs
     resume                  runs     runs
-    eval_every              runs     metrics are of pixels: decode them
+    eval_every              runs     metrics need pixels: decode them
     measure_data            runs     runs
     prepare_data            runs     runs
     sample                  runs     runs
-    sample --reference      runs     metrics are of pixels: decode them
-    evaluate                runs     metrics are of pixels: decode them
-    reference               runs     metrics are of pixels: decode them
-    sweep                   runs     metrics are of pixels: decode them
-    edit                    runs     only pixels can be edited
+    sample --reference      runs     metrics need pixels: decode them
+    evaluate                runs     metrics need pixels: decode them
+    reference               runs     metrics need pixels: decode them
+    sweep                   runs     metrics need pixels: decode them
+    edit                    runs     pictures are edited: name their VAE
     likelihood              runs     bits/dim are of pixels
 """
 
@@ -55,11 +54,11 @@ OF_DATA = {
     "measure": ("measure_data",),
 }
 REFUSED = {
-    "compare": "metrics are of pixels, and .* has latents: decode them",
-    "evaluate": "metrics are of pixels, and .* has latents: decode them",
-    "sweep": "metrics are of pixels, and .* has latents: decode them",
-    "reference": "metrics are of pixels, and .* has latents: decode them",
-    "edit": "only pixels can be edited, and .* has latents",
+    "compare": "metrics need pixels, but .* has latents: decode them by setting",
+    "evaluate": "metrics need pixels, but .* has latents: decode them by setting",
+    "sweep": "metrics need pixels, but .* has latents: decode them by setting",
+    "reference": "metrics need pixels, but .* has latents: decode them by setting",
+    "edit": "this run is on latents, and pictures are edited: name its VAE by --vae",
     "likelihood": "bits/dim are of pixels of 256 levels, but .* has none",
 }
 """What latents are told, where a command looks at pixels."""

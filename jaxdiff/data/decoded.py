@@ -1,0 +1,55 @@
+"""Data as pictures, whatever is stored: latents are decoded when they are asked for."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from jaxdiff.data.batches import Dataset, Source, fingerprint, take
+from jaxdiff.data.encoders import Encoder, Pixels, encoder_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+    """A source of the images that stored posteriors are of, by their means."""
+
+    source: Source
+    encoder: Encoder
+    mesh: Mesh | None = None
+
+    def stamp(self) -> str:
+        """What tells that the latents were changed, or the VAE."""
+        vae = getattr(self.encoder, "opened", lambda: None)()
+        return f"{fingerprint(self.source)} {vae and vae.digest}"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: a[0] for name, a in self.take(np.array([index])).items()}
+
+    def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+        """The images [B, H, W, C] and labels [B] of these numbers."""
+        rows = take(self.source, indices)
+        mean, _ = self.encoder.moments(rows["image"])
+        return {"image": self.encoder.decode(mean, self.mesh), "label": rows["label"]}
+
+
+def pictures(data: Any, mesh: Mesh | None = None) -> Dataset:
+    """The images of a data set in bytes, as they are or decoded on the mesh's devices.
+
+    Raises:
+        ValueError: latents whose VAE is not at hand.
+    """
+    encoder = encoder_of(data)
+    if encoder.image_shape(data.shape) is None:
+        raise ValueError(
+            f"only pictures can be looked at, and {data} has latents: set its encoder's "
+            "vae, or --vae, to the folder of their VAE"
+        )
+    dataset = data.load()
+    if encoder == Pixels():
+        return dataset
+    return dataclasses.replace(dataset, source=Decoded(dataset.source, encoder, mesh))
