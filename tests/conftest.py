@@ -1,43 +1,66 @@
-"""Eight virtual CPU devices and float64 on demand, on any machine."""
+"""Eight virtual CPU devices and float64 on demand, on any machine; and what makes it quick.
 
-import atexit
+tests/README.md says how the time is spent.
+"""
+
+import gc
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `from tests.toys import ...`
 
-# Compiling takes most of the time: the older emitters of fusions take half as long.
-# A device that lags behind makes XLA abort the process after 40 s unless told to wait.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
-        "--xla_force_host_platform_device_count=8",
-        "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    ]
-)
-
-os.environ["JAXDIFF_QUIET_IMPORT"] = "1"  # tests read stderr, on busy machines too
+from tests import compiling as compiling  # isort: skip  # JAX reads what it sets
 
 import jax
 
-# What one process has compiled, the others of this run load.
-SHARED = "JAXDIFF_TESTS_COMPILED"
-if SHARED not in os.environ:
-    os.environ[SHARED] = tempfile.mkdtemp(prefix="jaxdiff-tests-")
-    atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
+# Bytecode is kept: each of the commands that are tests imports the whole package.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-jax.config.update("jax_compilation_cache_dir", os.environ[SHARED])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# A program's origin in the source, up to 100 frames for each operation, is not written.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
+HEAVY = 3 * 2**30
+"""Bytes of a process above which it lets go of the programs that past files compiled."""
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collector of garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Programs are cleared between files, where memory has become large."""
+    if nextitem is not None and nextitem.path != item.path and _resident() > HEAVY:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident() -> int:
+    """Bytes of memory of this process; 0 where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each process takes one half of the files, and from the other's when it is done.
+
+    A file's tests stay together, and with them what they compile and train once.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
 
 
 @pytest.fixture

@@ -36,9 +36,6 @@ def test_committed_small_and_without_outputs(path: Path) -> None:
 
 def _executed(path: Path, more: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The code cells of a notebook, and one more, after a kernel has run them."""
-    import jax
-
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *_inherited()]))
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(more))

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.compiling import QUICK
 from tests.system.commands import ROOT
 
 
@@ -11,6 +12,7 @@ from tests.system.commands import ROOT
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A compilation cache that all commands share, of all they compile."""
     cache = tmp_path_factory.mktemp("cache")
-    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    every = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # not by the clock
-    return {**inherited, **every, "JAXDIFF_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    own = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    inherited = {k: v for k, v in os.environ.items() if k not in own}
+    ours = {"XLA_FLAGS": QUICK, "JAXDIFF_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    return inherited | ours

@@ -1,0 +1,32 @@
+"""How programs are compiled in tests: quickly, once, for eight devices.
+
+Imported before JAX, by `conftest`. What is set here is for processes that tests start, too.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# Compiling takes most of the time, and a quarter of it without LLVM's optimizations and
+# with the older emitters of fusions.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# A device that lags behind makes XLA abort the process after 40 s unless told to wait.
+DEVICES = (
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
+if QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} {DEVICES}"
+
+os.environ["JAXDIFF_QUIET_IMPORT"] = "1"  # tests read stderr, on busy machines too
+
+# What one process has compiled, the others of this run load, notebooks too.
+SHARED = "JAXDIFF_TESTS_COMPILED"
+if SHARED not in os.environ:
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="jaxdiff-tests-")
+    atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[SHARED]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
