@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_weights_come_by_folder_file_or_environment(
     monkeypatch.setenv(VARIABLE, str(folder))
     second = extractor("inception_clean")
     assert first != second, "another preparation, other numbers"
-    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+    chex.assert_trees_all_equal(first.variables, second.variables)
     bias = second.variables["params"]["Mixed_5b"]["branch1x1"]["bias"]
     np.testing.assert_allclose(bias, 1 - 1 / np.sqrt(1.001), atol=1e-7)
 

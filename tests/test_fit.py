@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +154,7 @@ def test_a_step_is_skipped_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch
         -1,
     )
     for name in ("params", "opt_state", "times"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(two, name), getattr(one, name))
+        chex.assert_trees_all_equal(getattr(two, name), getattr(one, name))
     leaf = lambda state: jax.tree.leaves(state.params)[-1]
     assert not np.array_equal(leaf(three), leaf(two))
 
@@ -195,7 +196,7 @@ def test_a_run_goes_back_and_on_with_other_noise(
     assert [row["step"] for row in rows(tmp_path / "back")] == [2, 4, 6, 8, 10, 12]
     shutil.rmtree(tmp_path / "back/checkpoints/12")  # a restart keeps to the other noise
     again = run(tmp_path / "back", on_nonfinite="roll_back")
-    jax.tree.map(np.testing.assert_array_equal, again.params, ended.params)
+    chex.assert_trees_all_equal(again.params, ended.params)
     keys = [jax.random.key_data(key) for key in (again.key, run_key(QUIET))]
     assert not np.array_equal(*keys)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,7 +186,7 @@ def test_thresholds_pass_the_momentum_on(x64: None) -> None:
         guidance.during(d, AT, TO, memory)(x, AT) for d in (far, apg(1.5))
     )
     np.testing.assert_allclose(1e9 * thresholded.x0, alone.x0, rtol=1e-12)
-    jax.tree.map(np.testing.assert_array_equal, thresholded.memory, alone.memory)
+    chex.assert_trees_all_equal(thresholded.memory, alone.memory)
 
 
 def test_steps_without_guidance_leave_the_momentum(x64: None) -> None:
@@ -199,7 +200,7 @@ def test_steps_without_guidance_leave_the_momentum(x64: None) -> None:
         at, before = NoiseLevel(1.0, sigma), memory
         memory = guidance.during(guided, at, TO, memory)(jnp.asarray(NUMBERS), at).memory
         if sigma == 4.0:
-            jax.tree.map(np.testing.assert_array_equal, memory, before)
+            chex.assert_trees_all_equal(memory, before)
     assert np.abs(memory[0][0] - before[0][0]).max() > 1e-3
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,17 +237,16 @@ def test_ancestral_steps_from_pure_noise_are_finite_everywhere(path: str) -> Non
 
 @every
 def test_other_levels_compile_nothing(solver: Solver) -> None:
-    traced = []
+    chex.clear_trace_counter()  # another solver is another function
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def run(keys: Any, levels: NoiseLevel) -> Any:
-        traced.append(1)
         return jd.sample(_denoise, Condition(), keys, SHAPE, levels, solver)
 
     ends = [
         run(_keys(2), grid) for grid in (Karras()(None, 5), Karras(rho=3.0)(None, 5))
     ] + [run(_keys(2, seed=1), Uniform()(jd.Cosine(), 5))]
-    assert len(traced) == 1
     assert not np.allclose(ends[0], ends[1])
     # and traced levels give what constant ones do
     eager = jd.sample(_denoise, Condition(), _keys(2), SHAPE, Karras()(None, 5), solver)
@@ -296,19 +296,14 @@ def test_evaluations_are_as_many_as_are_counted(solver: Solver, end: float) -> N
 
 
 def test_an_adaptive_solver_compiles_once_and_splits_within_its_tolerance() -> None:
-    traced = []
-
-    @jax.jit
-    def run(keys: Any, levels: NoiseLevel) -> Any:
-        traced.append(1)
+    def draw(keys: Any, levels: NoiseLevel) -> Any:
         solver = Adaptive(1e-4, 1e-4)
         return jd.sample(_denoise, Condition(), keys, SHAPE, levels, solver)
 
-    levels = Uniform()(jd.Cosine(), 2)
+    run, levels = jax.jit(chex.assert_max_traces(draw, n=1)), Uniform()(jd.Cosine(), 2)
     whole = run(_keys(4), levels)
     run(_keys(4, seed=1), Uniform()(jd.RectifiedFlow(), 2))
-    assert len(traced) == 1
-    np.testing.assert_allclose(run(_keys(4)[:1], levels), whole[:1], atol=2e-3)
+    np.testing.assert_allclose(jax.jit(draw)(_keys(4)[:1], levels), whole[:1], atol=2e-3)
 
 
 @pytest.mark.parametrize("solver", [Heun(churn=4.0), jd.EulerMaruyama()], ids=str)

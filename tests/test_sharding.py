@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,10 +83,7 @@ def test_a_split_state_trains_as_one_copy(runs: dict) -> None:
     exact, whole, _ = runs[1, 1]
     losses, state, _ = runs[1, 8]
     np.testing.assert_allclose(losses, exact, rtol=1e-5)
-    for ours, theirs in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    chex.assert_trees_all_close(state.params, whole.params, rtol=1e-7, atol=2e-5)
 
 
 def test_eight_devices_hold_an_eighth_each(runs: dict) -> None:
@@ -108,10 +106,7 @@ def test_a_checkpoint_moves_to_another_mesh(runs: dict, tmp_path: Path) -> None:
             jax.tree.leaves(back), jax.tree.leaves(sharding.shared(back, mesh)), strict=True
         ):
             assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
-        for ours, theirs in zip(
-            jax.tree.leaves(back.params), jax.tree.leaves(state.params), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs)
+        chex.assert_trees_all_equal(back.params, state.params)
 
 
 def test_what_is_said_of_a_step_is_what_it_holds() -> None:

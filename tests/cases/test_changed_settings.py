@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -31,8 +31,8 @@ def run(workdir: Path, **changed: Any) -> TrainState:
 
 
 def equal(one: TrainState, other: TrainState) -> None:
-    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
-    jax.tree.map(np.testing.assert_array_equal, one.opt_state, other.opt_state)
+    chex.assert_trees_all_equal(one.params, other.params)
+    chex.assert_trees_all_equal(one.opt_state, other.opt_state)
 
 
 def test_which_settings_may_change() -> None:
