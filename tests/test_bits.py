@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +30,10 @@ from jaxdiff.runs.state import ema_variables, init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules.posterior import LargeVariance, SmallVariance
 from jaxdiff.types import Output
+from jaxdiff.types.protocols import Network, implements
+from tests.cases import commands
+from tests.cases.commands import Done
 
-ROOT = Path(__file__).parents[1]
 NETWORK = UNet(
     label_dim=10, model_channels=8, channel_mult=(1,), num_blocks=1, attn_resolutions=()
 )
@@ -132,6 +131,7 @@ S, MEANS = 0.2, (0.0, 0.3)
 W = 2 / 255
 
 
+@implements(Network)
 class OfClasses(nn.Module):
     """D = (S^2 x + sigma^2 m) / (S^2 + sigma^2), exact for data N(m, S^2) of a class."""
 
@@ -263,42 +263,39 @@ def workdir(state: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(workdir: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launch/likelihood.py", f"--workdir={workdir}", *flags]
-    quick = "--xla_backend_optimization_level=0"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+def run(workdir: Path, *flags: str) -> Done:
+    return commands.run("likelihood", f"--workdir={workdir}", *flags)
 
 
 def refusal(workdir: Path, *flags: str) -> str:
     """What is said, in one line, where a command does nothing."""
     done = run(workdir, *flags)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    return done.stderr.strip()
+    assert done.status == 1
+    assert done.err.count("\n") == 1
+    return done.err.strip()
 
 
 def test_the_command_by_the_bound_and_by_the_flow(workdir: Path) -> None:
     done = run(workdir, "--number=3", "--timesteps=4", "--cpu_devices=1")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     found = json.loads((workdir / "bits.json").read_text())
     assert (found["images"], found["steps"], found["step"]) == (3, 4, 0)
     assert (found["variance"], found["data"]) == ("LargeVariance", "Digits(split='test')")
     total = found["bits_per_dim"]["total"]["mean"]
-    assert f"{total:.5f}" in done.stdout
+    assert f"{total:.5f}" in done.out
     assert np.mean(found["each"]) == pytest.approx(total)
     assert (workdir / "bits.png").exists()
     short = "--by=flow", "--number=3", "--steps=2", "--probes=2", "--batch=2", "--skilling"
     done = run(workdir, *short, "--cpu_devices=1")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     found = json.loads((workdir / "bits_flow.json").read_text())
     assert (found["images"], found["evaluations"], found["step"]) == (3, 8, 0)
     assert (found["rule"], found["divergence"]) == ("2 RK4", "Skilling(count=2)")
     assert found["noise"] == pytest.approx(0.02, rel=1e-5)
-    assert f"{found['bits_per_dim']['mean']:.5f}" in done.stdout
-    assert "8 evaluations an image" in done.stdout
+    assert f"{found['bits_per_dim']['mean']:.5f}" in done.out
+    assert "8 evaluations an image" in done.out
     assert found["bound"]["mean"] == total
-    assert f"{total:.5f}" in done.stdout
+    assert f"{total:.5f}" in done.out
     assert (workdir / "bits_flow.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,9 +1,7 @@
 """Weights of extractors: converted, saved, loaded, and refused."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from jaxdiff.evaluation.extractors import dinov2, weights
 from jaxdiff.evaluation.extractors.weights import Weights
 from tests import import_writer as writer
 from tests import torch_writer
+from tests.cases.commands import run
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {"w": (2, 3), "bn.weight": (3,), "bn.num_batches_tracked": ()}
@@ -185,23 +184,19 @@ def test_a_damaged_download_is_refused(command: Any, tmp_path: Path) -> None:
     assert command["convert"](renamed, "tiny", SHAPES).sha256 == digest
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "launch/convert_features.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-    )
-
-
 def test_the_command_converts(tmp_path: Path) -> None:
     name, source = "dinov2_vits14", tmp_path / "vits14.pth"
     shapes = dinov2.shapes(dinov2.NETWORKS[name])
     source.write_bytes(torch_writer.state_dict(shapes))
-    done = run(f"--source={source}", f"--network={name}", f"--out={tmp_path / 'weights'}")
-    assert done.returncode == 0, done.stderr
+    done = run(
+        "convert_features",
+        f"--source={source}",
+        f"--network={name}",
+        f"--out={tmp_path / 'weights'}",
+    )
+    assert done.status == 0, done.err
     path = tmp_path / "weights" / f"{name}.npz"
-    lines = done.stdout.splitlines()
+    lines = done.out.splitlines()
     assert lines[0] == "dinov2_vits14: 175 tensors, 22,056,576 numbers"
     assert lines[1:3] == [f"sha256 {weights.sha256(p)}  {p}" for p in (source, path)]
     assert lines[3] == f"export JAXDIFF_WEIGHTS={path.parent}"
@@ -224,8 +219,8 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
         ((), "name the published file and the network, such as --network=inception"),
         ((f"--source={bad}", "--network=inception"), "'os.system', which is refused"),
     ):
-        done = run(f"--out={out}", *arguments)
-        assert done.returncode in (1, 2)
-        assert message in done.stderr, done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        done = run("convert_features", f"--out={out}", *arguments)
+        assert done.status in (1, 2)
+        assert message in done.err, done.err
+        assert len(done.err.splitlines()) == 1
     assert not out.exists()

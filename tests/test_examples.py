@@ -17,7 +17,7 @@ from jaxdiff.config import from_config
 from jaxdiff.data import Digits
 from jaxdiff.data.pixel_values import to_float
 from jaxdiff.runs import snapshots
-from jaxdiff.runs.state import init_state
+from tests.states import initial
 from tests.system import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def example(name: str) -> ModuleType:
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run's folder: an untrained network, as a snapshot of its average."""
     folder, e = tmp_path_factory.mktemp("run"), from_config(tiny.get_config())
-    state = init_state(e)
+    state = initial(e)
     variables = {"params": state.params, "constants": state.constants}
     snapshot = snapshots.Snapshot(e, variables, 0.1, 40, 640)
     snapshots.write(folder / snapshots.TRACKED, snapshot)

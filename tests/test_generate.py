@@ -18,11 +18,12 @@ from jaxdiff.objectives.losses import LevelLikelihood
 from jaxdiff.runs import edits, generate, guided_denoiser, restoring, snapshots
 from jaxdiff.runs.generate import image_keys
 from jaxdiff.runs.guided_denoiser import Guides
-from jaxdiff.runs.state import init_state, run_denoiser
+from jaxdiff.runs.state import run_denoiser
 from jaxdiff.runtime import sharding
 from jaxdiff.sampling import editing
 from jaxdiff.sampling.grids import Karras, Uniform
 from jaxdiff.sampling.guidance import Interval, Projected, Rescaled
+from tests.states import initial
 from tests.test_train import TINY
 
 SAMPLED = dataclasses.replace(
@@ -36,7 +37,7 @@ TOLERANCE = 1e-4
 @functools.cache
 def variables(seed: int) -> dict[str, Any]:
     """Of a network whose output is not zero."""
-    state = init_state(dataclasses.replace(TINY, seed=seed))
+    state = initial(dataclasses.replace(TINY, seed=seed))
     loud = lambda p: p + 0.5 if p.ndim == 0 else p
     return {"params": jax.tree.map(loud, state.params), "constants": state.constants}
 
@@ -127,7 +128,7 @@ ESTIMATES = dataclasses.replace(
 
 def test_an_estimator_guides_instead_of_the_blind_network() -> None:
     main, e = variables(0), ESTIMATES
-    estimator = init_state(e, main)
+    estimator = initial(e, main)
     estimator = {"params": estimator.params, "constants": estimator.constants}
     estimator["params"]["level_gain"] = jnp.ones(2)
 

@@ -19,6 +19,7 @@ from jaxdiff.objectives.losses import LevelLikelihood
 from jaxdiff.objectives.timesteps import LogUniformSigma
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.runs import generate, state
+from tests.states import initial
 
 UNET = UNet(label_dim=10, model_channels=8, channel_mult=(1,), num_blocks=1)
 DENOISER = Experiment(
@@ -72,7 +73,7 @@ def test_an_estimator_reads_x_and_its_label_alone(backbone: Any) -> None:
     net = LevelEstimator(backbone)
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)) * 3
     label = jd.Condition(label=jnp.arange(4) % backbone.label_dim)
-    variables = net.init(jax.random.key(0), x, jnp.zeros(()), label)
+    variables = jax.jit(net.init)(jax.random.key(0), x, jnp.zeros(()), label)
     # gains and last layers start at 0, where labels have no way to the output
     variables["params"] = jax.tree.map(lambda a: a + 0.1, variables["params"])
     variables["params"]["level_gain"] = jnp.full(2, 10.0)
@@ -97,7 +98,7 @@ def test_the_input_of_an_estimator_says_nothing_of_the_level_but_x() -> None:
 
 def test_uncertainty_learns_nothing_from_images_without_a_level() -> None:
     net, x = DENOISER.network, jnp.ones((2, 8, 8, 1))
-    variables = net.init(jax.random.key(0), x, jnp.zeros(()), jd.UNCONDITIONAL)
+    variables = jax.jit(net.init)(jax.random.key(0), x, jnp.zeros(()), jd.UNCONDITIONAL)
     blind = jd.Condition(noise=jnp.asarray([True, False]))
 
     def u(params: Any, image: int) -> Any:
@@ -112,15 +113,15 @@ def test_uncertainty_learns_nothing_from_images_without_a_level() -> None:
 
 
 def test_an_estimator_starts_from_a_denoiser_s_weights_and_learns() -> None:
-    before = state.init_state(dataclasses.replace(DENOISER, seed=5))
+    before = initial(dataclasses.replace(DENOISER, seed=5))
     variables = {"params": before.params, "constants": before.constants}
-    start = state.init_state(ESTIMATOR, variables)
+    start = initial(ESTIMATOR, variables)
     for name, array in before.constants["emb_fourier"].items():
         np.testing.assert_array_equal(start.constants["emb_fourier"][name], array)
     kernel = lambda s: s.params["enc"]["8x8_conv"]["weight"]
     # normalised twice: unit(w) divides by rms + 1e-4
     np.testing.assert_allclose(kernel(start), kernel(before), rtol=2e-4)
-    assert np.abs(kernel(state.init_state(ESTIMATOR)) - kernel(before)).max() > 0.1
+    assert np.abs(kernel(initial(ESTIMATOR)) - kernel(before)).max() > 0.1
     images = Digits(split="train").load().source
     batch = {"image": images.image[:32], "label": images.label[:32]}
     batch = jax.tree.map(jnp.asarray, batch)
@@ -133,7 +134,7 @@ def test_an_estimator_starts_from_a_denoiser_s_weights_and_learns() -> None:
 
 
 def test_weights_that_fit_nowhere_are_refused() -> None:
-    larger = state.init_state(
+    larger = initial(
         dataclasses.replace(DENOISER, network=DENOISER.network.clone(model_channels=16))
     )
     with pytest.raises(ValueError, match=r"is \(3, 3, 32, 16\), its network wants"):

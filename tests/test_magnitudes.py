@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from jaxdiff.runs.state import init_state
 from jaxdiff.train import magnitudes, make_step
 from tests.cases.commands import run
+from tests.states import initial
 from tests.test_train import TINY, batch
 
 
@@ -25,7 +25,7 @@ def test_rms_is_of_all_elements_in_float32() -> None:
 
 
 def test_a_step_s_weights_updates_and_activations() -> None:
-    state = init_state(TINY)
+    state = initial(TINY)
     before, step = state.params, jax.jit(make_step(TINY))
     for n in range(2):  # the first step has rate 0
         before, (state, _) = state.params, step(state, batch(n))

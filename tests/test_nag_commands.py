@@ -3,9 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +21,18 @@ from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import of_run
 from jaxdiff.networks import LevelEstimator, UNet
 from jaxdiff.runs import snapshots
-from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Output
+from jaxdiff.types.protocols import Network, implements
+from tests.cases.commands import run
+from tests.states import initial
 
-ROOT = Path(__file__).parents[1]
 STD, GAIN, W, WITHIN = 0.2, 0.3, 2.0, (0.0, 5.0)
 GRID = Karras(sigma_min=0.2, sigma_max=20.0)
 
 
+@implements(Network)
 class Zero(nn.Module):
     """F = 0, or GAIN x where the level is withheld: D = c_skip x, exact for N(0, STD^2)."""
 
@@ -46,6 +45,7 @@ class Zero(nn.Module):
         return Output(jnp.where(cond.noise[:, None, None, None], 0.0, GAIN * x))
 
 
+@implements(Network)
 class Rms(nn.Module):
     """ln of the noise's standard deviation in x, for data N(0, STD^2)."""
 
@@ -152,22 +152,9 @@ def test_what_has_a_shift_is_not() -> None:
     of_run.check(dataclasses.replace(DRAWS, noise_dropout=0.0), ESTIMATES, aware=False)
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "launch" / "noise_shift.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-
-
 def untrained(folder: Path, experiment: Experiment) -> Path:
     """A run's snapshot before the first step, with gains of 1 in place of 0."""
-    state = init_state(experiment)
+    state = initial(experiment)
     opened = lambda path, a: jnp.ones_like(a) if path[-1].key.endswith("_gain") else a
     params = jax.tree_util.tree_map_with_path(opened, state.params)
     variables = {"params": params, "constants": state.constants}
@@ -180,8 +167,8 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     estimator = untrained(tmp_path / "level", ESTIMATES)
     asked = f"--workdir={denoiser}", f"--estimator={estimator}", "--steps=4"
     asked = (*asked, "--number=12", "--batch=8", "--noise_interval=10,30")
-    done = run(*asked, "--noise_guidance=50", "--solver=EulerMaruyama")
-    assert done.returncode == 0, done.stderr
+    done = run("noise_shift", *asked, "--noise_guidance=50", "--solver=EulerMaruyama")
+    assert done.status == 0, done.err
     found = json.loads((tmp_path / "run" / "noise_shift.json").read_text())
     assert (found["steps"], found["noise_interval"]) == (4, [10.0, 30.0])
     assert "EulerMaruyama" in found["solver"]
@@ -190,12 +177,12 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     kinds = ["sampled", "sampled with NAG, w = 50"]
     assert list(found["shifts"]) == kinds
     for kind, shift in found["shifts"].items():
-        assert f"{kind}: {shift['verdict']}" in done.stdout
+        assert f"{kind}: {shift['verdict']}" in done.out
     first = [shift["shift"][0] for shift in found["shifts"].values()]
     assert abs(first[0] - first[1]) > 1e-3  # only the step from sigma = 20 is guided
     assert (tmp_path / "run" / "noise_shift.png").read_bytes()[1:4] == b"PNG"
-    done = run(f"--workdir={denoiser}")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: --estimator is missing")
-    assert "configs/digits_nag.py:level" in done.stderr
-    assert done.stderr.count("\n") == 1
+    done = run("noise_shift", f"--workdir={denoiser}")
+    assert done.status == 1
+    assert done.err.startswith("error: --estimator is missing")
+    assert "configs/digits_nag.py:level" in done.err
+    assert done.err.count("\n") == 1

@@ -1,8 +1,6 @@
 """Sampling and editing as a user does both: what is drawn, what is refused in a line."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +8,9 @@ import pytest
 from PIL import Image
 
 from jaxdiff.analysis import image_grid
-from tests.test_nag_commands import DRAWS, environment, untrained
-
-ROOT = Path(__file__).parents[1]
+from tests.cases import commands
+from tests.cases.commands import Done
+from tests.test_nag_commands import DRAWS, untrained
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +18,14 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untrained(tmp_path_factory.mktemp("runs") / "run", DRAWS)
 
 
-def run(script: str, workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, ROOT / "launch" / script, f"--workdir={workdir}", "--steps=2"]
-    return subprocess.run(
-        [*line, *arguments], capture_output=True, text=True, env=environment()
-    )
+def run(script: str, workdir: Path, *arguments: str) -> Done:
+    return commands.run(script, f"--workdir={workdir}", "--steps=2", *arguments)
 
 
 def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) -> None:
     asked = "--box=0.5,0,1,1", "--number=3", f"--out={tmp_path / 'edit.png'}"
-    done = run("edit.py", workdir, *asked)
-    assert done.returncode == 0, done.stderr
+    done = run("edit", workdir, *asked)
+    assert done.status == 0, done.err
     with np.load(tmp_path / "edit.npz") as found:
         images, originals = found["images"], found["originals"]
     assert images.shape == (3, 8, 8, 1)
@@ -46,26 +41,26 @@ def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("script", "flags", "said"),
     [
-        ("edit.py", ("--box=0,0,2,1",), "--box is LEFT,TOP,RIGHT,BOTTOM"),
-        ("edit.py", ("--resample=4,5",), "--resample needs --mask or --box"),
-        ("sample.py", ("--solver=",), "names 0 values"),
-        ("sample.py", ("--compare=Heun", "--compare_steps="), "--compare_steps is 6,12,24"),
-        ("sample.py", ("--rule=Sum()",), "--rule changes nothing without --guidance"),
+        ("edit", ("--box=0,0,2,1",), "--box is LEFT,TOP,RIGHT,BOTTOM"),
+        ("edit", ("--resample=4,5",), "--resample needs --mask or --box"),
+        ("sample", ("--solver=",), "names 0 values"),
+        ("sample", ("--compare=Heun", "--compare_steps="), "--compare_steps is 6,12,24"),
+        ("sample", ("--rule=Sum()",), "--rule changes nothing without --guidance"),
     ],
 )
 def test_a_mistake_is_one_line(
     script: str, flags: tuple[str, ...], said: str, workdir: Path
 ) -> None:
     done = run(script, workdir, *flags)
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.status == 1
+    assert said in done.err
+    assert done.err.count("\n") == 1, done.err
 
 
 def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> None:
     asked = "--number=7", "--blocks=2", "--extractors=pixels8", f"--out={tmp_path}/scored"
-    done = run("evaluate.py", workdir, *asked)
-    assert done.returncode == 0, done.stderr
+    done = run("evaluate", workdir, *asked)
+    assert done.status == 0, done.err
     found = json.loads((tmp_path / "scored.json").read_text())
     assert (found["images"], found["as_many"], len(found["blocks"])) == (14, 7, 2)
     assert found["drawn"]["fd_pixels8"] == found["blocks"][0]["fd_pixels8"]
@@ -78,13 +73,13 @@ def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> N
     )
     with np.load(kept) as file:
         assert file["image"].shape == (14, 8, 8, 1)
-    again = run("evaluate.py", workdir, "--images=x.npz", "--reference=y.npz")
-    assert again.stderr == (
+    again = run("evaluate", workdir, "--images=x.npz", "--reference=y.npz")
+    assert again.err == (
         "error: give --workdir, a run to draw from, or --images, a folder or NPZ\n"
     )
 
 
 def test_a_wrong_path_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = run("evaluate.py", tmp_path / "none")
-    assert "holds no run" in done.stderr
+    done = run("evaluate", tmp_path / "none")
+    assert "holds no run" in done.err
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,6 @@
 """Faults and traps do what they say, and the command says which metric sees them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +15,7 @@ from jaxdiff.evaluation.distances import Moments
 from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.evaluation.sanity import corruptions, report, splits, traps, verdict
 from jaxdiff.evaluation.sanity.study import of_faults, of_missing, of_sizes, rows
-
-ROOT = Path(__file__).parents[1]
+from tests.cases.commands import run
 
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -413,19 +409,13 @@ def test_variants_of_a_drawing_are_a_family(monkeypatch: pytest.MonkeyPatch) -> 
     assert plain.load().take(np.arange(3))["image"][:, 0, 0, 0].tolist() == [0, 3, 4]
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launch/sanity.py", *flags]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-
-
 def test_the_command_on_digits(tmp_path: Path) -> None:
     out = tmp_path / "metrics"
     page = "My prose.\n" + "".join(sanity.around("", "T")) + "And its end.\n"
     out.with_suffix(".md").write_text(page)
     flags = ["--extractors=pixels8", "--number=64", "--splits=2", f"--out={out}"]
-    done = run("--config=configs/digits.py", "--config.data.split=all", *flags)
-    assert done.returncode == 0, done.stderr
+    done = run("sanity", "--config=configs/digits.py", "--config.data.split=all", *flags)
+    assert done.status == 0, done.err
     results = json.loads(out.with_suffix(".json").read_text())
     missing = {"missing rare classes", "missing common classes"}
     assert set(results["faults"]) == {*sanity.CORRUPTIONS, *missing} - {"desaturation"}
@@ -439,12 +429,12 @@ def test_the_command_on_digits(tmp_path: Path) -> None:
     assert "| darkening | 16 | grey levels |" in text
     assert text.startswith("My prose.\n# T\n")
     assert text.endswith("And its end.\n")
-    assert "copies: caught by copied" in done.stdout
+    assert "copies: caught by copied" in done.out
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_latents_are_refused() -> None:
-    done = run("--config=configs/edm2_img512.py:s")
-    assert done.returncode == 1
-    assert "has latents" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    done = run("sanity", "--config=configs/edm2_img512.py:s")
+    assert done.status == 1
+    assert "has latents" in done.err
+    assert len(done.err.splitlines()) == 1

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from jaxdiff.data import Digits, Records
+from tests.cases import commands
+from tests.cases.commands import Done
 
 pytest.importorskip("array_record", reason='needs pip install "jaxdiff[records]"')
 ROOT = Path(__file__).parents[1]
@@ -22,10 +24,8 @@ def command(*flags: str) -> list[str]:
     return [sys.executable, "launch/prepare_data.py", *flags]
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*flags), cwd=ROOT, env=ENV, capture_output=True, text=True
-    )
+def run(*flags: str) -> Done:
+    return commands.run("prepare_data", *flags)
 
 
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
@@ -41,12 +41,12 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     before = json.loads((out / "records.json").read_text())
     assert before["count"] < 1497
     done = run(*flags)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     kept = len(before["shards"])
     message = f"1,497 records of 10 classes in 94 shards ({kept} were there)"
-    assert message in done.stdout
-    assert f"--config.data.path={out} --config.data.size=8" in done.stdout
-    assert "--config=configs/folder.py:records" in done.stdout
+    assert message in done.out
+    assert f"--config.data.path={out} --config.data.size=8" in done.out
+    assert "--config=configs/folder.py:records" in done.out
     numbers = np.arange(1497)
     stored = Records(str(out), size=8, channels=1).load().take(numbers)
     expected = Digits().load().take(numbers)
@@ -68,6 +68,6 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 )
 def test_mistakes_are_one_line(flags: list[str], message: str) -> None:
     done = run(*flags)
-    assert done.returncode == 1
-    assert done.stderr == f"error: {message}\n"
+    assert done.status == 1
+    assert done.err == f"error: {message}\n"
     assert not (ROOT / "x").exists()

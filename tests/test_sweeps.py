@@ -1,22 +1,23 @@
 """Sweeps: what an axis may be, what is measured again, and what a minimum is."""
 
+import contextlib
 import dataclasses
 import json
 import math
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from jaxdiff.evaluation import sweep_report
 from jaxdiff.evaluation.sweep_axes import Axis, Book, axis, points, verdict
 from jaxdiff.runs import snapshots
-from tests.test_nag_commands import DRAWS, environment, untrained
-
-ROOT = Path(__file__).parents[1]
+from tests.cases import commands
+from tests.cases.commands import Done
+from tests.test_nag_commands import DRAWS, untrained
 
 
 @pytest.mark.parametrize(
@@ -237,44 +238,47 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SWEEP = ROOT / "launch" / "sweep.py"
-COUNTED = f"""
-import atexit, runpy, sys, jax
-seen = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **said: "backend_compile" in event and seen.append(said["fun_name"])
-)
-atexit.register(lambda: print("PROGRAMS", seen.count("jit(compiled)")))
-sys.path.insert(0, {str(SWEEP.parent)!r})
-runpy.run_path({str(SWEEP)!r}, run_name="__main__")
-"""
-"""The command, which then prints how many samplers were compiled."""
-
-
-def run(workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-c", COUNTED, f"--workdir={workdir}"]
+def run(workdir: Path, *arguments: str) -> Done:
     how = "--number=8", "--blocks=2", "--extractors=pixels8", "--cpu_devices=1"
-    return subprocess.run(
-        [*line, *how, *arguments], capture_output=True, text=True, env=environment()
-    )
+    return commands.run("sweep", f"--workdir={workdir}", *how, *arguments)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[list[str]]:
+    """The names of the programs that are compiled meanwhile."""
+    names: list[str] = []
+
+    def listen(event: str, _: float, **about: Any) -> None:
+        if "backend_compile" in event:
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path) -> None:
     out = f"--out={tmp_path / 'found'}"
     steps = "--steps=2", "--noise_interval=0.3,inf"
-    done = run(workdir, *steps, "--over=noise_guidance=0,1,2", out)
-    assert done.returncode == 0, done.stderr
+    with compiling() as programs:
+        done = run(workdir, *steps, "--over=noise_guidance=0,1,2", out)
+    assert done.status == 0, done.err
     book = workdir / "quality" / "sweep.jsonl"
     first = book.read_text()
     assert first.count("\n") == 3
-    assert "PROGRAMS 2\n" in done.stdout  # without guidance and with it, of any weight
+    assert (
+        programs.count("jit(program)") == 2
+    )  # without guidance and with it, of any weight
     assert not list((workdir / "quality").glob("*/*.npz"))  # images are not kept
     wider = "--over=noise_guidance=2,4", "--over=std=0.1,0.05", "--keep"
-    done = run(workdir, *steps, *wider, out)
-    assert done.returncode == 0, done.stderr
+    with compiling() as programs:
+        done = run(workdir, *steps, *wider, out)
+    assert done.status == 0, done.err
     assert book.read_text().startswith(first)
     assert book.read_text().count("\n") == 3 + 3
-    assert "PROGRAMS 1\n" in done.stdout  # for all averages
+    assert programs.count("jit(program)") == 1  # for all averages
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["point"] for row in found["rows"]] == [
         {"noise_guidance": w, "std": s} for w in "24" for s in ("0.1", "0.05")
@@ -306,14 +310,14 @@ def test_a_mistake_is_one_line(
     arguments: tuple[str, ...], said: str, workdir: Path
 ) -> None:
     done = run(workdir, *arguments)
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.status == 1
+    assert said in done.err
+    assert done.err.count("\n") == 1, done.err
 
 
 def test_a_width_needs_snapshots(workdir: Path, tmp_path: Path) -> None:
     (only,) = (workdir / snapshots.TRACKED).glob("*.npz")
     done = run(only, "--over=std=0.1,0.05")
-    assert done.returncode == 1
-    assert "holds no snapshots: train with --config.snapshot_every" in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.status == 1
+    assert "holds no snapshots: train with --config.snapshot_every" in done.err
+    assert done.err.count("\n") == 1, done.err

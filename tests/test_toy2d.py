@@ -142,7 +142,7 @@ def test_the_network_s_energy_and_score_are_the_reference_s() -> None:
 
 def test_an_untrained_network_is_the_denoiser_of_a_gaussian() -> None:
     x, at = points("model")
-    params = NETWORK.init(jax.random.key(0), x, jnp.zeros(()))
+    params = jax.jit(NETWORK.init)(jax.random.key(0), x, jnp.zeros(()))
     for level in (at, NoiseLevel(jnp.float32(1.0), jnp.float32(0.3))):
         x0 = toy2d.learned(NETWORK, params)(x, level).x0
         exact = jd.gaussian_denoiser(0.0, 0.5)(x, level).x0
@@ -244,7 +244,7 @@ def test_training_draws_the_published_law_and_returns_the_average(monkeypatch: A
     assert abs(np.corrcoef(log_sigma[:, 0], noise)[0, 1]) < 4 / 64
 
     first, _ = jax.random.split(jax.random.key(0))
-    params = network.init(first, jnp.zeros((1, 2)), jnp.zeros(()))
+    params = jax.jit(network.init)(first, jnp.zeros((1, 2)), jnp.zeros(()))
     params, tx = normalized(params), learning.OPTIMIZER.transformation(64)
     state, history = tx.init(params), []
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
 from jaxdiff.train import examiner, initial_state, make_step, require_finite, withhold
 from jaxdiff.types import Noised
+from tests.states import initial
 
 GOLDEN = Path(__file__).parent / "golden" / "edm2"
 TINY = Experiment(
@@ -64,7 +66,7 @@ def batch(seed: int) -> dict[str, np.ndarray]:
 
 
 def begin(mesh: jax.sharding.Mesh) -> TrainState:
-    return jax.device_put(init_state(TINY), sharding.replicated(mesh))
+    return jax.device_put(initial(TINY), sharding.replicated(mesh))
 
 
 @pytest.mark.parametrize("case", ["net_c_micro", "net_a_uncond"])
@@ -121,8 +123,7 @@ def test_a_batch_in_parts_is_as_one() -> None:
         states[rounds] = (float(metrics["loss"]), float(metrics["grad_norm"]), state.params)
     # Float rounding of sums alone: the order of additions differs.
     np.testing.assert_allclose(states[1][:2], states[4][:2], rtol=2e-5)
-    for a, b in zip(*(jax.tree.leaves(s[2]) for s in states.values()), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+    chex.assert_trees_all_close(states[1][2], states[4][2], rtol=0, atol=1e-4)
 
 
 def test_a_step_compiles_once_and_donates_its_state() -> None:
@@ -219,7 +220,7 @@ def test_a_tiny_network_learns() -> None:
 
 def start_from(folder: Path, **changed: Any) -> None:
     """A run that starts from TINY's averages."""
-    state = init_state(TINY)
+    state = initial(TINY)
     variables = {"params": state.params, "constants": state.constants}
     snapshot = snapshots.Snapshot(TINY, variables, 0.1, 1, 16)
     path = snapshots.write(folder, snapshot, "float32")
@@ -265,7 +266,7 @@ def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) ->
     mesh, dataset = sharding.data_mesh(jax.devices()[:2]), e.data.load()
     draw = generate.sampler(e)
     examine = examiner(e, tmp_path, dataset, draw, mesh)
-    state = init_state(e)
+    state = initial(e)
     variables = ema_variables(e, state, e.sampling.std)
     seeds, label = np.arange(20), evaluation.labels_like(dataset, 20)
     images = generate.images(draw, variables, Pixels(), seeds, label, mesh, 20)

@@ -4,6 +4,7 @@ import functools
 import json
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -233,20 +234,20 @@ def heads() -> Any:
 
 def test_the_variance_head_leaves_the_other_parameters_as_they_are(heads: Any) -> None:
     plain, learned, args = heads
-    init = lambda net: net.init(jax.random.key(0), *args)
+    init = lambda net: jax.jit(net.init)(jax.random.key(0), *args)
     without, with_it = init(plain), init(learned)
     added = {
         name: jax.tree.map(jnp.shape, with_it["params"].pop(name))
         for name in ("variance_conv", "variance_gain")
     }
     assert added == {"variance_conv": {"weight": (3, 3, 8, 3)}, "variance_gain": ()}
-    jax.tree.map(np.testing.assert_array_equal, without, with_it)
+    chex.assert_trees_all_equal(without, with_it)
     assert jax.eval_shape(plain.apply, without, *args).variance is None
 
 
 def test_an_untrained_variance_is_zero_and_its_gain_is_its_own(heads: Any) -> None:
     _, learned, args = heads
-    variables = learned.init(jax.random.key(0), *args)
+    variables = jax.jit(learned.init)(jax.random.key(0), *args)
     apply = jax.jit(learned.apply)
     out = apply(variables, *args)
     assert out.variance.shape == out.raw.shape == (2, 4, 4, 3)
@@ -294,7 +295,7 @@ def test_rematerialised_blocks_have_the_same_parameters_and_gradients() -> None:
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
     args = (x, jnp.asarray([-0.5, 0.5]), Condition(label=jnp.array([0, -1])))
     again = net.clone(remat=True)
-    variables = net.init(jax.random.key(0), *args)
+    variables = jax.jit(net.init)(jax.random.key(0), *args)
     initial = jax.eval_shape(again.init, jax.random.key(0), *args)
     assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, variables)
     variables["params"]["out_gain"] = jnp.float32(1)
@@ -355,7 +356,7 @@ def test_blocks_below_config_g_are_their_formulas(
     )  # fmt: skip
     x = 3 * jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
     emb = jax.random.normal(jax.random.key(1), (2, 5))
-    variables = block.init(jax.random.key(2), x, emb)
+    variables = jax.jit(block.init)(jax.random.key(2), x, emb)
     assert set(variables["params"]) == {"conv_res0", "conv_res1", "conv_skip", "emb_linear"}
     made = normalised if weight_norm else np.float64
     w = {name: made(layer["weight"]) for name, layer in variables["params"].items()}

@@ -63,7 +63,7 @@ def run(script: str, *arguments: object) -> Done:
 @contextlib.contextmanager
 def _fresh() -> Iterator[None]:
     """The flags and modules of launch/ are imported anew, and gone afterwards."""
-    own = {p.stem for p in LAUNCH.glob("*.py")}
+    own = {p.stem for p in LAUNCH.glob("*.py")} | {"config_config"}  # of ml_collections
     held = {name: flags.FLAGS[name] for name in flags.FLAGS}
     before, folder = set(sys.modules), Path.cwd()
     _forget(set(held) - set(BASE))

@@ -19,6 +19,7 @@ from jaxdiff.runs import snapshots
 from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.train import fit, setup
+from tests.states import initial
 from tests.test_train import TINY
 
 DIT = DiT(label_dim=4, width=8, depth=1, heads=2)
@@ -33,7 +34,7 @@ def experiment(side: int = 8, network: Any = TINY.network, **changed: Any) -> Ex
 
 def of(there: Experiment, folder: Path) -> str:
     """The snapshot of a run that was never trained."""
-    state = init_state(there)
+    state = initial(there)
     variables = {"params": state.params, "constants": state.constants}
     written = snapshots.Snapshot(there, variables, 0.1, 7, 16)
     return str(snapshots.write(folder, written, "float32"))
@@ -48,7 +49,7 @@ def loaded(there: Experiment, here: Experiment, folder: Path) -> tuple[dict, dic
     here = dataclasses.replace(here, init_from=of(there, folder))
     fitted = setup.loaded(here)
     state = setup.initial_state(here, sharding.data_mesh(jax.devices()[:1]), fitted)
-    before = there.optimizer.start(init_state(there).params)
+    before = there.optimizer.start(initial(there).params)
     return flat(before), flat(state.params), "\n".join(fitted.lines)
 
 
@@ -57,7 +58,7 @@ def test_all_of_a_network_is_loaded_and_said(tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, rtol=1e-6, err_msg=name)
-    count = len(before) + len(flat(init_state(experiment()).constants))
+    count = len(before) + len(flat(initial(experiment()).constants))
     assert f"step 7\n{count} of the {count} arrays of the network are loaded" in said
     assert "made anew" not in said
     assert "class k here takes the place of class k there" in said
@@ -117,9 +118,9 @@ def test_positions_of_as_many_patches_are_made_anew_too(tmp_path: Path) -> None:
     )
     here = dataclasses.replace(tall, init_from=of(wide, tmp_path))
     state = setup.initial_state(here, sharding.data_mesh(jax.devices()[:1]))
-    expected = init_state(tall).constants["positions"]
+    expected = initial(tall).constants["positions"]
     np.testing.assert_array_equal(state.constants["positions"], expected)
-    assert (expected != init_state(wide).constants["positions"]).any()
+    assert (expected != initial(wide).constants["positions"]).any()
 
 
 @pytest.mark.parametrize(

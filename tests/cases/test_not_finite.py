@@ -17,11 +17,11 @@ from jaxdiff.evaluation.extractors import extractor as extractors
 from jaxdiff.evaluation.likelihood import Bits, dataset_bound, dataset_flow, process
 from jaxdiff.evaluation.noise_shift import of_run
 from jaxdiff.runs import generate, snapshots
-from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.finite import NotFiniteError, require_finite
 from jaxdiff.schedules.posterior import LargeVariance
 from tests.cases.commands import run
+from tests.states import initial
 from tests.test_nag_commands import DRAWS, EXACT
 
 MESH = sharding.data_mesh(jax.devices()[:1])
@@ -69,7 +69,7 @@ def test_a_long_list_is_cut() -> None:
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose weights are finite, and whose sums are not."""
-    state = init_state(DRAWS)
+    state = initial(DRAWS)
     huge = lambda path, a: a * 0 + 3e38 if path[-1].key.endswith("_gain") else a
     params = jax.tree_util.tree_map_with_path(huge, state.params)
     variables = {"params": params, "constants": state.constants}

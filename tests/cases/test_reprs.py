@@ -19,9 +19,10 @@ from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.objectives import timesteps
 from jaxdiff.runs.restoring import Restored
 from jaxdiff.runs.snapshots import Snapshot
-from jaxdiff.runs.state import init_state, run_denoiser
+from jaxdiff.runs.state import run_denoiser
 from jaxdiff.runtime import sharding
 from jaxdiff.types import reprs
+from tests.states import initial
 from tests.system import tiny
 
 E = dataclasses.replace(from_config(tiny.get_config()), eval_every=0)
@@ -29,7 +30,7 @@ E = dataclasses.replace(from_config(tiny.get_config()), eval_every=0)
 
 @pytest.fixture(scope="module")
 def state() -> Any:
-    return init_state(E)
+    return initial(E)
 
 
 @pytest.fixture(scope="module")

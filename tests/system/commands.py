@@ -10,8 +10,11 @@ import numpy as np
 
 from jaxdiff.runs import checkpoint
 from jaxdiff.runtime import sharding
+from tests.cases import commands as here
+from tests.cases.commands import Done
 
 ROOT = Path(__file__).parents[2]
+TINY = "--config=tests/system/tiny.py"
 
 
 def command(script: str, *arguments: object) -> list[str]:
@@ -19,8 +22,12 @@ def command(script: str, *arguments: object) -> list[str]:
 
 
 def train(workdir: Path, *arguments: object) -> list[str]:
-    config = "--config=tests/system/tiny.py"
-    return command("train", config, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
+    return command("train", TINY, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
+
+
+def refused_training(workdir: Path, *arguments: object) -> Done:
+    """A command that ends before it computes, in this process."""
+    return here.run("train", TINY, f"--workdir={workdir}", *arguments)
 
 
 def run(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:

@@ -14,7 +14,18 @@ import pytest
 
 from jaxdiff.data import Digits
 from jaxdiff.runs import restoring, run_folder
-from tests.system.commands import ROOT, command, leaves, reached, run, saved_steps, train
+from tests.cases import commands as here
+from tests.cases.commands import Done
+from tests.system.commands import (
+    ROOT,
+    command,
+    leaves,
+    reached,
+    refused_training,
+    run,
+    saved_steps,
+    train,
+)
 
 STEPS = 40
 
@@ -164,13 +175,15 @@ def test_a_damaged_checkpoint_is_passed_over(
         np.testing.assert_array_equal(value, mended[name], err_msg=name)
 
 
-def errors(done: subprocess.CompletedProcess) -> str:
+def errors(done: subprocess.CompletedProcess | Done) -> str:
     """The error of a command that failed as it should: its one last line."""
-    assert done.returncode not in (0, None)
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    if isinstance(done, subprocess.CompletedProcess):
+        done = Done(done.returncode, done.stdout, done.stderr)
+    assert done.status not in (0, None)
+    assert "Traceback" not in done.err
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert done.stderr.splitlines()[-1] == lines[0]
+    assert done.err.splitlines()[-1] == lines[0]
     return lines[0]
 
 
@@ -191,17 +204,15 @@ def errors(done: subprocess.CompletedProcess) -> str:
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], complaint: str, environment: dict[str, str], tmp_path: Path
+    arguments: list[str], complaint: str, tmp_path: Path
 ) -> None:
-    done = run(train(tmp_path / "run", *arguments), environment)
+    done = refused_training(tmp_path / "run", *arguments)
     assert complaint in errors(done)
     assert not list(tmp_path.rglob("checkpoints/*"))
 
 
-def test_mistakes_about_a_run_are_one_line(
-    finished: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
-    done = run(train(finished, "--config.loss_scale=2.0"), environment)
+def test_mistakes_about_a_run_are_one_line(finished: Path, tmp_path: Path) -> None:
+    done = refused_training(finished, "--config.loss_scale=2.0")
     assert "another experiment (loss_scale: 1.0 there, 2.0 here)" in errors(done)
     for arguments, complaint in [
         ([f"--workdir={tmp_path}/none"], "holds no run"),
@@ -209,12 +220,11 @@ def test_mistakes_about_a_run_are_one_line(
         ([f"--workdir={finished}", "--std=0.3"], "tracks no EMA of std 0.3; it has 0.1"),
         ([f"--workdir={finished}", "--checkpoint=7"], f"it has {STEPS}, {STEPS - 4}"),
     ]:
-        assert complaint in errors(run(command("sample", *arguments), environment))
+        assert complaint in errors(here.run("sample", *arguments))
     lost = copy(finished, tmp_path / "lost")
     damage(lost, STEPS)
     damage(lost, STEPS - 4)
-    line = command("sample", f"--workdir={lost}")
-    message = errors(run(line, environment))
+    message = errors(here.run("sample", f"--workdir={lost}"))
     assert f"{STEPS} is damaged (" in message
     assert f"{STEPS - 4} is damaged (" in message
 
@@ -264,7 +274,7 @@ def test_a_mistake_before_the_first_checkpoint_claims_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    assert "split" in errors(run(train(workdir, "--config.data.split=nope"), environment))
+    assert "split" in errors(refused_training(workdir, "--config.data.split=nope"))
     few = ("--config.steps=2", "--config.sample_every=9")
     assert run(train(workdir, *few), environment).returncode == 0
 
@@ -274,7 +284,7 @@ def test_a_run_may_move_to_other_devices_and_knows_its_experiment(
 ) -> None:
     workdir = copy(finished, tmp_path / "run")
     (workdir / "config.json").unlink()
-    done = run(train(workdir, "--config.seed=5"), environment)
+    done = refused_training(workdir, "--config.seed=5")
     assert "another experiment (seed: 0 there, 5 here)" in errors(done)
     more = ("--config.steps=42", "--cpu_devices=1")
     done = run(train(workdir, *more), environment)
