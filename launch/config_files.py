@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxdiff.config import TYPES, Experiment, expressions, to_dict
 from jaxdiff.config.fields import fields_of
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 
 class _Parser(flags.ArgumentParser):
@@ -67,12 +67,12 @@ def complaint(argv: list[str]) -> str:
     try:
         is_file = Path(path.split(":")[0]).is_file()
     except (OSError, ValueError) as error:  # too long, or with a null byte
-        return f"--config={shown(path, 60)}: {getattr(error, 'strerror', None) or error}"
+        return f"--config={quote(path, 60)}: {getattr(error, 'strerror', None) or error}"
     if not is_file:
         known = ", ".join(sorted(str(f) for f in Path("configs").glob("*.py")))
         name = path.split(":")[0]
         return (
-            f"--config: there is no file {shown(name)[1:-1]}; there are {known or 'none'}"
+            f"--config: there is no file {quote(name)[1:-1]}; there are {known or 'none'}"
         )
     return ""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from config_files import where
 
 from jaxdiff.runtime.files import place
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 
 def imported(argv: list[str]) -> str:
@@ -65,7 +65,7 @@ def _import(name: str) -> None:
         importlib.import_module(name)
         return
     if not path.is_file():
-        raise ValueError(f"there is no file {shown(name)[1:-1]}")
+        raise ValueError(f"there is no file {quote(name)[1:-1]}")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # for what the file imports itself
     spec = importlib.util.spec_from_file_location(path.stem, path)

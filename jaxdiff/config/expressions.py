@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxdiff.config import TYPES, allowed, from_dict
 from jaxdiff.config.fields import elements, fields_of
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 LONGEST = 10_000
 """Characters of an expression."""
@@ -33,7 +33,7 @@ def read(text: str, kind: Any) -> Any:
     """
     values = read_all(text, kind)
     if len(values) != 1:
-        raise ValueError(f"{shown(text)} names {len(values)} values; give one")
+        raise ValueError(f"{quote(text)} names {len(values)} values; give one")
     return values[0]
 
 
@@ -46,7 +46,7 @@ def read_all(text: str, kind: Any) -> list[Any]:
     """
     if len(text) > LONGEST:
         raise ValueError(
-            f"{shown(text, 40)} has {len(text):,} characters, over {LONGEST:,}"
+            f"{quote(text, 40)} has {len(text):,} characters, over {LONGEST:,}"
         )
     try:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
@@ -56,7 +56,7 @@ def read_all(text: str, kind: Any) -> list[Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         some = ", ".join(sorted(_short(kind))[:3])
         raise ValueError(
-            f"{shown(text)} is no list of values: write names, such as {some}, with fields "
+            f"{quote(text)} is no list of values: write names, such as {some}, with fields "
             "in parentheses where they differ from the default"
         ) from error
     return [_value(node, kind) for node in parsed.elts]
@@ -121,6 +121,6 @@ def _argument(node: ast.expr, hint: Any, depth: int) -> Any:
 def _source(node: ast.expr) -> str:
     """What was written, short enough for a message."""
     try:
-        return shown(ast.unparse(node))
+        return quote(ast.unparse(node))
     except (RecursionError, ValueError):  # deep, or a number of thousands of digits
         return f"a {type(node).__name__.lower()}"

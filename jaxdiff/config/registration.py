@@ -35,7 +35,7 @@ from jaxdiff.types import (
     implements,
 )
 from jaxdiff.types.protocols import members, required
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 MAIN = (
     *(Network, Source, Optimizer, Schedule, Times, Parameterization, Solver, Rule),
@@ -70,7 +70,7 @@ def register(cls: Any = None, *, name: str = "") -> Any:
     if not short.isidentifier() or (group and group not in KINDS.values()):
         groups = ", ".join(sorted({*KINDS.values()}))
         raise ValueError(
-            f"register(name={shown(name)}): a name is as Mine or GROUP.Mine, with "
+            f"register(name={quote(name)}): a name is as Mine or GROUP.Mine, with "
             f"one of the groups {groups}"
         )
     kind = _kind_of(cls, group)

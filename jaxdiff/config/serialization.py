@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxdiff.config.experiment import Experiment
 from jaxdiff.config.fields import elements, fields_of
 from jaxdiff.config.registry import NAMES, TYPES, allowed
-from jaxdiff.types.ranges import rules, shown
+from jaxdiff.types.ranges import quote, rules
 
 
 def to_dict(value: Any) -> Any:
@@ -69,7 +69,7 @@ def _read(tree: Any, hint: Any, where: str, depth: int) -> Any:
     names = allowed(hint)
     if names and NAMES.get(type(value), "None" if value is None else "") not in names:
         many = f"one of {', '.join(names)};" if len(names) > 1 else f"a {names[0]},"
-        raise ValueError(f"{where} must be {many} got {shown(value)}")
+        raise ValueError(f"{where} must be {many} got {quote(value)}")
     return value
 
 
@@ -78,7 +78,7 @@ def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
     kind = tree.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
         known = ", ".join(allowed(hint) or TYPES)
-        what = f"{shown(kind)}{_unregistered(kind)}"
+        what = f"{quote(kind)}{_unregistered(kind)}"
         raise ValueError(f"{where}.type is {what}; known: {known}")
     cls, values = TYPES[kind], {}
     fields = fields_of(cls)
@@ -87,7 +87,7 @@ def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
             continue
         if name not in fields:
             raise ValueError(
-                f"{where} ({kind}) has no field {shown(name)}; it has "
+                f"{where} ({kind}) has no field {quote(name)}; it has "
                 f"{', '.join(fields) or 'none'}"
             )
         path = f"{where}.{name}"

@@ -26,7 +26,7 @@ from jaxdiff.data.skipping import Skipping
 from jaxdiff.data.sources.folder import Files
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.runtime.progress import bar as progress_bar
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 ENCODINGS = ("raw", "png", "file")
 CHUNK = 64
@@ -141,7 +141,7 @@ def header_of(out: Path, new: shards.Header) -> shards.Header:
     if dataclasses.replace(header, shards=()) != new:
         there, here = ({**vars(h), **h.of} for h in (header, new))
         lines = [
-            f"{name} is {shown(there.get(name))} there, {shown(here.get(name))} here"
+            f"{name} is {quote(there.get(name))} there, {quote(here.get(name))} here"
             for name in {**here, **there}
             if name not in ("of", "shards") and there.get(name) != here.get(name)
         ]

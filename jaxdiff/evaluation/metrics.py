@@ -24,7 +24,7 @@ import numpy as np
 from jaxdiff.evaluation import distances
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.reference import ORIGIN, Observed, Seen
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 _BETTER: dict[str, int] = {
     "fd": -1, "fid": -1, "kid": -1, "rbf": -1, "precision": 1, "recall": 1, "density": 1,
@@ -53,10 +53,10 @@ def register_metric(name: str, better: int = -1) -> Callable[[Distance], Distanc
     """
     if not re.fullmatch("[a-z][a-z0-9]*", name):
         raise ValueError(
-            f"a metric's name is of small letters and digits, as mygap, got {shown(name)}"
+            f"a metric's name is of small letters and digits, as mygap, got {quote(name)}"
         )
     if better not in (-1, 0, 1):
-        raise ValueError(f"better must be -1, 0 or 1, got {shown(better)}")
+        raise ValueError(f"better must be -1, 0 or 1, got {quote(better)}")
 
     def register(distance: Distance) -> Distance:
         there = _OWN.get(name)

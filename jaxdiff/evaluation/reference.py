@@ -25,7 +25,7 @@ from jaxdiff.runtime.files import PathLike, place, write_atomically
 from jaxdiff.runtime.finite import require_finite
 from jaxdiff.runtime.progress import bar
 from jaxdiff.types import reprs
-from jaxdiff.types.ranges import Size, Whole, check, shown
+from jaxdiff.types.ranges import Size, Whole, check, quote
 
 TEXTS = ("name", "preprocessing", "sha256")
 Dims = Annotated[int, Whole(1, 2**20)]
@@ -193,7 +193,7 @@ def load(path: PathLike) -> Observed:
     try:
         meta = jsontext.loads(str(npz.load(path, ["meta"])["meta"]), "its description")
         if meta["jaxdiff_observed"] != VERSION:
-            layout = shown(meta["jaxdiff_observed"])
+            layout = quote(meta["jaxdiff_observed"])
             raise ValueError(f"is of layout {layout}, not {VERSION}")
         known = meta["extractors"]
         check("extractors", known, dict)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
-from jaxdiff.types.ranges import Whole, check, shown
+from jaxdiff.types.ranges import Whole, check, quote
 
 DEEPEST = 100
 """Levels of lists and objects inside each other."""
@@ -59,7 +59,7 @@ def loads(
     if _depth(value) > DEEPEST:
         raise ValueError(f"{where} is nested more than {DEEPEST} deep")
     if not isinstance(value, kind):
-        raise ValueError(f"{where} must hold {KINDS[kind]}, got {shown(value)}")
+        raise ValueError(f"{where} must hold {KINDS[kind]}, got {quote(value)}")
     return value
 
 
@@ -100,7 +100,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"it has {shown(twice)} twice")
+        raise ValueError(f"it has {quote(twice)} twice")
     return value
 
 

@@ -19,7 +19,7 @@ from jaxdiff.types import (
     Schedule,
     Solver,
 )
-from jaxdiff.types.ranges import check, shown
+from jaxdiff.types.ranges import check, quote
 
 PIXELS = 32.0
 """Images in [-1, 1] stay far below this; images of 0 ... 255 exceed it."""
@@ -43,7 +43,7 @@ def require_denoiser(denoise: Any, name: str = "denoise") -> None:
     if not callable(denoise):
         raise ValueError(
             f"{name} must be a denoiser, (x, level, condition) -> Denoised, got "
-            f"{shown(denoise)}"
+            f"{quote(denoise)}"
         )
 
 
@@ -61,7 +61,7 @@ def require_network(apply: Any, parameterization: Any) -> None:
     if not callable(apply):
         raise ValueError(
             "apply must be a function (params, x, c_noise, condition) -> jd.Output, got "
-            f"{shown(apply)}"
+            f"{quote(apply)}"
         )
     check("parameterization", parameterization, Parameterization)
 
@@ -133,7 +133,7 @@ def require_image_shape(shape: Any, batch: int) -> None:
     whole = lambda n: isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0
     if not isinstance(shape, tuple | list) or not all(whole(n) for n in shape):
         raise ValueError(
-            f"shape must be that of one image, such as (32, 32, 3), got {shown(shape)}"
+            f"shape must be that of one image, such as (32, 32, 3), got {quote(shape)}"
         )
     if len(shape) > 3 and shape[0] == batch:
         raise ValueError(
@@ -150,7 +150,7 @@ def require_levels(levels: Any) -> None:
     """
     if isinstance(levels, Grid) and not isinstance(levels, NoiseLevel):
         raise ValueError(
-            f"levels is the grid {shown(levels)} itself: call it, levels = "
+            f"levels is the grid {quote(levels)} itself: call it, levels = "
             "grid(schedule, steps), for example jd.grids.Karras()(None, 32)"
         )
     if not isinstance(levels, NoiseLevel):
@@ -222,7 +222,7 @@ def require_pairs(weaker: tuple[Any, ...]) -> None:
         if isinstance(pair[1], type) or not (callable(pair[1]) or _numeric(pair[1])):
             raise ValueError(
                 f"a pair's weight must be a number or a function of the level, got "
-                f"{shown(pair[1])}"
+                f"{quote(pair[1])}"
             )
 
 

@@ -74,7 +74,7 @@ class Range:
         kinds = int if self.whole else (int, float)
         right = isinstance(number, kinds) and not isinstance(number, bool)
         if not (right and self._holds(number)):
-            raise ValueError(f"{name} must be {self}, got {shown(value)}{_and(self.note)}")
+            raise ValueError(f"{name} must be {self}, got {quote(value)}{_and(self.note)}")
 
     def _holds(self, number: int | float) -> bool:
         if self.infinite and number == math.inf:
@@ -101,7 +101,7 @@ class Items:
         if not self.low <= len(value) <= self.high:
             raise ValueError(
                 f"{name} must have {self.low:,} to {self.high:,} elements, got "
-                f"{len(value):,}: {shown(value)}{_and(self.note)}"
+                f"{len(value):,}: {quote(value)}{_and(self.note)}"
             )
 
 
@@ -118,7 +118,7 @@ class Choice:
             value not in self.values
         ):  # fmt: skip
             known = ", ".join(map(repr, self.values))
-            raise ValueError(f"{name} must be one of {known}, got {shown(value)}")
+            raise ValueError(f"{name} must be one of {known}, got {quote(value)}")
 
 
 Finite = Annotated[float, Range()]
@@ -215,12 +215,12 @@ def _all(every: list[Callable[[str, Any], None]]) -> Callable[[str, Any], None]:
 
 def _check_tuple(hints: tuple[Any, ...], name: str, value: Any) -> None:
     if not isinstance(value, tuple):
-        raise ValueError(f"{name} must be a tuple, got {shown(value)}")
+        raise ValueError(f"{name} must be a tuple, got {quote(value)}")
     if hints[-1] is ...:
         hints = hints[:1] * len(value)
     if len(hints) != len(value):
         raise ValueError(
-            f"{name} must have {len(hints)} elements, got {len(value)}: {shown(value)}"
+            f"{name} must have {len(hints)} elements, got {len(value)}: {quote(value)}"
         )
     for i, (element, hint) in enumerate(zip(value, hints, strict=True)):
         check(f"{name}[{i}]", element, hint)
@@ -235,7 +235,7 @@ def _check_kind(kinds: tuple[type, ...], name: str, value: Any) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, kinds):
         names = ["None" if k is types.NoneType else WORDS.get(k, k.__name__) for k in kinds]
-        line = f"{name} must be {' or '.join(names)}, got {shown(value)}"
+        line = f"{name} must be {' or '.join(names)}, got {quote(value)}"
         lacks = missing(type(value), kinds[0]) if isinstance(kinds[0], ByType) else ()
         if dataclasses.is_dataclass(value) and lacks:
             line += f", which has no {', '.join(lacks)}"
@@ -282,10 +282,10 @@ class _Short(reprlib.Repr):
 _SHORT = _Short()
 
 
-def shown(value: Any, most: int = 100) -> str:
-    """A value for an error message: its `repr`, on one line of at most `most` characters.
+def quote(value: Any, most: int = 100) -> str:
+    """A value to quote in a message: its `repr`, on one line of at most `most` characters.
 
-    >>> shown(10**400), shown("x" * 1000, 20)
+    >>> quote(10**400), quote("x" * 1000, 20)
     ('a whole number of 401 digits', "'xxxxxxxxxxxxxxxxxx…")
     """
     line = " ".join(_SHORT.repr(value).split())

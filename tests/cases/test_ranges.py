@@ -17,7 +17,7 @@ from examples.toy2d.energy_mlp import EnergyMLP
 from jaxdiff.config import TYPES, Experiment, from_dict, to_dict
 from jaxdiff.config.fields import fields_of
 from jaxdiff.types import Solver
-from jaxdiff.types.ranges import Positive, Range, Whole, check, checked, rules, shown
+from jaxdiff.types.ranges import Positive, Range, Whole, check, checked, quote, rules
 
 NEEDED: dict[str, dict[str, Any]] = {
     "weightings.ELBO": {"schedule": to_dict(jd.Cosine())},
@@ -123,7 +123,7 @@ def test_nonsense_is_one_line_or_has_a_meaning(name: str, field: str) -> None:
             or (value is None and "None" in str(kind))
             or (field in ANY.get(name, ()) and value is None)
         )
-        assert meant, f"{name}.{field} = {shown(value)} makes {made}"
+        assert meant, f"{name}.{field} = {quote(value)} makes {made}"
 
 
 NUMBERS = [
@@ -212,7 +212,7 @@ def test_messages_are_short_whatever_the_value() -> None:
     for _ in range(10_000):
         deep = (deep,)
     for value in ("x" * 10**6, 10**5000, [0] * 10**6, {"a": "b" * 10**6}, deep, jd.Heun):
-        assert len(shown(value)) <= 100
+        assert len(quote(value)) <= 100
         with pytest.raises(ValueError, match=r"^steps must be a whole number") as error:
             check("steps", value, Annotated[int, Whole(1, 5)])
         assert len(str(error.value)) < 200

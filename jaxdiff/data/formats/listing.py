@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxdiff.data.batches import LeftOut
 from jaxdiff.data.formats import image_files, zips
 from jaxdiff.runtime import jsontext
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 LABELS = "dataset.json"
 MOST = 2**16
@@ -223,7 +223,7 @@ def json_labels(
     if wrong:
         raise ValueError(
             f"{where} must have labels [path, class], the class in 0 ... {MOST - 1}, got "
-            f"{shown(wrong[0], 60)}"
+            f"{quote(wrong[0], 60)}"
         )
     known: dict[str, int] = {}
     for row, label in rows:

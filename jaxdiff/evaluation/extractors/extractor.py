@@ -24,7 +24,7 @@ from jaxdiff.evaluation.extractors.resizing import AREA, Images, resize
 from jaxdiff.interop import torch_legacy
 from jaxdiff.runtime.files import PathLike, place
 from jaxdiff.types import Leaf, pytree
-from jaxdiff.types.ranges import shown
+from jaxdiff.types.ranges import quote
 
 VARIABLE = "JAXDIFF_WEIGHTS"
 """The environment variable that names the folder of weights."""
@@ -230,7 +230,7 @@ def register_extractor(
     """
     if not re.fullmatch("[a-z][a-z0-9]*", name):
         raise ValueError(
-            f"an extractor's name is of small letters and digits, got {shown(name)}"
+            f"an extractor's name is of small letters and digits, got {quote(name)}"
         )
 
     def register(see: See) -> See:

@@ -27,7 +27,7 @@ from jaxdiff.sampling.solvers.euler_heun_ddim import (
     left_endpoint,
 )
 from jaxdiff.types import NoiseLevel
-from jaxdiff.types.ranges import Tolerance, Whole, checked, shown
+from jaxdiff.types.ranges import Tolerance, Whole, checked, quote
 
 TINY = 1e-4
 """Where the clock bends: at sigma / alpha = 1 / TINY."""
@@ -149,16 +149,16 @@ def _check_method(method: Any, controller: Any) -> None:
     dfx, solver = _diffrax(), _solver(method)
     examples = "use for example Tsit5, Dopri5, Dopri8, Bosh3 or Kvaerno5"
     if not isinstance(solver, dfx.AbstractSolver):
-        raise ValueError(f"diffrax has no solver {shown(method)}; {examples}")
+        raise ValueError(f"diffrax has no solver {quote(method)}; {examples}")
     if solver.term_structure is not dfx.AbstractTerm:
-        raise ValueError(f"diffrax's {shown(method)} does not solve ODEs; {examples}")
+        raise ValueError(f"diffrax's {quote(method)} does not solve ODEs; {examples}")
     if controller is None and not isinstance(solver, dfx.AbstractAdaptiveSolver):
-        raise ValueError(f"method {shown(method)} does not estimate its error; {examples}")
+        raise ValueError(f"method {quote(method)} does not estimate its error; {examples}")
     if not isinstance(controller, dfx.AbstractStepSizeController | None):
         raise ValueError(
             "controller must be a step-size controller of diffrax, such as "
             "diffrax.PIDController(rtol=1e-5, atol=1e-5), or None for that one, got "
-            f"{shown(controller)}"
+            f"{quote(controller)}"
         )
 
 
