@@ -134,7 +134,7 @@ HOSTILE: dict[str, tuple[bytes | dict[str, Any] | Callable[[], bytes], str]] = {
     "a list of metrics": ({"fd_dinov2": [1, 2]}, "fd_dinov2 is not a dict with mu"),
     "no covariance": ({"fd_dinov2": {"mu": DINO["mu"]}}, "not a dict with mu and sigma"),
     "another pickle": ({"ema": 1}, "not a dict with fid or fd_dinov2"),
-    "an NPZ of images": (npz(arr_0=np.zeros((2, 4, 4, 3))), "it holds arr_0"),
+    "an NPZ of images": (npz(arr_0=np.zeros((2, 4, 4, 3))), "only arr_0"),
     "an NPZ of nothing": (npz(), "not an NPZ: it does not begin like a zip"),
     "a bomb": (bomb, "mu of fid has shape (67108864"),
     "a header that lies": (lying(), "'mu.npy' has 160 bytes, which do not fit (10000000"),

@@ -36,6 +36,12 @@ from jaxdiff.schedules.posterior import (
 from jaxdiff.types import Denoised, LossTerm, Noised, NoiseLevel, Weighting
 from jaxdiff.types.ranges import Finite, Items, Limit, checked
 
+Elements = Float[Array, "B ..."]
+"""A number of each element of each image."""
+
+LogVariance = Float[Array, "..."]
+"""A log-variance that broadcasts against the elements."""
+
 
 @dataclass(frozen=True)
 @checked
@@ -85,12 +91,7 @@ class Total:
 class Decoder(Protocol):
     """-ln p(x0 | x_1) of each element in nats: (x0, mean, log-variance) -> [B, ...]."""
 
-    def __call__(
-        self,
-        x0: Float[Array, "B ..."],
-        mean: Float[Array, "B ..."],
-        log_variance: Float[Array, "..."],
-    ) -> Float[Array, "B ..."]:
+    def __call__(self, x0: Elements, mean: Elements, log_variance: LogVariance) -> Elements:
         """-ln p(x0 | x_1) of each element, in nats."""
         ...
 
@@ -104,12 +105,7 @@ class PixelDecoder:
     (1 + tanh(sqrt(2 / pi) (y + 0.044715 y^3))) / 2, and no mass is below 1e-12.
     """
 
-    def __call__(
-        self,
-        x0: Float[Array, "B ..."],
-        mean: Float[Array, "B ..."],
-        log_variance: Float[Array, "..."],
-    ) -> Float[Array, "B ..."]:
+    def __call__(self, x0: Elements, mean: Elements, log_variance: LogVariance) -> Elements:
         scale = jnp.exp(-log_variance / 2)
         centre, half = scale * (x0 - mean), scale / 255
         # both tails from the side where Phi is small, which loses no digits
@@ -124,19 +120,14 @@ class PixelDecoder:
 class DensityDecoder:
     """The density of N(mean, variance) at x0, for data that have one."""
 
-    def __call__(
-        self,
-        x0: Float[Array, "B ..."],
-        mean: Float[Array, "B ..."],
-        log_variance: Float[Array, "..."],
-    ) -> Float[Array, "B ..."]:
+    def __call__(self, x0: Elements, mean: Elements, log_variance: LogVariance) -> Elements:
         square = (x0 - mean) ** 2 * jnp.exp(-log_variance)
         return (math.log(2 * math.pi) + log_variance + square) / 2
 
 
 def bound_term(
     denoised: Denoised,
-    x0: Float[Array, "B ..."],
+    x0: Elements,
     between: Posterior,
     variance: Variance,
     decoder: Decoder,
@@ -219,5 +210,5 @@ def _phi(y: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.sigmoid(2 * math.sqrt(2 / math.pi) * (y + 0.044715 * y**3))
 
 
-def _per_image(elements: Float[Array, "B ..."]) -> Float[Array, " B"]:
+def _per_image(elements: Elements) -> Float[Array, " B"]:
     return jnp.mean(elements, axis=tuple(range(1, elements.ndim)))

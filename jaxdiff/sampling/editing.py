@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from jaxdiff.sampling.sample import follow, normal
 from jaxdiff.sampling.signature import Denoise, Noise, State, Step
@@ -32,10 +32,10 @@ KNOWN = 0x5EED
 def encode(
     denoise: Denoiser,
     cond: Condition,
-    x: Float[Array, "B ..."],
+    x: State,
     levels: NoiseLevel,
     solver: Solver = Heun(),
-) -> Float[Array, "B ..."]:
+) -> State:
     """The latent [B, ...] at levels[0] of x, which is at the last level of the grid.
 
     The grid is one that samples, from most noise to least, but ends above the data, where
@@ -64,7 +64,7 @@ def encode(
     return follow(denoise, cond, None, x, up, solver)
 
 
-def slerp(a: Float[Array, "B ..."], b: Float[Array, "B ..."], t: Real) -> Array:
+def slerp(a: State, b: State, t: Real) -> Array:
     """From a (t = 0) to b (t = 1) [B, ...], image by image; t is [B] or one number.
 
     (sin((1 - t) angle) a + sin(t angle) b) / sin(angle), with the angle between a and b;
@@ -99,11 +99,11 @@ def image_to_image(
     denoise: Denoiser,
     cond: Condition,
     keys: Key[Array, " B"],
-    image: Float[Array, "B ..."],
+    image: State,
     levels: NoiseLevel,
     strength: float,
     solver: Solver,
-) -> Float[Array, "B ..."]:
+) -> State:
     """x0 near an image [B, ...]: the last floor(N strength) of the grid's N steps.
 
     x = alpha image + sigma noise at the level where they start. Strength 0 is the image,
@@ -218,16 +218,14 @@ def evaluations(solver: Solver, levels: NoiseLevel) -> int:
     return sum(solver.evaluations(bool(end == 0)) for end in sigma[1:][falling])
 
 
-def _norm(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+def _norm(x: State) -> State:
     """Each image's norm, shaped to broadcast, with gradient 0 where it is 0."""
     square = jnp.sum(x**2, tuple(range(1, x.ndim)), keepdims=True)
     zero = square == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
-def _alone(
-    solver: Solver, x: Float[Array, "B ..."], levels: NoiseLevel
-) -> tuple[PyTree, PyTree]:
+def _alone(solver: Solver, x: State, levels: NoiseLevel) -> tuple[PyTree, PyTree]:
     """Memory and rows of each step as a grid by itself, rising ones reversed."""
     traced = any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(levels))
     xp = jnp if traced else np

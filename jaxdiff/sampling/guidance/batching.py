@@ -8,12 +8,13 @@ from jaxtyping import Array, Float
 
 from jaxdiff.sampling.guidance.less_likely import LessLikely
 from jaxdiff.sampling.guidance.without import DEFAULTS, Without
+from jaxdiff.sampling.signature import State
 from jaxdiff.types import Condition, Denoised, Denoiser, NoiseLevel, Real
 
 
 def evaluate(
     denoisers: tuple[Denoiser | LessLikely, ...],
-    x: Float[Array, "B ..."],
+    x: State,
     at: NoiseLevel,
     cond: Condition,
 ) -> list[Denoised]:
@@ -53,7 +54,7 @@ def _interleave(arrays: list[Array]) -> Array:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def _repeat(a: Real, x: Float[Array, "B ..."], times: int) -> Float[Array, "..."]:
+def _repeat(a: Real, x: State, times: int) -> Float[Array, "..."]:
     """A level for the stacked batch: scalars broadcast, [B, 1, ...] repeats."""
     a = jnp.asarray(a)
     per_image = a.ndim == x.ndim and a.shape[0] == x.shape[0] and a.shape[0] > 1
