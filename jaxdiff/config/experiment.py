@@ -35,7 +35,7 @@ from jaxdiff.types.ranges import (
     Positive,
     Whole,
     checked,
-    shown,
+    quote,
 )
 
 SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
@@ -242,7 +242,7 @@ def _require_data(source: Source, dataset: Any) -> None:
     name = type(source).__name__
     if not isinstance(dataset, data.Dataset):
         raise ValueError(
-            f"{name}.load() returned {shown(dataset)}: return jaxdiff.data.Dataset(images, "
+            f"{name}.load() returned {quote(dataset)}: return jaxdiff.data.Dataset(images, "
             "classes), with images such as jaxdiff.data.Memory(image, label)"
         )
     stored = data.encoder_of(source).stored(source.shape)
