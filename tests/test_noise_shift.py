@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy.special import gammaln
-from scipy.stats import gaussian_kde
 
 import jaxdiff as jd
 from jaxdiff.evaluation import noise_shift
@@ -450,10 +450,18 @@ def test_forward_states_have_their_level_s_moments() -> None:
     assert abs(np.corrcoef(x[0].ravel(), x[1].ravel())[0, 1]) < 0.03
 
 
-def test_kernel_densities_are_scott_s() -> None:
-    values, at = RNG.normal(size=50), np.linspace(-2, 2, 9)
-    found = noise_shift.density(values, at)
-    np.testing.assert_allclose(found, gaussian_kde(values)(at), rtol=1e-10)
+def test_densities_are_drawn_where_the_estimates_are() -> None:
+    """Each kind has a curve of area 1, highest where most of its values are."""
+    axes = Figure().subplots()
+    kinds = {"a": RNG.normal(1.0, 0.1, 400), "b": RNG.normal(-1.0, 0.3, 400)}
+    noise_shift.draw_densities(axes, 0.5, kinds)
+    curves = {line.get_label(): line.get_data() for line in axes.get_lines()[:2]}
+    for name, mean in (("a", 1.0), ("b", -1.0)):
+        at, density = curves[name]
+        assert np.trapezoid(density, at) == pytest.approx(1, abs=0.02)
+        assert at[density.argmax()] == pytest.approx(mean, abs=0.2)
+    noise_shift.draw_densities(axes, 0.5, {"c": np.zeros(4)})
+    assert list(axes.get_lines()[-2].get_xdata()) == [0, 0]
 
 
 # Beside classifier-free guidance

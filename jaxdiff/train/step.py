@@ -103,22 +103,18 @@ def accumulated(
     """((loss, losses), gradient) of a batch, taken in so many equal parts in turn.
 
     Memory holds the activations of one part. The mean over parts is that over the batch;
-    image i is in part i mod rounds, so that every device has its share of each.
+    image i is in part i mod rounds, so that every device has its share of each. This is
+    `optax.microbatch`; `optax.MultiSteps` would keep a sum of gradients in the saved state
+    and take a step of the chain, averages included, for each part.
     """
     if rounds == 1:
         return gradient(params, whole, key)
-    parts = jax.tree.map(
-        lambda a: jnp.swapaxes(a.reshape(-1, rounds, *a.shape[1:]), 0, 1), whole
-    )
-
-    def add(total: PyTree, numbered: tuple) -> tuple[PyTree, Float[Array, " b"]]:
-        part, number = numbered
-        (loss, losses), grads = gradient(params, part, jax.random.fold_in(key, number))
-        return jax.tree.map(lambda t, g: t + g / rounds, total, (loss, grads)), losses
-
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    (loss, grads), losses = jax.lax.scan(add, zero, (parts, jnp.arange(rounds)))
-    return (loss, losses.T.reshape(-1)), grads
+    size = len(jax.tree.leaves(whole)[0])
+    part = lambda some, images: gradient(params, some, jax.random.fold_in(key, images[0]))
+    kinds = optax.microbatching.AccumulationType
+    mean, rows = kinds.MEAN, kinds.CONCAT
+    split = optax.microbatch(part, (0, 1), size // rounds, ((mean, rows), mean))
+    return split(whole, jnp.arange(size))
 
 
 def training(experiment: Experiment, dropout_key: Key[Array, ""]) -> Callable:

@@ -5,13 +5,12 @@ the shift of a sampler's states against forward ones, `mixture` what states say 
 own level, in closed form for mixtures of blobs.
 """
 
+from jaxdiff.evaluation.noise_shift.densities import draw_densities
 from jaxdiff.evaluation.noise_shift.mixture import Blobs, LevelPosterior, Unaware
 from jaxdiff.evaluation.noise_shift.shift import (
     Estimates,
     Mean,
     Shift,
-    density,
-    draw_densities,
     estimates,
     forward,
     measure,
@@ -29,7 +28,6 @@ __all__ = [
     "Mean",
     "Shift",
     "Unaware",
-    "density",
     "draw_densities",
     "estimates",
     "first_order_shift",

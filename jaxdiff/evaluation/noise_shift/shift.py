@@ -8,7 +8,6 @@ towards its prior's, and that is no shift.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,28 +128,3 @@ def measure(found: Estimates) -> Shift:
         std(found.forward),
         std(found.sampled) / std(found.forward),
     )
-
-
-def density(
-    values: Float[np.ndarray, " n"], at: Float[np.ndarray, " m"]
-) -> Float[np.ndarray, " m"]:
-    """Gaussian kernel density of n values at m points, Scott's bandwidth n^(-1/5) std.
-
-    >>> round(float(density(np.asarray([-1.0, 1.0]), np.zeros(1))[0]), 4)
-    0.233
-    """
-    width = len(values) ** -0.2 * np.std(values, ddof=1)
-    z = (np.asarray(at)[:, None] - np.asarray(values)) / width
-    return np.exp(-(z**2) / 2).mean(1) / (width * np.sqrt(2 * np.pi))
-
-
-def draw_densities(
-    axes: Any, nominal: float, kinds: dict[str, Float[np.ndarray, " n"]]
-) -> None:
-    """On Matplotlib axes, the density of each kind's estimates and the nominal level."""
-    every = np.concatenate([*kinds.values()])
-    margin = 0.1 * np.ptp(every)
-    at = np.linspace(every.min() - margin, every.max() + margin, 200)
-    for name, values in kinds.items():
-        axes.plot(at, density(np.asarray(values), at), label=name)
-    axes.axvline(nominal, color="0.3", lw=0.8, ls=":")
