@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a header too long": (saved(b" " * 70_000), "not a file of an extractor's weights"),
     "a header of 2-D": (saved(json=np.zeros((2, 2))), "not a file of an extractor's"),
     "missing": (saved(w=None), "not the tensors of tiny: 1 missing (w)"),
-    "extra": (saved(v=np.ones(1)), "not the tensors of tiny: 1 extra (v)"),
+    "extra": (saved(v=np.ones(1)), "not the tensors of tiny: 1 left over (v)"),
     "mis-shaped": (saved(w=np.ones((3, 2))), "1 of another shape (w is (3, 2), must be"),
     "nan": (saved(w=np.full((2, 3), np.nan)), "w has nan or inf in it"),
     "infinity": (saved(w=np.full((2, 3), -np.inf)), "w has nan or inf in it"),
@@ -168,9 +168,9 @@ def test_which_tensors_are_a_network_s(command: Any) -> None:
     two = {f"{net}.{n}": a for net in ("net", "ema") for n, a in TENSORS.items()}
     with pytest.raises(ValueError, match=r"it has several networks: net\., ema\."):
         chosen(two)
-    with pytest.raises(ValueError, match=r"1 extra \(v\)"):
+    with pytest.raises(ValueError, match=r"1 left over \(v\)"):
         chosen({**TENSORS, "v": np.ones(1)})
-    with pytest.raises(ValueError, match=r"2 missing \(w\)"):
+    with pytest.raises(ValueError, match=r"2 missing \(bn.weight, w\)"):
         chosen({})
 
 

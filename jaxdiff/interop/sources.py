@@ -6,7 +6,7 @@ that a file is either the network's whole, or refused with every difference in o
 Layouts are those of PyTorch: weights [out, in] and [out, in, h, w].
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +129,33 @@ def require(network: str, sources: Iterable[Source], tensors: Tensors) -> None:
     ValueError: not the tensors of the tiny network: 1 missing (b); 1 left over (c); \
 1 of another shape (a is (2,), must be (3,))
     """
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    types = {name: tensor.dtype.name for name, tensor in tensors.items()}
+    require_shapes(f"the {network}", sources, shapes, types)
+
+
+def require_shapes(
+    network: str,
+    sources: Iterable[Source],
+    shapes: Mapping[str, tuple[int, ...]],
+    types: Mapping[str, str] | None = None,
+) -> None:
+    """Refuses tensors of these shapes, and types if they are given; see `require`.
+
+    Raises:
+        ValueError: as `require`.
+    """
     missing, wrong, numbers, used = [], [], [], set()
     for source in sources:
-        name = _chosen(source, tensors)
+        name = _chosen(source, shapes)
         used.add(name)
-        if name not in tensors:
+        if name not in shapes:
             missing.append(name)
-        elif not source.fits(tensors[name].shape):
-            wrong.append(f"{name} is {tensors[name].shape}, must be {source.shape}")
-        elif tensors[name].dtype.name not in FLOATS:
-            numbers.append(f"{name} is {tensors[name].dtype.name}")
-    extra = [printable(name)[:80] for name in tensors if name not in used]
+        elif not source.fits(shapes[name]):
+            wrong.append(f"{name} is {shapes[name]}, must be {source.shape}")
+        elif types and types[name] not in FLOATS:
+            numbers.append(f"{name} is {types[name]}")
+    extra = [printable(name)[:80] for name in shapes if name not in used]
     kinds = {
         "missing": missing,
         "left over": extra,
@@ -148,7 +164,7 @@ def require(network: str, sources: Iterable[Source], tensors: Tensors) -> None:
     }
     parts = [_listed(kind, sorted(set(some))) for kind, some in kinds.items() if some]
     if parts:
-        raise ValueError(f"not the tensors of the {network}: {'; '.join(parts)}")
+        raise ValueError(f"not the tensors of {network}: {'; '.join(parts)}")
 
 
 def shape_of(tensors: Tensors, name: str, ndim: int, network: str) -> tuple[int, ...]:
@@ -185,7 +201,7 @@ def output(source: Source, rows: int, take: Callable[[np.ndarray], np.ndarray]) 
     return Source(source.name, shape, lambda a: convert(take(a)), source.older, source.flat)
 
 
-def _chosen(source: Source, tensors: Tensors) -> str:
+def _chosen(source: Source, tensors: Container[str]) -> str:
     """The name that the file has for a source; the usual one where it has none."""
     names = (source.name, *source.older)
     return next((name for name in names if name in tensors), source.name)

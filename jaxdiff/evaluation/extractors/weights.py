@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxdiff.interop import archives, npz
 from jaxdiff.interop.npz import Stored
+from jaxdiff.interop.sources import Source, require_shapes
 from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, place, printable, write_atomically
 
@@ -81,31 +82,19 @@ def load(path: PathLike, network: str, shapes: Shapes) -> Weights:
         raise ValueError(f"{path}: {error}") from error
 
 
-def require(network: str, stored: Shapes, shapes: Shapes) -> None:
-    """Checks that tensors are those of a network.
+def require(network: str, held: Shapes, shapes: Shapes) -> None:
+    """Refuses tensors that are not a network's own.
 
     Raises:
-        ValueError: some are missing, extra or of another shape; how many, and the first.
+        ValueError: those that are missing, left over or of another shape; one line.
 
     >>> require("tiny", {"a": (2,), "c": ()}, {"a": (3,), "b": ()})
     Traceback (most recent call last):
         ...
-    ValueError: not the tensors of tiny: 1 missing (b); 1 extra (c); 1 of another shape \
-(a is (2,), must be (3,))
+    ValueError: not the tensors of tiny: 1 missing (b); 1 left over (c); \
+1 of another shape (a is (2,), must be (3,))
     """
-    missing = [name for name in shapes if name not in stored]
-    extra = [name for name in stored if name not in shapes]
-    wrong = [
-        f"{name} is {stored[name]}, must be {shape}"
-        for name, shape in shapes.items()
-        if name in stored and tuple(stored[name]) != tuple(shape)
-    ]
-    kinds = (("missing", missing), ("extra", extra), ("of another shape", wrong))
-    parts = [
-        f"{len(some)} {kind} ({printable(some[0])[:80]})" for kind, some in kinds if some
-    ]
-    if parts:
-        raise ValueError(f"not the tensors of {network}: {'; '.join(parts)}")
+    require_shapes(network, [Source(name, shapes[name]) for name in shapes], held)
 
 
 ORIGIN = {"schema": int, "network": str, "source": str, "sha256": str}
