@@ -116,7 +116,7 @@ SAMPLING: Mapping[str, Way] = MappingProxyType(
         "sit-sde": Way(Sampling(**_SDE), {"sit-xl2-256": 8.61}),
         "sit-sde-guided": Way(Sampling(**_SDE, guidance=0.5)),
         "sit-sde-guided-3": Way(Sampling(**_SDE, **_THREE), {"sit-xl2-256": 2.06}),
-        "adm": Way(_respaced(clip=True)),
+        "adm": Way(_respaced(clip=True), {"adm-64": 2.07}),
         "iddpm": Way(_respaced(clip=True)),
     }
 )
