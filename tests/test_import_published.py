@@ -6,10 +6,12 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdiff as jd
 from jaxdiff.config import published as families
 from jaxdiff.data import VAELatents
 from jaxdiff.interop import adm, dit, published
@@ -18,8 +20,10 @@ from jaxdiff.interop.weights import Weights
 from jaxdiff.networks.dit import SIZES, DiT
 from jaxdiff.runs import published as importing
 from jaxdiff.runs import restoring
+from jaxdiff.schedules.posterior import LearnedVariance
 from jaxdiff.types import Condition, NoiseLevel
 from tests.model_goldens import FILES, close, golden, keys
+from tests.test_adm_published import settings
 
 PLAIN = Choices(side=8, heads=2, attention="heads-first", schedule="linear-1000")
 HELD = {
@@ -186,6 +190,32 @@ def test_names_and_choices_that_do_not_fit(
     with pytest.raises(ValueError, match=complaint) as caught:
         published.read(FILES / "dit_a.pt", name, choices)
     assert len(str(caught.value).splitlines()) == 1
+
+
+NEW = Choices(16, 0, 16, "qkv-first", "cosine-1000")
+OLD = Choices(16, 4, 0, "heads-first", "cosine-4000")
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "choices"), [("adm_guided", "adm", NEW), ("adm_iddpm", "iddpm", OLD)]
+)
+def test_networks_of_adm_and_improved_ddpm(
+    name: str, family: str, choices: Choices, tmp_path: Path
+) -> None:
+    """The arrays whose outputs `test_adm_published` checks, and how they are told of t."""
+    g = golden(name)
+    path = saved(g.tensors, tmp_path / "a.safetensors")
+    made = importing.load(path, tmp_path / "out", family, choices).snapshot
+    net, _, expected = adm.imported(g.tensors, settings(g.config))
+    jax.tree.map(np.testing.assert_array_equal, made.variables, expected)
+    e = made.experiment
+    assert e.network == net.clone(channels_per_head=e.network.channels_per_head)
+    assert e.network.heads == net.heads
+    assert e.schedule == families.table(choices.schedule)
+    assert e.parameterization.label.scale == 1000
+    assert e.parameterization.label.offset == (-1 if family == "adm" else -0.25)
+    assert (e.label_dropout, e.sampling.guidance, e.sampling.clip) == (0, 0, True)
+    assert e.sampling.solver == jd.Ancestral(LearnedVariance())
 
 
 def test_what_no_file_of_adm_says_is_asked_for_in_one_line() -> None:

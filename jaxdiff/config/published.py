@@ -95,8 +95,8 @@ _SDE = {
         sde.SigmaW(), RectifiedFlow(), tangent=True, limit=math.inf, last="mean"
     ),
 }
-_ADAPTIVE = {
-    "grid": grids.Uniform(),
+_ADAPTIVE = {  # from t = 1 to 0.001, and one step of Euler from there
+    "grid": grids.Uniform(last=0.001),
     "steps": 2,
     "solver": Adaptive(rtol=1e-3, atol=1e-6, method="Dopri5"),
 }
