@@ -80,7 +80,8 @@ def _tree(node: ast.expr, hint: Any, depth: int) -> dict[str, Any]:
     known = _short(hint)
     kind = known.get(getattr(call.func, "id", ""))
     if kind is None:
-        which = f"none of {', '.join(sorted(known))}" if known else "no plain value"
+        own = "; one of your own needs its file, --import=FILE.py"
+        which = f"none of {', '.join(sorted(known))}{own}" if known else "no plain value"
         raise ValueError(f"{_source(node)} is {which}")
     fields = fields_of(TYPES[kind])
     if len(call.args) > len(fields):

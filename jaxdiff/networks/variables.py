@@ -19,15 +19,15 @@ def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]
     A network without classes, an autoencoder, takes the image alone.
 
     Raises:
-        ValueError: it has other collections of variables, or nothing to train.
+        ValueError: it has other collections of variables.
     """
     x = jnp.zeros((1, *shape))
     if not hasattr(network, "label_dim"):
         return network.init(key, x)
     variables = network.init(key, x, jnp.zeros(()), UNCONDITIONAL)
-    if "params" not in variables or not {*variables} <= {"params", "constants"}:
+    if not {*variables} <= {"params", "constants"}:
         raise ValueError(
-            f"{type(network).__name__} has variables in {', '.join(variables) or 'none'}: "
+            f"{type(network).__name__} has variables in {', '.join(variables)}: "
             'a network has what is trained in "params", and what is not in "constants"; '
             "statistics of batches are neither"
         )

@@ -39,7 +39,7 @@ def footprint(experiment: Experiment, mesh: Mesh) -> Iterator[Line]:
     images = experiment.batch_size // mesh.size
     yield "parameters", held(state.params), f"{count(state.params):,} in all"
     yield "averages", held(averages), f"{len(averages)} of the parameters"
-    yield "Adam", held(state.opt_state) - held(averages), "two moments"
+    yield "optimizer", held(state.opt_state) - held(averages), "its moments"
     yield "batch", held(batch), f"{images} of {experiment.batch_size} images"
     part = max(1, images // experiment.accumulation)
     yield "kept", kept(experiment, part), f"for the gradient of {part} images, as traced"
