@@ -87,7 +87,7 @@ def test_other_protocols_are_refused(field: str, value: Any) -> None:
         evaluation.score(real=other, fake=seen(OTHERS))
     renamed = dataclasses.replace(real, seen={"lite0": pixels})
     with pytest.raises(
-        ValueError, match="the reference knows lite0 and the images pixels8"
+        ValueError, match="the reference has features of lite0, the images of pixels8"
     ):
         evaluation.score(real=renamed, fake=seen(OTHERS))
 
