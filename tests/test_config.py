@@ -90,6 +90,7 @@ def test_every_type_of_the_table_round_trips() -> None:
         "schedules.ZeroTerminalBetas": {"of": {"type": "schedules.LinearBetas"}},
         "losses.WeightedError": {"weighting": {"type": "weightings.Debias"}},
         "losses.Uncertain": {"of": to_dict(jd.WeightedError(jd.MinSNR()))},
+        "networks.Classifier": {"backbone": {"type": "networks.UNet"}},
         "networks.LevelEstimator": {"backbone": {"type": "networks.UNet"}},
         "guidance.Projected": {"limit": 2.5},
         "guidance.Rescaled": {"of": {"type": "guidance.Sum"}, "phi": 0.7},

@@ -138,7 +138,7 @@ def test_an_estimator_guides_instead_of_the_blind_network() -> None:
 
     np.testing.assert_allclose(draw(0.0), drawn(), atol=TOLERANCE)
     assert np.abs(draw(0.5) - drawn()).max() > 1e-3
-    with pytest.raises(ValueError, match="the estimator is a denoiser"):
+    with pytest.raises(ValueError, match="the estimator says x0"):
         generate.sampler(SAMPLED, Guides(estimator=SAMPLED))
 
 

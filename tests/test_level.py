@@ -144,5 +144,5 @@ def test_weights_that_fit_nowhere_are_refused() -> None:
 
 
 def test_an_estimator_draws_no_images() -> None:
-    with pytest.raises(ValueError, match="estimates noise levels"):
+    with pytest.raises(ValueError, match="estimates the noise level"):
         generate.sampler(ESTIMATOR)

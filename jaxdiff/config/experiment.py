@@ -59,7 +59,10 @@ class Sampling:
     `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w, on the
     steps that start within `interval`, low < sigma / alpha <= high; with `plus_plus` it is
     CFG++'s scale instead, from 0 to 1. `noise_guidance` is likewise that of noise
-    awareness, within `noise_interval`, and `rule` says how such differences are added.
+    awareness, within `noise_interval`, and `classifier_guidance` that of a classifier,
+    which a command names, within `classifier_interval`. With `classifier_shift` it moves
+    the mean of each step of `Ancestral` by its variance, as ADM's published samples were
+    made. `rule` says how such differences are added.
     `clip` holds each x0 to [-1, 1], where the data are, which long tables trained for eps
     need, and `threshold` divides it by that quantile of its pixels, where above 1. `std`
     is the EMA that samples, one of `optimizer.lengths`; `images` is how many a picture
@@ -83,6 +86,16 @@ class Sampling:
         Finite, "w of D + w (D - D without noise level): noise awareness."
     ] = 0.0
     noise_interval: Annotated[Bounds, "the same for noise_guidance."] = (0.0, math.inf)
+    classifier_guidance: Annotated[
+        Finite, "w of D + w (sigma^2 / alpha) grad ln p(label | x), by the classifier."
+    ] = 0.0
+    classifier_interval: Annotated[Bounds, "the same for classifier_guidance."] = (
+        0.0,
+        math.inf,
+    )
+    classifier_shift: Annotated[
+        bool, "Shift the mean of each Ancestral step by w variance grad ln p instead."
+    ] = False
     rule: Annotated[Rule, "How guidance is added."] = Sum()
     threshold: Annotated[Fraction, "Dynamic thresholding's quantile; 0 is none."] = 0.0
     std: Positive = 0.10
@@ -90,10 +103,15 @@ class Sampling:
     images: Annotated[int, Whole(1, 10_000)] = 100
 
     def __post_init__(self) -> None:
-        for name in ("interval", "noise_interval"):
+        for name in ("interval", "noise_interval", "classifier_interval"):
             low, high = getattr(self, name)
             if not low < high:
                 raise ValueError(f"{name} needs low < high, got {low}, {high}")
+        if self.classifier_shift and not isinstance(self.solver, solvers.Ancestral):
+            raise ValueError(
+                f"classifier_shift moves the means of Ancestral, not of {self.solver}: use "
+                "that solver, or classifier_guidance alone"
+            )
         if self.plus_plus and not isinstance(self.solver, solvers.Euler | solvers.DDIM):
             raise ValueError(
                 f"plus_plus is a step of Euler or DDIM, not of {self.solver}: use one of "

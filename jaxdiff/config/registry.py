@@ -72,6 +72,7 @@ _TYPES: dict[str, type] = {
             grids.UniformLogSNR,
         ),
         "losses": (
+            losses.CrossEntropy,
             losses.DensityDecoder,
             losses.LevelLikelihood,
             losses.PixelDecoder,
@@ -82,6 +83,7 @@ _TYPES: dict[str, type] = {
         ),
         "networks": (
             networks.ADM,
+            networks.Classifier,
             networks.DiT,
             networks.LevelEstimator,
             networks.UNet,

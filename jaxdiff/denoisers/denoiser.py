@@ -47,7 +47,7 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
         require_output(out, x)
         raw = out.raw.astype(jnp.promote_types(out.raw.dtype, jnp.float32))
         x0 = scale.c_skip * x + scale.c_out * raw
-        return Denoised(x0, out.variance, out.uncertainty, out.level)
+        return Denoised(x0, out.variance, out.uncertainty, out.level, out.logits)
 
     return denoise
 

@@ -7,13 +7,14 @@ from jaxdiff.networks.adm import ADM
 from jaxdiff.networks.autoencoder import AutoencoderKL
 from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.edm2_unet import UNet
-from jaxdiff.networks.level_estimator import LevelEstimator
+from jaxdiff.networks.estimators import Classifier, LevelEstimator
 from jaxdiff.networks.unet_skeleton import require_labels
 from jaxdiff.networks.variables import initial, require_shapes, shapes
 
 __all__ = [
     "ADM",
     "AutoencoderKL",
+    "Classifier",
     "DiT",
     "LevelEstimator",
     "UNet",

@@ -6,6 +6,7 @@ Frozen values rather than closures, so that an experiment can be saved with its 
     Uncertain(term)          term exp(-u) + u,  u the learned log-variance [EDM2 eq. 14]
     VariationalBound(table)  one term of the bound on -log p(x0), in bits/dim [IDDPM eq. 4]
     LevelLikelihood()        -ln p(ln(sigma / alpha) | x), an estimator's [NAG]
+    CrossEntropy()           -ln p(label | x), a classifier's [ADM]
     Total(((a, term), ...))  a term + ...
 
 Improved DDPM's objectives, T the table's number of steps:
@@ -165,6 +166,28 @@ class LevelLikelihood:
         u = jnp.clip(-noised.at.logsnr / 2, -self.limit, self.limit).reshape(-1)
         mean, log_variance = jnp.moveaxis(denoised.level, -1, 0)
         return (log_variance + (u - mean) ** 2 * jnp.exp(-log_variance)) / 2
+
+
+@dataclass(frozen=True)
+@checked
+class CrossEntropy:
+    """-ln p(label | x), in nats, of a network that says the class at every level [ADM].
+
+    An image without a label, -1, teaches nothing: its term is 0.
+    """
+
+    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
+        if denoised.logits is None:
+            raise ValueError(
+                "CrossEntropy trains a networks.Classifier, but this network says no "
+                "class: wrap it, networks.Classifier(backbone)"
+            )
+        if noised.label is None:
+            raise ValueError(
+                "CrossEntropy needs the labels of the images: give Noised its label"
+            )
+        known = jax.nn.one_hot(noised.label, denoised.logits.shape[-1])
+        return -(known * jax.nn.log_softmax(denoised.logits)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,10 @@ def compiled(
     on = {
         "guidance": float(bool(s.guidance or s.plus_plus)),
         "noise_guidance": float(bool(s.noise_guidance)),
+        "classifier_guidance": float(bool(s.classifier_guidance)),
     }
     alike = dataclasses.replace(experiment, sampling=dataclasses.replace(s, **on))
-    program = _program(make, alike, guides.guide, guides.estimator, *options)
+    program = _program(make, alike, guides.networks, *options)
 
     def call(
         variables: PyTree,
@@ -84,12 +85,11 @@ PROGRAMS = 16
 def _program(
     make: Callable[..., Callable[..., PyTree[Array]]],
     experiment: Experiment,
-    guide: Experiment | None,
-    estimator: Experiment | None,
+    guides: tuple[Experiment | None, ...],
     *options: Any,
 ) -> Callable[..., PyTree[Array]]:
     """The compiled program of all weights that are not 0."""
-    denoiser = guided(experiment, guide, estimator)
+    denoiser = guided(experiment, *guides)
     run = make(experiment, *options)
 
     @jax.jit

@@ -11,14 +11,22 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxdiff.config import Experiment, Sampling
-from jaxdiff.denoisers import Clipped
+from jaxdiff.denoisers import Clipped, parameterizations
 from jaxdiff.runs.state import run_denoiser
-from jaxdiff.sampling.guidance import Interval, PlusPlus, noise_aware, thresholded, without
+from jaxdiff.sampling.guidance import (
+    Interval,
+    PlusPlus,
+    class_log_prob,
+    less_likely,
+    level_log_prob,
+    thresholded,
+    without,
+)
 from jaxdiff.sampling.guidance import guide as differences
 from jaxdiff.types import Denoiser, NoiseLevel
 
 Weights = Mapping[str, Array | float]
-"""The weights w, `guidance` and `noise_guidance`, as `Sampling` has them."""
+"""The weights w: `guidance`, `noise_guidance` and `classifier_guidance` of `Sampling`."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +46,25 @@ class Guides:
     estimator: Experiment | None = None
     noise_guidance: float = 0.0
     """w of the estimator, in place of `sampling.noise_guidance`."""
+    classifier: Experiment | None = None
+    """Of the classes; its w is `sampling.classifier_guidance`."""
 
     def __post_init__(self) -> None:
         for name in ("guidance", "noise_guidance"):
             if not math.isfinite(weight := getattr(self, name)):
                 raise ValueError(f"{name} must be finite, got {weight}")
 
+    @property
+    def networks(self) -> tuple[Experiment | None, ...]:
+        """Guide, estimator and classifier, as `guided` takes them."""
+        return self.guide, self.estimator, self.classifier
+
     def weights(self, sampling: Sampling) -> Weights:
         """What the weights are, by the names of the fields of `Sampling`."""
         return {
             "guidance": (self if self.guide else sampling).guidance,
             "noise_guidance": (self if self.estimator else sampling).noise_guidance,
+            "classifier_guidance": sampling.classifier_guidance,
         }
 
 
@@ -56,21 +72,24 @@ def guided(
     experiment: Experiment,
     guide: Experiment | None = None,
     estimator: Experiment | None = None,
+    classifier: Experiment | None = None,
 ) -> Callable[[PyTree, Weights], Denoiser]:
     """What makes the denoiser that `experiment.sampling` describes: (variables, weights).
 
     The weights, by the names of their fields, are those of this call. With `guide`, another
     network's experiment, `guidance` is away from it: autoguidance [AG], or [CFG] by an
     unconditional network of its own. With `estimator`, of the noise level,
-    `noise_guidance` is by it [NAG].
-    Variables are the network's, or a tuple of the network's, guide's and estimator's.
+    `noise_guidance` is by it [NAG]; with `classifier`, `classifier_guidance` is [ADM].
+    Variables are the network's, or a tuple of the network's and of those of guide,
+    estimator and classifier that there are.
 
     Raises:
-        ValueError: the network, or the guide, estimates noise levels, the estimator does
-            not or knows another path than the one that is sampled, or sizes differ.
+        ValueError: the network, or the guide, denoises nothing, the estimator says no
+            noise levels or knows another path than the one that is sampled, the classifier
+            says no classes or others than the run has, or sizes differ.
     """
-    s, others = experiment.sampling, [e for e in (guide, estimator) if e]
-    _require_fit(experiment, guide, estimator)
+    s, others = experiment.sampling, [e for e in (guide, estimator, classifier) if e]
+    _require_fit(experiment, guide, estimator, classifier)
 
     def make(variables: PyTree, weights: Weights) -> Denoiser:
         network, *rest = variables if others else (variables,)
@@ -82,14 +101,20 @@ def guided(
         elif s.guidance or s.plus_plus:
             weaker += [(without(denoise, "label"), within(s.interval, w))]
         aware = within(s.noise_interval, weights["noise_guidance"])
-        if s.noise_guidance and not estimator:
+        if estimator:
+            level = run_denoiser(estimator, rest.pop(0))
+            says = lambda x: tuple(jnp.moveaxis(level(x, UNREAD).level, -1, 0))
+            weaker += [(less_likely(level_log_prob(says)), aware)]
+        elif s.noise_guidance:
             weaker += [(without(denoise, "noise"), aware)]
+        if classifier:
+            classify = run_denoiser(classifier, rest.pop(0))
+            log_prob = class_log_prob(lambda x, at: classify(x, at).logits)
+            variance = s.solver.variance if s.classifier_shift else None
+            w = within(s.classifier_interval, weights["classifier_guidance"])
+            weaker += [(less_likely(log_prob, variance), w)]
         if weaker:
             denoise = dataclasses.replace(differences(denoise, *weaker), rule=s.rule)
-        if estimator:
-            level = run_denoiser(estimator, rest.pop())
-            says = lambda x: tuple(jnp.moveaxis(level(x, UNREAD).level, -1, 0))
-            denoise = noise_aware(denoise, says, aware)
         denoise = thresholded(denoise, s.threshold) if s.threshold else denoise
         return Clipped(denoise) if s.clip else denoise
 
@@ -97,16 +122,19 @@ def guided(
 
 
 def _require_fit(
-    experiment: Experiment, guide: Experiment | None, estimator: Experiment | None
+    experiment: Experiment,
+    guide: Experiment | None,
+    estimator: Experiment | None,
+    classifier: Experiment | None,
 ) -> None:
     """Refuses guidance that has no meaning for this experiment; see `guided`."""
     for e in (experiment, *([guide] if guide else [])):
-        if e.network.estimates_level:
+        if what := e.network.estimates:
             raise ValueError(
-                "this run estimates noise levels and draws no images: use the run that it "
+                f"this run estimates the {what} and draws no images: use the run that it "
                 f"started from, {e.init_from or 'a denoiser'}"
             )
-    for e in (e for e in (guide, estimator) if e):
+    for e in (e for e in (guide, estimator, classifier) if e):
         if e.data.shape != experiment.data.shape:
             raise ValueError(
                 f"images of {experiment.data.shape} cannot be guided by a network of "
@@ -119,18 +147,58 @@ def _require_fit(
             "a run with as many, or with none"
         )
     s = experiment.sampling
+    if s.classifier_guidance and not classifier:
+        raise ValueError(
+            f"sampling.classifier_guidance is {s.classifier_guidance}, which needs a "
+            "classifier: name a run of configs/digits_classifier.py and the like, as "
+            "--classifier"
+        )
     if s.plus_plus and not (guide or experiment.label_dropout):
         raise ValueError(
             "sampling.plus_plus takes each step's noise from the network without labels, "
             "which needs one trained with and without them, but this run has label_dropout "
             "0: use another run's guide, or plus_plus = False"
         )
-    if estimator and not estimator.network.estimates_level:
+    if estimator and (what := estimator.network.estimates) != "noise level":
         raise ValueError(
-            "the estimator is a denoiser: train one with configs/digits_nag.py:level"
+            f"the estimator says {what and 'the '}{what or 'x0'} and no noise level: train "
+            "one with configs/digits_nag.py:level"
         )
     if estimator:
         _require_path(experiment, estimator)
+    if classifier:
+        _require_classes(experiment, classifier)
+
+
+def _require_classes(experiment: Experiment, classifier: Experiment) -> None:
+    """Refuses a classifier that cannot say the classes that are asked for.
+
+    It may be trained on any path: p(label | x) is a function on rays, as a denoiser is.
+
+    Raises:
+        ValueError: what it says instead, or how many classes both know.
+    """
+    if (what := classifier.network.estimates) != "class":
+        raise ValueError(
+            f"the classifier says {what and 'the '}{what or 'x0'} and no class: train one "
+            "with configs/digits_classifier.py"
+        )
+    ours, theirs = experiment.network.label_dim, classifier.network.label_dim
+    if not ours:
+        raise ValueError(
+            "the run knows no labels, so that none can be asked for: guide by the "
+            f"classifier of {theirs} classes a run with network.label_dim = {theirs}"
+        )
+    if ours != theirs:
+        raise ValueError(
+            f"the classifier knows {theirs} classes, the run {ours}: train one on the data "
+            "of the run"
+        )
+    if isinstance(classifier.parameterization, parameterizations.Unscaled):
+        raise ValueError(
+            "the classifier is not told the noise level, its parameterization is Unscaled: "
+            "train one with another, such as EDM"
+        )
 
 
 def _require_path(experiment: Experiment, estimator: Experiment) -> None:

@@ -70,7 +70,7 @@ def fitted(variables: PyTree, there: Experiment, here: Experiment) -> Fitted:
 MADE_ANEW = (
     *("emb_label", "emb_null", "positions"),
     *("logvar_fourier", "logvar_linear", "variance_conv", "variance_gain"),
-    *("level_linear", "level_gain"),
+    *("level_linear", "level_gain", "class_linear", "class_gain"),
 )
 """Modules and arrays that may be new, or of another size, in the new network."""
 FREE = (
@@ -85,8 +85,8 @@ SHOWN = 4
 def require_same_meaning(there: Experiment, here: Experiment) -> None:
     """Refuses to start from a network whose inputs or outputs mean something else.
 
-    The schedule may be another: a denoiser is a function on rays. An estimator of the
-    level takes features alone, so what they were trained to predict is free as well.
+    The schedule may be another: a denoiser is a function on rays. An estimator takes
+    features alone, so what they were trained to predict is free as well.
 
     Raises:
         ValueError: what differs, there and here.
@@ -94,7 +94,7 @@ def require_same_meaning(there: Experiment, here: Experiment) -> None:
     encoders = (data.encoder_of(there.data), data.encoder_of(here.data))
     channels = (there.data.shape[-1], here.data.shape[-1])
     pairs = [("data's channels", *channels), ("data's encoding", *encoders)]
-    if not here.network.estimates_level:
+    if not here.network.estimates:
         pairs += [("parameterization", there.parameterization, here.parameterization)]
     for name, theirs, ours in pairs:
         if theirs != ours:

@@ -56,7 +56,7 @@ def activations(
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
     t_key, noise_key, data_key = keys
     three = data_key, t_key, noise_key
-    noised, *_ = noised_batch(e, state.times, three, batch["image"])
+    noised, *_ = noised_batch(e, state.times, three, batch)
     scale = e.parameterization(noised.at)
     _, seen = e.network.apply(
         {"params": params, "constants": state.constants},

@@ -40,7 +40,7 @@ def make_step(
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 5)
         t_key, noise_key, condition_key, dropout_key, data_key = keys
         three = data_key, t_key, noise_key
-        noised, t, importance = noised_batch(e, state.times, three, batch["image"])
+        noised, t, importance = noised_batch(e, state.times, three, batch)
         cond = withhold(condition_key, batch["label"], e)
 
         def objective(
@@ -83,18 +83,19 @@ def make_step(
 
 
 def noised_batch(
-    experiment: Experiment, times: PyTree, keys: tuple[Key[Array, ""], ...], stored: Array
+    experiment: Experiment, times: PyTree, keys: tuple[Key[Array, ""], ...], batch: Batch
 ) -> tuple[Noised, Array, Array]:
-    """Encodes what is stored of images, draws t and corrupts: the states that a step sees.
+    """Encodes the images of a batch, draws t and corrupts: the states that a step sees.
 
     `times` is the memory of the law of t, and the keys are for encoding, t and noise.
     Returns the states, their t and its importance, both [B, 1, ...].
     """
     e, (data_key, t_key, noise_key) = experiment, keys
-    x0 = data.encoder_of(e.data).encode(data_key, stored)
+    x0 = data.encoder_of(e.data).encode(data_key, batch["image"])
     per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
     t, importance = e.times.draw(times, t_key, per_image, e.schedule)
-    return corrupt(noise_key, x0, t, e.schedule), t, importance
+    noised = corrupt(noise_key, x0, t, e.schedule)
+    return dataclasses.replace(noised, label=batch["label"]), t, importance
 
 
 def accumulated(

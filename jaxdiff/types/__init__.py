@@ -172,6 +172,8 @@ class Output:
     """[B], learned log-variance u of the error at this level [EDM2 sec. 2.1]."""
     level: Leaf | None = None
     """[B, 2], mean and log-variance of ln(sigma / alpha), estimated from x."""
+    logits: Leaf | None = None
+    """[B, classes], unnormalised log-probabilities of the classes of x."""
     features: Leaf | None = None
     """[B, H, W, F], what the last layer read, for heads on top."""
 
@@ -185,6 +187,7 @@ class Denoised:
     variance: Leaf | None = None
     uncertainty: Leaf | None = None
     level: Leaf | None = None
+    logits: Leaf | None = None
     memory: PyTree = ()
     """Guidance's memory for the next step, such as a momentum [B, H, W, C]."""
 
@@ -199,6 +202,8 @@ class Noised:
     t: Leaf
     """[B, 1, 1, 1], the times drawn."""
     at: NoiseLevel
+    label: Leaf | None = None
+    """[B] int32, the classes of x0, as a classifier learns them; None: not known."""
 
 
 @pytree

@@ -78,9 +78,9 @@ class Network(Protocol, metaclass=ByType):
         return False
 
     @property
-    def estimates_level(self) -> bool:
-        """Whether it says the noise level, `Output.level`, and denoises nothing."""
-        return False
+    def estimates(self) -> str:
+        """What it says in place of x0, such as "class"; "" for a denoiser."""
+        return ""
 
     @property
     def backbone(self) -> "Network":

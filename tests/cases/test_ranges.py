@@ -34,6 +34,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "losses.WeightedError": {"weighting": to_dict(jd.MinSNR())},
     "losses.Uncertain": {"of": to_dict(jd.WeightedError(jd.MinSNR()))},
     "losses.Total": {"terms": [[0.5, to_dict(jd.WeightedError(jd.Debias()))]]},
+    "networks.Classifier": {"backbone": {"type": "networks.UNet"}},
     "networks.LevelEstimator": {"backbone": {"type": "networks.UNet"}},
     "guidance.Projected": {"limit": 2.5},
     "guidance.Rescaled": {"of": {"type": "guidance.Sum"}, "phi": 0.7},

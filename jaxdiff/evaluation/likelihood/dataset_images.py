@@ -35,9 +35,9 @@ def check(experiment: Experiment) -> None:
             f"bits/dim are of pixels of 256 levels, but {experiment.data} has none: "
             "measure a run on pixels"
         )
-    if experiment.network.estimates_level:
+    if what := experiment.network.estimates:
         raise ValueError(
-            "this run estimates noise levels and gives images no likelihood: measure the "
+            f"this run estimates the {what} and gives images no likelihood: measure the "
             f"run that it started from, {experiment.init_from or 'a denoiser'}"
         )
 

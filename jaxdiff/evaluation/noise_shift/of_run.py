@@ -39,14 +39,15 @@ def check(experiment: Experiment, estimator: Experiment, aware: bool) -> None:
             knew it.
     """
     train = "python launch/train.py --config=configs/digits_nag.py"
-    if experiment.network.estimates_level:
+    if what := experiment.network.estimates:
         raise ValueError(
-            "this run estimates noise levels and draws no images: measure the run that it "
+            f"this run estimates the {what} and draws no images: measure the run that it "
             f"started from, {experiment.init_from or 'a denoiser'}"
         )
-    if not estimator.network.estimates_level:
+    if (other := estimator.network.estimates) != "noise level":
         raise ValueError(
-            "the estimator is a denoiser, which says no level; train one from the run: "
+            f"the estimator says {other and 'the '}{other or 'x0'} and no noise level; "
+            "train one from the run: "
             f"{train}:level --config.init_from=RUN --workdir=runs/level"
         )
     for field in ("data.shape", "schedule"):

@@ -83,7 +83,7 @@ def less_likely(log_prob: LogProb, variance: Variance | None = None) -> LessLike
     on the data, whose variance is 0, is not moved.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
-    >>> from jaxdiff.sampling.guidance import guide
+    >>> from jaxdiff.sampling.guidance import guide, less_likely
     >>> bright = lambda x, at, cond: x.sum(1)  # grad ln p = 1
     >>> guided = guide(gaussian_denoiser(0.0, 1.0), (less_likely(bright), 2.0))
     >>> guided(jnp.zeros((1, 2)), NoiseLevel(0.5, 1.0)).x0

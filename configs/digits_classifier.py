@@ -1,0 +1,43 @@
+"""A classifier of noisy digits, for classifier guidance: says the class at every level.
+
+    python launch/train.py --config=configs/digits_classifier.py --workdir=runs/classifier
+    python launch/sample.py --workdir=runs/digits --labels=3 \\
+        --classifier=runs/classifier --classifier_guidance=2
+
+It is trained on what the denoiser of configs/digits.py sees, on the same path and told the
+level in the same way, and its loss is the cross-entropy.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxdiff.config import from_file, to_config
+from jaxdiff.networks import Classifier
+from jaxdiff.objectives.losses import CrossEntropy
+from jaxdiff.objectives.timesteps import LogUniformSigma
+
+DIGITS = from_file(Path(__file__).with_name("digits.py"))
+
+
+def get_config() -> ConfigDict:
+    """The experiment, as flags can change it."""
+    path, network = DIGITS.schedule, DIGITS.network
+    small = network.clone(model_channels=16, channels_per_head=16, dropout=0.2)
+    optimizer = dataclasses.replace(
+        DIGITS.optimizer, rampup_images=10_000.0, stds=(0.05, 0.10)
+    )
+    return to_config(
+        dataclasses.replace(
+            DIGITS,
+            network=Classifier(small),
+            times=LogUniformSigma(path.sigma_min, path.sigma_max),
+            loss=CrossEntropy(),
+            optimizer=optimizer,
+            label_dropout=0.0,
+            steps=600,
+            sample_every=0,
+            checkpoint_every=200,
+        )
+    )
