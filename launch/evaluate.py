@@ -134,9 +134,10 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     how = f"{s.steps} steps of {short(s.solver)} on {short(s.grid)}"
     std = s.std if sampling_flags.STD.value is None else sampling_flags.STD.value
     notes = [f"drawn by {how}, std {std:g}, seeds from {scoring_flags.SEED.value}"]
-    if s.guidance or model.guide or s.noise_guidance or model.estimator:
-        w, noise_w = model.guides.weights(s).values()
-        notes.append(f"guidance {w:g}, noise guidance {noise_w:g}")
+    weights = model.guides.weights(s)
+    if any(weights.values()):
+        said = (f"{name.replace('_', ' ')} {w:g}" for name, w in weights.items() if w)
+        notes.append(", ".join(said))
     said = {"title": title, **scoring_flags.image_settings(model), "bins": _losses(model)}
     return images, judge, {**said, "notes": notes}
 

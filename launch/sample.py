@@ -4,14 +4,19 @@
 
     python launch/sample.py --workdir=runs/digits --guide=runs/small --guidance=1.1
 
+    python launch/sample.py --workdir=runs/digits \\
+        --classifier=runs/classifier --classifier_guidance=2
+
     python launch/sample.py --workdir=runs/digits --solver="DPMSolverPP(order=3)" --steps=12
 
     python launch/sample.py --workdir=runs/digits --reference \\
         --compare="Heun, Euler, DPMSolverPP(order=3), UniPC" --compare_steps=6,12,24
 
 --guide names another run, or a snapshot of one, that is weaker: smaller or trained for
-less (autoguidance), or without labels. Solvers, grids and rules are written as Python
-prints them, with the fields that differ from the default: "Karras(rho=5.0)",
+less (autoguidance), or without labels. --classifier names a run that says classes of
+noisy images (configs/digits_classifier.py), whose scale is --classifier_guidance.
+Solvers, grids and rules are written as Python prints them, with the fields that differ
+from the default: "Karras(rho=5.0)",
 "DDIM(eta=0.5)", "EulerMaruyama(SigmaW(), clock=RectifiedFlow())", "Projected(limit=2.5)"
 (adaptive projected guidance), "Rescaled(Sum(), phi=0.7)". --compare draws the same seeds
 with several solvers and numbers of steps, into one sheet and a table; name the most exact
@@ -96,8 +101,10 @@ def _compare(model: sampling_flags.Model, seeds: np.ndarray, label: np.ndarray) 
         )
     if not chosen:
         raise ValueError("--compare is empty: name solvers, such as Heun, UniPC")
-    if model.guide or model.estimator:
-        raise ValueError("--compare takes one network: no --guide, --estimator or --preset")
+    if any(model.guides.networks):
+        raise ValueError(
+            "--compare takes one network: no --guide, --estimator, --classifier or --preset"
+        )
     out = command.output(OUT, sampling_flags.beside() / "compared", "md", "png")
     judge = None
     if REFERENCE.value:

@@ -49,6 +49,9 @@ GUIDE_STEP = flags.DEFINE_integer("guide_checkpoint", None, "The guide's checkpo
 ESTIMATOR = flags.DEFINE_string(
     "estimator", None, "A run of configs/digits_nag.py:level and the like, to guide by."
 )
+CLASSIFIER = flags.DEFINE_string(
+    "classifier", None, "A run of configs/digits_classifier.py and the like, to guide by."
+)
 SAMPLING = field_flags.define(Sampling, but=("std", "images"))
 """A flag for each field. Another flag chooses the average, and numbers of images."""
 
@@ -68,11 +71,12 @@ class Model:
     guidance: float = 0.0
     estimator: Restored | None = None
     noise_guidance: float = 0.0
+    classifier: Restored | None = None
 
     @property
     def variables(self) -> PyTree:
         """Of all networks, as `guided_denoiser.guided` reads them."""
-        others = [other for other in (self.guide, self.estimator) if other]
+        others = [o for o in (self.guide, self.estimator, self.classifier) if o]
         return (self.run.variables, *(o.variables for o in others)) if others else (
             self.run.variables
         )  # fmt: skip
@@ -80,8 +84,11 @@ class Model:
     @property
     def guides(self) -> Guides:
         """What `generate.sampler` takes beside the experiment."""
-        guide, estimator = (o and o.experiment for o in (self.guide, self.estimator))
-        return Guides(guide, self.guidance, estimator, self.noise_guidance)
+        own = lambda other: other and other.experiment
+        return Guides(
+            *(own(self.guide), self.guidance, own(self.estimator), self.noise_guidance),
+            own(self.classifier),
+        )
 
     @property
     def sampler(self) -> generate.Draw:
@@ -97,10 +104,17 @@ def model_from_flags() -> Model:
         FileNotFoundError: there is no such run.
     """
     _refuse_unread()
-    return model_of(*_models(), None if ESTIMATOR.value is None else _restored(ESTIMATOR))
+    named = lambda flag: None if flag.value is None else _restored(flag)
+    others = named(ESTIMATOR), named(CLASSIFIER)
+    return model_of(*_models(), *others)
 
 
-def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) -> Model:
+def model_of(
+    run: Restored,
+    guide: Restored | None,
+    estimator: Restored | None,
+    classifier: Restored | None,
+) -> Model:
     """The model that the flags make of these networks, which `model_from_flags` restores.
 
     Raises:
@@ -115,9 +129,10 @@ def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) 
     for other, name, example in (
         (guide, "guidance", "1.1 for a scale of 2.1"),
         (estimator, "noise_guidance", "1.0"),
+        (classifier, "classifier_guidance", "1.0"),
     ):
         if other and not math.isfinite(flagged.get(name, math.nan)):
-            flag = GUIDE if other is guide else ESTIMATOR
+            flag = {"guidance": GUIDE, "noise_guidance": ESTIMATOR}.get(name, CLASSIFIER)
             raise ValueError(f"--{flag.name} needs --{name}, such as {example}")
     others = {
         "guidance": flagged.pop("guidance") if guide else 0.0,
@@ -133,13 +148,17 @@ def model_of(run: Restored, guide: Restored | None, estimator: Restored | None) 
         ("interval", by_label, "--guidance"),
         ("plus_plus", by_label, "--guidance"),
         ("noise_interval", by_noise, "--noise_guidance"),
-        ("rule", by_label or by_noise, "--guidance or --noise_guidance"),
+        ("classifier_guidance", classifier, "--classifier"),
+        ("classifier_interval", classifier, "--classifier"),
+        ("classifier_shift", classifier, "--classifier"),
+        ("rule", by_label or by_noise or classifier, "--guidance or --noise_guidance"),
     ):
         if SAMPLING[name].flag.value and not guided:
             raise ValueError(f"--{name} changes nothing without {need}: give that too")
     data = way.data if VAE.value is None else _decoded(way.data)
     experiment = dataclasses.replace(way, sampling=s, data=data)
-    return Model(run, experiment, guide=guide, estimator=estimator, **others)
+    networks = {"guide": guide, "estimator": estimator, "classifier": classifier}
+    return Model(run, experiment, **networks, **others)
 
 
 def _decoded(data: Source) -> Source:

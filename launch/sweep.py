@@ -9,15 +9,16 @@
         --over="solver=Heun, DPMSolverPP(order=3), UniPC"
 
 An axis is a flag that says how images are drawn, NAME=VALUE,VALUE,…: std, guidance,
-noise_guidance, interval and noise_interval (LOW:HIGH), steps, solver, grid, rule or
-threshold; two axes make their product, and every other flag holds at all points. Averages
-that the run did not track are made of its snapshots, in memory. Each point is --number
-images in each of --blocks blocks, of the same seeds and labels, scored as
-launch/evaluate.py does. Rows go to WORKDIR/quality/sweep.jsonl as they are measured: a
-stopped sweep goes on, within a point too, and a wider one measures what is new. A point's
-images are deleted once they are scored; with --keep they stay where evaluate.py finds them.
-Other weights of guidance and other averages compile nothing. Writes OUT.md with tables, the
-best points and whether they lie inside, OUT.json, and OUT.png with curves.
+noise_guidance, classifier_guidance, their intervals (LOW:HIGH), steps, solver, grid,
+rule or threshold; two axes make their product, and every other flag holds at all
+points. Averages that the run did not track are made of its snapshots, in memory. Each
+point is --number images in each of --blocks blocks, of the same seeds and labels,
+scored as launch/evaluate.py does. Rows go to WORKDIR/quality/sweep.jsonl as they are
+measured: a stopped sweep goes on, within a point too, and a wider one measures what is
+new. A point's images are deleted once they are scored; with --keep they stay where
+evaluate.py finds them. Other weights of guidance and other averages compile nothing.
+Writes OUT.md with tables, the best points and whether they lie inside, OUT.json, and
+OUT.png with curves.
 """
 
 import dataclasses
@@ -122,7 +123,9 @@ def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Ask
     }
     for point in points:
         _set(point)
-        model = sampling_flags.model_of(base.run, base.guide, base.estimator)
+        model = sampling_flags.model_of(
+            base.run, base.guide, base.estimator, base.classifier
+        )
         _ = model.sampler  # refuses what does not go together
         made_by = scoring_flags.image_settings(model, weights) | {
             "std": float(point.get("std", own)),

@@ -56,7 +56,9 @@ def test_every_config_says_how_to_run_it(path: Path) -> None:
 def test_every_config_takes_a_step_at_toy_size(path: Path) -> None:
     experiment = load(path)
     toy = {"model_channels": 8, "channels_per_head": 8, "num_blocks": 1, "dropout": 0.5}
-    network = experiment.network.clone(label_dim=3, channel_mult=(1, 2), **toy)
+    whole = experiment.network
+    network = whole.backbone.clone(label_dim=3, channel_mult=(1, 2), **toy)
+    network = network if whole.backbone is whole else whole.clone(backbone=network)
     tiny = dataclasses.replace(experiment, network=network, batch_size=4)
     stored = data.encoder_of(tiny.data).stored((4, *tiny.data.shape))
     image = jnp.zeros(stored.shape, stored.dtype).at[:, ::2].set(255)

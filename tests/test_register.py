@@ -59,13 +59,13 @@ class Net(nn.Module):
 
 def test_a_network_gets_the_members_that_it_leaves_out() -> None:
     assert missing(Net, Network) == (
-        "attn_resolutions", "backbone", "dtype", "estimates_level", "learned_variance",
+        "attn_resolutions", "backbone", "dtype", "estimates", "learned_variance",
     )  # fmt: skip
     jd.register(Net)
     net = Net(label_dim=3)
     assert isinstance(net, Network)
     assert (net.backbone, net.dtype, net.learned_variance) == (net, "float32", False)
-    assert not net.estimates_level
+    assert not net.estimates
     assert net.label_dim == 3  # its own stays
 
 

@@ -32,9 +32,10 @@ from jaxdiff.types import Grid, Solver
 Point = Mapping[str, str]
 """A value, as text, by the axis's name."""
 
-NUMBERS = ("std", "guidance", "noise_guidance", "threshold", "steps")
+GUIDANCES = ("guidance", "noise_guidance", "classifier_guidance")
+NUMBERS = ("std", *GUIDANCES, "threshold", "steps")
 """Axes with an order, along which there can be a best value inside."""
-INTERVALS = ("interval", "noise_interval")
+INTERVALS = ("interval", "noise_interval", "classifier_interval")
 EXPRESSIONS: Mapping[str, type] = {"solver": Solver, "grid": Grid, "rule": Rule}
 AXES = (*NUMBERS, *INTERVALS, *EXPRESSIONS)
 
