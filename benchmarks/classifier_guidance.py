@@ -45,6 +45,12 @@ WEIGHTS = {
     "alone": (0.0, 1.0, 2.0, 4.0),
 }
 """Of each way to guide; with w = 0 the first two are the same."""
+PAIRS: dict[str, Callable[[float], tuple[float, float]]] = {
+    "free": lambda w: (w, 0.0),
+    "classifier": lambda w: (0.0, w),
+    "alone": lambda w: (-1.0, w),  # D - (D - D without label)
+}
+"""The weights against D without label and of the classifier, of one program for all."""
 FIELDS = ("accuracy", "to_train", "among", "copies", "frechet")
 FORMATS = ("{:.1%}", "{:.3f}", "{:.3f}", "{:.1%}", "{:.3f}")
 
@@ -55,10 +61,10 @@ def main() -> None:
     runs = {name: restoring.restore(path) for name, path in folders.items()}
     book, judge = study.book("classifier_guidance"), digits_judge.judge()
     sets = [(way, w) for way, weights in WEIGHTS.items() for w in weights]
-    samplers = {way: sampler(way, runs) for way in WEIGHTS}
+    draw = sampler(runs)
     for way, w in tqdm(sets, desc="sets of images", disable=None):
         if not book.find(**(key := key_of(way, w, runs))):
-            judged = judge(drawn(samplers[way], w, runs), labels())
+            judged = judge(drawn(draw, PAIRS[way](w), runs), labels())
             commit = {"commit": provenance.commit_of(__file__)}
             book.write(key, {**dataclasses.asdict(judged), **commit})
     text = report(book, judge, runs)
@@ -78,29 +84,27 @@ def key_of(way: str, w: float, runs: dict[str, Restored]) -> dict[str, Any]:
     return {"way": way, "w": w, "images": NUMBER.value, "seed": SEED.value, **steps}
 
 
-def sampler(way: str, runs: dict[str, Restored]) -> Callable[..., Float[Array, "B H W C"]]:
-    """(variables of both, keys, labels, w) -> x0, as the run of digits is sampled."""
+def sampler(runs: dict[str, Restored]) -> Callable[..., Float[Array, "B H W C"]]:
+    """(variables of both, keys, labels, two weights) -> x0, as the run samples."""
     run, classifier = (runs[name].experiment for name in ("digits", "classifier"))
     s = run.sampling
     levels = s.grid(run.schedule, s.steps)
 
     @jax.jit
-    def draw(variables: PyTree, keys: Array, label: Array, w: Array) -> Array:
+    def draw(variables: PyTree, keys: Array, label: Array, w: PyTree) -> Array:
         denoise, classify = map(run_denoiser, (run, classifier), variables)
         log_prob = class_log_prob(lambda x, at: classify(x, at).logits)
-        blind = without(denoise, "label")
-        guided = {
-            "free": guide(denoise, (blind, w)),
-            "classifier": guide(denoise, (less_likely(log_prob), w)),
-            "alone": guide(blind, (less_likely(log_prob), w)),
-        }[way]
+        weaker = without(denoise, "label"), less_likely(log_prob)
+        guided = guide(denoise, *zip(weaker, w, strict=True))
         cond = labelled(run, label)
         return sample(guided, cond, keys, run.data.shape, levels, s.solver)
 
     return draw
 
 
-def drawn(draw: Callable[..., Array], w: float, runs: dict[str, Restored]) -> np.ndarray:
+def drawn(
+    draw: Callable[..., Array], w: tuple[float, float], runs: dict[str, Restored]
+) -> np.ndarray:
     """A set of images, uint8."""
     variables = tuple(runs[name].variables for name in ("digits", "classifier"))
     return generate.images(
