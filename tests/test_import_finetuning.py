@@ -38,7 +38,7 @@ def started(folder: Path, **changed: Any) -> tuple[dict, dict, str]:
         there.experiment, network=network, init_from=str(folder), **changed
     )
     fitted = setup.loaded(here)
-    state = setup.begun(here, sharding.data_mesh(jax.devices()[:1]), fitted)
+    state = setup.initial_state(here, sharding.data_mesh(jax.devices()[:1]), fitted)
     flat = lambda tree: traverse_util.flatten_dict(jax.device_get(tree), sep="/")
     before = flat(there.variables["params"])
     after = flat(state.params) | flat({"constants": state.constants})
