@@ -1,0 +1,132 @@
+"""Memory and time of a VAE of the published size, with random weights, by batch.
+
+    python benchmarks/vae.py --out=docs/results/vae.json
+    python benchmarks/vae.py --images=64 --batches=1 --out=vae.json    (and the time)
+
+Of each way, type and number of images that a device takes at a time: the parameters, and
+what XLA plans for temporary arrays, of which nothing is allocated. With --images it
+encodes and decodes so many as launch/encode.py and launch/sample.py do: the process' peak
+memory, and seconds an image beside the speed of a large matrix product of the same run:
+machines differ, and shared ones from minute to minute.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from jaxdiff import networks
+from jaxdiff.data import vae
+from jaxdiff.data.vae import DECODER, ENCODER, VAE
+from jaxdiff.networks import AutoencoderKL
+from jaxdiff.runtime import sharding
+from jaxdiff.runtime.files import place, write_atomically
+
+sys.path.append(str(Path(__file__).parents[1] / "launch"))
+import command
+
+SIZE = flags.DEFINE_integer("size", 256, "Pixels of a side.", 8)
+BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Images that a device takes.")
+DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "What it computes in.")
+IMAGES = flags.DEFINE_integer("images", 0, "How many to encode and decode; 0 none.", 0)
+OUT = flags.DEFINE_string("out", None, "The JSON file to write.")
+MIB = 2**20
+
+
+def main() -> None:
+    """Measures, prints a table, writes."""
+    rows = []
+    print(f"jax {jax.__version__}, {jax.device_count()} x {jax.devices()[0].device_kind}")
+    for dtype in command.names(DTYPES):
+        network = AutoencoderKL(dtype=dtype)
+        for batch in map(int, command.names(BATCHES)):
+            for way in ("decode", "encode"):
+                rows.append(planned(network, way, batch, SIZE.value))
+                print(rows[-1], flush=True)
+    made = {"load": os.getloadavg(), "device": jax.devices()[0].device_kind, "plans": rows}
+    if IMAGES.value:
+        made["runs"] = measured(IMAGES.value, SIZE.value, int(BATCHES.value[0]))
+        print(*made["runs"], sep="\n")
+    if OUT.value:
+        text = json.dumps(made, indent=1).encode()
+        write_atomically(place(OUT.value), lambda file: file.write(text))
+
+
+def planned(network: AutoencoderKL, way: str, batch: int, size: int) -> dict[str, Any]:
+    """What XLA plans for one device and `batch` images, in MiB, and FLOPs an image."""
+    shapes = networks.shapes(network, (size, size, 3))
+    modules = DECODER if way == "decode" else ENCODER
+    own = {n: s for n, s in shapes.items() if n.split("/")[1] in modules}
+    variables: dict[str, Any] = {}
+    for name, shape in own.items():
+        *parts, leaf = name.split("/")
+        node = variables
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    latent = (batch, size // network.factor, size // network.factor, 4)
+    rows = jax.ShapeDtypeStruct(latent, jnp.float32)
+    if way == "encode":
+        rows = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    program = vae._decode if way == "decode" else vae._encode
+    lowered = program.lower(network, -1, variables, rows)
+    plan = lowered.compile().memory_analysis()
+    return {
+        "way": way,
+        "dtype": network.dtype,
+        "size": size,
+        "batch": batch,
+        "parameters": sum(int(np.prod(shape)) for shape in own.values()),
+        "temporary_mib": round(plan.temp_size_in_bytes / MIB),
+        "arguments_mib": round(plan.argument_size_in_bytes / MIB),
+        "gflop_an_image": round(lowered.cost_analysis()["flops"] / batch / 1e9),
+    }
+
+
+def measured(count: int, size: int, batch: int) -> list[dict[str, Any]]:
+    """Time and peak memory of `count` images on all devices; the first call compiles."""
+    network, mesh = AutoencoderKL(), sharding.data_mesh()
+    image = jnp.zeros((1, 16, 16, 3))
+    variables = jax.tree.map(np.asarray, jax.jit(network.init)(jax.random.key(0), image))
+    opened = VAE(network, variables, batch=batch)
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+    side = size // network.factor
+    latents = draw.normal(size=(count, side, side, 4)).astype(np.float32)
+    ways = {"encode": (opened.encode, pixels), "decode": (opened.decode, latents)}
+    rows = []
+    for way, (call, given) in ways.items():
+        call(given[: mesh.size * batch], mesh)
+        before, began = os.getloadavg()[0], time.perf_counter()
+        call(given, mesh)
+        seconds = (time.perf_counter() - began) / count
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        row = {"way": way, "images": count, "size": size, "batch": batch}
+        row |= {"seconds_an_image": round(seconds, 2), "gflops_of_matmul": matmul()}
+        rows.append(row | {"peak_rss_mib": round(peak), "load_before": round(before, 1)})
+    return rows
+
+
+def matmul(n: int = 3072) -> int:
+    """GFLOP/s of a float32 product of n x n matrices, the best of three."""
+    a = jnp.ones((n, n))
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    best = np.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        product(a).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return round(2 * n**3 / best / 1e9)
+
+
+if __name__ == "__main__":
+    command.run(main)
