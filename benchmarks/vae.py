@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from flax import traverse_util
 
 from jaxdiff import networks
 from jaxdiff.data import vae
@@ -62,16 +63,11 @@ def main() -> None:
 
 def planned(network: AutoencoderKL, way: str, batch: int, size: int) -> dict[str, Any]:
     """What XLA plans for one device and `batch` images, in MiB, and FLOPs an image."""
-    shapes = networks.shapes(network, (size, size, 3))
     modules = DECODER if way == "decode" else ENCODER
-    own = {n: s for n, s in shapes.items() if n.split("/")[1] in modules}
-    variables: dict[str, Any] = {}
-    for name, shape in own.items():
-        *parts, leaf = name.split("/")
-        node = variables
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[leaf] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    every = networks.shapes(network, (16, 16, 3))
+    own = {n: s for n, s in every.items() if n.split("/")[1] in modules}
+    abstract = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in own.items()}
+    variables = traverse_util.unflatten_dict(abstract, "/")
     latent = (batch, size // network.factor, size // network.factor, 4)
     rows = jax.ShapeDtypeStruct(latent, jnp.float32)
     if way == "encode":
@@ -94,10 +90,10 @@ def planned(network: AutoencoderKL, way: str, batch: int, size: int) -> dict[str
 def measured(count: int, size: int, batch: int) -> list[dict[str, Any]]:
     """Time and peak memory of `count` images on all devices; the first call compiles."""
     network, mesh = AutoencoderKL(), sharding.data_mesh()
-    image = jnp.zeros((1, 16, 16, 3))
-    variables = jax.tree.map(np.asarray, jax.jit(network.init)(jax.random.key(0), image))
-    opened = VAE(network, variables, batch=batch)
     draw = np.random.default_rng(0)
+    every = networks.shapes(network, (16, 16, 3)).items()
+    weights = {n: 0.02 * draw.standard_normal(s, np.float32) for n, s in every}
+    opened = VAE(network, traverse_util.unflatten_dict(weights, "/"), batch=batch)
     pixels = draw.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
     side = size // network.factor
     latents = draw.normal(size=(count, side, side, 4)).astype(np.float32)

@@ -140,6 +140,8 @@ def prepared(
     setup.require_finite_objective(e)
     probe = magnitudes.probe(e)
     draw = generate.sampler(e) if e.sample_every or e.eval_every else None
+    if draw:  # a VAE that cannot decode the pictures is refused now, not at the first
+        data.encoder_of(e.data).image_shape(e.data.shape)
     making = "making the network, which compiles too the first time"
     with doing("restoring the run" if saved.steps() else making, says):
         at = setup.first_or_last(saved, mesh, workdir, e, dataset)
