@@ -107,8 +107,8 @@ def measure_errors(book: study.Book, runs: dict[str, Path]) -> None:
     missing = [item for item in every if not book.find(**error_key(*item))]
     for name, clip in tqdm(missing, desc="errors", disable=None):
         variables = restore(runs[name], STEPS[-1]).variables
-        found = dataset_bound.measure(cost[clip], variables, held, steps, mesh, batch=150)
-        book.write(error_key(name, clip), {"t": T, "x0_mse": found.x0_mse.mean(0)})
+        bound = dataset_bound.measure(cost[clip], variables, held, steps, mesh, batch=150)
+        book.write(error_key(name, clip), {"t": T, "x0_mse": bound.x0_mse.mean(0)})
 
 
 def measure_quality(
@@ -129,8 +129,8 @@ def measure_quality(
         for name, step, count in missing:
             parts = []
             for part in np.array_split(np.arange(NUMBER.value), -(-NUMBER.value // 250)):
-                asked = (at(name, step), Pixels(), seeds[part], label[part], mesh, 250)
-                parts.append(generate.images(sampler(count), *asked))
+                inputs = (at(name, step), Pixels(), seeds[part], label[part], mesh, 250)
+                parts.append(generate.images(sampler(count), *inputs))
                 bar.update(len(part) * count)
             verdict = dataclasses.asdict(judge(np.concatenate(parts), label))
             book.write(quality_key(name, step, count), verdict)
@@ -167,8 +167,8 @@ def print_tables(book: study.Book) -> None:
         for points in (OVER_TRAINING, OVER_SAMPLING):
             rows = []
             for w in (w for w in WEIGHTINGS if w != less):
-                found = (quality(book, w, field, *point, less) for point in points)
-                rows.append([NAMES[w], *(style.format(*pair) for pair in found)])
+                pairs = (quality(book, w, field, *point, less) for point in points)
+                rows.append([NAMES[w], *(style.format(*pair) for pair in pairs)])
             title = field + (f", less that of {less}" if less else "")
             head = (title, *("{} / {}".format(*point) for point in points))
             print(study.table(head, rows), end="\n\n")

@@ -86,8 +86,8 @@ def judge() -> Judge:
 
 def nearest(points: Points, among: Points, skip: int = 0) -> Float[np.ndarray, " N"]:
     """Distance of each point to its nearest among others; skip=1 leaves out itself."""
-    found = NearestNeighbors(n_neighbors=1 + skip).fit(among)
-    return found.kneighbors(points)[0][:, skip]
+    neighbours = NearestNeighbors(n_neighbors=1 + skip).fit(among)
+    return neighbours.kneighbors(points)[0][:, skip]
 
 
 def _flat(images: UInt8[np.ndarray, "N 8 8 1"]) -> Points:

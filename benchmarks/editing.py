@@ -58,7 +58,7 @@ def strengths(
 ) -> dict[str, Array]:
     """Digits 0 ... 9, asked to be the next digit, from more and more noise."""
     keys, cond = generate.image_keys(np.arange(10)), Condition(jnp.roll(jnp.arange(10), -1))
-    found = {"held-out digit": x0}
+    rows = {"held-out digit": x0}
     for strength in STRENGTHS:
         edit = jax.jit(
             lambda x0, s=strength: editing.image_to_image(
@@ -66,8 +66,8 @@ def strengths(
             )
         )
         start = float(levels.sigma[editing.first_step(levels, strength)])
-        found[f"strength {strength}, σ = {start:.2g}"] = edit(x0)
-    return found
+        rows[f"strength {strength}, σ = {start:.2g}"] = edit(x0)
+    return rows
 
 
 def inpainted(
@@ -76,7 +76,7 @@ def inpainted(
     """The lower half of digits, given the upper half and the class."""
     keys, cond = generate.image_keys(np.arange(10)), Condition(jnp.arange(10))
     known = (jnp.arange(8) < 4)[:, None, None]
-    found = {"held-out digit": x0, "what is known": jnp.where(known, x0, 0.0)}
+    rows = {"held-out digit": x0, "what is known": jnp.where(known, x0, 0.0)}
     for name, solver, grid in (
         ("replacement, Heun", Heun(), levels),
         ("replacement, ancestral", Ancestral(), levels),
@@ -85,8 +85,8 @@ def inpainted(
         solver = editing.Inpaint(solver, x0, known)
         draw = jax.jit(lambda g, s=solver: sample(denoise, cond, keys, (8, 8, 1), g, s))
         calls = editing.evaluations(solver, grid)
-        found[f"{name}\n({calls} evaluations)"] = draw(grid)
-    return found
+        rows[f"{name}\n({calls} evaluations)"] = draw(grid)
+    return rows
 
 
 def interpolated(
@@ -104,12 +104,12 @@ def interpolated(
     print(
         f"round trip of {STEPS.value} steps: rms {float(astray):.4f} of pixels in [-1, 1]"
     )
-    found = {}
+    rows = {}
     for a in range(0, 10, 2):
         pair = [jnp.repeat(latent[i : i + 1], 10, 0) for i in (a, a + 1)]
         mixed = (1 - share)[:, None] * classes[a] + share[:, None] * classes[a + 1]
-        found[f"from {a} to {a + 1}"] = decode(editing.slerp(*pair, share), mixed)
-    return found
+        rows[f"from {a} to {a + 1}"] = decode(editing.slerp(*pair, share), mixed)
+    return rows
 
 
 def sheet(name: str, rows: Mapping[str, Array]) -> None:

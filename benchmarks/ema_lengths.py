@@ -77,8 +77,8 @@ def drawer(run: Restored) -> Drawer:
     """(variables, first seed) -> images of ten classes, by one compiled sampler."""
     compiled, mesh = generate.sampler(run.experiment), sharding.data_mesh()
     label, numbers = np.arange(NUMBER) % 10, np.arange(NUMBER)
-    asked = lambda seed: (Pixels(), seed + numbers, label, mesh, 250)
-    return lambda variables, seed: generate.images(compiled, variables, *asked(seed))
+    inputs = lambda seed: (Pixels(), seed + numbers, label, mesh, 250)
+    return lambda variables, seed: generate.images(compiled, variables, *inputs(seed))
 
 
 @cache
@@ -99,8 +99,8 @@ def measure_quality(
 
     def measure(run: Restored) -> dict[str, list[float]]:
         label = np.arange(NUMBER) % 10
-        found = [judge()(draw(run.variables, seed), label) for seed in BLOCKS]
-        return {name: [getattr(one, name) for one in found] for name in METRICS}
+        judged = [judge()(draw(run.variables, seed), label) for seed in BLOCKS]
+        return {name: [getattr(one, name) for one in judged] for name in METRICS}
 
     missing = [std for std in widths if not book.find(**quality_key(step, std))]
     made = ema_lengths.over_lengths(run, missing, measure, step)
@@ -177,9 +177,9 @@ def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
 
 def lacking(run: Path, step: int, stds: Sequence[float]) -> Float64[np.ndarray, " widths"]:
     """The profile errors of FINE, of snapshots of some widths up to a step."""
-    found = snapshots.entries(run / snapshots.TRACKED)
-    found = [e for e in found if e.std in stds and e.step <= step]
-    times, widths = [e.step for e in found], [e.std for e in found]
+    entries = snapshots.entries(run / snapshots.TRACKED)
+    entries = [e for e in entries if e.std in stds and e.step <= step]
+    times, widths = [e.step for e in entries], [e.std for e in entries]
     return ema_lengths.profile_errors(times, widths, step, FINE)
 
 

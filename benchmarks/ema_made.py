@@ -32,12 +32,12 @@ def made_of(
     run: Path, stds: Stds, every: int, target: float
 ) -> tuple[snapshots.Snapshot, float]:
     """An average made of every n-th snapshot of some widths, and its profile's error."""
-    found = [e for e in snapshots.entries(run / snapshots.TRACKED) if e.std in stds]
-    steps = sorted({e.step for e in found})[::-1][::every]
-    found = [e for e in found if e.step in steps]
-    times, widths = [e.step for e in found], [e.std for e in found]
+    entries = [e for e in snapshots.entries(run / snapshots.TRACKED) if e.std in stds]
+    steps = sorted({e.step for e in entries})[::-1][::every]
+    entries = [e for e in entries if e.step in steps]
+    times, widths = [e.step for e in entries], [e.std for e in entries]
     with tempfile.TemporaryDirectory() as folder:
-        for entry in found:
+        for entry in entries:
             (Path(folder) / entry.path.name).symlink_to(entry.path.absolute())
         (made,) = snapshots.reconstruct(Path(folder), [target])
     return made, float(ema_lengths.profile_errors(times, widths, made.step, [target])[0])
@@ -84,11 +84,11 @@ def measure_weights(book: study.Book, run: Path, stds: Stds) -> None:
     for std, of, every in tqdm(missing, desc="weights", disable=None):
         if every:
             made, error = made_of(run, of, every, std)
-            params, found = made.variables["params"], {"profile_error": error}
+            params, errors = made.variables["params"], {"profile_error": error}
         else:
-            params, found = tracked(run, of[0])["params"], {}
-        found |= differences(params, tracked(run, std)["params"])
-        book.write(weights_key(std, of, every), found)
+            params, errors = tracked(run, of[0])["params"], {}
+        errors |= differences(params, tracked(run, std)["params"])
+        book.write(weights_key(std, of, every), errors)
 
 
 def measure_images(
@@ -102,10 +102,10 @@ def measure_images(
     made, _ = made_of(run, narrow, CADENCES[0], std)
     sources = (tracked(run, std), made.variables, tracked(run, narrow[-1]))
     exact, *others = (draw(variables) for variables in sources)
-    found = {}
+    results = {}
     for name, images in zip(("made", "other"), others, strict=True):
         apart = np.abs(images.astype(int) - exact)
-        found[name] = {
+        results[name] = {
             "mean": float(apart.mean()),
             "largest": int(apart.max()),
             "beyond_8": float(np.mean(apart > 8)),
@@ -114,7 +114,7 @@ def measure_images(
     sheet = np.concatenate([images[row] for row in rows for images in (exact, *others)])
     path = study.command.folder(study.OUT) / "ema_lengths_samples.png"
     image_grid.save_grid(path, sheet, columns=10)
-    book.write(key, found)
+    book.write(key, results)
 
 
 def print_tables(book: study.Book, stds: Stds) -> None:
@@ -122,14 +122,14 @@ def print_tables(book: study.Book, stds: Stds) -> None:
     rows = []
     for std in stds[::-1]:
         of = [other for other in stds if other != std]
-        found = [book.find(**weights_key(std, of, every)) for every in CADENCES]
+        errors = [book.find(**weights_key(std, of, every)) for every in CADENCES]
         for name in ("whole", "largest", "profile_error"):
-            cells = [f"{row[name]:.3%}" for row in found]
+            cells = [f"{row[name]:.3%}" for row in errors]
             rows.append([f"{std:g} of {of[0]:g} and {of[1]:g}: {name}", *cells])
     print(study.table(["of every n-th snapshot, n =", *map(str, CADENCES)], rows))
     scale = book.find(**weights_key(stds[-1], [stds[-2]], 0))
     print(f"\n{stds[-2]:g} from {stds[-1]:g}: {scale['whole']:.2%}")
-    found = book.find(what="images", std=stds[-1])
+    pixels = book.find(what="images", std=stds[-1])
     for name, of in (("made", "made of the others"), ("other", f"{stds[-2]:g}")):
-        numbers = ", ".join(f"{k} {v:.3g}" for k, v in found[name].items())
+        numbers = ", ".join(f"{k} {v:.3g}" for k, v in pixels[name].items())
         print(f"pixels of {stds[-1]:g} from {of}: {numbers}")

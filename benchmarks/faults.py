@@ -213,10 +213,10 @@ def main() -> None:
 
 def same(run: Run, expected: dict[str, np.ndarray]) -> int:
     """1 if a run that came to its end has that state; an error if not."""
-    found = state(run.workdir)
-    assert found.keys() == expected.keys()
+    actual = state(run.workdir)
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
     return 1
 
 

@@ -145,9 +145,9 @@ def records(folder: Path, name: str) -> Kind:
 
 def latent_records(folder: Path) -> Kind:
     """Records of latents: a shard."""
-    given = latents(folder)
+    source = latents(folder)
     out = folder / "out"
-    prepare.prepare(Latents(given.path, 4, ONE), out, "raw", 4, progress=False)
+    prepare.prepare(Latents(source.path, 4, ONE), out, "raw", 4, progress=False)
     path = next(out.glob("*.array_record"))
     return Kind(path, lambda: LatentRecords(out, 4, ONE).load(), True)
 
@@ -185,11 +185,11 @@ def used(data: bytes) -> np.ndarray:
 
 def digest(dataset: Dataset) -> str:
     """A hash of all that a run would see: images, labels, names of classes."""
-    found = hashlib.sha256(repr(dataset.classes).encode())
+    sha256 = hashlib.sha256(repr(dataset.classes).encode())
     for i in range(len(dataset)):
         row = dataset.source[i]
-        found.update(np.ascontiguousarray(row["image"]).tobytes() + b"%d" % row["label"])
-    return found.hexdigest()
+        sha256.update(np.ascontiguousarray(row["image"]).tobytes() + b"%d" % row["label"])
+    return sha256.hexdigest()
 
 
 def outcome(kind: Kind, whole: str, left_out: int) -> tuple[str, str]:

@@ -96,9 +96,9 @@ def main(argv: list[str]) -> None:
     failed = False
     for name, damage in KINDS.items():
         seeds = range(SEED.value, SEED.value + NUMBER.value)
-        found = collections.Counter(_outcome(damage(random.Random(n))) for n in seeds)
-        print(f"{name}: {dict(found.most_common())}", flush=True)
-        failed |= bool(set(found) - {"one line", "a value"})
+        outcomes = collections.Counter(_outcome(damage(random.Random(n))) for n in seeds)
+        print(f"{name}: {dict(outcomes.most_common())}", flush=True)
+        failed |= bool(set(outcomes) - {"one line", "a value"})
     raise SystemExit(failed)
 
 

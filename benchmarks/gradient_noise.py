@@ -95,8 +95,8 @@ def gram(
     key, rows = jax.random.key(seed), []
     for k in range(batches):
         image, label = _drawn(data, np.random.default_rng([seed, k]))
-        asked = (state.params, memory, jax.random.fold_in(key, k), image, label)
-        rows.append(np.asarray(gradient(*asked)))
+        inputs = (state.params, memory, jax.random.fold_in(key, k), image, label)
+        rows.append(np.asarray(gradient(*inputs)))
     columns = np.array_split(np.stack(rows), 32, axis=1)
     wide = (np.float64(part) for part in columns)
     return sum(part @ part.T for part in wide)

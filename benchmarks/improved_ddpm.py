@@ -86,14 +86,14 @@ def main() -> None:
 
 def bits_key(run: str, variance: Variance) -> dict[str, Any]:
     """What a row of bits/dim is found by."""
-    asked = {"images": NUMBER.value or 300, "steps": 1000, "clip": True}
-    return {"what": "bits/dim", "run": run, "variance": type(variance).__name__, **asked}
+    settings = {"images": NUMBER.value or 300, "steps": 1000, "clip": True}
+    return {"what": "bits/dim", "run": run, "variance": type(variance).__name__, **settings}
 
 
 def gradient_key(run: str, name: str) -> dict[str, Any]:
     """What a row of gradient noise is found by."""
-    asked = {"batch": gradient_noise.BATCH, "batches": BATCHES.value}
-    return {"what": "gradient noise", "at": run, "of": name, **asked}
+    settings = {"batch": gradient_noise.BATCH, "batches": BATCHES.value}
+    return {"what": "gradient noise", "at": run, "of": name, **settings}
 
 
 def variances(run: str) -> tuple[Variance, ...]:
@@ -117,8 +117,8 @@ def measure_bits(book: study.Book, name: str, folder: Path) -> None:
             batch=150,
             progress=True,
         )
-        found = dataset_bound.report(measured)
-        book.write(key, {**found["bits_per_dim"], "vb": found["terms"]["vb_mean"]})
+        report = dataset_bound.report(measured)
+        book.write(key, {**report["bits_per_dim"], "vb": report["terms"]["vb_mean"]})
 
 
 def measure_gradients(book: study.Book, name: str, folder: Path) -> None:
@@ -136,9 +136,9 @@ def measure_gradients(book: study.Book, name: str, folder: Path) -> None:
     for gradient in tqdm(missing, desc=name, disable=None, leave=False):
         loss, law = GRADIENTS[gradient]
         own = memory if law == IMPORTANCE else law.init()
-        asked = (experiment, state, loss, law, own, data, BATCHES.value)
-        found = gradient_noise.noise(gradient_noise.gram(*asked))
-        book.write(gradient_key(name, gradient), dataclasses.asdict(found))
+        inputs = (experiment, state, loss, law, own, data, BATCHES.value)
+        noise = gradient_noise.noise(gradient_noise.gram(*inputs))
+        book.write(gradient_key(name, gradient), dataclasses.asdict(noise))
 
 
 def trained(folder: Path) -> tuple[Experiment, TrainState]:
@@ -155,8 +155,8 @@ def print_tables(book: study.Book) -> None:
     rows = []
     for run in RUNS:
         for variance in variances(run):
-            found = book.find(**bits_key(run, variance))
-            terms = (f"{found[t]['mean']:.5f} ± {found[t]['error']:.5f}" for t in TERMS)
+            row = book.find(**bits_key(run, variance))
+            terms = (f"{row[t]['mean']:.5f} ± {row[t]['error']:.5f}" for t in TERMS)
             rows.append([run, type(variance).__name__, *terms])
     print(study.table(["run", "variance", *TERMS], rows), end="\n\n")
     rows = []
@@ -214,11 +214,11 @@ def draw_ratio(axes: "Axes") -> None:
 def draw_noise(axes: "Axes", book: study.Book) -> None:
     """tr C / |G|^2 as bars."""
     for i, run in enumerate(AT):
-        found = [book.find(**gradient_key(run, gradient)) for gradient in GRADIENTS]
-        place = np.arange(len(found)) + 0.36 * (i - 0.5)
-        error = [f["error"] for f in found]
+        rows = [book.find(**gradient_key(run, gradient)) for gradient in GRADIENTS]
+        place = np.arange(len(rows)) + 0.36 * (i - 0.5)
+        error = [f["error"] for f in rows]
         look = {"color": study.COLOURS[i], "label": f"at {run}", "height": 0.34}
-        axes.barh(place, [f["ratio"] for f in found], xerr=error, capsize=2, **look)
+        axes.barh(place, [f["ratio"] for f in rows], xerr=error, capsize=2, **look)
     axes.set_yticks(np.arange(len(GRADIENTS)), list(GRADIENTS))
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="tr C / |G|²", title="Relative variance of a gradient")

@@ -63,18 +63,18 @@ def main() -> None:
     ):
         start = time.perf_counter()
         solve = dataset_flow.solver(experiment, levels, rule, divergence)
-        found = dataset_flow.report(
+        report = dataset_flow.report(
             dataset_flow.measure(solve, run.variables, data, mesh, number=images)
         )
         seconds = time.perf_counter() - start
-        bits = "{mean:.4f} | {error:.4f} | {probes:.4f}".format(**found["bits_per_dim"])
-        cost = f"{found['evaluations']:.0f} | {seconds:.0f}"
+        bits = "{mean:.4f} | {error:.4f} | {probes:.4f}".format(**report["bits_per_dim"])
+        cost = f"{report['evaluations']:.0f} | {seconds:.0f}"
         print(f"| {images} | {divergence} | {name} | {bits} | {cost} |", flush=True)
     start = time.perf_counter()
     cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
     steps = likelihood.process(path, TIMESTEPS.value)
-    found = dataset_bound.measure(cost, run.variables, data, steps, mesh, number=number)
-    mean, error = likelihood.mean_and_error(found.total)
+    measured = dataset_bound.measure(cost, run.variables, data, steps, mesh, number=number)
+    mean, error = likelihood.mean_and_error(measured.total)
     seconds = time.perf_counter() - start
     print(
         f"| {number} | bound, LargeVariance | {TIMESTEPS.value} | {mean:.4f} | "

@@ -56,12 +56,12 @@ def main() -> None:
     size = sum(len(jpeg(i)) for i in range(8)) / 8
     print(f"JPEG files of {size / 1e3:.0f} kB, {WIDE}x{SIZE}, cropped to {SIZE}x{SIZE}")
     print(f"{'':32} {'images/CPU s':>12} {'range':>15} {'of Pillow':>10}")
-    for name, found in seconds.items():
-        rate = sorted(1 / np.array(found))
+    for name, times in seconds.items():
+        rate = sorted(1 / np.array(times))
         spread = f"{rate[0]:,.0f} ... {rate[-1]:,.0f}"
         print(
             f"{name:32} {np.median(rate):12,.0f} {spread:>15} "
-            f"{plain / np.median(found):9.2f}x"
+            f"{plain / np.median(times):9.2f}x"
         )
 
 

@@ -115,8 +115,8 @@ def rows() -> Iterator[tuple[Cell, float, int]]:
 
 def key(cell: Cell, w: float, block: int) -> dict[str, Any]:
     """What a row is found by."""
-    asked = {"w": w, "block": block, "images": NUMBER.value}
-    return {**dataclasses.asdict(cell), **asked}
+    settings = {"w": w, "block": block, "images": NUMBER.value}
+    return {**dataclasses.asdict(cell), **settings}
 
 
 def measure(
@@ -144,18 +144,18 @@ def measure(
     @functools.cache
     def forward(steps: int) -> tuple[np.ndarray, np.ndarray]:
         levels = of_run.inner_levels(experiment(Cell("Heun", steps)))
-        asked = estimator.experiment, estimator.variables, Digits("test").load(), count
-        return of_run.forward(*asked, levels, mesh)
+        inputs = estimator.experiment, estimator.variables, Digits("test").load(), count
+        return of_run.forward(*inputs, levels, mesh)
 
     missing = [row for row in rows() if not book.find(**key(*row))]
     for cell, w, block in tqdm(missing, desc="blocks of images", disable=None):
         start = time.perf_counter()
-        said, label = forward(cell.steps)
+        ahead, label = forward(cell.steps)
         seeds = 1_000_000 * (1 + block) + np.arange(count)
         variables = runs[cell.run].variables, estimator.variables
         watch = watcher(cell, w)
-        x0, found = of_run.sampled(watch, variables, seeds, label, mesh)
-        shift = noise_shift.measure(noise_shift.Estimates(found, said))
+        x0, sampled = of_run.sampled(watch, variables, seeds, label, mesh)
+        shift = noise_shift.measure(noise_shift.Estimates(sampled, ahead))
         numbers = {f.name: getattr(shift, f.name) for f in dataclasses.fields(shift)}
         verdict = judge(Pixels().decode(x0), label)
         row = {**dataclasses.asdict(verdict), "seconds": time.perf_counter() - start}
@@ -175,9 +175,9 @@ def measure_gains(book: study.Book, runs: dict[str, restoring.Restored]) -> None
     @functools.partial(jax.jit, static_argnums=0)
     def gain(name: str, sigma: float, m: float) -> jax.Array:
         x, at = x0 + m * sigma * eps, NoiseLevel(1.0, sigma)
-        told = runs[name].denoise(x, at, cond).x0
+        informed = runs[name].denoise(x, at, cond).x0
         other = without(runs[name].denoise, "noise")(x, at, cond).x0
-        return -jnp.sum((told - other) * (x - told)) / jnp.sum((x - told) ** 2)
+        return -jnp.sum((informed - other) * (x - informed)) / jnp.sum((x - informed) ** 2)
 
     for name, sigma in itertools.product(("nag", "finetune"), GAIN_SIGMAS):
         if not book.find(gain_of=name, sigma=sigma):
@@ -185,7 +185,7 @@ def measure_gains(book: study.Book, runs: dict[str, restoring.Restored]) -> None
             book.write({"gain_of": name, "sigma": sigma}, {"gains": gains})
 
 
-def found(book: study.Book, cell: Cell, w: float, field: str) -> list[Any]:
+def measured(book: study.Book, cell: Cell, w: float, field: str) -> list[Any]:
     """A field of each block of images; without guidance any interval is as good."""
     blocks = range(len(PLAN[cell]))
     cell = cell if w else dataclasses.replace(cell, low=0.0, high=5.0)
@@ -196,7 +196,7 @@ def found(book: study.Book, cell: Cell, w: float, field: str) -> list[Any]:
 def mean_shift(book: study.Book, cell: Cell, w: float) -> tuple[np.ndarray, np.ndarray]:
     """ln sigma of the inner levels, from most noise to least, and the shift there."""
     sigma = np.asarray(GRID(None, cell.steps).sigma)[1:-1]
-    return np.log(sigma), np.mean(found(book, cell, w, "shift"), axis=0)
+    return np.log(sigma), np.mean(measured(book, cell, w, "shift"), axis=0)
 
 
 def print_tables(book: study.Book) -> None:
@@ -208,21 +208,21 @@ def print_tables(book: study.Book) -> None:
     ):
         rows = []
         for cell in PLAN:
-            blocks = (found(book, cell, w, field) for w in EVERY)
+            blocks = (measured(book, cell, w, field) for w in EVERY)
             rows.append([str(cell), *(" / ".join(map(form.format, b)) for b in blocks)])
         print(study.table([field, *(f"w = {w:g}" for w in EVERY)], rows), end="\n\n")
     rows = []
     for cell, w in itertools.product(PLAN, EVERY):
-        if not found(book, cell, w, "shift"):
+        if not measured(book, cell, w, "shift"):
             continue
         u, shift = mean_shift(book, cell, w)
         at = [np.interp(np.log(sigma), u[::-1], shift[::-1]) for sigma in SIGMAS]
         columns = (f.name for f in dataclasses.fields(noise_shift.Shift))
-        first = (np.array(found(book, cell, w, name)[0]) for name in columns)
+        first = (np.array(measured(book, cell, w, name)[0]) for name in columns)
         levels = NoiseLevel(np.ones(len(u)), np.exp(u))
-        said = noise_shift.Shift(*first).verdict(levels).split()[0]
+        verdict = noise_shift.Shift(*first).verdict(levels).split()[0]
         values = (f"{value:+.3f}" for value in (*at, shift[-1]))
-        rows.append([f"{cell}, w = {w:g}", *values, said])
+        rows.append([f"{cell}, w = {w:g}", *values, verdict])
     head = ("shift at σ =", *map(str, SIGMAS), "last level", "verdict")
     print(study.table(head, rows), end="\n\n")
     rows = []
@@ -237,8 +237,8 @@ def draw(book: study.Book) -> "Figure":
     title = "Noise awareness guidance on digits"
     figure, (quality, plain, guided) = study.panels(title, 15, 4.6, 1, 3)
     for i, cell in enumerate(PLAN):
-        ws = [w for w in EVERY if found(book, cell, w, "frechet")]
-        values = [np.mean(found(book, cell, w, "frechet")) for w in ws]
+        ws = [w for w in EVERY if measured(book, cell, w, "frechet")]
+        values = [np.mean(measured(book, cell, w, "frechet")) for w in ws]
         look = {"color": study.COLOURS[i % 7], "ls": "-" if i < 7 else "--"}
         quality.plot(ws, values, marker="o", ms=4, label=str(cell), **look)
     for i, cell in enumerate(UNGUIDED):

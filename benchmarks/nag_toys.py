@@ -188,7 +188,7 @@ def flow_runs(problem: Problem) -> list[Run]:
 
 def edm_runs(problem: Problem) -> list[Run]:
     """EDM's path, 80 to 0.03, and the four ways to withhold the level."""
-    data, found = problem.data, []
+    data, runs = problem.data, []
     weights = {"A": (0, 1, 2), "B": (1,), "C": (0.5, 1), "E": (1, 2)}
     samplers = {
         "EM 64": (REVERSE, 64),
@@ -200,10 +200,10 @@ def edm_runs(problem: Problem) -> list[Run]:
         grid = jd.grids.Karras(0.03, 80.0)(None, steps + 1)[:-1]
         for option, row in OPTIONS.items():
             blind = Unaware(data, row, problem.levels, problem.log_prior)
-            found += [
+            runs += [
                 Run(f"{name}, {option}", data, blind, solver, grid, weights[option], 5.0)
             ]
-    return found
+    return runs
 
 
 def measured(problem: Problem, run: Run) -> dict[float, tuple[Any, Any, float, float]]:
@@ -229,15 +229,15 @@ def measured(problem: Problem, run: Run) -> dict[float, tuple[Any, Any, float, f
         guided = jd.guide(run.strong, (run.weak, Interval(w, high=run.high)))
         each = jax.random.split(keys, n)
         path = trajectory(guided, UNCONDITIONAL, each, x, run.grid, run.solver).x
-        told = noise_shift.estimates(mean, path[np.asarray(kept)], ahead)
-        return path[-1], noise_shift.measure(told)
+        estimates = noise_shift.estimates(mean, path[np.asarray(kept)], ahead)
+        return path[-1], noise_shift.measure(estimates)
 
-    found = {}
+    results = {}
     for w in run.weights:
         end, shift = go(jnp.float32(w))
         rho, tv = _spread(data, end, run.grid[-1])
-        found[w] = (np.asarray(run.grid.sigma)[kept], shift, rho, tv)
-    return found
+        results[w] = (np.asarray(run.grid.sigma)[kept], shift, rho, tv)
+    return results
 
 
 def _spread(data: Blobs, x: Array, at: NoiseLevel) -> tuple[float, float]:
@@ -288,7 +288,7 @@ def _drawn(results: dict[tuple[str, float], tuple[Any, Any]]) -> Figure:
     names = ("EM 50", "Euler 25", "r fast in t, blind exact, EM 100")
     labels = "EM 50: helps", "Euler 25: hurts", "errors not shared, EM 100: hurts"
     for axes, name, label in zip(figure.subplots(1, 3), names, labels, strict=True):
-        chosen = {w: found for (n, w), found in results.items() if n == name}
+        chosen = {w: curves for (n, w), curves in results.items() if n == name}
         for colour, (w, (t, shift)) in zip(COLOURS, chosen.items(), strict=False):
             axes.plot(t, shift, color=colour, lw=1.8, label=f"w = {w:g}")
         axes.axhline(0, color=INK, lw=0.6, alpha=0.5)

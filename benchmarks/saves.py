@@ -85,10 +85,10 @@ def equal(one: Any, other: Any) -> bool:
 def judged(read: Callable[[], str]) -> str:
     """What comes of reading: what `read` says, or the kind of error."""
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as records:
             warnings.simplefilter("always")
             result = read()
-        warned = any("passed over" in str(w.message) for w in said)
+        warned = any("passed over" in str(w.message) for w in records)
         return "older without a warning" if result == "older" and not warned else result
     except (ValueError, OSError) as error:
         text = str(error)
@@ -101,12 +101,12 @@ def judged(read: Callable[[], str]) -> str:
 def restored(workdir: Path, states: tuple[TrainState, ...]) -> str:
     """Which of the states a folder gives."""
     with checkpoint.checkpoints(workdir) as saved:
-        found, about = saved.restore(mesh())
+        state, about = saved.restore(mesh())
     if about.experiment != TINY or about.classes != ("a",):
         return "silently different"
     kinds = {1: "older", 2: "whole"} if len(states) == 2 else {1: "whole"}
     return (
-        kinds[about.step] if equal(found, states[about.step - 1]) else "silently different"
+        kinds[about.step] if equal(state, states[about.step - 1]) else "silently different"
     )
 
 
@@ -173,9 +173,9 @@ def snapshot(folder: Path, state: TrainState, chance: random.Random) -> Counter[
     content, counts = path.read_bytes(), Counter()
 
     def read() -> str:
-        found = snapshots.read(path)
-        facts = [dataclasses.replace(s, variables=None) for s in (found, one)]
-        same = vars(facts[0]) == vars(facts[1]) and equal(found.variables, variables)
+        stored = snapshots.read(path)
+        facts = [dataclasses.replace(s, variables=None) for s in (stored, one)]
+        same = vars(facts[0]) == vars(facts[1]) and equal(stored.variables, variables)
         return "whole" if same else "silently different"
 
     for _ in tqdm(range(FLIPS.value), unit="flip", mininterval=10):

@@ -36,8 +36,8 @@ def main() -> None:
             np.savez(path, images=varied(NUMBER.value, seed))
         print(f"{NUMBER.value} images of 32 x 32")
         timed("reference.py", f"--images={real}", f"--out={reference}")
-        asked = f"--images={fake}", f"--reference={reference}", "--blocks=1"
-        print(timed("evaluate.py", *asked))
+        options = f"--images={fake}", f"--reference={reference}", "--blocks=1"
+        print(timed("evaluate.py", *options))
 
 
 def varied(number: int, seed: int) -> UInt8[np.ndarray, "N 32 32 3"]:
@@ -56,15 +56,15 @@ def timed(script: str, *arguments: str) -> str:
     line = [sys.executable, str(ROOT / "launch" / script), *arguments]
     began = time.perf_counter()
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
-        said = process.stdout.read()
+        output = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ValueError(f"{script} failed: {said}")
+        raise ValueError(f"{script} failed: {output}")
     seconds, cpu = time.perf_counter() - began, used.ru_utime + used.ru_stime
     peak = used.ru_maxrss / 1024  # kB on Linux
     print(f"{script}: {seconds:.0f} s, {cpu:.0f} s of CPU, peak {peak:.0f} MiB", flush=True)
-    return said
+    return output
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ class Book:
         has = lambda row: all(row.get(name) == value for name, value in key.items())
         return next(filter(has, self.rows), None)
 
-    def write(self, key: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def write(self, key: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         """Adds a row and saves the book, numbers to six digits."""
-        self.rows.append({**key, **_rounded(found)})
+        self.rows.append({**key, **_rounded(results)})
         text = "[\n" + ",\n".join(map(json.dumps, self.rows)) + "\n]\n"
         write_atomically(self.path, lambda file: file.write(text.encode()))
 
@@ -75,17 +75,17 @@ def runs(config: str, names: Iterable[str], seeds: bool = False) -> dict[str, Pa
         FileNotFoundError: some are missing; the message says how to make the first.
     """
     folder = command.folder(RUNS)
-    found = {name: folder / name for name in names}
-    missing = [name for name, run in found.items() if not (run / "checkpoints").is_dir()]
+    folders = {name: folder / name for name in names}
+    missing = [name for name, run in folders.items() if not (run / "checkpoints").is_dir()]
     if missing:
         recipe, _, seed = missing[0].rpartition("-") if seeds else (missing[0], "", "")
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of {len(found)} runs; make the first with: "
+            f"{folder} lacks {len(missing)} of {len(folders)} runs; make the first with: "
             f"python launch/train.py --config={config}:{recipe} "
             + (f"--config.seed={seed} " if seeds else "")
-            + f"--workdir={found[missing[0]]}"
+            + f"--workdir={folders[missing[0]]}"
         )
-    return found
+    return folders
 
 
 def panels(

@@ -82,9 +82,9 @@ def _sampling(experiment: Experiment, state: TrainState, mesh: Mesh) -> Measured
     size = experiment.sampling.images
     size += -size % mesh.size
     label = jnp.arange(size) % max(experiment.network.label_dim, 1)
-    asked = (generate.image_keys(np.arange(size)), label)
-    asked = jax.device_put(asked, sharding.split(mesh))
-    args = (ema_variables(experiment, state, experiment.sampling.std), *asked)
+    inputs = (generate.image_keys(np.arange(size)), label)
+    inputs = jax.device_put(inputs, sharding.split(mesh))
+    args = (ema_variables(experiment, state, experiment.sampling.std), *inputs)
     return lambda compiled: compiled(*args), size, draw.lower(*args)
 
 

@@ -137,13 +137,13 @@ def main() -> None:
 def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:
     """The one schedule, law and grid of an experiment, and the weightings of its loss."""
     schedule, law = experiment.schedule, experiment.times
-    found = curves.weightings(experiment.loss)
-    if not found:
+    weightings = curves.weightings(experiment.loss)
+    if not weightings:
         kind = type(experiment.loss).__name__
         raise ValueError(f"config.loss is a {kind}, which has no weighting to plot")
     path, grid = type(schedule).__name__, experiment.sampling.grid
     name = f"{path}, {type(law).__name__}"
-    recipes = {f"{name}, {type(w).__name__}": (name, w) for _, w in found}
+    recipes = {f"{name}, {type(w).__name__}": (name, w) for _, w in weightings}
     grids = {type(grid).__name__: (schedule, grid)}
     return {path: schedule}, {name: (schedule, law)}, recipes, grids
 

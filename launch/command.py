@@ -80,8 +80,8 @@ def run(main: Callable[[], None], together: bool = False) -> None:
         except KeyboardInterrupt:
             print("stopped; what the last checkpoint holds is safe", file=sys.stderr)
             status = 130
-        except SystemExit as asked:
-            status = asked.code
+        except SystemExit as request:
+            status = request.code
         except Exception as error:
             status = _judged(error, joined)
         else:
@@ -222,8 +222,8 @@ def _set_up(together: bool) -> bool:
     os.environ |= xla_flags.settings(os.environ, xla_flags.kind_of_machine())
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", _compiled(cache))
-    given = COORDINATOR.value, PROCESSES.value, PROCESS.value
-    at = processes.place(*given) if together else None
+    flagged = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    at = processes.place(*flagged) if together else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     devices = CPU_DEVICES.value or (1 if at else cores)
     jax.config.update("jax_num_cpu_devices", devices)
@@ -231,7 +231,9 @@ def _set_up(together: bool) -> bool:
         if at is None or not processes.join(at):
             return False
     except jax.errors.JaxRuntimeError as error:
-        sys.exit(_told(f"cannot join the other processes: {_line(error)}", processes.AGAIN))
+        sys.exit(
+            _report(f"cannot join the other processes: {_line(error)}", processes.AGAIN)
+        )
     faulthandler.disable()  # a process that lost another ends with one line, and no dump
     return True
 
@@ -312,31 +314,31 @@ def _expanded(argv: list[str]) -> list[str]:
 def _judged(error: Exception, joined: bool) -> int:
     """Tells of an error, and returns the status to exit with; raises it if it is ours."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return _told(_out_of_memory(error))
-    if joined and processes.tells_of_a_loss(error):
+        return _report(_out_of_memory(error))
+    if joined and processes.is_lost_process(error):
         lost = "lost another process, or the way to it: start all of them again"
-        return _told(f"{lost} ({_line(error)})", processes.AGAIN)
+        return _report(f"{lost} ({_line(error)})", processes.AGAIN)
     if isinstance(error, Exception) and (line := own_types.fault(error)):
-        return _told(line)
+        return _report(line)
     if not isinstance(error, MISTAKES):
         print(f"error: {_line(error)} ({type(error).__name__}): {BUG}", file=sys.stderr)
         raise error
-    return _told(error)
+    return _report(error)
 
 
 def _out_of_memory(error: Exception) -> str:
     """How much was missing, and the sizes that were asked for."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     sizes = {name: flags.FLAGS[name].value for name in SIZES if name in flags.FLAGS}
-    asked = [f"--{name}={value}" for name, value in sizes.items() if value]
+    current = [f"--{name}={value}" for name, value in sizes.items() if value]
     for path in CONFIG_SIZES if isinstance(config, ConfigDict) else ():
         node: Any = config
         for name in path.split("."):
             node = node.get(name) if isinstance(node, ConfigDict) else None
-        asked += [f"--config.{path}={node}"] if node else []
+        current += [f"--config.{path}={node}"] if node else []
     dry = "; launch/train.py --dry_run says what each takes" if config else ""
     text = f"out of memory: {_line(error).removeprefix('RESOURCE_EXHAUSTED: ')}"
-    return f"{text}. Ask for less than {', '.join(asked)}{dry}" if asked else text
+    return f"{text}. Ask for less than {', '.join(current)}{dry}" if current else text
 
 
 SIZES = ("batch", "number", "blocks", "steps")
@@ -352,10 +354,10 @@ BUG = "a fault of jaxdiff, not of yours: please report the command and the lines
 def _fail(error: Exception | str, status: int, cause: Exception | None = None) -> NoReturn:
     if cause and os.environ.get("JAXDIFF_TRACEBACK"):
         raise cause
-    sys.exit(_told(error, status))
+    sys.exit(_report(error, status))
 
 
-def _told(error: Exception | str, status: int = 1) -> int:
+def _report(error: Exception | str, status: int = 1) -> int:
     """Prints an error as one line, and returns the status to exit with."""
     if os.environ.get("JAXDIFF_TRACEBACK") and isinstance(error, Exception):
         raise error

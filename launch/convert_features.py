@@ -48,12 +48,12 @@ def main() -> None:
     out = command.folder(OUT)
     path = out if out.suffix == ".npz" else out / f"{NETWORK.value}.npz"
     command.writes(OUT, path)
-    found = convert(place(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
-    weights.save(path, found)
-    count = sum(a.size for a in found.tensors.values())
+    converted = convert(place(SOURCE.value), NETWORK.value, NETWORKS[NETWORK.value]())
+    weights.save(path, converted)
+    count = sum(a.size for a in converted.tensors.values())
     print(
-        f"{found.network}: {len(found.tensors)} tensors, {count:,} numbers\n"
-        f"sha256 {found.sha256}  {SOURCE.value}\n"
+        f"{converted.network}: {len(converted.tensors)} tensors, {count:,} numbers\n"
+        f"sha256 {converted.sha256}  {SOURCE.value}\n"
         f"sha256 {weights.sha256(path)}  {path}\n"
         f"export JAXDIFF_WEIGHTS={path.parent}"
     )
@@ -66,23 +66,23 @@ def convert(source: Path, network: str, shapes: Shapes) -> Weights:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, is not the one its name says, or holds other tensors.
     """
-    found = tensors.read(source)
+    stored = tensors.read(source)
     digest = weights.sha256(source)
-    said = re.search(r"-([0-9a-f]{8})$", source.stem)
-    if said and not digest.startswith(said[1]):
+    stated = re.search(r"-([0-9a-f]{8})$", source.stem)
+    if stated and not digest.startswith(stated[1]):
         raise ValueError(
-            f"{source} is damaged: its name says that its SHA-256 begins {said[1]}, it "
+            f"{source} is damaged: its name says that its SHA-256 begins {stated[1]}, it "
             f"begins {digest[:8]}; download it again"
         )
     try:
-        found = own(found, network, shapes)
+        stored = own(stored, network, shapes)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    return Weights(network, found, source.name, digest)
+    return Weights(network, stored, source.name, digest)
 
 
 def own(
-    found: Mapping[str, np.ndarray], network: str, shapes: Shapes
+    stored: Mapping[str, np.ndarray], network: str, shapes: Shapes
 ) -> dict[str, np.ndarray]:
     """The tensors of a network among all those of a file, wherever its state dict is.
 
@@ -92,11 +92,11 @@ def own(
         ValueError: tensors that are missing, extra or of another shape; or two networks.
     """
     first = next(iter(shapes))
-    inner = [n.removesuffix(first) for n in found if n.endswith(f".{first}")]
-    if len(inner) > 1 and first not in found:
+    inner = [n.removesuffix(first) for n in stored if n.endswith(f".{first}")]
+    if len(inner) > 1 and first not in stored:
         raise ValueError(f"it has several networks: {', '.join(p[:40] for p in inner)}")
-    prefix = "" if first in found else "".join(inner)
-    inside = {n.removeprefix(prefix): a for n, a in found.items() if n.startswith(prefix)}
+    prefix = "" if first in stored else "".join(inner)
+    inside = {n.removeprefix(prefix): a for n, a in stored.items() if n.startswith(prefix)}
     counts = [n for n in shapes if n.endswith(".num_batches_tracked")]
     inside = {**dict.fromkeys(counts, np.zeros((), np.int64)), **inside}
     weights.require(network, {name: a.shape for name, a in inside.items()}, shapes)

@@ -116,14 +116,14 @@ def _images(
     if classes and not sampling_flags.LABELS.value:
         raise ValueError(f"--image needs --labels: this run knows {classes} classes")
     path = place(IMAGE.value)
-    found = [path]
+    pictures = [path]
     if path.is_dir():
-        found, left_out = listing.pictures(path)
-        listing.check(path, found, left_out)
+        pictures, left_out = listing.pictures(path)
+        listing.check(path, pictures, left_out)
     height, width, channels = shape
     if height != width:
         raise ValueError(f"--image are squares, this run's images are {height} by {width}")
-    files = found[: NUMBER.value]
+    files = pictures[: NUMBER.value]
     image = np.stack([folder.read(file, height, channels) for file in files])
     label = np.resize(sampling_flags.labels(model.run), len(image))
     return encoder.of_images(image, mesh), image, label
@@ -160,8 +160,8 @@ def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
     except ValueError:
         left = top = right = bottom = np.nan
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        said = ",".join(BOX.value)
-        raise ValueError(f"--box is LEFT,TOP,RIGHT,BOTTOM from 0 to 1, got {said!r}")
+        box = ",".join(BOX.value)
+        raise ValueError(f"--box is LEFT,TOP,RIGHT,BOTTOM from 0 to 1, got {box!r}")
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     inside = ((y >= top) & (y < bottom))[:, None] & (x >= left) & (x < right)
     return ~inside[..., None]

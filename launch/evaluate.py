@@ -60,19 +60,19 @@ def main() -> None:
     command.need((SIZE, IMAGES))
     out = command.output(OUT, _beside(), "json", "md", "png")
     extractors = scoring_flags.extractors()
-    images, judge, said = _given(extractors) if IMAGES.value else _drawn(extractors)
+    images, judge, settings = _external(extractors) if IMAGES.value else _drawn(extractors)
     blocks = list(evaluation.blocks(images, _count()))
     scored = [judge(block) for block in blocks]
-    found = {
-        **said,
+    scores = {
+        **settings,
         "images": len(blocks) * len(blocks[0]),
         "blocks": [metrics for metrics, _ in scored],
         "metrics": evaluation.summary([metrics for metrics, _ in scored]),
         **_as_many(judge, blocks[0]),
     }
     near = scored[0][1]
-    found["notes"] = [*_notes(judge, blocks, near), *said.get("notes", ())]
-    _write(out, found, images, judge, near)
+    scores["notes"] = [*_notes(judge, blocks, near), *settings.get("notes", ())]
+    _write(out, scores, images, judge, near)
 
 
 def _count() -> int:
@@ -99,12 +99,12 @@ def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
     cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
     process = likelihood.process(experiment.schedule, LEVELS)
     data = split_of(experiment.data).load()
-    asked = {"number": min(256, len(data)), "batch": BATCH.value, "progress": True}
-    found = dataset_bound.measure(cost, model.run.variables, data, process, mesh, **asked)
-    return dataset_bound.report(found, LEVELS)["bins"]
+    options = {"number": min(256, len(data)), "batch": BATCH.value, "progress": True}
+    bound = dataset_bound.measure(cost, model.run.variables, data, process, mesh, **options)
+    return dataset_bound.report(bound, LEVELS)["bins"]
 
 
-def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
+def _external(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     """Images of others, and the reference that they are held against."""
     path = place(IMAGES.value)
     if scoring_flags.REFERENCE.value is None:
@@ -114,8 +114,8 @@ def _given(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
             raise ValueError(f"--{flag.name} says how a run draws, and --images are drawn")
     count = NUMBER.value * _count() if NUMBER.present else None
     images = evaluation.images_in(path, count, size=SIZE.value)
-    given, mesh = scoring_flags.reference(), sharding.data_mesh()
-    judge = Judge(tuple(extractors), given, mesh, batch=BATCH.value, progress=True)
+    reference, mesh = scoring_flags.reference(), sharding.data_mesh()
+    judge = Judge(tuple(extractors), reference, mesh, batch=BATCH.value, progress=True)
     judge.check(images[0]["image"].shape, len(images) // _count())
     return images, judge, {"title": str(path), "source": str(path)}
 
@@ -136,10 +136,15 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     notes = [f"drawn by {how}, std {std:g}, seeds from {scoring_flags.SEED.value}"]
     weights = model.guides.weights(s)
     if any(weights.values()):
-        said = (f"{name.replace('_', ' ')} {w:g}" for name, w in weights.items() if w)
-        notes.append(", ".join(said))
-    said = {"title": title, **scoring_flags.image_settings(model), "bins": _losses(model)}
-    return images, judge, {**said, "notes": notes}
+        guidance = (f"{k.replace('_', ' ')} {w:g}" for k, w in weights.items() if w)
+        notes.append(", ".join(guidance))
+    settings = {
+        "title": title,
+        **scoring_flags.image_settings(model),
+        "bins": _losses(model),
+        "notes": notes,
+    }
+    return images, judge, settings
 
 
 def _notes(judge: Judge, blocks: list[evaluation.Block], near: Copies | None) -> list[str]:
@@ -174,22 +179,24 @@ def _notes(judge: Judge, blocks: list[evaluation.Block], near: Copies | None) ->
 
 def _write(
     named: dict[str, Path],
-    found: dict[str, Any],
+    scores: dict[str, Any],
     images: Source,
     judge: Judge,
     near: Copies | None,
 ) -> None:
-    text = report.table(found)
-    write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=2).encode()))
-    notes = "\n".join(f"* {report.markdown(note)}" for note in found["notes"])
-    lines = f"# {report.markdown(found['title'])}\n\n{text}\n\n{notes}\n".encode()
+    text = report.table(scores)
+    write_atomically(
+        named["json"], lambda f: f.write(json.dumps(scores, indent=2).encode())
+    )
+    notes = "\n".join(f"* {report.markdown(note)}" for note in scores["notes"])
+    lines = f"# {report.markdown(scores['title'])}\n\n{text}\n\n{notes}\n".encode()
     write_atomically(named["md"], lambda f: f.write(lines))
-    print(f"{text}\n\n" + "\n".join(map(printable, found["notes"])))
+    print(f"{text}\n\n" + "\n".join(map(printable, scores["notes"])))
     some = take(images, np.arange(min(report.SHOWN, len(images))))["image"]
     copied = None
     if near is not None:
         copied = judge.train[near.nearest[: report.PAIRS]]
-    report.save_page(named["png"], found, some, copied, found.get("bins", ()))
+    report.save_page(named["png"], scores, some, copied, scores.get("bins", ()))
     print(f"\n{named['png']}, {named['md']} and {named['json']}")
 
 

@@ -61,8 +61,8 @@ def define(cls: type, but: Container[str] = (), only: Container[str] | None = No
 
 def values(fields: Mapping[str, FieldFlag]) -> dict[str, Any]:
     """What is given, by the names of the fields."""
-    given = {name: field.value() for name, field in fields.items()}
-    return {name: value for name, value in given.items() if value is not None}
+    flagged = {name: field.value() for name, field in fields.items()}
+    return {name: value for name, value in flagged.items() if value is not None}
 
 
 def _flag(name: str, hint: Any, notes: tuple[Any, ...]) -> flags.FlagHolder:

@@ -70,8 +70,8 @@ def main() -> None:
         SIDE.value, HEADS.value, WIDTH.value, ATTENTION.value, SCHEDULE.value,
         STD.value, IMAGES.value, SURE.value,
     )  # fmt: skip
-    given = choices, DATA.value, DTYPE.value, VAE.value
-    made = importing.load(FILE.value, place(OUT.value), AS.value, *given)
+    options = choices, DATA.value, DTYPE.value, VAE.value
+    made = importing.load(FILE.value, place(OUT.value), AS.value, *options)
     command.writes(OUT, made.path)
     made.write()
     print("\n".join(made.lines))

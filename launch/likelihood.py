@@ -96,18 +96,18 @@ OWN["flow"] += (SKILLING, EXACT)
 
 def main() -> None:
     """Restores, measures, prints, writes."""
-    given = _given()
+    chosen = _chosen()
     rule, divergence = _rule(), _divergence()
     run = restoring.restore(command.folder(WORKDIR), STD.value, STEP.value)
-    way = given or ("bound" if isinstance(run.experiment.schedule, Table) else "flow")
+    way = chosen or ("bound" if isinstance(run.experiment.schedule, Table) else "flow")
     out = command.output(OUT, command.beside(WORKDIR) / NAMES[way], "json", "png")
     dataset = split_of(run.experiment.data, SPLIT.value).load()
     data = str(split_of(run.experiment.data, SPLIT.value))
-    asked = {"step": run.step, "std": STD.value, "data": data, "seed": SEED.value}
+    settings = {"step": run.step, "std": STD.value, "data": data, "seed": SEED.value}
     if way == "bound":
-        _bound(run, dataset, asked, out)
+        _bound(run, dataset, settings, out)
     else:
-        _flow(run, dataset, asked, out, rule, divergence)
+        _flow(run, dataset, settings, out, rule, divergence)
 
 
 NAMES = {"bound": "bits", "flow": "bits_flow"}
@@ -115,7 +115,7 @@ NAMES = {"bound": "bits", "flow": "bits_flow"}
 
 
 def _bound(
-    run: restoring.Restored, dataset: Dataset, asked: dict[str, Any], out: Files
+    run: restoring.Restored, dataset: Dataset, settings: dict[str, Any], out: Files
 ) -> None:
     """The variational bound, and losses by logSNR."""
     experiment = run.experiment
@@ -134,13 +134,13 @@ def _bound(
         seed=SEED.value,
         progress=True,
     )
-    found = dataset_bound.report(measured, BINS.value)
-    found = {**asked, "variance": variance, "clip": CLIP.value, **found}
-    _write(out["json"], found)
-    print(dataset_bound.table(found))
-    of = f"{asked['data']}, {found['images']} images, {count} steps, {variance}"
+    results = dataset_bound.report(measured, BINS.value)
+    results = {**settings, "variance": variance, "clip": CLIP.value, **results}
+    _write(out["json"], results)
+    print(dataset_bound.table(results))
+    of = f"{settings['data']}, {results['images']} images, {count} steps, {variance}"
     print(f"\n{of}, step {run.step}")
-    parts = {name: pair["mean"] for name, pair in found["bits_per_dim"].items()}
+    parts = {name: pair["mean"] for name, pair in results["bits_per_dim"].items()}
     _check_sense(
         parts["total"],
         f"{parts['decoder']:.2f} of them are the decoder's, which is as narrow as a step "
@@ -153,15 +153,15 @@ def _bound(
         learned = {}
         warnings.warn(str(error), stacklevel=2)
     if learned:
-        _write(out["json"], found := {**found, "uncertainty": learned})
-    dataset_bound.save_plot(out["png"], found)
+        _write(out["json"], results := {**results, "uncertainty": learned})
+    dataset_bound.save_plot(out["png"], results)
     print(f"{out['png']} and {out['json']}")
 
 
 def _flow(
     run: restoring.Restored,
     dataset: Dataset,
-    asked: dict[str, Any],
+    settings: dict[str, Any],
     out: Files,
     rule: Adaptive | None,
     divergence: Divergence,
@@ -180,24 +180,24 @@ def _flow(
         progress=True,
     )
     seconds = time.perf_counter() - start
-    found, low = dataset_flow.report(measured), float(levels.sigma[0] / levels.alpha[0])
+    results, low = dataset_flow.report(measured), float(levels.sigma[0] / levels.alpha[0])
     how = {"rule": str(rule or f"{STEPS.value} RK4"), "divergence": str(divergence)}
-    found = {**asked, **how, "noise": low, "seconds": seconds, **found}
+    results = {**settings, **how, "noise": low, "seconds": seconds, **results}
     same = ("step", "std", "data", "images")
     each = None
-    if earlier and all(earlier.get(k, "") == found[k] for k in same):
-        found["bound"], each = earlier["bits_per_dim"]["total"], earlier["each"]
-    _write(out["json"], found)
-    print(dataset_flow.table(found))
-    of = f"{asked['data']}, {found['images']} images, {', '.join(how.values())}"
-    cost = f"{found['evaluations']:.0f} evaluations an image, {seconds:.1f} s"
+    if earlier and all(earlier.get(k, "") == results[k] for k in same):
+        results["bound"], each = earlier["bits_per_dim"]["total"], earlier["each"]
+    _write(out["json"], results)
+    print(dataset_flow.table(results))
+    of = f"{settings['data']}, {results['images']} images, {', '.join(how.values())}"
+    cost = f"{results['evaluations']:.0f} evaluations an image, {seconds:.1f} s"
     print(f"\n{of}, step {run.step}\nfrom sigma / alpha = {low:.3g} of noise, {cost}")
     _check_sense(
-        found["bits_per_dim"]["mean"],
+        results["bits_per_dim"]["mean"],
         "the run is too weak, or its average too short: train longer, or try another "
         "--std or --checkpoint",
     )
-    dataset_flow.save_plot(out["png"], found, each)
+    dataset_flow.save_plot(out["png"], results, each)
     print(f"{out['png']} and {out['json']}")
 
 
@@ -215,7 +215,7 @@ BITS = 8
 """log2 of the number of values of a pixel."""
 
 
-def _given() -> str:
+def _chosen() -> str:
     """The way that the flags name, by --by or by what one way alone reads; "" if none.
 
     Raises:
@@ -249,8 +249,8 @@ def _divergence() -> Divergence:
     return (Skilling if SKILLING.value else Hutchinson)(PROBES.value)
 
 
-def _write(path: Place, found: dict[str, Any]) -> None:
-    text = json.dumps(found, indent=2).encode()
+def _write(path: Place, results: dict[str, Any]) -> None:
+    text = json.dumps(results, indent=2).encode()
     write_atomically(path, lambda file: file.write(text))
 
 

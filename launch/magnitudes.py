@@ -46,8 +46,8 @@ def main() -> None:
         for kind in magnitudes.KINDS:
             d = magnitudes.drift(rows, kind)
             numbers = (d.first, d.last, d.ratio, d.span, d.smallest, d.largest, d.growth)
-            said = " ".join(f"{v:10.6g}" for v in numbers)
-            print(f"{name:>12} {kind:>12} {said} {d.layer}")
+            columns = " ".join(f"{v:10.6g}" for v in numbers)
+            print(f"{name:>12} {kind:>12} {columns} {d.layer}")
     print(f"{len(runs)} runs drawn: {OUT.value}")
 
 

@@ -25,16 +25,16 @@ def main() -> None:
     experiment = from_config(CONFIG.value)
     data = experiment.data
     dataset = data.load()
-    found = None if AGAIN.value else statistics.stored(data, dataset)
+    measured = None if AGAIN.value else statistics.stored(data, dataset)
     where = f"known from {statistics.file_of(data, dataset)}"
-    if found is None:
-        found = statistics.measure(dataset, encoder_of(data), progress=True)
-        where = statistics.try_to_keep(data, found, dataset)
+    if measured is None:
+        measured = statistics.measure(dataset, encoder_of(data), progress=True)
+        where = statistics.try_to_keep(data, measured, dataset)
     print(data, *describe(dataset), "", sep="\n")
     print(f"{'channel':>10} {'mean':>10} {'std':>10}")
-    for i, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
+    for i, (mean, std) in enumerate(zip(measured.mean, measured.std, strict=True)):
         print(f"{i:10d} {mean:10.5f} {std:10.5f}")
-    print(f"\nsigma_data {found.sigma_data:.4f}", end="")
+    print(f"\nsigma_data {measured.sigma_data:.4f}", end="")
     trained = sorted({edm.sigma_data for edm in parts(experiment, EDM)})
     print(f"; the config has {trained[0]}" if trained else "; the config needs none")
     print(where)

@@ -74,13 +74,13 @@ def main() -> None:
     of_run.check(experiment, estimator.experiment, aware=bool(NOISE_GUIDANCE.value))
     levels = of_run.inner_levels(experiment)
     out = command.output(OUT, command.beside(WORKDIR) / "noise_shift", "json", "png")
-    said = estimates(run, estimator, experiment, levels)
-    found = {k: v for k, v in shifts_of(said).items() if k != FORWARD}
-    text = json.dumps(as_numbers(experiment, levels, found), indent=2).encode()
+    levels_of = estimates(run, estimator, experiment, levels)
+    shifts = {k: v for k, v in shifts_of(levels_of).items() if k != FORWARD}
+    text = json.dumps(as_numbers(experiment, levels, shifts), indent=2).encode()
     write_atomically(out["json"], lambda file: file.write(text))
-    figure = draw(levels, said, found)
+    figure = draw(levels, levels_of, shifts)
     write_atomically(out["png"], lambda file: figure.savefig(file, format="png"))
-    for kind, shift in found.items():
+    for kind, shift in shifts.items():
         print(f"\n{kind}\n{table(levels, shift)}\n{kind}: {shift.verdict(levels)}")
     print(f"\n{NUMBER.value} states of step {run.step}: {out['json']} and {out['png']}")
 
@@ -106,9 +106,9 @@ def estimates(
     generate.require_seeds(seeds)
     variables = run.variables, estimator.variables
     data = split_of(experiment.data, SPLIT.value).load()
-    asked = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
-    said, label = of_run.forward(*asked, SEED.value, batch, progress=True)
-    found, ways = {FORWARD: said}, {SAMPLED: 0.0}
+    inputs = estimator.experiment, estimator.variables, data, NUMBER.value, levels, mesh
+    ahead, label = of_run.forward(*inputs, SEED.value, batch, progress=True)
+    estimated, ways = {FORWARD: ahead}, {SAMPLED: 0.0}
     if w := NOISE_GUIDANCE.value:
         ways[f"{SAMPLED} with NAG, w = {w:g}"] = w
     within = command.interval(NOISE_INTERVAL)
@@ -117,15 +117,15 @@ def estimates(
         sampling = dataclasses.replace(experiment.sampling, **aware)
         guided = dataclasses.replace(experiment, sampling=sampling)
         watch = of_run.watcher(guided, estimator.experiment)
-        asked = watch, variables, seeds, label, mesh, batch
-        _, found[kind] = of_run.sampled(*asked, progress=True)
-    return found
+        inputs = watch, variables, seeds, label, mesh, batch
+        _, estimated[kind] = of_run.sampled(*inputs, progress=True)
+    return estimated
 
 
-def shifts_of(said: Said) -> dict[str, noise_shift.Shift]:
+def shifts_of(estimated: Said) -> dict[str, noise_shift.Shift]:
     """The shift of each kind of states against the forward ones."""
-    pair = lambda sampled: noise_shift.Estimates(sampled, said[FORWARD])
-    return {kind: noise_shift.measure(pair(values)) for kind, values in said.items()}
+    pair = lambda sampled: noise_shift.Estimates(sampled, estimated[FORWARD])
+    return {kind: noise_shift.measure(pair(values)) for kind, values in estimated.items()}
 
 
 def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:
@@ -141,7 +141,7 @@ def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:
 
 
 def as_numbers(
-    experiment: Experiment, levels: NoiseLevel, found: dict[str, noise_shift.Shift]
+    experiment: Experiment, levels: NoiseLevel, shifts: dict[str, noise_shift.Shift]
 ) -> dict[str, Any]:
     """All that was measured, as JSON has it."""
     s = experiment.sampling
@@ -155,12 +155,14 @@ def as_numbers(
         "states": NUMBER.value,
         "ln_sigma": (-np.asarray(levels.logsnr) / 2).tolist(),
         "shifts": {
-            k: {**listed(v), "verdict": v.verdict(levels)} for k, v in found.items()
+            k: {**listed(v), "verdict": v.verdict(levels)} for k, v in shifts.items()
         },
     }
 
 
-def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) -> "Figure":
+def draw(
+    levels: NoiseLevel, estimated: Said, shifts: dict[str, noise_shift.Shift]
+) -> "Figure":
     """What is said at six levels, as densities, and the shift at all."""
     from matplotlib.figure import Figure
 
@@ -173,7 +175,7 @@ def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) ->
     for cell, i in enumerate(picked):
         axes = figure.add_subplot(grid[cell // 3, cell % 3])
         axes.set_prop_cycle(color=["#888888", *COLOURS])
-        kinds = {kind: values[i] for kind, values in said.items()}
+        kinds = {kind: values[i] for kind, values in estimated.items()}
         noise_shift.draw_densities(axes, float(nominal[i]), kinds)
         axes.set(title=f"σ/α = {np.exp(nominal[i]):.3g}", xlabel="estimated ln σ/α")
         axes.set_yticks([])
@@ -181,7 +183,7 @@ def draw(levels: NoiseLevel, said: Said, found: dict[str, noise_shift.Shift]) ->
             axes.legend(frameon=False, fontsize=8)
     axes = figure.add_subplot(grid[2, :])
     axes.axhline(0, color="#888888", lw=0.8)
-    for (kind, shift), colour in zip(found.items(), COLOURS, strict=False):
+    for (kind, shift), colour in zip(shifts.items(), COLOURS, strict=False):
         look = {"color": colour, "label": kind, "marker": "o", "ms": 3, "capsize": 2}
         axes.errorbar(nominal, shift.shift, shift.error, **look)
     axes.set(xlabel="nominal ln σ/α", ylabel="shift of the estimate")

@@ -47,8 +47,8 @@ flags.declare_key_flag("cpu_devices")
 def main() -> None:
     """Looks at all images, writes."""
     ways = {"config": CONFIG, "images": IMAGES, "published": PUBLISHED}
-    given = [name for name, flag in ways.items() if flag.value]
-    if len(given) != 1 or not OUT.value:
+    chosen = [name for name, flag in ways.items() if flag.value]
+    if len(chosen) != 1 or not OUT.value:
         raise ValueError("give --out, and one of --config, --images and --published")
     for flag in (PROTOCOL, COUNT):
         if flag.present and not PUBLISHED.value:

@@ -83,10 +83,10 @@ def main() -> None:
     )
     arrays = {"images": images, "labels": label, "seeds": seeds}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
-    shown = encoder.preview(images[: image_grid.MOST])
-    by = label[: len(shown)] if experiment.network.label_dim else None
-    image_grid.save_grid(png, shown, labels=by, classes=sampling_flags.classes(model.run))
-    few = f" (the first {len(shown)})" if len(shown) < len(images) else ""
+    preview = encoder.preview(images[: image_grid.MOST])
+    by = label[: len(preview)] if experiment.network.label_dim else None
+    image_grid.save_grid(png, preview, labels=by, classes=sampling_flags.classes(model.run))
+    few = f" (the first {len(preview)})" if len(preview) < len(images) else ""
     print(f"{len(images)} images of step {model.run.step}: {png}{few} and {npz}")
 
 

@@ -186,13 +186,13 @@ def labels(run: Restored) -> list[int]:
     if not LABELS.value:
         return list(range(max(count, 1)))
     names = classes(run)
-    found = [_label(text.strip(), count, names) for text in LABELS.value]
-    if count and -1 in found and not run.experiment.label_dropout:
+    labels = [_label(text.strip(), count, names) for text in LABELS.value]
+    if count and -1 in labels and not run.experiment.label_dropout:
         raise ValueError(
             "--labels: this run has label_dropout 0 and has never seen an image without "
             "its label, so it cannot draw one: name classes"
         )
-    return found
+    return labels
 
 
 NO_LABEL = ("-1", "none")

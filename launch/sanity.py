@@ -54,9 +54,9 @@ def main() -> None:
     page = md.read_text(encoding="utf-8") if md.exists() else ""
     before, after = sanity.around(page, title)
     made = [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
-    found, mesh = data.load(), sharding.data_mesh()
+    dataset, mesh = data.load(), sharding.data_mesh()
     study = sanity.study(
-        found,
+        dataset,
         lambda x: observe(in_memory(x), made, mesh, batch=BATCH.value),
         np.array(data.families()) if isinstance(data, OpenMoji) else None,
         number=NUMBER.value,
@@ -65,14 +65,14 @@ def main() -> None:
     )
     failed, trapped = sanity.sentences(study)
     print("\n".join([*failed, *trapped]))
-    said = {
+    summary = {
         "command": shlex.join(["python", "launch/sanity.py", *sys.argv[1:]]),
         "data": str(data),
         "grows": sanity.grows(study),
         "caught": sanity.caught(study),
     }
     text = before + sanity.tables(study, png.name) + after
-    numbers = json.dumps(said | dataclasses.asdict(study), indent=1)
+    numbers = json.dumps(summary | dataclasses.asdict(study), indent=1)
     _write(md, text.encode())
     _write(js, numbers.encode())
     _write(png, sanity.picture(study))

@@ -58,19 +58,19 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
     Raises:
         ValueError: a reference that the run's images cannot be held against.
     """
-    mesh, given = sharding.data_mesh(), reference() if REFERENCE.value else None
-    if given:
+    mesh, against = sharding.data_mesh(), reference() if REFERENCE.value else None
+    if against:
         evaluation.require_pixels(data)
         shape, pixels = (
             encoder_of(data).image_shape(data.shape),
             encoder_of(data) == Pixels(),
         )
-        alone = Judge(tuple(by), given, mesh, batch=BATCH.value, progress=True)
+        alone = Judge(tuple(by), against, mesh, batch=BATCH.value, progress=True)
         alone.check(shape, NUMBER.value)
         if not pixels:  # decoding all of the data would take longer than drawing
             return alone
     own = evaluation.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
-    return dataclasses.replace(own, reference=given) if given else own
+    return dataclasses.replace(own, reference=against) if against else own
 
 
 def label(run: Restored) -> Int[np.ndarray, " N"]:

@@ -79,20 +79,20 @@ def main() -> None:
     kept = sampling_flags.beside() / "quality"
     out = command.output(OUT, kept / "sweep", "md", "json", "png")
     extractors = scoring_flags.extractors()
-    asked = _asked(points, [e.name for e in extractors])
-    made = _averages(asked)
+    runs = _runs(points, [e.name for e in extractors])
+    made = _averages(runs)
     book = sweep_axes.Book(kept / "sweep.jsonl")
-    missing = [a for a in asked if not book.find(a.made_by)]
+    missing = [a for a in runs if not book.find(a.made_by)]
     if missing:
-        judge = scoring_flags.judge(asked[0].model.experiment.data, extractors, kept)
-        there = len(asked) - len(missing)
-        with bar(total=len(asked), initial=there, unit="points", desc="sweeping") as done:
+        judge = scoring_flags.judge(runs[0].model.experiment.data, extractors, kept)
+        there = len(runs) - len(missing)
+        with bar(total=len(runs), initial=there, unit="points", desc="sweeping") as done:
             for one, run in made(missing):
                 model = dataclasses.replace(one.model, run=run)
                 book.write(one.made_by, _measured(model, judge, kept))
                 done.update()
-    rows = [{"point": dict(a.point), **book.find(a.made_by)} for a in asked]
-    _write(out, axes, rows, asked[0].model)
+    rows = [{"point": dict(a.point), **book.find(a.made_by)} for a in runs]
+    _write(out, axes, rows, runs[0].model)
 
 
 def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
@@ -110,12 +110,12 @@ def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
             )
 
 
-def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Asked]:
+def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Asked]:
     """What the flags and each point describe together; networks are restored once."""
     _set(points[0])
     base = sampling_flags.model_from_flags()
     own = sampling_flags.STD.value or base.experiment.sampling.std
-    weights, asked = evaluation.digest(base.variables), []
+    weights, runs = evaluation.digest(base.variables), []
     against = {
         "data": fingerprint(base.experiment.data.load().source),
         "reference": scoring_flags.REFERENCE.value
@@ -136,8 +136,8 @@ def _asked(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Ask
             "extractors": names,
             **against,
         }
-        asked.append(Asked(point, model, made_by))
-    return asked
+        runs.append(Asked(point, model, made_by))
+    return runs
 
 
 def _set(point: sweep_axes.Point) -> None:
@@ -152,19 +152,19 @@ def _set(point: sweep_axes.Point) -> None:
 
 
 def _averages(
-    asked: Sequence[Asked],
+    runs: Sequence[Asked],
 ) -> Callable[[Sequence[Asked]], Iterator[tuple[Asked, Restored]]]:
     """What yields points with their networks, an average at a time.
 
     Raises:
         ValueError: the run has no snapshots to make an average of.
     """
-    base = asked[0].model.run
+    base = runs[0].model.run
     folder, step = command.folder(sampling_flags.WORKDIR), base.step
     whole = (folder / "checkpoints" / str(step)).is_dir()
     tracked = base.experiment.optimizer.lengths if whole else ()
     held = lambda std: std is None or std in tracked or snapshots.find(folder, std, step)
-    widths = list(dict.fromkeys(a.std for a in asked))
+    widths = list(dict.fromkeys(a.std for a in runs))
     if others := [std for std in widths if not held(std)]:
         snapshots.profile_errors(folder / snapshots.TRACKED, others, step)
 
@@ -215,8 +215,10 @@ def _write(
     ]
     lines = [*(f"* {sweep_report.sentence(one)}" for one in judged)]
     text = "\n\n".join([sweep_report.tables(axes, rows), "\n".join(lines), *notes])
-    found = {"title": title, "verdicts": judged, "rows": rows}
-    write_atomically(named["json"], lambda f: f.write(json.dumps(found, indent=1).encode()))
+    results = {"title": title, "verdicts": judged, "rows": rows}
+    write_atomically(
+        named["json"], lambda f: f.write(json.dumps(results, indent=1).encode())
+    )
     write_atomically(
         named["md"], lambda f: f.write(f"# {report.markdown(title)}\n\n{text}\n".encode())
     )

@@ -36,7 +36,7 @@ WANDB = flags.DEFINE_string("wandb", "", "A project of Weights & Biases to repor
 flags.mark_flags_as_required(["config"])
 flags.register_multi_flags_validator(
     ["workdir", "dry_run"],
-    lambda given: given["dry_run"] or given["workdir"] is not None,
+    lambda values: values["dry_run"] or values["workdir"] is not None,
     "--workdir is missing; see --help",
 )
 for name in ("cpu_devices", "coordinator", "processes", "process"):

@@ -153,8 +153,8 @@ class Guided:
         """
         if self.steps is None:
             return (0.0, math.inf)
-        found = Interval.of_steps(self.guidance, Karras()(LogSigma(), 32), *self.steps)
-        return (found.low, found.high)
+        interval = Interval.of_steps(self.guidance, Karras()(LogSigma(), 32), *self.steps)
+        return (interval.low, interval.high)
 
 
 SIZES = ("xs", "s", "m", "l", "xl", "xxl")
@@ -187,14 +187,14 @@ def _img512() -> dict[str, Guided]:
             (79.94, 52.32, 41.98, 38.20, 35.67, 33.09),
         ),
     }
-    found = {}
+    presets = {}
     for family, columns in families.items():
         metric = "FDD" if family.endswith("dino") else "FID"
         for size, kimg, std, w, value in zip(SIZES, KIMG, *columns, strict=True):
             guide = Model("img512-xs-uncond", 2147483, std) if w != 1 else None
             main = Model(f"img512-{size}", kimg, std)
-            found[f"img512-{size}-{family}"] = Guided(main, guide, w, metric, value)
-    return found
+            presets[f"img512-{size}-{family}"] = Guided(main, guide, w, metric, value)
+    return presets
 
 
 def _interval() -> dict[str, Guided]:
@@ -248,14 +248,14 @@ def _autoguided() -> dict[str, Guided]:
         (("img64-s", 1073741), ("img64-xs", 134217),
          (0.045, 0.110, 1.70, 1.01), (0.105, 0.175, 2.20, 31.85)),
     )  # fmt: skip
-    found = {}
+    presets = {}
     for main, guide, *metrics in rows:
         named = zip((("fid", "FID"), ("dino", "FDD")), metrics, strict=True)
         for (suffix, metric), (std, guide_std, scale, value) in named:
-            found[f"{main[0]}-autog-{suffix}"] = Guided(
+            presets[f"{main[0]}-autog-{suffix}"] = Guided(
                 Model(*main, std), Model(*guide, guide_std), scale, metric, value
             )
-    return found
+    return presets
 
 
 SAMPLING: Mapping[str, Guided] = types.MappingProxyType(

@@ -240,8 +240,10 @@ def resolve(experiment: Experiment, dataset: Any) -> Experiment:
     _require_data(experiment.data, dataset)
     network, classes = experiment.network, len(dataset.classes)
     if network.label_dim == -1:
-        told = network.backbone.clone(label_dim=classes)
-        whole = told if network.backbone is network else network.clone(backbone=told)
+        backbone = network.backbone.clone(label_dim=classes)
+        whole = (
+            backbone if network.backbone is network else network.clone(backbone=backbone)
+        )
         return dataclasses.replace(experiment, network=whole)
     if network.label_dim not in (0, classes):
         raise ValueError(

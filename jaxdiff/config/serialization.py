@@ -198,5 +198,7 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _required(cls: type) -> list[str]:
     """Names of fields that have no default."""
     none = dataclasses.MISSING
-    asked = [f for f in dataclasses.fields(cls) if f.default is f.default_factory is none]
-    return [f.name for f in asked if f.name in fields_of(cls)]
+    required = [
+        f for f in dataclasses.fields(cls) if f.default is f.default_factory is none
+    ]
+    return [f.name for f in required if f.name in fields_of(cls)]

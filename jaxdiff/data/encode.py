@@ -239,18 +239,18 @@ def records(
     raw = VAELatents((0.0,) * channels, (1.0,) * channels, 1.0)
     data = LatentRecords(str(out), size, raw)
     dataset = data.load()
-    found = measured(data, dataset, progress=progress)
+    statistics = measured(data, dataset, progress=progress)
     if scaling == "ldm":
         encoder = VAELatents.ldm(vae.factor, vae.shift, channels, **where)
     elif scaling == "edm2":
         encoder = dataclasses.replace(PUBLISHED, **where)
     else:
-        encoder = VAELatents(found.mean, found.std, SIGMA_DATA, **where)
+        encoder = VAELatents(statistics.mean, statistics.std, SIGMA_DATA, **where)
     scaled = dataclasses.replace(data, encoder=encoder)
     scale = encoder.sigma_data / np.array(encoder.std)
-    mean = (np.array(found.mean) - encoder.mean) * scale
+    mean = (np.array(statistics.mean) - encoder.mean) * scale
     of_x0 = Statistics(
-        found.count, tuple(mean.tolist()), tuple((found.std * scale).tolist())
+        statistics.count, tuple(mean.tolist()), tuple((statistics.std * scale).tolist())
     )
     keep(scaled, of_x0, dataset)
-    return scaled, found
+    return scaled, statistics

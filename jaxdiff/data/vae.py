@@ -56,11 +56,11 @@ class VAE:
     @functools.cached_property
     def digest(self) -> str:
         """A hash of the network, its variables and the range of images."""
-        found = hashlib.sha256(repr((self.network, self.low)).encode())
+        sha256 = hashlib.sha256(repr((self.network, self.low)).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            found.update(jax.tree_util.keystr(path).encode())
-            found.update(np.ascontiguousarray(leaf).tobytes())
-        return found.hexdigest()
+            sha256.update(jax.tree_util.keystr(path).encode())
+            sha256.update(np.ascontiguousarray(leaf).tobytes())
+        return sha256.hexdigest()
 
     def image_shape(self, latent: tuple[int, ...]) -> tuple[int, int, int]:
         """Height, width and channels of the image of a latent [H, W, C]."""

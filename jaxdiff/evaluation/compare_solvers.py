@@ -66,17 +66,17 @@ def compare(
     Raises:
         ValueError: a solver or grid that some number of steps does not fit, before any row.
     """
-    asked = []
+    experiments = []
     for solver in solvers:
         for count in steps:
             s = dataclasses.replace(experiment.sampling, solver=solver, steps=count)
             s.grid(experiment.schedule, count)
-            asked.append(dataclasses.replace(experiment, sampling=s))
-    return _rows(asked, variables, seeds, label, batch, judge, progress)
+            experiments.append(dataclasses.replace(experiment, sampling=s))
+    return _rows(experiments, variables, seeds, label, batch, judge, progress)
 
 
 def _rows(
-    asked: Sequence[Experiment],
+    experiments: Sequence[Experiment],
     variables: PyTree,
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
@@ -85,7 +85,7 @@ def _rows(
     progress: bool,
 ) -> Iterator[Row]:
     first = None
-    for e in asked:
+    for e in experiments:
         images, seconds = _timed(e, variables, seeds, label, batch, progress)
         first = images if first is None else first
         away = np.sqrt(np.mean((_flat(images) - _flat(first)) ** 2))
@@ -105,13 +105,13 @@ def _timed(
 ) -> tuple[UInt8[np.ndarray, "N H W C"], float]:
     """The images, and the seconds they took once all was compiled."""
     draw, encoder = generate.sampler(experiment), encoder_of(experiment.data)
-    given = draw, variables, encoder
+    fixed = draw, variables, encoder
     batch, mesh = min(batch, len(seeds)), sharding.data_mesh()
     name = f"{short(experiment.sampling.solver)}, {experiment.sampling.steps} steps"
     with doing(f"{name}: compiling", show=progress):
-        generate.images(*given, seeds[:batch], label[:batch], mesh, batch)
+        generate.images(*fixed, seeds[:batch], label[:batch], mesh, batch)
     began = time.perf_counter()
-    images = generate.images(*given, seeds, label, mesh, batch, progress=progress)
+    images = generate.images(*fixed, seeds, label, mesh, batch, progress=progress)
     seconds = time.perf_counter() - began
     return encoder.preview(images), seconds
 
@@ -166,10 +166,10 @@ def save_sheet(
 
     `classes` are the names of the images' classes, one an image, above them.
     """
-    shown = [row.images[:columns] for row in rows]
+    images = [row.images[:columns] for row in rows]
     names = [f"{short(row.solver)}\n{row.steps} steps, NFE {row.nfe}" for row in rows]
-    count, heads = len(shown[0]), classes[:columns]
-    image_grid.save_grid(path, np.concatenate(shown), count, rows=names, heads=heads)
+    count, heads = len(images[0]), classes[:columns]
+    image_grid.save_grid(path, np.concatenate(images), count, rows=names, heads=heads)
 
 
 def short(value: object) -> str:

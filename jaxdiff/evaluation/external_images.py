@@ -110,19 +110,19 @@ def _files(path: Path, number: int | None, size: int | None) -> Source:
     first: image_files.Kind | None = None
     for file in files[:count]:
         try:
-            found = image_files.kind(content(file))
+            kind = image_files.kind(content(file))
         except ValueError as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
-        first = first or found
-        if found != first:
+        first = first or kind
+        if kind != first:
             raise ValueError(
-                f"{file} is {found}, {files[0].name} {first}: all images "
+                f"{file} is {kind}, {files[0].name} {first}: all images "
                 "must be of one size and mode; --size=64 makes them RGB of 64 x 64, "
                 "cropped and resized as training does it"
             )
-        if found.mode not in MODES or found.changed:
+        if kind.mode not in MODES or kind.changed:
             raise ValueError(
-                f"{file} is {found}: metrics are of RGB or grey of 8 bits, upright and "
+                f"{file} is {kind}: metrics are of RGB or grey of 8 bits, upright and "
                 "without transparency; --size=64 makes them RGB of 64 x 64, transparent "
                 "parts white, as training does it"
             )
@@ -140,9 +140,9 @@ def _is_archive_of_pictures(path: Path) -> bool:
     return not any(name.endswith(".npy") for name in zips.members(path)[0])
 
 
-def _count(held: int, asked: int | None, path: Path) -> int:
-    if asked is not None and held < asked:
-        raise ValueError(f"{path} holds {held} images, fewer than the {asked} asked for")
+def _count(held: int, wanted: int | None, path: Path) -> int:
+    if wanted is not None and held < wanted:
+        raise ValueError(f"{path} holds {held} images, fewer than the {wanted} asked for")
     if held < 2:
         raise ValueError(f"{path} holds {held} images: metrics compare sets, at least 2")
-    return held if asked is None else asked
+    return held if wanted is None else wanted

@@ -124,15 +124,15 @@ class _Watcher:
     def __call__(
         self, images: Array, real: Bool[Array, " B"], numbers: Int[np.ndarray, " n"]
     ) -> None:
-        found = self.look(self.variables, images)
-        if found.logits is not None:
-            self.logits.append(self._on_host(found.logits, numbers))
+        outputs = self.look(self.variables, images)
+        if outputs.logits is not None:
+            self.logits.append(self._on_host(outputs.logits, numbers))
         if self.keep:
-            self.features.append(self._on_host(found.pooled, numbers))
+            self.features.append(self._on_host(outputs.pooled, numbers))
             return
         if self.shift is None:
-            self.shift = self._on_host(found.pooled, numbers).mean(0)
-        left: Sums = _sums(found.pooled, real, self.shift)
+            self.shift = self._on_host(outputs.pooled, numbers).mean(0)
+        left: Sums = _sums(outputs.pooled, real, self.shift)
         part = Moments.of_sums(left, self.shift)
         self.moments = part if self.moments is None else self.moments + part
 
@@ -228,14 +228,14 @@ def published(path: PathLike, protocol: str = "tf", count: int | None = None) ->
     """
     seen = {}
     path = place(path)
-    for family, found in fid_statistics.read(path).items():
+    for family, stored in fid_statistics.read(path).items():
         name = f"inception_{protocol}" if family == "fid" else "dinov2"
-        number = found.count or count
+        number = stored.count or count
         if number is None:
             raise ValueError(
                 f"{path} does not say of how many images it is: give --count, such as 50000"
             )
-        moments = Moments(number, found.mu, found.sigma * (number - 1))
+        moments = Moments(number, stored.mu, stored.sigma * (number - 1))
         network = NETWORKS[name]
         origin = {"preprocessing": network.preprocessing, "dims": network.dims}
         seen[name] = Seen(Extractor(name, **origin, sha256="", variables={}), moments)

@@ -19,12 +19,12 @@ WIDE = 78
 ARROWS = {-1: "↓", 1: "↑", 0: "·"}
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(scores: Mapping[str, Any]) -> str:
     """The metrics in Markdown: ↓ less is better, ↑ more, · as real images have it."""
-    beside = _beside(found)
+    beside = _beside(scores)
     head = "| metric | mean | spread | min | max |" + "".join(f" {n} |" for n in beside)
     lines = [head, "| --- |" + " ---: |" * (head.count("|") - 2)]
-    for name, row in found["metrics"].items():
+    for name, row in scores["metrics"].items():
         numbers = [row[key] for key in ("mean", "spread", "min", "max")]
         numbers += [values.get(name, float("nan")) for values in beside.values()]
         cells = " | ".join("" if np.isnan(v) else f"{v:.4g}" for v in numbers)
@@ -41,12 +41,12 @@ def markdown(text: object) -> str:
     return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", printable(text))
 
 
-def _beside(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+def _beside(scores: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     """Held-out images and as many of the drawn ones, named with their number."""
-    if "held_out" not in found:
+    if "held_out" not in scores:
         return {}
-    size = found["as_many"]
-    return {f"{size} drawn": found["drawn"], f"{size} held out": found["held_out"]}
+    size = scores["as_many"]
+    return {f"{size} drawn": scores["drawn"], f"{size} held out": scores["held_out"]}
 
 
 def arrow(metric: str) -> str:
@@ -60,7 +60,7 @@ def arrow(metric: str) -> str:
 
 def save_page(
     path: PathLike,
-    found: Mapping[str, Any],
+    scores: Mapping[str, Any],
     images: UInt8[np.ndarray, "N H W C"],
     near: UInt8[np.ndarray, "M H W C"] | None,
     bins: Sequence[Mapping[str, Any]] = (),
@@ -73,18 +73,18 @@ def save_page(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), dpi=100, layout="constrained")
-    figure.suptitle(image_grid.plain(found["title"]), fontsize=10)
+    figure.suptitle(image_grid.plain(scores["title"]), fontsize=10)
     left, right = figure.subfigures(1, 2)
     rows = 3 if near is not None else 1
     panels = left.subplots(rows, 1, height_ratios=[5, 1, 1][:rows], squeeze=False)[:, 0]
-    _show(panels[0], images[:SHOWN], 8, f"{min(len(images), SHOWN)} of {found['images']}")
+    _show(panels[0], images[:SHOWN], 8, f"{min(len(images), SHOWN)} of {scores['images']}")
     if near is not None:
         _show(panels[1], images[: len(near)], len(near), "samples")
         _show(panels[2], near, len(near), "nearest training images")
     panels = right.subplots(2 if bins else 1, 1, squeeze=False)[:, 0]
     panels[0].axis("off")
     panels[0].text(
-        0, 1, image_grid.plain(_plain(found)), family="monospace", size=7.5, va="top"
+        0, 1, image_grid.plain(_plain(scores)), family="monospace", size=7.5, va="top"
     )
     if bins:
         _losses(panels[1], bins)
@@ -112,14 +112,14 @@ def _losses(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(frameon=False)
 
 
-def _plain(found: Mapping[str, Any]) -> str:
-    beside = _beside(found)
+def _plain(scores: Mapping[str, Any]) -> str:
+    beside = _beside(scores)
     lines = [f"{'':22}{'mean':>11}{'spread':>11}" + "".join(f"{n:>15}" for n in beside)]
-    for name, row in found["metrics"].items():
+    for name, row in scores["metrics"].items():
         others = "".join(f"{_short(v.get(name, np.nan)):>15}" for v in beside.values())
         cells = f"{_short(row['mean']):>11}{_short(row['spread']):>11}{others}"
         lines.append(f"{name + ' ' + arrow(name):22}{cells}")
-    notes = (textwrap.fill(note, WIDE, subsequent_indent="  ") for note in found["notes"])
+    notes = (textwrap.fill(note, WIDE, subsequent_indent="  ") for note in scores["notes"])
     return "\n".join([*lines, "", *notes])
 
 

@@ -63,7 +63,7 @@ class Parts:
 
 def draw(
     folder: PathLike,
-    said: Mapping[str, Any],
+    settings: Mapping[str, Any],
     make: Make,
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
@@ -76,7 +76,7 @@ def draw(
     `said` is all that an image depends on beside seed and label, as JSON has it. A file
     that is damaged, or of other seeds, is drawn again.
     """
-    text = json.dumps(said, indent=2, sort_keys=True)
+    text = json.dumps(settings, indent=2, sort_keys=True)
     own = place(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
     write_atomically(own / "drawn.json", lambda file: file.write(text.encode()))
     paths = []
@@ -111,11 +111,11 @@ def digest(variables: PyTree) -> str:
     >>> digest({"w": np.zeros(3)}) == digest({"w": np.ones(3)})
     False
     """
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        found.update(jax.tree_util.keystr(path).encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        sha256.update(jax.tree_util.keystr(path).encode())
+        sha256.update(np.ascontiguousarray(leaf).tobytes())
+    return sha256.hexdigest()
 
 
 def labels_like(
@@ -138,8 +138,8 @@ def labels(source: Source, *, progress: bool = False) -> Int[np.ndarray, " N"]:
     if apart is not None:
         return np.asarray(apart, np.int32)
     parts = np.array_split(np.arange(len(source)), -(-len(source) // 256))
-    shown = bar(parts, unit="x 256 labels", desc="reading", show=progress)
-    return np.concatenate([take(source, part)["label"] for part in shown])
+    reading = bar(parts, unit="x 256 labels", desc="reading", show=progress)
+    return np.concatenate([take(source, part)["label"] for part in reading])
 
 
 def in_memory(images: UInt8[np.ndarray, "N H W C"]) -> Memory:

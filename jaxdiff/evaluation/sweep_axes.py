@@ -63,9 +63,9 @@ class Axis:
             raise ValueError(f"there is no axis {self.name!r}: give {', '.join(AXES)}")
         if not self.values:
             raise ValueError(f"{self.name} has no values: give some, {self.name}=…,…")
-        said = [self._checked(value) for value in self.values]
-        for i, value in enumerate(said):
-            if value in said[:i]:
+        values = [self._checked(value) for value in self.values]
+        for i, value in enumerate(values):
+            if value in values[:i]:
                 raise ValueError(f"{self.name} has the value {self.values[i]} twice")
 
     @property
@@ -140,14 +140,14 @@ class Book:
 
     def find(self, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
         """The row that was made by exactly this; the last of several."""
-        asked = _as_read(made_by)
-        found = (row for row in reversed(self._rows()) if row["made_by"] == asked)
-        return next(found, None)
+        key = _as_read(made_by)
+        matching = (row for row in reversed(self._rows()) if row["made_by"] == key)
+        return next(matching, None)
 
-    def write(self, made_by: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    def write(self, made_by: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         """Adds a row."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"made_by": made_by, **found}).encode() + b"\n"
+        line = json.dumps({"made_by": made_by, **results}).encode() + b"\n"
         with self.path.open("ab") as file:
             torn = file.tell() > 0 and self.path.read_bytes()[-1:] != b"\n"
             file.write(b"\n" * torn + line)
@@ -207,8 +207,8 @@ def verdict(
     gain = better * values[order]
     best = int(gain.mean(1).argmax())
     ends = [_worse(gain[best] - gain[end]) for end in (0, -1)]
-    told = tuple(mean > SURE * spread for mean, spread in ends)
-    at = PLACES[told] if gain.shape[1] > 1 else "unknown"
+    worse = tuple(mean > SURE * spread for mean, spread in ends)
+    at = PLACES[worse] if gain.shape[1] > 1 else "unknown"
     return Verdict(float(numbers[order][best]), *ends, at)
 
 

@@ -26,10 +26,10 @@ Row = Mapping[str, Any]
 
 def by_extractor(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The names of metrics by what follows their first part; "" has the others."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in rows[0]["blocks"][0]:
-        found.setdefault(name.partition("_")[2], []).append(name)
-    return found
+        groups.setdefault(name.partition("_")[2], []).append(name)
+    return groups
 
 
 def best(rows: Sequence[Row], metric: str) -> int | None:
@@ -50,18 +50,18 @@ def tables(axes: Sequence[Axis], rows: Sequence[Row]) -> str:
         ]
         first = {metric: best(rows, metric) for metric in metrics}
         for i, row in enumerate(rows):
-            found = summary(row["blocks"])
-            cells = [_cell(found[metric], i == first[metric]) for metric in metrics]
+            means = summary(row["blocks"])
+            cells = [_cell(means[metric], i == first[metric]) for metric in metrics]
             lines.append([*(row["point"][axis.name] for axis in axes), *cells])
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         texts.append(f"## {extractor or 'pixels'}\n\n{text}")
     return "\n\n".join(texts)
 
 
-def _cell(found: Mapping[str, float], bold: bool) -> str:
-    text = f"{found['mean']:.4g}"
-    if np.isfinite(found["spread"]):
-        text += f" ± {found['spread']:.2g}"
+def _cell(metric: Mapping[str, float], bold: bool) -> str:
+    text = f"{metric['mean']:.4g}"
+    if np.isfinite(metric["spread"]):
+        text += f" ± {metric['spread']:.2g}"
     return f"**{text}**" if bold else text
 
 
@@ -84,10 +84,15 @@ def verdicts(axes: Sequence[Axis], rows: Sequence[Row]) -> Iterator[dict[str, An
             line = _line(rows, axis.name, there)
             values = np.array([[block[metric] for block in row["blocks"]] for row in line])
             numbers = np.array([float(row["point"][axis.name]) for row in line])
-            found = verdict(numbers, values, better(metric))
+            judged = verdict(numbers, values, better(metric))
             others = {name: v for name, v in there.items() if name != axis.name}
             ends = {"ends": [numbers.min().item(), numbers.max().item()], "others": others}
-            yield {"metric": metric, "axis": axis.name, **ends, **dataclasses.asdict(found)}
+            yield {
+                "metric": metric,
+                "axis": axis.name,
+                **ends,
+                **dataclasses.asdict(judged),
+            }
 
 
 def _line(rows: Sequence[Row], axis: str, there: Point) -> list[Row]:
@@ -96,21 +101,21 @@ def _line(rows: Sequence[Row], axis: str, there: Point) -> list[Row]:
     return [row for row in rows if others(row["point"]) == others(there)]
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(judged: Mapping[str, Any]) -> str:
     """A verdict as a line of text."""
-    at = "".join(f", {name} {value}" for name, value in found["others"].items())
-    least = "least" if better(found["metric"]) < 0 else "most"
-    ends = zip(found["ends"], (found["low"], found["high"]), strict=True)
+    at = "".join(f", {name} {value}" for name, value in judged["others"].items())
+    least = "least" if better(judged["metric"]) < 0 else "most"
+    ends = zip(judged["ends"], (judged["low"], judged["high"]), strict=True)
     worse = [
         f"{end:g} is worse by {mean:.2g}" + f" ± {spread:.1g}" * bool(np.isfinite(spread))
         for end, (mean, spread) in ends
-        if end != found["best"]
+        if end != judged["best"]
     ]
-    where = SAID[found["at"]] if len(worse) == 2 or found["at"] == "unknown" else (
-        "the best is an end, and the other is " + "not " * (found["at"] == "flat") + "told"
+    where = SAID[judged["at"]] if len(worse) == 2 or judged["at"] == "unknown" else (
+        "the best is an end, and the other is " + "not " * (judged["at"] == "flat") + "told"
     )  # fmt: skip
     return (
-        f"{found['metric']}: {least} at {found['axis']} {found['best']:g}{at}; "
+        f"{judged['metric']}: {least} at {judged['axis']} {judged['best']:g}{at}; "
         f"{', '.join(worse) or 'there is no other'}: {where}"
     )
 
@@ -177,8 +182,8 @@ def _draw(panel: "Axes", axes: Sequence[Axis], rows: Sequence[Row], metric: str)
         else:
             x = np.arange(len(line))
             panel.set_xticks(x, first.values, rotation=20, ha="right", size=7)
-        found = [summary(row["blocks"])[metric] for row in line]
-        mean, spread = (np.array([f[key] for f in found]) for key in ("mean", "spread"))
+        points = [summary(row["blocks"])[metric] for row in line]
+        mean, spread = (np.array([f[key] for f in points]) for key in ("mean", "spread"))
         look = {"color": colour, "ls": "-" if first.numbers else "", "marker": "o"}
         bars = np.nan_to_num(spread)
         panel.errorbar(x, mean, bars, lw=1.5, ms=3.5, capsize=2, label=value, **look)

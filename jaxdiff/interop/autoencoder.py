@@ -55,25 +55,25 @@ class Config:
     shift: float = SHIFT
 
 
-def config(said: Mapping[str, Any]) -> Config:
+def config(settings: Mapping[str, Any]) -> Config:
     """The VAE that a config.json describes.
 
     Raises:
         ValueError: the field that this VAE does not have, or a value it cannot take.
     """
-    numbers = {k: said.get(k, default) for k, default in NUMBERS.items()}
-    channels = said.get("block_out_channels", [128, 256, 512, 512])
+    numbers = {k: settings.get(k, default) for k, default in NUMBERS.items()}
+    channels = settings.get("block_out_channels", [128, 256, 512, 512])
     many = channels if type(channels) is list and 0 < len(channels) <= 10 else [None]
     for name, value in [*numbers.items(), *(("block_out_channels", c) for c in many)]:
         if type(value) is not int or not 0 < value < 2**16:
             raise ValueError(
-                f"{name} must be whole numbers above 0, got {said.get(name)!r}"
+                f"{name} must be whole numbers above 0, got {settings.get(name)!r}"
             )
-    switches = {name: said.get(name, True) for name in SWITCHES}
+    switches = {name: settings.get(name, True) for name in SWITCHES}
     for name, value in switches.items():
         if type(value) is not bool:
             raise ValueError(f"{name} must be true or false, got {value!r}")
-    for name, value in said.items():
+    for name, value in settings.items():
         _require_known(name, value)
     if numbers["in_channels"] != numbers["out_channels"]:
         raise ValueError(f"in_channels and out_channels must be equal, got {numbers}")
@@ -87,10 +87,10 @@ def config(said: Mapping[str, Any]) -> Config:
         quant_conv=switches["use_quant_conv"],
         post_quant_conv=switches["use_post_quant_conv"],
     )
-    factor = _real(said, "scaling_factor", FACTOR)
+    factor = _real(settings, "scaling_factor", FACTOR)
     if not factor > 0:
         raise ValueError(f"scaling_factor must be above 0, got {factor}")
-    return Config(net, factor, _real(said, "shift_factor", SHIFT))
+    return Config(net, factor, _real(settings, "shift_factor", SHIFT))
 
 
 def sources(net: AutoencoderKL) -> dict[Path, Source]:
@@ -203,8 +203,8 @@ def _require_known(name: str, value: Any) -> None:
         raise ValueError(f"it has a field {name[:80]!r}, which this VAE does not have")
 
 
-def _real(said: Mapping[str, Any], name: str, default: float) -> float:
-    value = said.get(name)
+def _real(settings: Mapping[str, Any], name: str, default: float) -> float:
+    value = settings.get(name)
     value = default if value is None else value
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{name} must be a number, got {value!r}")

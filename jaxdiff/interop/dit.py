@@ -55,26 +55,26 @@ def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
         ValueError: a tensor that is missing or of another shape, or an unknown number of
             heads.
     """
-    said = NAME[kind]
-    width, channels, patch, _ = shape_of(tensors, "x_embedder.proj.weight", 4, said)
-    _, tokens, _ = shape_of(tensors, "pos_embed", 3, said)
-    hidden, _ = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2, said)
-    outputs = _outputs(tensors, patch, said)
+    model = NAME[kind]
+    width, channels, patch, _ = shape_of(tensors, "x_embedder.proj.weight", 4, model)
+    _, tokens, _ = shape_of(tensors, "pos_embed", 3, model)
+    hidden, _ = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2, model)
+    outputs = _outputs(tensors, patch, model)
     if outputs not in (channels, 2 * channels):
         raise ValueError(
-            f"not a {said}: {outputs} output channels for images of {channels}"
+            f"not a {model}: {outputs} output channels for images of {channels}"
         )
     side = round(tokens**0.5)
     if side**2 != tokens:
-        raise ValueError(f"not a {said}: {tokens} positions are no square of patches")
+        raise ValueError(f"not a {model}: {tokens} positions are no square of patches")
     known = {size["width"]: size["heads"] for size in SIZES.values()}
     if not heads and width not in known:
         raise ValueError(
-            f"a {said} of width {width} is none of the published sizes, and no file says "
+            f"a {model} of width {width} is none of the published sizes, and no file says "
             "the number of heads: say it, as --heads=16"
         )
     net = DiT(
-        label_dim=_classes(tensors, said),
+        label_dim=_classes(tensors, model),
         patch=patch,
         width=width,
         depth=numbered(tensors, "blocks"),
@@ -118,14 +118,14 @@ def imported(
     return net, shape, jax.tree.map(np.asarray, made)
 
 
-def _classes(tensors: Tensors, said: str) -> int:
-    rows, _ = shape_of(tensors, LAYERS["emb_label"], 2, said)
+def _classes(tensors: Tensors, model: str) -> int:
+    rows, _ = shape_of(tensors, LAYERS["emb_label"], 2, model)
     return rows - 1
 
 
-def _outputs(tensors: Tensors, patch: int, said: str) -> int:
+def _outputs(tensors: Tensors, patch: int, model: str) -> int:
     """Channels of the last layer."""
-    rows, _ = shape_of(tensors, "final_layer.linear.weight", 2, said)
+    rows, _ = shape_of(tensors, "final_layer.linear.weight", 2, model)
     return rows // patch**2
 
 

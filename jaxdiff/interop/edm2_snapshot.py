@@ -78,10 +78,10 @@ def from_name(name: str) -> tuple[int | None, float | None]:
     >>> from_name("edm2-img512-s-2147483-0.130.pkl")
     (2147483648, 0.13)
     """
-    found = re.search(r"-(\d+)-(0\.\d+)\.pkl$", name)
-    if not found:
+    match = re.search(r"-(\d+)-(0\.\d+)\.pkl$", name)
+    if not match:
         return None, None
-    return (1000 * int(found[1]) + 999) // 1024 * 1024, float(found[2])
+    return (1000 * int(match[1]) + 999) // 1024 * 1024, float(match[2])
 
 
 def names(budget: Iterator[int]) -> dict[str, Callable[..., Any] | None]:

@@ -83,8 +83,8 @@ def variables(published: Published) -> dict[str, PyTree]:
     net, x = network(published), jax.ShapeDtypeStruct((1, *published.shape), np.float32)
     _require_layers(net, published)
     expected = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(()), Condition())
-    found = from_state_dict(published.state_dict)
-    there, here = (_shapes(tree) for tree in (found, expected))
+    converted = from_state_dict(published.state_dict)
+    there, here = (_shapes(tree) for tree in (converted, expected))
     for path in sorted(there.keys() | here.keys()):
         if there.get(path) != here.get(path):
             shape, wanted = there.get(path, "none"), here.get(path, "none")
@@ -92,7 +92,7 @@ def variables(published: Published) -> dict[str, PyTree]:
                 f"{'.'.join(path[1:])} has shape {shape} in the file, and {wanted} in the "
                 "network of the file's settings"
             )
-    return jax.tree.map(lambda a: np.asarray(a, np.float32), found)
+    return jax.tree.map(lambda a: np.asarray(a, np.float32), converted)
 
 
 NETWORKS = (
@@ -133,11 +133,11 @@ def _require_layers(net: UNet, published: Published) -> None:
     """
     levels = len(net.channel_mult)
     layers = {tuple(name.split(".")[1:3]) for name in published.state_dict}
-    found = sum(layer[0] in ("enc", "dec") for layer in layers)
+    stored = sum(layer[0] in ("enc", "dec") for layer in layers)
     wanted = 2 * levels * net.num_blocks + 3 * levels + 1
-    if found != wanted or wanted > LAYERS:
+    if stored != wanted or wanted > LAYERS:
         raise ValueError(
-            f"enc and dec have {found} layers in the file, and {wanted} in a network of "
+            f"enc and dec have {stored} layers in the file, and {wanted} in a network of "
             f"{levels} levels and num_blocks = {net.num_blocks}, of at most {LAYERS}"
         )
 

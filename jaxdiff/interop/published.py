@@ -217,15 +217,15 @@ def _kind(held: Weights, file: str, named: str, sure: bool) -> tuple[str, str]:
     halves = _by_last_layer(held.tensors)
     words = set(re.findall(r"(?<![a-z])(dit|sit)(?![a-z])", file.lower()))
     by_name = words.pop() if len(words) == 1 else ""
-    says = {
+    evidence = {
         "its settings": args if args in KINDS else "",
         "its last layer": "" if args in KINDS else halves,
         "its name": "" if args in KINDS else by_name,
     }
-    kinds = {kind: source for source, kind in reversed(says.items()) if kind}
+    kinds = {kind: source for source, kind in reversed(evidence.items()) if kind}
     if named:
-        says.pop("its name")
-        other = {k: s for s, k in says.items() if k not in ("", named)}
+        evidence.pop("its name")
+        other = {k: s for s, k in evidence.items() if k not in ("", named)}
         if other and not sure:
             kind, source = next(iter(other.items()))
             raise ValueError(

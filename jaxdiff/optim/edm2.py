@@ -152,8 +152,8 @@ class EDM2Optimizer:
 
     def schedule(self, batch_size: int, more_images: int = 0) -> optax.Schedule:
         """Steps made -> learning rate; `more_images` as in `inverse_sqrt_schedule`."""
-        given = self.learning_rate, self.ref_batches, self.rampup_images
-        return inverse_sqrt_schedule(*given, batch_size, more_images)
+        settings = self.learning_rate, self.ref_batches, self.rampup_images
+        return inverse_sqrt_schedule(*settings, batch_size, more_images)
 
     def transformation(
         self, batch_size: int, more_images: int = 0

@@ -116,7 +116,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if processes.several() and processes.tells_of_a_loss(error):
+            if processes.several() and processes.is_lost_process(error):
                 raise
             text = str(error)
             full = "No space left on device"
@@ -252,15 +252,15 @@ class Checkpoints:
             raise MemoryError(text)
         if not processes.all_agree(read is not None):
             raise DamagedError(self._misfit(step, target))
-        found: list[int] = []
+        sums: list[int] = []
         try:
-            found = checksum(present(read)).tolist()
+            sums = checksum(present(read)).tolist()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-        if not processes.all_agree(bool(found)):
+        if not processes.all_agree(bool(sums)):
             raise MemoryError(text)
-        return found
+        return sums
 
     def _misfit(self, step: int, target: PyTree) -> str:
         """Which array is not as the network wants it, as far as the file says."""

@@ -103,8 +103,8 @@ def guided(
         aware = within(s.noise_interval, weights["noise_guidance"])
         if estimator:
             level = run_denoiser(estimator, rest.pop(0))
-            says = lambda x: tuple(jnp.moveaxis(level(x, UNREAD).level, -1, 0))
-            weaker += [(less_likely(level_log_prob(says)), aware)]
+            estimate = lambda x: tuple(jnp.moveaxis(level(x, UNREAD).level, -1, 0))
+            weaker += [(less_likely(level_log_prob(estimate)), aware)]
         elif s.noise_guidance:
             weaker += [(without(denoise, "noise"), aware)]
         if classifier:
@@ -211,11 +211,11 @@ def _require_path(experiment: Experiment, estimator: Experiment) -> None:
     """
     s, path = experiment.sampling, estimator.schedule
     levels = s.grid(experiment.schedule, s.steps)[:-1]
-    asked = np.asarray(
+    used = np.asarray(
         Interval(1.0, *s.noise_interval).contains(levels) & (levels.alpha > 0)
     )
     there = path(path.time(levels.logsnr))
-    size = lambda at: np.hypot(np.asarray(at.alpha), np.asarray(at.sigma))[asked]
+    size = lambda at: np.hypot(np.asarray(at.alpha), np.asarray(at.sigma))[used]
     if not np.allclose(size(there), size(levels), rtol=1e-3):
         raise ValueError(
             f"the estimator was trained on {path}, and sampling.grid = {s.grid} on "

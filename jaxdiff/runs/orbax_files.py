@@ -122,8 +122,8 @@ def _set_aside(folder: Place) -> None:
     every, damaged = listed(folder), {}
     for step in every:
         try:
-            found = ocp.path.step.standard_name_format().find_step(folder, step)
-            _ = found.commit_timestamp
+            metadata = ocp.path.step.standard_name_format().find_step(folder, step)
+            _ = metadata.commit_timestamp
         except Exception as error:
             require_readable(folder / str(step), error)
             damaged[step] = f"{step} is damaged ({line(error)})"

@@ -89,16 +89,16 @@ def restore(
             )
         return of_snapshot(snapshot)
     if not (folder / "checkpoints").is_dir():
-        if found := snapshots.find(folder, std, step):
-            return of_snapshot(snapshots.read(found))
+        if path := snapshots.find(folder, std, step):
+            return of_snapshot(snapshots.read(path))
         raise FileNotFoundError(
             f"{folder} holds no run (no folder `checkpoints` in it) and no such snapshot: "
             "give the --workdir that launch/train.py was given"
         )
     with checkpoints(folder) as saved:
         if step is not None and step not in saved.steps():
-            if found := snapshots.find(folder, std, step):
-                return of_snapshot(snapshots.read(found))
+            if path := snapshots.find(folder, std, step):
+                return of_snapshot(snapshots.read(path))
             known = ", ".join(map(str, saved.steps())) or "none yet"
             raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
         if not saved.steps():
@@ -110,9 +110,9 @@ def restore(
         state, record = saved.restore(sharding.data_mesh(), steps)
     experiment = record.experiment
     std = experiment.sampling.std if std is None else std
-    found = snapshots.find(folder, std, step)
-    if found and std not in experiment.optimizer.lengths:
-        return of_snapshot(snapshots.read(found))
+    path = snapshots.find(folder, std, step)
+    if path and std not in experiment.optimizer.lengths:
+        return of_snapshot(snapshots.read(path))
     variables = ema_variables(experiment, state, std)
     denoise = run_denoiser(experiment, variables)
     return Restored(denoise, experiment, variables, int(state.step), record.classes)

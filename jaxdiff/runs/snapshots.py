@@ -68,9 +68,9 @@ def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place
     """
     if dtype not in SNAPSHOT_DTYPES:
         raise ValueError(f"snapshots are saved in one of {SNAPSHOT_DTYPES}, not {dtype!r}")
-    said = {"dtype": dtype, "experiment": to_dict(snapshot.experiment)}
-    said |= {k: getattr(snapshot, k) for k in ("std", "step", "images", "classes")}
-    arrays = {"json": np.frombuffer(json.dumps(said).encode(), np.uint8)}
+    description = {"dtype": dtype, "experiment": to_dict(snapshot.experiment)}
+    description |= {k: getattr(snapshot, k) for k in ("std", "step", "images", "classes")}
+    arrays = {"json": np.frombuffer(json.dumps(description).encode(), np.uint8)}
     flat = traverse_util.flatten_dict(snapshot.variables, sep="/")
     for name, value in flat.items():
         arrays[name] = _Narrowed(f"{name} of step {snapshot.step}", value, dtype)
@@ -116,16 +116,18 @@ def read(path: PathLike) -> Snapshot:
     path = place(path)
     try:
         stored = npz.opened(path)
-        said = _said(stored.pop("json", None))
-        experiment = from_dict(said["experiment"], kind=Experiment)
+        description = _description(stored.pop("json", None))
+        experiment = from_dict(description["experiment"], kind=Experiment)
         held = {name: array.shape for name, array in stored.items()}
         wanted = networks.shapes(experiment.network, experiment.data.shape)
         networks.require_shapes(held, wanted)
         npz.require_bounded("it", [stored[name].member for name in wanted])
-        flat = {name: _read(name, stored[name], said["dtype"]) for name in wanted}
-        numbers = float(said["std"]), said["step"], said["images"]
+        flat = {name: _read(name, stored[name], description["dtype"]) for name in wanted}
+        numbers = float(description["std"]), description["step"], description["images"]
         variables = traverse_util.unflatten_dict(flat, sep="/")
-        return Snapshot(experiment, variables, *numbers, tuple(said.get("classes", ())))
+        return Snapshot(
+            experiment, variables, *numbers, tuple(description.get("classes", ()))
+        )
     except FileNotFoundError as error:
         say = f"there is no snapshot {path}: launch/reconstruct.py and training write them"
         raise FileNotFoundError(say) from error
@@ -142,7 +144,7 @@ TEXT = 2**22
 """Bytes that the description of a snapshot may have."""
 
 
-def _said(stored: npz.Stored | None) -> dict[str, Any]:
+def _description(stored: npz.Stored | None) -> dict[str, Any]:
     """What a snapshot says of itself, each part of the kind and in the range it must be.
 
     Raises:
@@ -152,7 +154,7 @@ def _said(stored: npz.Stored | None) -> dict[str, Any]:
         raise ValueError("it has no array `json`, which says what it is of")
     if stored.member.size > TEXT:
         raise ValueError(f"its description has {stored.member.size:,} bytes")
-    said = jsontext.loads(bytes(stored.read()), "its description")
+    description = jsontext.loads(bytes(stored.read()), "its description")
     number = lambda v: type(v) in (int, float) and math.isfinite(v)
     count = lambda v: type(v) is int and 0 <= v < 2**63
     names = lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v)
@@ -164,10 +166,10 @@ def _said(stored: npz.Stored | None) -> dict[str, Any]:
         ("images", count, "a number of images"),
         ("classes", names, "a list of names"),
     ):
-        value = said.get(name, [] if name == "classes" else None)
+        value = description.get(name, [] if name == "classes" else None)
         if not right(value):
             raise ValueError(f"its {name} is {str(value)[:80]}, not {wanted}")
-    return said
+    return description
 
 
 def _read(name: str, stored: npz.Stored, dtype: str) -> np.ndarray:
@@ -216,8 +218,8 @@ def find(
         ValueError: no width is given, and the newest step has several others.
     """
     workdir = place(workdir)
-    found = [*entries(workdir / TRACKED), *entries(workdir / POSTHOC)]
-    fit = [e for e in found if step in (None, e.step)]
+    every = [*entries(workdir / TRACKED), *entries(workdir / POSTHOC)]
+    fit = [e for e in every if step in (None, e.step)]
     if fit and std is None:
         fit = [e for e in fit if e.step == max(fit).step]
         if len(widths := sorted({e.std for e in fit})) > 1:
@@ -248,26 +250,26 @@ def profile_errors(
     Raises:
         ValueError: no snapshots, or none of that step.
     """
-    found = _until(folder, step)
-    times, stds = [e.step for e in found], [e.std for e in found]
-    return ema_profiles.profile_errors(times, stds, found[-1].step, targets).tolist()
+    snapshots = _until(folder, step)
+    times, stds = [e.step for e in snapshots], [e.std for e in snapshots]
+    return ema_profiles.profile_errors(times, stds, snapshots[-1].step, targets).tolist()
 
 
 def _until(folder: PathLike, step: int | None) -> list[Entry]:
     """The snapshots of relative widths up to a step, by default the last."""
     every = entries(folder)
-    found = [e for e in every if e.step > 0 and e.std < ema_profiles.WIDEST]
-    steps = sorted({e.step for e in found})
-    if every and not found:
+    relative = [e for e in every if e.step > 0 and e.std < ema_profiles.WIDEST]
+    steps = sorted({e.step for e in relative})
+    if every and not relative:
         raise ValueError(
             f"{folder} holds averages of constant memory alone ({every[-1].std:g}): other "
             "lengths are made of power-function averages, so train with optimizer.stds"
         )
-    if not found:
+    if not relative:
         raise ValueError(f"{folder} holds no snapshots: train with --config.snapshot_every")
     if step is not None and step not in steps:
         raise ValueError(f"no snapshot of step {step} in {folder}; there are {steps}")
-    return [e for e in found if step is None or e.step <= step]
+    return [e for e in relative if step is None or e.step <= step]
 
 
 def reconstruct(
@@ -286,20 +288,22 @@ def reconstruct(
         ValueError: no snapshots, none of that step, they are not of one run, or one is
             damaged.
     """
-    found = _until(folder, step)
-    end, last = found[-1].step, read(found[-1].path)
+    tracked = _until(folder, step)
+    end, last = tracked[-1].step, read(tracked[-1].path)
 
     def params() -> Iterator[Any]:
-        for entry in progress_bar(found, unit="snapshot", desc="averaging", show=progress):
+        for entry in progress_bar(
+            tracked, unit="snapshot", desc="averaging", show=progress
+        ):
             snapshot = read(entry.path)
             if lines := differences(last.experiment, snapshot.experiment):
                 raise ValueError(
-                    f"{entry.path} and {found[-1].path} are of different runs: {lines[0]}"
+                    f"{entry.path} and {tracked[-1].path} are of different runs: {lines[0]}"
                 )
             yield snapshot.variables["params"]
 
     share = ema_profiles.coefficients(
-        [e.step for e in found], [e.std for e in found], end, targets
+        [e.step for e in tracked], [e.std for e in tracked], end, targets
     )
     return [
         Snapshot(

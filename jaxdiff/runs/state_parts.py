@@ -42,16 +42,16 @@ def size_in_bytes(leaf: Any) -> int:
     return leaf.size * leaf.dtype.itemsize
 
 
-def compare(state: PyTree, found: Sequence[int], kept: Sequence[int]) -> None:
+def compare(state: PyTree, computed: Sequence[int], kept: Sequence[int]) -> None:
     """Compares checksums.
 
     Raises:
         DamagedError: names the first array that has another.
     """
-    if tuple(found) == tuple(kept):
+    if tuple(computed) == tuple(kept):
         return
     names = [name for name, _ in named(state)]
-    pairs = itertools.zip_longest(names, found, kept)
+    pairs = itertools.zip_longest(names, computed, kept)
     name = next((name for name, one, other in pairs if one != other), None)
     raise DamagedError(f"{name or 'a list of checksums'} does not fit its checksum")
 

@@ -141,7 +141,7 @@ PATIENCE = 300
 """Seconds that processes wait for each other at the start."""
 
 
-def tells_of_a_loss(error: BaseException) -> bool:
+def is_lost_process(error: BaseException) -> bool:
     """Whether an error of jax means that another process, or the network, is lost."""
     return re.search(LOST, str(error)) is not None
 

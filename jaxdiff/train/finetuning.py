@@ -58,11 +58,11 @@ def fitted(variables: PyTree, there: Experiment, here: Experiment) -> Fitted:
         shapes = {name: a.shape for name, a in theirs.items()}
         raise ValueError(_refusal(wrong[0], shapes, ours, there, here))
     lines = [f"{len(fits)} of the {len(ours)} arrays of the network are loaded"]
-    lines += _said_of_size(there, here, ours)
+    lines += _size_note(there, here, ours)
     if new:
         more = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
         lines.append(f"made anew: {', '.join(_short(n) for n in new[:SHOWN])}{more}")
-    lines += _said_of_classes(there.network.label_dim, here.network.label_dim)
+    lines += _classes_note(there.network.label_dim, here.network.label_dim)
     lines += [line for line in _differences(there, here) if "label_dim" not in line]
     return Fitted(traverse_util.unflatten_dict(fits, sep="/"), lines)
 
@@ -134,7 +134,7 @@ def _differences(
     ]
 
 
-def _said_of_size(there: Experiment, here: Experiment, ours: Iterable[str]) -> list[str]:
+def _size_note(there: Experiment, here: Experiment, ours: Iterable[str]) -> list[str]:
     if there.data.shape == here.data.shape:
         return []
     before, now = (f"{e.data.shape[0]} x {e.data.shape[1]}" for e in (there, here))
@@ -143,7 +143,7 @@ def _said_of_size(there: Experiment, here: Experiment, ours: Iterable[str]) -> l
     return [f"trained at {before}, goes on at {now}: {how}"]
 
 
-def _said_of_classes(there: int, here: int) -> list[str]:
+def _classes_note(there: int, here: int) -> list[str]:
     if there != here:
         what = "made anew" if here else "left out"
         return [f"classes: {there} there, {here} here; labels are {what}"]

@@ -53,7 +53,7 @@ class Run:
     examine: Callable[[TrainState], Mapping[str, float]] | None
     more_images: int
     """Seen beyond steps times the batch size, where earlier batches had another size."""
-    says: bool
+    verbose: bool
     """Whether this process says what it does."""
 
     def images(self, step: int) -> int:
@@ -86,7 +86,7 @@ def fit(
         ValueError: the folder is another experiment's, or the batch does not split.
     """
     setup.require_alike(experiment)
-    workdir, says = place(workdir), progress and processes.first()
+    workdir, verbose = place(workdir), progress and processes.first()
     clock, traced = Clock(), Profile(workdir / "profile", *profile)
     with (
         run_folder.alone(workdir),
@@ -95,21 +95,21 @@ def fit(
         closing(traced),
     ):
         with clock("start"):
-            run, state = prepared(experiment, workdir, saved, says)
+            run, state = prepared(experiment, workdir, saved, verbose)
         attempt, base, whole = 0, int(state.step), False
         traced.require_ahead(base, experiment.steps)
         while True:
             first = int(state.step)
             e = run.experiment
             more = run.more_images
-            with reporting(e, workdir, first, clock, says, wandb, more) as report:
+            with reporting(e, workdir, first, clock, verbose, wandb, more) as report:
                 try:
                     state = steps(run, state, report, clock, stop, traced)
-                    with clock("checkpoints"), doing("writing the checkpoint", says):
+                    with clock("checkpoints"), doing("writing the checkpoint", verbose):
                         saved.wait()
                     n = int(state.step)
-                    there = report.shown(n) if first == n else (False, False)
-                    whole = n >= e.steps and shown(
+                    there = report.reported(n) if first == n else (False, False)
+                    whole = n >= e.steps and make_due(
                         run, n, state, report, clock, stop, there
                     )
                     break
@@ -119,7 +119,7 @@ def fit(
                         newest = max(saved.steps(), default=0)
                         attempt, base = attempt + 1 if newest == base else 1, newest
                         run, state = rolled_back(run, error, attempt)
-        if says and clock.is_meaningful:
+        if verbose and clock.is_meaningful:
             say(str(clock))
     if not whole:
         raise Stopped(int(state.step), stop.signal or signal.SIGTERM)
@@ -127,15 +127,15 @@ def fit(
 
 
 def prepared(
-    experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints, says: bool
+    experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints, verbose: bool
 ) -> tuple[Run, TrainState]:
     """What the loop works with, and the state that it starts from; says what it is."""
     part = experiment.batch_size // experiment.accumulation
     mesh = sharding.mesh_for(part, experiment.fsdp)
-    with doing("reading the data", says):
+    with doing("reading the data", verbose):
         dataset = experiment.data.load()
     e = resolve(experiment, dataset)
-    if says:
+    if verbose:
         summary.say_all(summary.of_data(e, dataset))
     setup.require_finite_objective(e)
     probe = magnitudes.probe(e)
@@ -143,25 +143,25 @@ def prepared(
     if draw:  # a VAE that cannot decode the pictures is refused now, not at the first
         data.encoder_of(e.data).image_shape(e.data.shape)
     making = "making the network, which compiles too the first time"
-    with doing("restoring the run" if saved.steps() else making, says):
+    with doing("restoring the run" if saved.steps() else making, verbose):
         at = setup.first_or_last(saved, mesh, workdir, e, dataset)
     first = int(at.state.step)
     if processes.first():
         run_folder.describe(workdir, e, dataset.classes)
         provenance.started(workdir, first, to_dict(e), at.lines)
-    if says:
+    if verbose:
         summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))
         summary.say_all(summary.of_start(at.lines))
-    with doing("measuring the data", says):
+    with doing("measuring the data", verbose):
         setup.save_statistics(e, workdir, dataset)
     examine = None
     if e.eval_every:
-        with doing("preparing the scores", says):
+        with doing("preparing the scores", verbose):
             examine = examiner(e, workdir, dataset, draw, mesh)
     more = at.images - first * e.batch_size
     step = compiled_step(e, mesh, more)
-    given = workdir, mesh, dataset, saved, step, probe, draw, examine, more, says
-    return Run(e, *given), at.state
+    parts = workdir, mesh, dataset, saved, step, probe, draw, examine, more, verbose
+    return Run(e, *parts), at.state
 
 
 def steps(
@@ -218,7 +218,7 @@ def steps(
         if stopping:
             break
         if n < e.steps:
-            shown(run, n, state, report, clock, stop)
+            make_due(run, n, state, report, clock, stop)
     return state
 
 
@@ -226,11 +226,11 @@ def steps(
 def compiling(run: Run, clock: Clock) -> Iterator[None]:
     """The first step of a start, which compiles it."""
     what = "compiling the training step, about a minute the first time"
-    with clock("compiling"), doing(what, run.says):
+    with clock("compiling"), doing(what, run.verbose):
         yield
 
 
-def shown(
+def make_due(
     run: Run,
     n: int,
     state: TrainState,
@@ -246,13 +246,13 @@ def shown(
     e, work = run.experiment, []
 
     def picture() -> None:
-        what = doing(f"drawing samples of step {n}", run.says)
+        what = doing(f"drawing samples of step {n}", run.verbose)
         with clock("pictures"), what, warning_if_not_finite(n, "picture"):
             images = show(e, run.draw, state, run.mesh)
             report.picture(n, images, run.dataset.classes)
 
     def scores() -> None:
-        what = doing(f"scoring {e.eval_images} images of step {n}", run.says)
+        what = doing(f"scoring {e.eval_images} images of step {n}", run.verbose)
         with clock("scores"), what, warning_if_not_finite(n, "scores"):
             report.quality(n, run.examine(state))
 

@@ -72,8 +72,8 @@ def activations(
     outputs = {path: numbers for path, numbers in outputs.items() if numbers.size}
     blocks = {p: o for p, o in outputs.items() if len(p) == 2 and p[0] in PARTS}
     layers = {p: o for p, o in outputs.items() if len(p) == 1}
-    found = blocks or layers or {("output",): outputs[()]}
-    return {"/".join(path): rms(numbers) for path, numbers in found.items()}
+    measured = blocks or layers or {("output",): outputs[()]}
+    return {"/".join(path): rms(numbers) for path, numbers in measured.items()}
 
 
 def rms(x: Float[Array, "..."]) -> Float[Array, ""]:

@@ -94,9 +94,9 @@ def kept(experiment: Experiment, size: int) -> int:
     def backward() -> PyTree:
         variables = e.network.init(jax.random.key(0), x, zero, cond)
         apply = training(e, jax.random.key(0))
-        given = lambda params: {**variables, "params": params}
+        joined = lambda params: {**variables, "params": params}
         return jax.vjp(
-            lambda params: apply(given(params), x, zero, cond).raw, variables["params"]
+            lambda params: apply(joined(params), x, zero, cond).raw, variables["params"]
         )[1]
 
     leaves = jax.tree.leaves(jax.eval_shape(backward))
@@ -111,9 +111,9 @@ def moved(program: str) -> int:
     """
     total = 0
     for line in program.splitlines():
-        found = re.search(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
+        match = re.search(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
         for kind, shape in re.findall(
-            r"([a-z]+\d+)\[([\d,]*)\]", found[1] if found else ""
+            r"([a-z]+\d+)\[([\d,]*)\]", match[1] if match else ""
         ):
             bits = int(re.sub(r"\D", "", kind)[:2])
             total += math.prod(map(int, filter(None, shape.split(",")))) * bits // 8

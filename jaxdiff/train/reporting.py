@@ -114,11 +114,11 @@ class Reporter:
         png = path.read_bytes()
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
 
-    def shown(self, step: int) -> tuple[bool, bool]:
+    def reported(self, step: int) -> tuple[bool, bool]:
         """Whether an earlier start of the run has left pictures, and scores, of a step."""
         rows = lines(self._workdir / "metrics.jsonl")
-        told = [set(row) for row in jsontext.objects(rows) if row.get("step") == step]
-        scored = any(not names & {"loss", "skipped_steps"} for names in told)
+        kinds = [set(row) for row in jsontext.objects(rows) if row.get("step") == step]
+        scored = any(not row & {"loss", "skipped_steps"} for row in kinds)
         picture = (self._workdir / f"samples/{step:07d}.png").exists()
         return tuple(processes.from_first([picture, scored]))
 
@@ -142,10 +142,10 @@ def reporting(
     Of images, it counts `more_images` more than as many steps of the batch size have.
     """
     log, layers = writers.All([]), writers.All([])
-    tells = processes.first()
-    if tells:
+    first_process = processes.first()
+    if first_process:
         log = writers.open_all(workdir, first, progress, wandb, to_dict(experiment))
-    if tells and experiment.magnitudes_every:
+    if first_process and experiment.magnitudes_every:
         layers = writers.JSONL(workdir / "magnitudes.jsonl", first)
     size = experiment.batch_size
     with progress_bar(
@@ -153,7 +153,7 @@ def reporting(
         initial=first * size + more_images,
         unit="img",
         desc="training",
-        show=progress and tells,
+        show=progress and first_process,
     ) as bar:
         try:
             yield Reporter(experiment, workdir, clock, bar, log, layers)

@@ -140,9 +140,9 @@ def save_statistics(experiment: Experiment, workdir: Place, dataset: Dataset) ->
     """
     few = len(dataset) <= MEASURED
     look = statistics.measured if few else statistics.stored
-    found = look(experiment.data, dataset)
-    if found and processes.first():
-        statistics.save(workdir / "statistics.json", found)
+    measured = look(experiment.data, dataset)
+    if measured and processes.first():
+        statistics.save(workdir / "statistics.json", measured)
 
 
 MEASURED = 10_000

@@ -134,8 +134,8 @@ def withhold(key: Key[Array, ""], label: Array, experiment: Experiment) -> Condi
     hidden = jax.random.bernoulli(label_key, experiment.label_dropout, label.shape)
     cond = labelled(experiment, jnp.where(hidden, -1, label))
     if experiment.noise_dropout:
-        told = 1 - experiment.noise_dropout
-        noise = jax.random.bernoulli(noise_key, told, label.shape)
+        kept = 1 - experiment.noise_dropout
+        noise = jax.random.bernoulli(noise_key, kept, label.shape)
         cond = dataclasses.replace(cond, noise=noise)
     return cond
 

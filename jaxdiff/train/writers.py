@@ -57,7 +57,7 @@ class JSONL:
 
     def __init__(self, path: PathLike, start: int) -> None:
         before = lines(path)
-        kept = [line for line in before if _tells(line, start)]
+        kept = [line for line in before if _is_up_to(line, start)]
         if kept != before:
             text = "".join(kept).encode()
             write_atomically(path, lambda file: file.write(text))
@@ -82,8 +82,8 @@ class Terminal:
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        shown = {name: value for name, value in values.items() if name != "goodput"}
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        printed = {name: value for name, value in values.items() if name != "goodput"}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in printed.items())
         progress.say(f"step {step:>7}  {numbers}")
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
@@ -196,7 +196,7 @@ class WandB:
         has = self._run.starting_step - 1 if self._run.resumed else closed
         self._has = self._last = has
         for line in lines(workdir / "metrics.jsonl"):
-            if _tells(line, start):
+            if _is_up_to(line, start):
                 row = jsontext.loads(line, "a line of metrics.jsonl")
                 self.scalars(row.pop("step"), row)
 
@@ -275,7 +275,7 @@ def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 
-def _tells(line: str, step: int) -> bool:
+def _is_up_to(line: str, step: int) -> bool:
     """Whether a line is whole and about a step up to this one."""
     try:
         return line.endswith("\n") and jsontext.loads(line, "line")["step"] <= step

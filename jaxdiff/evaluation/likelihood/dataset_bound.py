@@ -113,15 +113,15 @@ def measure(
         ValueError: fewer than two images, which have no standard error.
         NotFiniteError: a term is NaN or infinite; says of which images.
     """
-    count, found = dataset_images.count_of(dataset, number), []
+    count, measured = dataset_images.count_of(dataset, number), []
     total = count * len(steps.entry)
     with bar(total=total, unit="terms", desc="measuring", show=progress) as done:
         for part in dataset_images.parts(dataset, mesh, number, batch, seed):
             costs = []
             for some in _chunks(steps):
-                asked = part.keys, part.image, part.label, some
-                with compiling(done, first=not found and not costs):
-                    made = cost(variables, *asked)
+                inputs = part.keys, part.image, part.label, some
+                with compiling(done, first=not measured and not costs):
+                    made = cost(variables, *inputs)
                 costs.append(jax.device_get(made))
                 done.update(part.count * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *costs)
@@ -132,8 +132,8 @@ def measure(
                 require_finite(
                     column, "bounds", part.numbers, unit="image", advice=MODEL_ADVICE
                 )
-            found.append(columns)
-    return Measured(steps, *(np.concatenate(a) for a in zip(*found, strict=True)))
+            measured.append(columns)
+    return Measured(steps, *(np.concatenate(a) for a in zip(*measured, strict=True)))
 
 
 def _chunks(steps: Process) -> Iterator[Process]:
@@ -193,8 +193,8 @@ def uncertainty(
     for first in range(0, len(levels.alpha), CHUNK):
         part = levels[first : first + CHUNK]
         at = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(-1, 1, 1, 1), part)
-        found = denoise(jnp.zeros((len(part.alpha), *shape)), at, UNCONDITIONAL)
-        some = np.asarray(found.uncertainty).reshape(-1)
+        output = denoise(jnp.zeros((len(part.alpha), *shape)), at, UNCONDITIONAL)
+        some = np.asarray(output.uncertainty).reshape(-1)
         require_finite(some, "uncertainties", unit="level", advice=MODEL_ADVICE)
         learned += some.tolist()
     factors = curves.weightings(heads[0].of)
@@ -204,15 +204,15 @@ def uncertainty(
     return {"learned": learned, "best": best.tolist()}
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """The report as lines for people."""
-    bits = found["bits_per_dim"]
+    bits = results["bits_per_dim"]
     lines = [f"{'bits/dim':>12} {'mean':>12} {'std. error':>12}"]
     for name, pair in bits.items():
         lines.append(f"{name:>12} {pair['mean']:12.5f} {pair['error']:12.5f}")
     lines += ["", "by logSNR (nats), mean and standard error over images"]
     lines += [f"{'from':>8} {'to':>8} {'levels':>7} {'x0 mse':>21} {'eps mse':>21}"]
-    for row in found["bins"]:
+    for row in results["bins"]:
         low, high = row["logsnr"]
         errors = " ".join(
             f"{row[name]['mean']:11.3e} ±{row[name]['error']:8.1e}"
@@ -222,26 +222,26 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def save_plot(path: PathLike, found: Mapping[str, Any]) -> None:
+def save_plot(path: PathLike, results: Mapping[str, Any]) -> None:
     """Loss per bin of logSNR, the bound's terms, and what `uncertainty` found, as a PNG."""
     from matplotlib.figure import Figure
 
-    head = found.get("uncertainty")
+    head = results.get("uncertainty")
     figure = Figure(figsize=(13 if head else 9, 3.4), layout="constrained")
     error, bound, *more = figure.subplots(1, 3 if head else 2)
-    middle = [np.mean(row["logsnr"]) for row in found["bins"]]
+    middle = [np.mean(row["logsnr"]) for row in results["bins"]]
     for name, label, color in (
         ("x0_mse", "x0", "tab:blue"),
         ("eps_mse", "eps", "tab:orange"),
     ):
-        mean = np.array([row[name]["mean"] for row in found["bins"]])
-        spread = np.array([row[name]["error"] for row in found["bins"]])
+        mean = np.array([row[name]["mean"] for row in results["bins"]])
+        spread = np.array([row[name]["error"] for row in results["bins"]])
         error.errorbar(middle, mean, spread, marker="o", ms=3, color=color, label=label)
     error.set(yscale="log", title="mean squared error")
     error.legend(frameon=False)
-    terms = found["terms"]
+    terms = results["terms"]
     bound.plot(terms["logsnr"], terms["vb_mean"], color="tab:green", lw=1)
-    total = "{mean:.3f} ± {error:.3f}".format(**found["bits_per_dim"]["total"])
+    total = "{mean:.3f} ± {error:.3f}".format(**results["bits_per_dim"]["total"])
     title = f"terms of the bound, {total} bits/dim"
     bound.set(yscale="log", title=title)
     for axes in more:

@@ -78,47 +78,47 @@ def measure(
         ValueError: fewer than two images.
         NotFiniteError: a likelihood is NaN or infinite; says of which images.
     """
-    found, count = [], dataset_images.count_of(dataset, number)
+    measured, count = [], dataset_images.count_of(dataset, number)
     with bar(total=count, unit="images", desc="measuring", show=progress) as done:
         for part in dataset_images.parts(dataset, mesh, number, batch, seed):
-            with compiling(done, first=not found):
+            with compiling(done, first=not measured):
                 solved = solve(variables, part.keys, part.image, part.label)
             solved = jax.device_get(solved)
             some = jax.tree.map(lambda a, n=part.count: np.float64(a[:n]), solved)
             require_finite(
                 some.bits, "likelihoods", part.numbers, unit="image", advice=ADVICE
             )
-            found.append(some)
+            measured.append(some)
             done.update(part.count)
-    return jax.tree.map(lambda *a: np.concatenate(a), *found)
+    return jax.tree.map(lambda *a: np.concatenate(a), *measured)
 
 
 ADVICE = "loosen an adaptive tolerance, or take fixed steps, and look at the run's samples"
 
 
-def report(found: Bits) -> dict[str, Any]:
+def report(measured: Bits) -> dict[str, Any]:
     """The mean over images in bits/dim, its standard error, and what of that is probes'.
 
     probes = sqrt(sum of error^2) / N, None where one probe cannot say. `each` has the
     images' own numbers.
     """
-    mean, error = likelihood.mean_and_error(found.bits)
-    probes = math.sqrt(np.sum(found.error**2)) / len(found.bits)
+    mean, error = likelihood.mean_and_error(measured.bits)
+    probes = math.sqrt(np.sum(measured.error**2)) / len(measured.bits)
     return {
-        "images": len(found.bits),
+        "images": len(measured.bits),
         "bits_per_dim": {"mean": mean, "error": error, "probes": _known(probes)},
-        "evaluations": float(np.mean(found.evaluations)),
+        "evaluations": float(np.mean(measured.evaluations)),
         "each": {
-            "bits_per_dim": found.bits.tolist(),
-            "probes": [_known(e) for e in found.error.tolist()],
-            "evaluations": found.evaluations.tolist(),
+            "bits_per_dim": measured.bits.tolist(),
+            "probes": [_known(e) for e in measured.error.tolist()],
+            "evaluations": measured.evaluations.tolist(),
         },
     }
 
 
-def table(found: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any]) -> str:
     """The report as lines for people, with a line for a `bound` on the same images."""
-    bits, bound = found["bits_per_dim"], found.get("bound")
+    bits, bound = results["bits_per_dim"], results.get("bound")
     probes = "unknown" if bits["probes"] is None else f"{bits['probes']:.5f}"
     row = "{:>12} {mean:12.5f} {error:12.5f}".format
     lines = [
@@ -130,15 +130,15 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def save_plot(
-    path: PathLike, found: Mapping[str, Any], bound: Sequence[float] | None = None
+    path: PathLike, results: Mapping[str, Any], bound: Sequence[float] | None = None
 ) -> None:
     """Bits/dim an image as a histogram, beside the bound of the same images, as a PNG."""
     from matplotlib.figure import Figure
 
-    ways = {"flow": found["each"]["bits_per_dim"]}
+    ways = {"flow": results["each"]["bits_per_dim"]}
     if bound is not None:
         ways["variational bound"] = bound
-    bins = int(np.clip(found["images"] // 3, 8, 40))
+    bins = int(np.clip(results["images"] // 3, 8, 40))
     edges = np.histogram_bin_edges(np.concatenate([*ways.values()]), bins)
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -147,7 +147,7 @@ def save_plot(
     ):
         axes.hist(values, edges, color=colour, alpha=0.6, label=name)
         axes.axvline(np.mean(values), color=colour, lw=1)
-    axes.set(xlabel="bits/dim", ylabel="images", title="{images} images".format(**found))
+    axes.set(xlabel="bits/dim", ylabel="images", title="{images} images".format(**results))
     axes.legend(frameon=False)
     write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
 

@@ -87,6 +87,6 @@ def flow_bits_per_dim(
     """
     size, alpha = math.prod(image.shape[1:]), levels.alpha[0]
     x = alpha * dequantise(keys, image)
-    found = log_density(denoise, cond, x, keys, levels, rule, divergence, prior)
-    each = bits(found.log_density + size * jnp.log(alpha), size)
-    return Bits(each, found.error / (size * math.log(2)), found.evaluations)
+    solution = log_density(denoise, cond, x, keys, levels, rule, divergence, prior)
+    each = bits(solution.log_density + size * jnp.log(alpha), size)
+    return Bits(each, solution.error / (size * math.log(2)), solution.evaluations)

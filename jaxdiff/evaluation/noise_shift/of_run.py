@@ -124,17 +124,17 @@ def sampled(
         NotFiniteError: some x0 or estimates are NaN or infinite.
     """
     require_seeds(seeds)
-    x0, said = [], []
+    x0, estimates = [], []
     parts = list(equal_batches(len(seeds), batch, mesh))
     for part in bar(parts, unit="batches", desc="watching", show=progress):
         keys, classes = image_keys(seeds[part.numbers]), label[part.numbers]
         placed = part.put((keys, classes.astype(np.int32)))
         drawn, level = watch(*variables, *placed)
         x0.append(part.fetch(drawn))
-        said.append(part.fetch(level.T).T)
+        estimates.append(part.fetch(level.T).T)
         require_finite(x0[-1], "samples", seeds[part.items])
-        _require_estimates(said[-1], seeds[part.items], "seed")
-    return np.concatenate(x0), np.concatenate(said, axis=1)
+        _require_estimates(estimates[-1], seeds[part.items], "seed")
+    return np.concatenate(x0), np.concatenate(estimates, axis=1)
 
 
 def forward(
@@ -164,14 +164,14 @@ def forward(
         states = noise_shift.forward(jnp.stack(others), x0, levels)
         return jax.lax.map(level_mean(estimator, variables, label), states)
 
-    said = []
+    estimates = []
     parts = list(equal_batches(number, batch, mesh))
     for part in bar(parts, unit="batches", desc="noising data", show=progress):
         placed = part.put((image[part.numbers], label[part.numbers]))
         level = say(jax.random.fold_in(root, part.numbers[0]), *placed)
-        said.append(part.fetch(level.T).T)
-        _require_estimates(said[-1], part.items, "image")
-    return np.concatenate(said, axis=1), label
+        estimates.append(part.fetch(level.T).T)
+        _require_estimates(estimates[-1], part.items, "image")
+    return np.concatenate(estimates, axis=1), label
 
 
 def _require_estimates(

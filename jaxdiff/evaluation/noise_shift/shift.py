@@ -112,7 +112,7 @@ def estimates(
     return Estimates(jax.lax.map(mean, sampled), jax.lax.map(mean, forward))
 
 
-def measure(found: Estimates) -> Shift:
+def measure(estimates: Estimates) -> Shift:
     """The shift, with its standard error, of estimates in both kinds of states.
 
     >>> import jax.numpy as jnp
@@ -123,8 +123,8 @@ def measure(found: Estimates) -> Shift:
     std = lambda a: jnp.std(a, axis=1, ddof=1)
     square = lambda a: std(a) ** 2 / a.shape[1]
     return Shift(
-        found.sampled.mean(1) - found.forward.mean(1),
-        jnp.sqrt(square(found.sampled) + square(found.forward)),
-        std(found.forward),
-        std(found.sampled) / std(found.forward),
+        estimates.sampled.mean(1) - estimates.forward.mean(1),
+        jnp.sqrt(square(estimates.sampled) + square(estimates.forward)),
+        std(estimates.forward),
+        std(estimates.sampled) / std(estimates.forward),
     )
