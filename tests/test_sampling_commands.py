@@ -46,6 +46,11 @@ def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) ->
         ("sample", ("--solver=",), "names 0 values"),
         ("sample", ("--compare=Heun", "--compare_steps="), "--compare_steps is 6,12,24"),
         ("sample", ("--rule=Sum()",), "--rule changes nothing without --guidance"),
+        (
+            "sample",
+            ("--classifier_guidance=2",),
+            "--classifier_guidance changes nothing without --classifier",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -55,6 +60,17 @@ def test_a_mistake_is_one_line(
     assert done.status == 1
     assert said in done.err
     assert done.err.count("\n") == 1, done.err
+
+
+def test_what_is_no_classifier_is_refused_in_a_line(workdir: Path) -> None:
+    for flags, words in (
+        ((), "--classifier needs --classifier_guidance"),
+        (("--classifier_guidance=1",), "the classifier says x0 and no class"),
+    ):
+        done = run("sample", workdir, f"--classifier={workdir}", *flags)
+        assert done.status == 1
+        assert words in done.err
+        assert done.err.count("\n") == 1, done.err
 
 
 def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, PyTree
 from jaxdiff.denoisers import during, initial
 from jaxdiff.denoisers.parameterizations import X0, Flow
 from jaxdiff.sampling.guidance.batching import evaluate
+from jaxdiff.sampling.guidance.less_likely import LessLikely
 from jaxdiff.sampling.guidance.rules import Projected, Rescaled, Rule, Sum, ZeroStar
 from jaxdiff.sampling.guidance.weights import Switch, Weight, decided, value
 from jaxdiff.sampling.signature import State
@@ -27,7 +28,7 @@ class Guided:
     """A guided denoiser; made by `guide`. A value, so that `during` can look inside."""
 
     denoise: Denoiser
-    weaker: tuple[tuple[Denoiser, Weight], ...]
+    weaker: tuple[tuple[Denoiser | LessLikely, Weight], ...]
     rule: Rule = Sum()
     memory: PyTree = None
     """The rule's and, in a tuple, each denoiser's; None before the first step."""
@@ -85,8 +86,8 @@ def _on(weight: Weight) -> bool | Bool[Array, ""]:
     return not (isinstance(weight, int | float) and weight == 0)
 
 
-def guide(denoise: Denoiser, *weaker: tuple[Denoiser, Weight]) -> Guided:
-    """D + sum_i w_i (D - D_i), over pairs (D_i, w_i).
+def guide(denoise: Denoiser, *weaker: tuple[Denoiser | LessLikely, Weight]) -> Guided:
+    """D + sum_i w_i (D - D_i), over pairs (D_i, w_i); `less_likely` is a D_i made of D.
 
     Evaluations of one network that differ in their condition alone are stacked into one
     batch. w may be traced or a function of the level: changing it compiles nothing.
