@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from jaxdiff import EDM, Heun, LogSigma, UniformOnNetwork, WeightedError, train
+from jaxdiff import EDM, Euler, LogSigma, UniformOnNetwork, WeightedError, train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data.batches import fingerprint
 from jaxdiff.networks import UNet
@@ -90,7 +90,7 @@ def experiment(data: Any, **fields: Any) -> Experiment:
         parameterization=edm,
         loss=WeightedError(UniformOnNetwork(edm)),
         optimizer=EDM2Optimizer(ref_batches=10.0, rampup_images=64.0, stds=(0.1,)),
-        sampling=Sampling(grid=Karras(), steps=2, solver=Heun(), std=0.1, images=4),
+        sampling=Sampling(grid=Karras(), steps=2, solver=Euler(), std=0.1, images=4),
         batch_size=8,
         **{"steps": 1, "log_every": 1, "checkpoint_every": 1, **fields},
     )
