@@ -18,7 +18,7 @@ from absl import flags
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import (
     RK4,
-    Adaptive,
+    AdaptiveRule,
     Exact,
     Hutchinson,
     dataset_bound,
@@ -58,7 +58,7 @@ def main() -> None:
         (few, coarse, RK4, Exact(), f"{count} RK4"),
         (few, coarse, RK4, probes, f"{count} RK4"),
         (few, fine, RK4, probes, f"{2 * count} RK4"),
-        (few, coarse, Adaptive(1e-4, 1e-4), probes, "adaptive, 1e-4"),
+        (few, coarse, AdaptiveRule(1e-4, 1e-4), probes, "adaptive, 1e-4"),
         (number, coarse, RK4, probes, f"{count} RK4"),
     ):
         start = time.perf_counter()

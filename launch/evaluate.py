@@ -80,14 +80,14 @@ def _count() -> int:
     return 1 if IMAGES.value and not BLOCKS.present else BLOCKS.value
 
 
-def _as_many(judge: Judge, block: evaluation.Block) -> dict[str, Any]:
+def _as_many(judge: Judge, block: evaluation.SampleBlock) -> dict[str, Any]:
     """Metrics of held-out images, and of as many drawn ones, where some are held out."""
     size = min(len(block), 0 if judge.holdout is None else len(judge.holdout))
     if size <= evaluation.NEIGHBOURS:
         return {}
     held, _ = judge(evaluation.in_memory(judge.holdout[:size]))
     held.pop("copied")  # held-out images are the nearest to themselves
-    ours, _ = judge(evaluation.Block(block, 0, size))
+    ours, _ = judge(evaluation.SampleBlock(block, 0, size))
     return {"as_many": size, "held_out": held, "drawn": ours}
 
 
@@ -147,7 +147,9 @@ def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
     return images, judge, settings
 
 
-def _notes(judge: Judge, blocks: list[evaluation.Block], near: Copies | None) -> list[str]:
+def _notes(
+    judge: Judge, blocks: list[evaluation.SampleBlock], near: Copies | None
+) -> list[str]:
     """What a reader has to know to compare these numbers with others."""
     real, size = judge.reference, len(blocks[0])
     notes = [

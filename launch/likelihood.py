@@ -32,7 +32,7 @@ from jaxdiff.data import Dataset, split_of
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import (
     RK4,
-    Adaptive,
+    AdaptiveRule,
     Divergence,
     Exact,
     Hutchinson,
@@ -163,7 +163,7 @@ def _flow(
     dataset: Dataset,
     settings: dict[str, Any],
     out: Files,
-    rule: Adaptive | None,
+    rule: AdaptiveRule | None,
     divergence: Divergence,
 ) -> None:
     """Densities by the flow."""
@@ -237,10 +237,10 @@ def _chosen() -> str:
     return ways[0] if ways else ""
 
 
-def _rule() -> Adaptive | None:
+def _rule() -> AdaptiveRule | None:
     """Adaptive steps, if they were asked for."""
     tolerance = ADAPTIVE.value
-    return None if tolerance is None else Adaptive(tolerance, tolerance)
+    return None if tolerance is None else AdaptiveRule(tolerance, tolerance)
 
 
 def _divergence() -> Divergence:

@@ -131,12 +131,12 @@ def test_density_of_draws_and_their_importance_weights() -> None:
     assert density.drawn[50] != pytest.approx(other.drawn[75], rel=0.1)
 
 
-def _exact(name: str) -> tuple[Any, curves.Density]:
+def _exact(name: str) -> tuple[Any, curves.LogSNRDensity]:
     """A schedule and its density, in closed form."""
     schedule, _, exact = LAWS[name]
     logsnr = np.linspace(-9, 9, 61)
     full = np.full(61, np.inf)
-    return schedule, curves.Density(logsnr, exact(logsnr), exact(logsnr), full, 0.0)
+    return schedule, curves.LogSNRDensity(logsnr, exact(logsnr), exact(logsnr), full, 0.0)
 
 
 def _sigmoid(x: Any) -> Any:

@@ -13,10 +13,10 @@ import jaxdiff as jd
 from jaxdiff.evaluation.likelihood import (
     RK4,
     TRAPEZOID,
-    Adaptive,
+    AdaptiveRule,
     Arc,
     Exact,
-    Gaussian,
+    GaussianPrior,
     Hutchinson,
     Skilling,
     bits,
@@ -128,12 +128,20 @@ def test_golden_solves(name: str, rule: str, steps: int, x64: None) -> None:
     levels = on_device(edm(np.geomspace(0.002, 80, steps + 1)))
     x, (steps_by, clock) = jnp.asarray(GIVEN[f"{name}/x"]), RULES[rule]
     found = log_density(
-        law(name), NOTHING, x, keys(16), levels, steps_by, Both(name), Gaussian(), clock
+        law(name),
+        NOTHING,
+        x,
+        keys(16),
+        levels,
+        steps_by,
+        Both(name),
+        GaussianPrior(),
+        clock,
     )
     read = lambda kind, key: GIVEN[f"{name}/{rule}_N{steps}/{kind}/{key}"]
     expected = read("exact_trace", "x_T")
     np.testing.assert_allclose(found.latent, expected, rtol=1e-12, atol=1e-11)
-    end = jax.vmap(lambda z: Gaussian()(z, levels[-1]))(found.latent)
+    end = jax.vmap(lambda z: GaussianPrior()(z, levels[-1]))(found.latent)
     for kind, sign in (("exact_trace", 1), ("probe", -1)):
         delta = found.log_density + sign * found.error - end
         np.testing.assert_allclose(delta, read(kind, "delta"), rtol=1e-9, err_msg=kind)
@@ -144,7 +152,7 @@ def test_adaptive_converges_to_golden_densities(x64: None) -> None:
     """With N(0, 80^2) for a prior. Each image has steps of its own, whatever its batch."""
     levels, x = on_device(edm([0.002, 80.0])), jnp.asarray(GIVEN["gmm2/x"])
     solve = lambda part: log_density(
-        law("gmm2"), NOTHING, x[part], keys(16)[part], levels, Adaptive(1e-9, 1e-9)
+        law("gmm2"), NOTHING, x[part], keys(16)[part], levels, AdaptiveRule(1e-9, 1e-9)
     )
     found, part = solve(slice(0, 16)), solve(slice(5, 8))
     expected = GIVEN["gmm2/logp_gauss_prior"]
@@ -166,7 +174,7 @@ def test_adaptive_evaluations_are_counted(method: str, steps: int, x64: None) ->
         return jd.gaussian_denoiser(0.0, 1.0)(x, at)
 
     x, levels = jnp.ones((1, 2)), on_device(edm([0.002, 80.0]))
-    rule = Adaptive(1e-3, 1e-3, method, max_steps=steps)
+    rule = AdaptiveRule(1e-3, 1e-3, method, max_steps=steps)
     found = log_density(counted, NOTHING, x, keys(1), levels, rule)
     jax.effects_barrier()
     assert found.evaluations[0] == len(calls)
@@ -186,7 +194,7 @@ def test_gaussian_data_on_every_path(name: str, x64: None) -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     found = log_density(
         jd.gaussian_denoiser(MEAN, STD),
-        NOTHING, x, keys(6), levels, prior=Gaussian(MEAN, STD),
+        NOTHING, x, keys(6), levels, prior=GaussianPrior(MEAN, STD),
     )  # fmt: skip
     at = levels[0]
     variance = at.alpha**2 * STD**2 + at.sigma**2
@@ -346,12 +354,12 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 probe"):
         Skilling(0)
     with pytest.raises(ValueError, match="rtol must be a number from 1e-12 to 1"):
-        Adaptive(rtol=0.0)
+        AdaptiveRule(rtol=0.0)
     with pytest.raises(ValueError, match="use 'Tsit5'"):
-        Adaptive(method="Tsit6")
+        AdaptiveRule(method="Tsit6")
     for method in ("AbstractERK", "KenCarp4", "ShARK"):
         with pytest.raises(ValueError, match=f"{method}.*use 'Tsit5'"):
-            Adaptive(method=method)
+            AdaptiveRule(method=method)
     with pytest.raises(ValueError, match="got steps = 0"):
         rising(jd.Cosine(), 0)
     with pytest.raises(ValueError, match="low = 100"):

@@ -11,7 +11,7 @@ from jaxdiff.evaluation.extractors import resizing
 from jaxdiff.evaluation.extractors.resizing import (
     Area,
     Cubic,
-    Kernel,
+    ResizingKernel,
     Triangle,
     matrix,
     resize,
@@ -74,7 +74,7 @@ def test_fixed_point_is_pillows(
 @pytest.mark.parametrize("profile", PROFILES, ids=repr)
 @pytest.mark.parametrize("antialias", [False, True])
 def test_constants_and_equal_sizes_stay(profile: Triangle, antialias: bool) -> None:
-    kernel = Kernel(profile, antialias)
+    kernel = ResizingKernel(profile, antialias)
     for source, size in ((7, 19), (19, 7), (16, 4)):
         np.testing.assert_allclose(matrix(kernel, source, size).sum(1), 1, rtol=1e-14)
     np.testing.assert_allclose(matrix(kernel, 9, 9), np.eye(9), atol=1e-14)
@@ -83,13 +83,13 @@ def test_constants_and_equal_sizes_stay(profile: Triangle, antialias: bool) -> N
 @pytest.mark.parametrize(
     ("kernel", "degree"),
     [
-        (Kernel(Triangle(), antialias=True), 1),
-        (Kernel(Area(), antialias=True), 1),
-        (Kernel(Cubic(-0.5), antialias=True), 2),
-        (Kernel(Cubic(-0.5)), 2),
+        (ResizingKernel(Triangle(), antialias=True), 1),
+        (ResizingKernel(Area(), antialias=True), 1),
+        (ResizingKernel(Cubic(-0.5), antialias=True), 2),
+        (ResizingKernel(Cubic(-0.5)), 2),
     ],
 )
-def test_polynomials_are_interpolated(kernel: Kernel, degree: int) -> None:
+def test_polynomials_are_interpolated(kernel: ResizingKernel, degree: int) -> None:
     source, size = 20, 50
     x, y = np.arange(source), (np.arange(size) + 0.5) * source / size - 0.5
     inside = slice(6, -6)

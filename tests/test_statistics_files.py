@@ -31,12 +31,14 @@ def npz(save: Callable[..., None] = np.savez_compressed, **arrays: Any) -> bytes
     return file.getvalue()
 
 
-def read(path: Path, data: bytes) -> dict[str, fid_statistics.Statistics]:
+def read(path: Path, data: bytes) -> dict[str, fid_statistics.FIDStatistics]:
     path.write_bytes(data)
     return fid_statistics.read(path)
 
 
-def check(statistics: fid_statistics.Statistics, expected: dict[str, np.ndarray]) -> None:
+def check(
+    statistics: fid_statistics.FIDStatistics, expected: dict[str, np.ndarray]
+) -> None:
     for value, name in ((statistics.mu, "mu"), (statistics.sigma, "sigma")):
         np.testing.assert_array_equal(value, expected[name].astype(float), strict=True)
 

@@ -70,7 +70,7 @@ class Path:
 
 
 @dataclass(frozen=True, eq=False)
-class Density:
+class LogSNRDensity:
     """Density of logsnr per nat under a law of t, on an even axis [n].
 
     `drawn` is what training sees; `meant` is what the loss is an average over, drawn
@@ -163,7 +163,7 @@ def density(
     seed: int = 0,
     count: int = POINTS,
     memory: PyTree | None = None,
-) -> Density:
+) -> LogSNRDensity:
     """The density of logsnr that a law of t gives on a schedule.
 
     `seed` and `memory` are for laws without quantiles: `memory` is the law's, as the
@@ -184,7 +184,7 @@ def density(
     area = count * step * _areas(*ends, points)
     near = _triangles(position, np.ones_like(position), points)
     per_nat = lambda total: np.divide(total, area, np.zeros(points), where=area > 0)
-    return Density(
+    return LogSNRDensity(
         logsnr=np.linspace(low, high, points),
         drawn=per_nat(near),
         meant=per_nat(_triangles(position, weight, points)),
@@ -194,7 +194,7 @@ def density(
     )
 
 
-def effective(schedule: Schedule, law: Density, weighting: Weighting) -> Effective:
+def effective(schedule: Schedule, law: LogSNRDensity, weighting: Weighting) -> Effective:
     """Law times weighting, as a weight on the error of each prediction.
 
     The density comes from `density`, or is made of a closed form.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxdiff.analysis.curves import Density, Effective, Path, Steps
+from jaxdiff.analysis.curves import Effective, LogSNRDensity, Path, Steps
 from jaxdiff.analysis.image_grid import plain
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def schedules(paths: Mapping[str, Path], span: float = 15.0) -> "Figure":
     return figure
 
 
-def densities(laws: Mapping[str, Density]) -> "Figure":
+def densities(laws: Mapping[str, LogSNRDensity]) -> "Figure":
     """Where on the logsnr axis training spends its draws."""
     figure, (axes,) = _figure("Where training looks: density of log SNR", 8.6, 4.2)
     for law, look in zip(laws.values(), looks(laws), strict=True):
@@ -113,7 +113,7 @@ def densities(laws: Mapping[str, Density]) -> "Figure":
     return figure
 
 
-def _with_ends(law: Density) -> tuple[np.ndarray, np.ndarray]:
+def _with_ends(law: LogSNRDensity) -> tuple[np.ndarray, np.ndarray]:
     """The curve, with the jumps at the ends of its support where they are on the axis."""
     logsnr, drawn = law.logsnr, law.drawn
     inner = np.flatnonzero((logsnr >= law.ends[0]) & (logsnr <= law.ends[1]))
@@ -127,7 +127,7 @@ def _with_ends(law: Density) -> tuple[np.ndarray, np.ndarray]:
     return logsnr, drawn
 
 
-def _range(curves: Mapping[str, Density | Effective]) -> tuple[float, float]:
+def _range(curves: Mapping[str, LogSNRDensity | Effective]) -> tuple[float, float]:
     """The first and the last logsnr of the first curve."""
     logsnr = next(iter(curves.values())).logsnr
     return float(logsnr[0]), float(logsnr[-1])

@@ -17,8 +17,8 @@ with epy.lazy_api_imports(globals()):
     from jaxdiff.evaluation.external_images import images_in
     from jaxdiff.evaluation.extractors.extractor import register_extractor
     from jaxdiff.evaluation.judge import (
-        Block,
         Judge,
+        SampleBlock,
         blocks,
         everything,
         judge_of,
@@ -38,10 +38,10 @@ with epy.lazy_api_imports(globals()):
 __all__ = [
     "BETTER",
     "NEIGHBOURS",
-    "Block",
     "Copies",
     "Judge",
     "Observed",
+    "SampleBlock",
     "Seen",
     "blocks",
     "copies",

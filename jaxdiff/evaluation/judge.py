@@ -144,7 +144,7 @@ def _kept(
 
 
 @dataclass(frozen=True)
-class Block:
+class SampleBlock:
     """`count` images of a source, from number `first` on."""
 
     source: Source
@@ -162,7 +162,7 @@ class Block:
         return take(self.source, self.first + indices)
 
 
-def blocks(source: Source, count: int) -> Iterator[Block]:
+def blocks(source: Source, count: int) -> Iterator[SampleBlock]:
     """Equal blocks of at least two images each, one after the other; what is over is left.
 
     >>> from jaxdiff.evaluation.sample_cache import in_memory
@@ -170,7 +170,7 @@ def blocks(source: Source, count: int) -> Iterator[Block]:
     [0, 2, 4]
     """
     size = len(source) // count
-    return (Block(source, i * size, size) for i in range(count))
+    return (SampleBlock(source, i * size, size) for i in range(count))
 
 
 def everything(

@@ -21,7 +21,7 @@ from jaxdiff.interop.unpickler import Record
 from jaxdiff.runtime.files import PathLike, place
 
 
-class Statistics(NamedTuple):
+class FIDStatistics(NamedTuple):
     """Mean and covariance of a data set's features, and the number of its images."""
 
     mu: Float64[np.ndarray, " D"]
@@ -36,7 +36,7 @@ SYMMETRIC = 1e-5
 """How far sigma may be from its transpose, of its largest entry; float32's own is 1e-7."""
 
 
-def read(path: PathLike) -> dict[str, Statistics]:
+def read(path: PathLike) -> dict[str, FIDStatistics]:
     """The statistics in a published file, by metric. Nothing of the file is run.
 
     Raises:
@@ -110,7 +110,7 @@ def _require_shape(
 
 def _checked(
     metric: str, mu: np.ndarray, sigma: np.ndarray, count: int | None
-) -> Statistics:
+) -> FIDStatistics:
     """Moments that features can have, in float64.
 
     Raises:
@@ -126,4 +126,4 @@ def _checked(
         raise ValueError(f"sigma of {metric} is not symmetric: entries differ by {off:.3g}")
     if (least := sigma.diagonal().min()) < 0:
         raise ValueError(f"sigma of {metric} has a negative variance, {least:.3g}")
-    return Statistics(mu.astype(np.float64), sigma, count)
+    return FIDStatistics(mu.astype(np.float64), sigma, count)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.networks import require_labels
-from jaxdiff.runs.guided_denoiser import Guides, Weights, guided
+from jaxdiff.runs.guided_denoiser import GuidanceWeights, Guides, guided
 from jaxdiff.runs.state import labelled
 from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import require_finite
@@ -94,7 +94,11 @@ def _program(
 
     @jax.jit
     def program(
-        variables: PyTree, keys: Array, label: Array, weights: Weights, *more: PyTree
+        variables: PyTree,
+        keys: Array,
+        label: Array,
+        weights: GuidanceWeights,
+        *more: PyTree,
     ) -> PyTree[Array]:
         denoise, cond = denoiser(variables, weights), labelled(experiment, label)
         return run(denoise, cond, keys, *more)

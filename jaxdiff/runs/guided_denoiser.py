@@ -25,7 +25,7 @@ from jaxdiff.sampling.guidance import (
 from jaxdiff.sampling.guidance import guide as differences
 from jaxdiff.types import Denoiser, NoiseLevel
 
-Weights = Mapping[str, Array | float]
+GuidanceWeights = Mapping[str, Array | float]
 """The weights w: `guidance`, `noise_guidance` and `classifier_guidance` of `Sampling`."""
 
 
@@ -59,7 +59,7 @@ class Guides:
         """Guide, estimator and classifier, as `guided` takes them."""
         return self.guide, self.estimator, self.classifier
 
-    def weights(self, sampling: Sampling) -> Weights:
+    def weights(self, sampling: Sampling) -> GuidanceWeights:
         """What the weights are, by the names of the fields of `Sampling`."""
         return {
             "guidance": (self if self.guide else sampling).guidance,
@@ -73,7 +73,7 @@ def guided(
     guide: Experiment | None = None,
     estimator: Experiment | None = None,
     classifier: Experiment | None = None,
-) -> Callable[[PyTree, Weights], Denoiser]:
+) -> Callable[[PyTree, GuidanceWeights], Denoiser]:
     """What makes the denoiser that `experiment.sampling` describes: (variables, weights).
 
     The weights, by the names of their fields, are those of this call. With `guide`, another
@@ -91,7 +91,7 @@ def guided(
     s, others = experiment.sampling, [e for e in (guide, estimator, classifier) if e]
     _require_fit(experiment, guide, estimator, classifier)
 
-    def make(variables: PyTree, weights: Weights) -> Denoiser:
+    def make(variables: PyTree, weights: GuidanceWeights) -> Denoiser:
         network, *rest = variables if others else (variables,)
         denoise, weaker = run_denoiser(experiment, network), []
         w = weights["guidance"]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.evaluation.likelihood import Adaptive
+from jaxdiff.evaluation.likelihood import AdaptiveRule
 from jaxdiff.sampling import editing
 from jaxdiff.types import NoiseLevel
 from tests.cases.commands import run
@@ -17,7 +17,7 @@ def test_a_grid_that_goes_up_too_often_is_refused() -> None:
     assert editing.resampled(levels, 10, 10).sigma.size > 33
 
 
-@pytest.mark.parametrize("kind", [jd.Adaptive, Adaptive])
+@pytest.mark.parametrize("kind", [jd.Adaptive, AdaptiveRule])
 def test_tolerances_and_steps_are_bounded(kind: type) -> None:
     with pytest.raises(
         ValueError, match="rtol must be a number from 1e-12 to 1, got 1e-300"

@@ -24,7 +24,7 @@ from jaxdiff.evaluation.extractors.resizing import (
     BICUBIC,
     BICUBIC_ANTIALIASED,
     PIL_BICUBIC,
-    Kernel,
+    ResizingKernel,
     resize,
 )
 
@@ -33,14 +33,17 @@ SIDE, PATCH, GRID = 224, 14, 37
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, of pixels in [0, 1]."""
 
-PREPARATIONS: Mapping[str, Kernel] = {"edm2": BICUBIC_ANTIALIASED, "dgm": PIL_BICUBIC}
+PREPARATIONS: Mapping[str, ResizingKernel] = {
+    "edm2": BICUBIC_ANTIALIASED,
+    "dgm": PIL_BICUBIC,
+}
 """How images are resized: as EDM2 does, torch's bicubic with antialias on floats, neither
 rounded nor clamped; and as dgm-eval does, PIL's on uint8."""
 
 EXACT = jax.lax.Precision.HIGHEST
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and MLP, each normalised before and scaled after."""
 
     heads: int
@@ -80,7 +83,7 @@ class DINOv2(nn.Module):
         first = jnp.broadcast_to(cls + position[:, :1], (len(x), 1, width))
         h = jnp.concatenate([first, x.reshape(len(x), -1, width)], 1)
         for i in range(self.depth):
-            h = Block(self.heads, name=f"blocks_{i}")(h)
+            h = TransformerBlock(self.heads, name=f"blocks_{i}")(h)
         return nn.LayerNorm(1e-6, name="norm")(h[:, 0])
 
 

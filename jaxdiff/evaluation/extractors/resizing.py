@@ -56,7 +56,7 @@ class Area:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class ResizingKernel:
     """How to resize: a profile, and what a protocol does with it."""
 
     profile: Triangle | Cubic | Area
@@ -66,25 +66,25 @@ class Kernel:
     """uint8 to uint8 with weights of 22 bits, rounded after each pass, as PIL."""
 
 
-TF1_BILINEAR = Kernel(Triangle(), half_pixel=False)
+TF1_BILINEAR = ResizingKernel(Triangle(), half_pixel=False)
 """TensorFlow 1's `resize_bilinear`: the Inception graph's own."""
-BILINEAR = Kernel(Triangle())
+BILINEAR = ResizingKernel(Triangle())
 """torch's `interpolate(mode="bilinear")`."""
-BILINEAR_ANTIALIASED = Kernel(Triangle(), antialias=True)
-BICUBIC = Kernel(Cubic(-0.75))
+BILINEAR_ANTIALIASED = ResizingKernel(Triangle(), antialias=True)
+BICUBIC = ResizingKernel(Cubic(-0.75))
 """torch's `interpolate(mode="bicubic")`."""
-BICUBIC_ANTIALIASED = Kernel(Cubic(-0.5), antialias=True)
+BICUBIC_ANTIALIASED = ResizingKernel(Cubic(-0.5), antialias=True)
 """torch's bicubic with `antialias=True`, and PIL's on floats."""
-PIL_BILINEAR = Kernel(Triangle(), antialias=True, fixed_point=True)
-PIL_BICUBIC = Kernel(Cubic(-0.5), antialias=True, fixed_point=True)
-AREA = Kernel(Area(), antialias=True)
+PIL_BILINEAR = ResizingKernel(Triangle(), antialias=True, fixed_point=True)
+PIL_BICUBIC = ResizingKernel(Cubic(-0.5), antialias=True, fixed_point=True)
+AREA = ResizingKernel(Area(), antialias=True)
 """The mean over what an output pixel covers."""
 
 BITS = 22
 
 
 def matrix(
-    kernel: Kernel, source: int, size: int, ratio: float | None = None
+    kernel: ResizingKernel, source: int, size: int, ratio: float | None = None
 ) -> Float64[np.ndarray, "size source"]:
     """The weights [size, source] of every source pixel in every output pixel.
 
@@ -113,7 +113,7 @@ def matrix(
 def resize(
     images: Images,
     size: int | tuple[int, int],
-    kernel: Kernel,
+    kernel: ResizingKernel,
     ratio: float | None = None,
 ) -> Real[Array, "B h w C"]:
     """Images of a new height and width, in their own units and not clipped.

@@ -6,7 +6,7 @@ Images are uint8 pixels or floats in [-1, 1], and the dtype says which (`inputs`
 `pixels` the way from a density to bits.
 """
 
-from jaxdiff.evaluation.likelihood.adaptive import Adaptive
+from jaxdiff.evaluation.likelihood.adaptive import AdaptiveRule
 from jaxdiff.evaluation.likelihood.bound import (
     Bin,
     Process,
@@ -22,33 +22,38 @@ from jaxdiff.evaluation.likelihood.bound import (
 from jaxdiff.evaluation.likelihood.divergence import Divergence, Exact, Hutchinson, Skilling
 from jaxdiff.evaluation.likelihood.flow import (
     Arc,
-    Clock,
     Density,
-    Gaussian,
+    GaussianPrior,
+    IntegrationPath,
     Prior,
     log_density,
     rising,
 )
-from jaxdiff.evaluation.likelihood.integrate import RK4, TRAPEZOID, FixedRule, Rule
+from jaxdiff.evaluation.likelihood.integrate import (
+    RK4,
+    TRAPEZOID,
+    FixedRule,
+    IntegrationRule,
+)
 from jaxdiff.evaluation.likelihood.pixels import Bits, bits, dequantise, flow_bits_per_dim
 
 __all__ = [
     "RK4",
     "TRAPEZOID",
-    "Adaptive",
+    "AdaptiveRule",
     "Arc",
     "Bin",
     "Bits",
-    "Clock",
     "Density",
     "Divergence",
     "Exact",
     "FixedRule",
-    "Gaussian",
+    "GaussianPrior",
     "Hutchinson",
+    "IntegrationPath",
+    "IntegrationRule",
     "Prior",
     "Process",
-    "Rule",
     "Skilling",
     "Terms",
     "bits",

@@ -14,7 +14,7 @@ from jaxdiff.types.ranges import Tolerance, Whole, checked
 
 @dataclass(frozen=True)
 @checked
-class Adaptive:
+class AdaptiveRule:
     """A Runge-Kutta method of diffrax with error control, from the first to the last node.
 
     Each image has steps of its own, so that no other image changes it; nodes between the
@@ -33,7 +33,7 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("diffrax") is None:
-            raise ImportError("Adaptive needs diffrax: pip install 'jaxdiff[adaptive]'")
+            raise ImportError("AdaptiveRule needs diffrax: pip install 'jaxdiff[adaptive]'")
         import diffrax
 
         tableau = getattr(getattr(diffrax, self.method, None), "tableau", None)

@@ -21,7 +21,7 @@ from jaxdiff.evaluation.likelihood import (
     Bits,
     Divergence,
     Hutchinson,
-    Rule,
+    IntegrationRule,
     dataset_images,
 )
 from jaxdiff.runs.state import labelled, run_denoiser
@@ -37,7 +37,7 @@ Solve = Callable[[PyTree, Key[Array, " B"], Array, Array], Bits]
 def solver(
     experiment: Experiment,
     levels: NoiseLevel,
-    rule: Rule = RK4,
+    rule: IntegrationRule = RK4,
     divergence: Divergence = Hutchinson(4),
 ) -> Solve:
     """The compiled function that solves the flow of a batch up the levels.

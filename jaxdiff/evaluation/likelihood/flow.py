@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from jaxdiff.evaluation.likelihood.divergence import Divergence, Exact
 from jaxdiff.evaluation.likelihood.inputs import require_float
-from jaxdiff.evaluation.likelihood.integrate import RK4, Rule
+from jaxdiff.evaluation.likelihood.integrate import RK4, IntegrationRule
 from jaxdiff.types import Condition, Denoiser, Leaf, NoiseLevel, Real, Schedule, pytree
 from jaxdiff.types.arguments import (
     require_denoiser,
@@ -41,7 +41,7 @@ PROBES = 1
 
 
 @runtime_checkable
-class Clock(Protocol):
+class IntegrationPath(Protocol):
     """A path u -> level to integrate along, and back. Every `Schedule` is one."""
 
     def __call__(self, t: Real) -> NoiseLevel:
@@ -80,7 +80,7 @@ class Prior(Protocol):
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class GaussianPrior:
     """The law of alpha x0 + sigma eps if x0 ~ N(mean, std^2 I).
 
     mean = std = 0 is what `sample` starts from, N(0, sigma^2 I). With sigma / alpha = 80
@@ -140,10 +140,10 @@ def log_density(
     x: Shaped[Array, "B ..."],
     keys: Key[Array, " B"],
     levels: NoiseLevel,
-    rule: Rule = RK4,
+    rule: IntegrationRule = RK4,
     divergence: Divergence = Exact(),
-    prior: Prior = Gaussian(),
-    clock: Clock = Arc(),
+    prior: Prior = GaussianPrior(),
+    clock: IntegrationPath = Arc(),
 ) -> Density:
     """ln p of x [B, ...] at levels[0], by the flow up to levels[-1], where `prior` is p.
 

@@ -19,7 +19,7 @@ Field = Callable[[Float[Array, ""], PyTree], PyTree]
 
 
 @runtime_checkable
-class Rule(Protocol):
+class IntegrationRule(Protocol):
     """(f, y at the first node, nodes) -> y at the last node, and how often f was called."""
 
     def __call__(

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdiff.evaluation.likelihood.divergence import Divergence, Hutchinson
-from jaxdiff.evaluation.likelihood.flow import Gaussian, Prior, log_density
+from jaxdiff.evaluation.likelihood.flow import GaussianPrior, Prior, log_density
 from jaxdiff.evaluation.likelihood.inputs import WIDTH, Image, as_pixels
-from jaxdiff.evaluation.likelihood.integrate import RK4, Rule
+from jaxdiff.evaluation.likelihood.integrate import RK4, IntegrationRule
 from jaxdiff.types import Condition, Denoiser, Leaf, NoiseLevel, Real, pytree
 
 DEQUANTISATION = 0
@@ -63,9 +63,9 @@ def flow_bits_per_dim(
     image: Image,
     keys: Key[Array, " B"],
     levels: NoiseLevel,
-    rule: Rule = RK4,
+    rule: IntegrationRule = RK4,
     divergence: Divergence = Hutchinson(),
-    prior: Prior = Gaussian(),
+    prior: Prior = GaussianPrior(),
 ) -> Bits:
     """Bits/dim of pixels [B, ...] by `log_density` up the levels, in the data's units.
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdiff.sampling.signature import Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.euler_heun_ddim import (
-    Interval,
+    StepLevels,
     intervals,
     left_endpoint,
 )
@@ -67,7 +67,7 @@ class Adaptive:
             "read the number from sampling.trajectory(...).memory"
         )
 
-    def init(self, x: State, levels: NoiseLevel) -> tuple[Count, Interval]:
+    def init(self, x: State, levels: NoiseLevel) -> tuple[Count, StepLevels]:
         return jnp.zeros((), jnp.int32), intervals(jax.tree.map(jnp.asarray, levels))
 
     def step(
@@ -75,7 +75,7 @@ class Adaptive:
         denoise: Denoise,
         x: State,
         memory: Count,
-        row: Interval,
+        row: StepLevels,
         noise: Noise,
     ) -> Step:
         at, to = row.at, row.to

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxdiff.sampling.signature import Denoise, Noise, State, Step
 from jaxdiff.sampling.solvers.multistep import (
     Memory,
-    Rule,
+    MultistepRule,
     exponent,
     moments,
     nodes,
@@ -29,7 +29,7 @@ from jaxdiff.sampling.solvers.rows import cast, on_host
 from jaxdiff.types import NoiseLevel
 from jaxdiff.types.ranges import Whole, checked
 
-Rows = tuple[NoiseLevel, Rule]
+Rows = tuple[NoiseLevel, MultistepRule]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _table(order: int, x: State, levels: NoiseLevel, past: tuple) -> tuple[Memor
     grid, _ = on_host(levels)
     at, to = grid[:-1], grid[1:]
     ratio = to.sigma / at.sigma
-    rule = Rule(ratio, to.alpha - at.alpha * ratio, past)
+    rule = MultistepRule(ratio, to.alpha - at.alpha * ratio, past)
     return (jnp.zeros_like(x),) * (order - 1), cast((levels[:-1], rule), levels)
 
 

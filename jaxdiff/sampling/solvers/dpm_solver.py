@@ -27,7 +27,7 @@ from jaxdiff.sampling.solvers.multistep import (
     Exponent,
     FlagColumns,
     Memory,
-    Rule,
+    MultistepRule,
     exponent,
     moments,
     nodes,
@@ -43,7 +43,7 @@ CONSTANTS = ("published", "midpoint", "exact")
 SHORTCUTS = ("bh2", "bh1", "exact")
 """UniPC's B(h): e^h - 1 and h, which differ only where one node is left; or neither."""
 
-DPMRow = tuple[NoiseLevel, Rule, Coefficient]
+DPMRow = tuple[NoiseLevel, MultistepRule, Coefficient]
 """Where the step starts, its rule, and the std of the noise after it."""
 
 
@@ -88,7 +88,7 @@ class DPMSolverPP:
             noise = to.sigma * xp.sqrt(xp.where(step.finite, fresh, 1))
         kept = step.ratio * decay
         past = tuple(to.alpha * b for b in past)
-        rule = Rule(kept, to.alpha - at.alpha * kept, past)
+        rule = MultistepRule(kept, to.alpha - at.alpha * kept, past)
         return (jnp.zeros_like(x),) * (p - 1), cast((levels[:-1], rule, noise), levels)
 
     def step(
@@ -107,10 +107,10 @@ class Correction:
 
     keep: Leaf
     """1 before the first step, then 0."""
-    again: Rule
+    again: MultistepRule
 
 
-UniPCRow = tuple[NoiseLevel, Correction, Rule]
+UniPCRow = tuple[NoiseLevel, Correction, MultistepRule]
 """Where the step starts, the correction of x there, and the prediction from it."""
 
 UniPCMemory = tuple[State, Memory]
@@ -151,14 +151,14 @@ class UniPC:
 
     def _rule(
         self, grid: NoiseLevel, step: Exponent, u: Columns, has: FlagColumns, xp: Any
-    ) -> Rule:
+    ) -> MultistepRule:
         at, to = grid[:-1], grid[1:]
         c = moments(step.h, step.finite, 1 + u.shape[1], xp)
         if len(c) > 1 and self.variant != "exact":
             b = xp.where(step.finite, step.h, 1) if self.variant == "bh1" else c[0]
             c[1] = xp.where(has.sum(1) == 1, b / 2, c[1])
         past = tuple(to.alpha * b for b in weights(u, has, xp.stack(c, 1)[:, 1:], xp))
-        return Rule(step.ratio, to.alpha - at.alpha * step.ratio, past)
+        return MultistepRule(step.ratio, to.alpha - at.alpha * step.ratio, past)
 
     def step(
         self, denoise: Denoise, x: State, memory: UniPCMemory, row: UniPCRow, noise: Noise

@@ -31,7 +31,7 @@ from jaxdiff.types.ranges import Fraction, NonNegative, Range, checked
 
 
 @pytree
-class Interval:
+class StepLevels:
     """One step's two levels."""
 
     at: NoiseLevel
@@ -227,6 +227,6 @@ def _trapezoid(rule: LeftEndpoint, xp: Any) -> Leaf:
     return xp.where(lands, 0, (to.alpha * ratio - at.alpha) / 2)
 
 
-def intervals(levels: NoiseLevel) -> Interval:
+def intervals(levels: NoiseLevel) -> StepLevels:
     """The N steps of N + 1 levels."""
-    return Interval(levels[:-1], levels[1:])
+    return StepLevels(levels[:-1], levels[1:])

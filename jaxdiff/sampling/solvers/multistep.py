@@ -27,7 +27,7 @@ FlagColumns = Bool[Array, "N p"] | Bool[np.ndarray, "N p"]
 
 
 @pytree
-class Rule:
+class MultistepRule:
     """`x` x + `x0` D + sum_j `past`_j (f_{i-j} - f_i), where f is D or eps_hat."""
 
     x: Leaf

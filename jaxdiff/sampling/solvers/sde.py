@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.sampling.signature import Coefficient, Denoise, Noise, State, Step
-from jaxdiff.sampling.solvers.euler_heun_ddim import Interval
+from jaxdiff.sampling.solvers.euler_heun_ddim import StepLevels
 from jaxdiff.sampling.solvers.rows import cast, made_in_float64, traced
 from jaxdiff.types import Leaf, NoiseLevel, Schedule, pytree
 from jaxdiff.types.ranges import Choice, Limit, NonNegative, checked
@@ -222,7 +222,7 @@ class StochasticHeun:
 class LinearRow:
     """The rule as numbers: `x` x + `x0` D + `noise` noise."""
 
-    levels: Interval
+    levels: StepLevels
     x: Leaf
     x0: Leaf
     noise: Leaf
@@ -332,7 +332,7 @@ def _table(solver: Langevin, levels: NoiseLevel) -> HeunRows:
     lands = levels.sigma[1:] == 0
     left, right, path = _ends(solver, levels, lands)
     k = jnp.hypot(levels.alpha, levels.sigma) / jnp.hypot(path.alpha, path.sigma)
-    scale, interval = k[1:] / k[:-1], Interval(levels[:-1], levels[1:])
+    scale, interval = k[1:] / k[:-1], StepLevels(levels[:-1], levels[1:])
     noise = _noise(solver, left)
     x, x0 = _drift(left, noise)
     ends = {
