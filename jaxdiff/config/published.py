@@ -2,8 +2,9 @@
 they are sampled, and under which licence their weights are, as tables of values.
 
 `experiment` makes of a network that `interop.published` read the run that it is of, as far
-as its file and the papers say. `SAMPLING` has the published ways to sample, with the FID of
-50,000 images that each reached. Scales of guidance are 1 + w there: 1.5 is w = 0.5.
+as its file and the papers say; `training` makes the run of a name, to train from scratch.
+`SAMPLING` has the published ways to sample, with the FID of 50,000 images that each
+reached. Scales of guidance are 1 + w there: 1.5 is w = 0.5.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from jaxdiff import data
 from jaxdiff.config import edm2_presets
 from jaxdiff.config.experiment import Experiment, Sampling
 from jaxdiff.denoisers.parameterizations import EDM, Eps, Flow, TimeLabel
+from jaxdiff.interop import published
 from jaxdiff.interop.edm2_snapshot import Published
 from jaxdiff.interop.published import Model
 from jaxdiff.objectives.losses import (
@@ -51,10 +53,15 @@ FLOW = Flow(TimeLabel(RectifiedFlow(), -1.0, 1.0))
 DECAY = 0.9999
 """What the averages of DiT, SiT, ADM and Improved DDPM keep in a batch."""
 STEPS: Mapping[str, int] = MappingProxyType(
-    {"dit-xl2-256": 7_000_000, "sit-xl2-256": 7_000_000}
+    {
+        "dit-xl2-256": 7_000_000,
+        "sit-xl2-256": 7_000_000,
+        "iddpm-cifar10": 500_000,
+        "iddpm-64": 1_500_000,
+    }
 )
-"""Batches that a published network has seen, where its paper says."""
-BATCH = 256
+"""Batches that a published network has seen, where it is known."""
+BATCH, IDDPM_BATCH = 256, 128
 
 
 def table(name: str) -> Table:
@@ -134,6 +141,19 @@ def sampled_as(experiment: Experiment, name: str) -> Experiment:
     way = dataclasses.replace(SAMPLING[name].sampling, std=own.std, images=own.images)
     way.grid(experiment.schedule, way.steps)  # refuses what has no such entries
     return dataclasses.replace(experiment, sampling=way)
+
+
+def training(name: str, path: str = "") -> Experiment:
+    """The training of a published network by its name, such as dit-xl2-256 or iddpm-64.
+
+    Transformers of which nothing else is known are trained for 400,000 batches, as DiT's
+    and SiT's papers compare them.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    run = experiment(published.named(name), path)
+    return run if name in STEPS else dataclasses.replace(run, steps=400_000)
 
 
 def experiment(
@@ -224,11 +244,15 @@ def _pictures(model: Model, name: str) -> Sampling:
 
 
 def _training(model: Model) -> dict:
-    """Adam at 1e-4 without decay, batches of 256, labels withheld from a tenth [DiT]."""
+    """Adam at 1e-4 without decay on the mean over an image, labels withheld from a tenth.
+
+    Batches are of 256 images [DiT], Improved DDPM's of 128.
+    """
     return {
         "optimizer": AdamW(learning_rate=1e-4, decays=(DECAY,)),
-        "batch_size": BATCH,
+        "batch_size": IDDPM_BATCH if model.family == "iddpm" else BATCH,
         "steps": STEPS.get(model.name, 1),
+        "loss_scale": 1 / math.prod(model.shape),
         "label_dropout": 0.1 if model.network.label_dim else 0.0,
     }
 

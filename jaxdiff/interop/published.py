@@ -121,6 +121,27 @@ class Model:
     """What EDM2's file says beside its network."""
 
 
+def named(name: str) -> Model:
+    """A published network of DiT, SiT, ADM or Improved DDPM without its file: no variables.
+
+    Raises:
+        ValueError: there is no such network.
+
+    >>> named("dit-xl2-256").shape
+    (32, 32, 4)
+    """
+    family = name.partition("-")[0]
+    if name in TRANSFORMERS:
+        size, patch, side = TRANSFORMERS[name]
+        fields = {"patch": patch, "learned_variance": family == "dit", **SIZES[size]}
+        return Model(family, name, DiT(1000, **fields), (side, side, 4), {}, "float32")
+    if name in adm.PUBLISHED:
+        known = adm.PUBLISHED[name]
+        shape = (known.settings.side, known.settings.side, 3)
+        return Model(family, name, known.network, shape, {}, "float32", _table(name))
+    raise ValueError(f"{name!r} is no published network: use one of {LISTED}")
+
+
 def read(path: PathLike, name: str = "", choices: Choices = Choices()) -> Model:
     """The network in a published file. Nothing of the file is run or imported.
 
@@ -326,14 +347,17 @@ def _adm(held: Weights, name: str, choices: Choices) -> Model:
     if own and named not in ("", own):
         raise ValueError(f"this is {known}, no network of {named}: import it --as={known}")
     family = own or named or "adm"
-    table = choices.schedule or next(
-        table for start, table in _TABLES.items() if known.startswith(start)
-    )
+    table = choices.schedule or _table(known)
     line = (
         f"no file says the order of attention, {_order(settings)}, and the table, {table}"
     )
     lines = (f"recognised as {known}, so {line}",) if known else ()
     return Model(family, known, net, shape, variables, _dtype(tensors), table, lines)
+
+
+def _table(known: str) -> str:
+    """The table of a published network of ADM or Improved DDPM."""
+    return next(table for start, table in _TABLES.items() if known.startswith(start))
 
 
 def _order(settings: adm.Settings) -> str:
