@@ -23,6 +23,7 @@ from jaxdiff.config import (
     to_config,
     to_dict,
 )
+from jaxdiff.config.fields import fields_of
 from jaxdiff.objectives import timesteps
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.runs.state import init_state
@@ -56,8 +57,10 @@ def test_every_config_says_how_to_run_it(path: Path) -> None:
 def test_every_config_takes_a_step_at_toy_size(path: Path) -> None:
     experiment = load(path)
     toy = {"model_channels": 8, "channels_per_head": 8, "num_blocks": 1, "dropout": 0.5}
+    toy |= {"channel_mult": (1, 2), "width": 8, "depth": 1, "heads": 2, "label_dim": 3}
     whole = experiment.network
-    network = whole.backbone.clone(label_dim=3, channel_mult=(1, 2), **toy)
+    has = fields_of(type(whole.backbone))
+    network = whole.backbone.clone(**{k: v for k, v in toy.items() if k in has})
     network = network if whole.backbone is whole else whole.clone(backbone=network)
     tiny = dataclasses.replace(experiment, network=network, batch_size=4)
     stored = data.encoder_of(tiny.data).stored((4, *tiny.data.shape))

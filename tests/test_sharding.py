@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+import jaxdiff as jd
 from jaxdiff import optim
+from jaxdiff.networks import ADM, DiT
 from jaxdiff.runs import checkpoint
 from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import sharding
@@ -92,6 +94,41 @@ def test_eight_devices_hold_an_eighth_each(runs: dict) -> None:
     assert whole[2] == pytest.approx(total, rel=1e-3)  # what the program says is what it is
     assert held(state) <= total / 8 * 1.05
     assert arguments <= total / 8 * 1.05
+
+
+OTHERS = {
+    "dit": DiT(label_dim=10, width=64, depth=1, heads=2, dtype="bfloat16", remat=True),
+    "adm": ADM(label_dim=10, model_channels=32, channel_mult=(1,), num_blocks=1,
+               uncertainty=False, dtype="bfloat16", remat=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_train_split_as_whole(name: str) -> None:
+    """A split DiT and ADM in bfloat16, rematerialised, with AdamW, against one device."""
+    run = dataclasses.replace(
+        TINY,
+        network=OTHERS[name],
+        loss=jd.WeightedError(jd.UniformOnNetwork(jd.EDM())),
+        optimizer=jd.AdamW(1e-3, weight_decay=0.1, decays=(0.9,)),
+        sampling=dataclasses.replace(TINY.sampling, std=0.9),
+    )
+    averages, losses = [], []
+    for fsdp in (1, 2):
+        mesh = mesh_of(1, fsdp)
+        state, step = begun(run, mesh), compiled_step(run, mesh)
+        for n in range(3):  # the first moves the last layer alone, which starts at 0
+            state, metrics = step(state, sharding.put_batch(batch(n), mesh))
+            losses.append(float(metrics["loss"]))
+        averages.append(optim.averages(state.opt_state)[0])
+    specs = [a.sharding.spec for a in jax.tree.leaves(averages[1])]
+    assert any("fsdp" in spec for spec in specs)
+    np.testing.assert_allclose(losses[3:], losses[:3], rtol=1e-3)
+    moved = jax.tree.map(
+        lambda a, b: float(jnp.abs(jnp.asarray(a) - np.asarray(b)).max()), *averages
+    )
+    # two steps of Adam move by 1e-3 each; a sign that bfloat16 turns moves by as much
+    assert max(jax.tree.leaves(moved)) < 1e-3
 
 
 def test_a_checkpoint_moves_to_another_mesh(runs: dict, tmp_path: Path) -> None:
