@@ -116,7 +116,7 @@ def test_other_networks_train_split_as_whole(name: str) -> None:
     averages, losses = [], []
     for fsdp in (1, 2):
         mesh = mesh_of(1, fsdp)
-        state, step = begun(run, mesh), compiled_step(run, mesh)
+        state, step = initial_state(run, mesh), compiled_step(run, mesh)
         for n in range(3):  # the first moves the last layer alone, which starts at 0
             state, metrics = step(state, sharding.put_batch(batch(n), mesh))
             losses.append(float(metrics["loss"]))
