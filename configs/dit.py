@@ -15,7 +15,16 @@ as docs/results/dit_memory.md counts it.
     python launch/train.py --config=configs/dit.py:tiny-digits --workdir=runs/dit-digits
     python launch/train.py --config=configs/dit.py:tiny-openmoji --workdir=runs/dit-emoji
 
-train pixels on a CPU.
+train pixels on a CPU. The first takes some 10 minutes of CPU time for its 6,000 steps, user
+time of one thread beside other work, compilation included. After 2,500 of them, with the
+code of the commit that added this file,
+
+    python benchmarks/digits_quality.py --workdir=runs/dit-digits --std=0.995
+
+says of 1,000 samples: a classifier trained on the real digits sees the class asked for in
+95.0 % (98.7 % of held-out real digits); their mean distance to the nearest training digit
+is 1.185 of that of held-out digits, with 0.3 % copies, and to the nearest other sample 1.193
+of that among real digits. The emoji have not been trained to their end.
 """
 
 import dataclasses

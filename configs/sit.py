@@ -11,7 +11,16 @@ million batches, and 2.06 with guidance; nobody has trained it with jaxdiff yet.
     python launch/train.py --config=configs/sit.py:tiny-digits --workdir=runs/sit-digits
     python launch/train.py --config=configs/sit.py:tiny-openmoji --workdir=runs/sit-emoji
 
-train pixels on a CPU.
+train pixels on a CPU. The first takes some 6 minutes of CPU time for its 4,000 steps, user
+time of one thread beside other work, compilation included. After 2,500 of them, with the
+code of the commit that added this file,
+
+    python benchmarks/digits_quality.py --workdir=runs/sit-digits --std=0.995
+
+says of 1,000 samples: a classifier trained on the real digits sees the class asked for in
+98.2 % (98.7 % of held-out real digits); their mean distance to the nearest training digit
+is 1.129 of that of held-out digits, with 0.4 % copies, and to the nearest other sample 1.160
+of that among real digits. The emoji have not been trained to their end.
 """
 
 import dataclasses
