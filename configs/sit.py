@@ -19,8 +19,8 @@ code of the commit that added this file,
 
 says of 1,000 samples: a classifier trained on the real digits sees the class asked for in
 98.2 % (98.7 % of held-out real digits); their mean distance to the nearest training digit
-is 1.129 of that of held-out digits, with 0.4 % copies, and to the nearest other sample 1.160
-of that among real digits. The emoji have not been trained to their end.
+is 1.129 of that of held-out digits, with 0.4 % copies, and to the nearest other
+sample 1.160 of that among real digits. The emoji have not been trained to their end.
 """
 
 import dataclasses
