@@ -6,6 +6,9 @@
 
 It is trained on what the denoiser of configs/digits.py sees, on the same path and told the
 level in the same way, and its loss is the cross-entropy.
+
+At sigma 0.1, 0.3, 1, 2 and 5 it is right on 98, 97, 74, 41 and 21 % of the 300 held-out
+digits (one draw of noise each, commit 513f0ba).
 """
 
 import dataclasses
