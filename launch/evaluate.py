@@ -31,7 +31,7 @@ from scoring_flags import BATCH, BLOCKS, NUMBER
 
 from jaxdiff import evaluation
 from jaxdiff.data import Pixels, encoder_of, split_of
-from jaxdiff.data.batches import Source, take
+from jaxdiff.data.batches import Images, take
 from jaxdiff.evaluation import Copies, Judge, compare_solvers, likelihood, report
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.likelihood import dataset_bound
@@ -104,7 +104,7 @@ def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
     return dataset_bound.report(bound, LEVELS)["bins"]
 
 
-def _external(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
+def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
     """Images of others, and the reference that they are held against."""
     path = place(IMAGES.value)
     if scoring_flags.REFERENCE.value is None:
@@ -120,7 +120,7 @@ def _external(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any
     return images, judge, {"title": str(path), "source": str(path)}
 
 
-def _drawn(extractors: list[Extractor]) -> tuple[Source, Judge, dict[str, Any]]:
+def _drawn(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
     """Images of a run, and the judge of its data."""
     model = sampling_flags.model_from_flags()
     kept = sampling_flags.beside() / "quality"
@@ -182,7 +182,7 @@ def _notes(
 def _write(
     named: dict[str, Path],
     scores: dict[str, Any],
-    images: Source,
+    images: Images,
     judge: Judge,
     near: Copies | None,
 ) -> None:

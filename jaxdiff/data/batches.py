@@ -23,14 +23,17 @@ from jaxdiff.types import reprs
 
 
 @runtime_checkable
-class Source(Protocol):
-    """Images with random access, as grain defines it. A label is -1 where there is none.
+class Images(Protocol):
+    """Images with random access, as grain defines it: what a `types.Source` loads.
 
-    `source[i]` is {"image": [H, W, C] uint8, "label": int32} and may be called by several
-    threads at once. A source that has its images in memory also offers
-    `take(indices) -> {"image": [B, H, W, C], "label": [B]}`, which saves the stacking. One
-    that knows the `shape` of an image or the `label` of all of them offers these too, and
-    one that can detect changed images without reading them a `stamp()`.
+    `images[i]` is {"image": [H, W, C] uint8, "label": int32}, -1 = no label, and may be
+    called by several threads at once. Optional members, read where they are present:
+
+        shape           height, width and channels of a stored image, or None
+        label           [N] int, the labels of all images, known without reading these
+        take(indices)   {"image": [B, H, W, C], "label": [B]}, faster than one by one
+        stamp()         a text that changes with the images, known without reading these
+        unreadable      the numbers of the images that could not be read so far
     """
 
     def __len__(self) -> int: ...
@@ -40,7 +43,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Memory:
-    """A source in memory.
+    """Images in memory.
 
     >>> source = Memory(np.zeros([5, 8, 8, 1], np.uint8), np.arange(5, dtype=np.int32))
     >>> len(source), source[3]["label"], source.take(np.array([4, 0]))["label"]
@@ -85,7 +88,7 @@ class Dataset:
 
     __repr__ = reprs.fields
 
-    source: Source
+    source: Images
     classes: tuple[str, ...] = ()
     """Empty where there are no labels, so that every label is -1."""
     left_out: Mapping[str, LeftOut] = dataclasses.field(default_factory=dict)
@@ -108,7 +111,7 @@ class Dataset:
         return take(self.source, indices)
 
 
-def take(source: Source, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
+def take(source: Images, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
     """{"image": [B, H, W, C] uint8, "label": [B] int32} of these numbers."""
     if hasattr(source, "take"):
         return source.take(indices)
@@ -119,7 +122,7 @@ def take(source: Source, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray
     }
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Images) -> str:
     """A hash that changes with the images: of the source's `stamp`, or of 64 images.
 
     >>> images = np.zeros((3, 8, 8, 1), np.uint8)
@@ -176,7 +179,7 @@ def order(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
 class Stream:
     """Batches with random access: `stream[s]` has these rows of the batch of step s."""
 
-    source: Source
+    source: Images
     batch_size: int
     seed: int
     rows: Int[np.ndarray, " b"]

@@ -1,4 +1,4 @@
-"""Data as pictures, whatever is stored: latents are decoded when they are asked for."""
+"""Data as pictures, whatever is stored: latents are decoded on demand."""
 
 import dataclasses
 from typing import Any
@@ -7,20 +7,20 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from jaxdiff.data.batches import Dataset, Source, fingerprint, take
+from jaxdiff.data.batches import Dataset, Images, fingerprint, take
 from jaxdiff.data.encoders import Encoder, Pixels, encoder_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-    """A source of the images that stored posteriors are of, by their means."""
+    """Images decoded from the means of stored posteriors."""
 
-    source: Source
+    source: Images
     encoder: Encoder
     mesh: Mesh | None = None
 
     def stamp(self) -> str:
-        """What tells that the latents were changed, or the VAE."""
+        """Changes with the latents, and with the VAE."""
         vae = getattr(self.encoder, "opened", lambda: None)()
         return f"{fingerprint(self.source)} {vae and vae.digest}"
 

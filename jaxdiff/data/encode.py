@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdiff.data.batches import Source
+from jaxdiff.data.batches import Images
 from jaxdiff.data.encoders import Pixels, VAELatents, encoder_of
 from jaxdiff.data.formats import shards
 from jaxdiff.data.prepare import Prepared, complete, header_of
@@ -151,7 +151,7 @@ def planned(
 class Run:
     """What makes records of images."""
 
-    source: Source
+    source: Images
     shape: tuple[int, int, int]
     skips: bool
     vae: VAE

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdiff.data.batches import LeftOut, Source
+from jaxdiff.data.batches import Images, LeftOut
 from jaxdiff.data.encoders import encoder_of
 from jaxdiff.data.formats import shards
 from jaxdiff.data.skipping import Skipping
@@ -94,7 +94,7 @@ def complete(
 
 
 def planned(
-    data: Any, source: Source, classes: tuple[str, ...], encoding: str, shard_size: int
+    data: Any, source: Images, classes: tuple[str, ...], encoding: str, shard_size: int
 ) -> shards.Header:
     """The header before the first shard.
 
@@ -155,7 +155,7 @@ def header_of(out: Path, new: shards.Header) -> shards.Header:
     return header
 
 
-def packer(source: Source, encoding: str, skips: bool) -> Pack:
+def packer(source: Images, encoding: str, skips: bool) -> Pack:
     """What makes an image's record; each is decoded once, so damage is found now."""
 
     def payload(index: int, image: np.ndarray) -> bytes:

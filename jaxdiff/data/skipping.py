@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from typing import Any
 
-from jaxdiff.data.batches import Dataset, Source, fingerprint
+from jaxdiff.data.batches import Dataset, Images, fingerprint
 from jaxdiff.data.formats import image_files
 
 ON_ERROR = ("stop", "skip")
@@ -18,18 +18,18 @@ ON_ERROR = ("stop", "skip")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Skipping:
-    """A source without the images that another one cannot read; it keeps their numbers."""
+    """Images, with the next readable one in the place of each that cannot be read."""
 
-    of: Source
+    of: Images
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Height, width and channels of an image, if the other source has it."""
+        """Height, width and channels of an image, where `of` has it."""
         return getattr(self.of, "shape", None)
 
     def stamp(self) -> str:
-        """The other source's stamp."""
+        """The fingerprint of `of`."""
         return fingerprint(self.of)
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Skipping:
         raise ValueError(f"none of the {len(self)} images can be read")
 
 
-def skipping(source: Source, on_error: str) -> Source:
+def skipping(source: Images, on_error: str) -> Images:
     """The source, or one that skips what it cannot read.
 
     Raises:

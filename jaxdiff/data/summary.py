@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdiff.data.batches import Dataset, LeftOut, Source
+from jaxdiff.data.batches import Dataset, Images, LeftOut
 from jaxdiff.data.skipping import Skipping
 from jaxdiff.data.sources.folder import Files
 
@@ -89,10 +89,10 @@ def _renumbered(dataset: Dataset) -> list[int]:
     return [i for i, (now, before) in enumerate(pairs) if now != before]
 
 
-def labels_of(source: Source) -> Int[np.ndarray, " N"] | None:
+def labels_of(source: Images) -> Int[np.ndarray, " N"] | None:
     """The labels of all images, -1 = none; None where they are read with the images."""
     source = source.of if isinstance(source, Skipping) else source
-    label = getattr(source, "label", getattr(source, "labels", None))
+    label = getattr(source, "label", None)
     return None if label is None else np.asarray(label)
 
 

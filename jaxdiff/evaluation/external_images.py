@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from jaxdiff.data.batches import Memory, Source
+from jaxdiff.data.batches import Images, Memory
 from jaxdiff.data.formats import image_files, zips
 from jaxdiff.data.formats.listing import File, content, pictures
 from jaxdiff.data.sources.folder import Files
@@ -46,7 +46,7 @@ class Pictures:
 
 def images_in(
     path: PathLike, number: int | None = None, *, size: int | None = None
-) -> Source:
+) -> Images:
     """The images of an NPZ ("images" or "arr_0", uint8), or of a folder or ZIP archive.
 
     All pictures in a folder are taken, at any depth, by the rules of
@@ -99,7 +99,7 @@ def _require(images: Shaped[np.ndarray, "..."], path: Path) -> None:
         )
 
 
-def _files(path: Path, number: int | None, size: int | None) -> Source:
+def _files(path: Path, number: int | None, size: int | None) -> Images:
     """The pictures of a folder or a ZIP archive, whose headers are looked at."""
     files, left_out = pictures(path)
     if left_out:

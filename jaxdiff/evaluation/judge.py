@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, UInt8
 
 from jaxdiff.data import encoder_of, pictures, split_of
-from jaxdiff.data.batches import Dataset, Source, fingerprint, take
+from jaxdiff.data.batches import Dataset, Images, fingerprint, take
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.memorization import Copies, copies
 from jaxdiff.evaluation.metrics import NEIGHBOURS, require_alike, score
@@ -41,7 +41,7 @@ class Judge:
     progress: bool = False
     """Whether to show progress bars."""
 
-    def __call__(self, images: Source) -> tuple[dict[str, float], Copies | None]:
+    def __call__(self, images: Images) -> tuple[dict[str, float], Copies | None]:
         """The metrics of images, and the training images nearest to them.
 
         Raises:
@@ -147,7 +147,7 @@ def _kept(
 class SampleBlock:
     """`count` images of a source, from number `first` on."""
 
-    source: Source
+    source: Images
     first: int
     count: int
 
@@ -162,7 +162,7 @@ class SampleBlock:
         return take(self.source, self.first + indices)
 
 
-def blocks(source: Source, count: int) -> Iterator[SampleBlock]:
+def blocks(source: Images, count: int) -> Iterator[SampleBlock]:
     """Equal blocks of at least two images each, one after the other; what is over is left.
 
     >>> from jaxdiff.evaluation.sample_cache import in_memory
@@ -174,7 +174,7 @@ def blocks(source: Source, count: int) -> Iterator[SampleBlock]:
 
 
 def everything(
-    source: Source, most: int | None = None, *, progress: bool = False
+    source: Images, most: int | None = None, *, progress: bool = False
 ) -> UInt8[np.ndarray, "N H W C"]:
     """All images of a source, or `most` of them, evenly spaced, in memory."""
     count = len(source)
@@ -187,7 +187,7 @@ def everything(
 
 
 def _read(
-    source: Source, numbers: Int[np.ndarray, " n"], done: Bar
+    source: Images, numbers: Int[np.ndarray, " n"], done: Bar
 ) -> UInt8[np.ndarray, "n H W C"]:
     images = take(source, numbers)["image"]
     done.update(len(numbers))

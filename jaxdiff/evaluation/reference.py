@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdiff.data.batches import Source, take
+from jaxdiff.data.batches import Images, take
 from jaxdiff.evaluation.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.evaluation.extractors.extractor import NETWORKS, Extractor
 from jaxdiff.interop import fid_statistics, npz
@@ -76,7 +76,7 @@ class Observed:
 
 
 def observe(
-    images: Source,
+    images: Images,
     extractors: Sequence[Extractor],
     mesh: Mesh,
     *,

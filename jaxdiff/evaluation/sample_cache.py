@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, PyTree, UInt8
 
 from jaxdiff.data import Dataset
-from jaxdiff.data.batches import Memory, Source, order, take
+from jaxdiff.data.batches import Images, Memory, order, take
 from jaxdiff.data.summary import labels_of
 from jaxdiff.interop import npz
 from jaxdiff.runtime.files import PathLike, place, write_atomically
@@ -132,7 +132,7 @@ def labels_like(
     return np.concatenate([label[order(n, seed, e)] for e in epochs])[:count]
 
 
-def labels(source: Source, *, progress: bool = False) -> Int[np.ndarray, " N"]:
+def labels(source: Images, *, progress: bool = False) -> Int[np.ndarray, " N"]:
     """The labels of all images, without reading these where the source has them apart."""
     apart = labels_of(source)
     if apart is not None:

@@ -330,4 +330,4 @@ def test_an_archive_with_a_huge_directory(
 
 def test_images_of_large_numbers_of_files_are_arrays(tmp_path: Path) -> None:
     root = folder(tmp_path / "d", {"b/1.png": picture(1), "a/1.png": picture(2)})
-    assert np.asarray(Folder(root, 8).load().source.labels).tolist() == [0, 1]
+    assert np.asarray(Folder(root, 8).load().source.label).tolist() == [0, 1]

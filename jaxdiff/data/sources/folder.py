@@ -86,12 +86,12 @@ class Folder:
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """A source that decodes files on demand."""
+    """Images that are decoded from files on demand."""
 
     __repr__ = reprs.fields
 
     paths: tuple[File, ...]
-    labels: tuple[int, ...]
+    label: tuple[int, ...]
     size: int
     from_folders: bool = False
     """Whether the labels are those of sub-folders."""
@@ -110,7 +110,7 @@ class Files:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = read(self.paths[index], self.size)
-        return {"image": image, "label": np.int32(self.labels[index])}
+        return {"image": image, "label": np.int32(self.label[index])}
 
 
 def read(

@@ -112,11 +112,11 @@ class Latents:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """A source that reads a latent from the file whenever it is asked for."""
+    """Latents that are read from the file on demand."""
 
     path: Path
     latents: Float[np.ndarray, "N H W S"]
-    labels: Int[np.ndarray, " N"]
+    label: Int[np.ndarray, " N"]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,16 +124,16 @@ class Rows:
         return self.latents.shape[1:]
 
     def stamp(self) -> str:
-        """What tells that the file was changed."""
+        """The stamp of the file, which changes with it."""
         return stamp(self.path)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.label)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         stored = np.array(self.latents[index])
         require_posterior(stored, f"{self.path}: latent {index}")
-        return {"image": stored, "label": self.labels[index]}
+        return {"image": stored, "label": self.label[index]}
 
 
 def require_posterior(stored: Float[np.ndarray, "..."], where: str) -> None:
