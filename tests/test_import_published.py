@@ -1,5 +1,6 @@
 """Published models, from their files to runs: what each becomes, and what is refused."""
 
+import functools
 import json
 import re
 import tracemalloc
@@ -22,7 +23,7 @@ from jaxdiff.runs import published as importing
 from jaxdiff.runs import restoring
 from jaxdiff.schedules.posterior import LearnedVariance
 from jaxdiff.types import Condition, NoiseLevel
-from tests.model_goldens import FILES, close, golden, keys
+from tests.model_goldens import FILES, close, golden, keys, vae_folder
 from tests.test_adm_published import settings
 
 PLAIN = Choices(side=8, heads=2, attention="heads-first", schedule="linear-1000")
@@ -93,10 +94,16 @@ def test_what_is_written_beside_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_vae_is_named_for_latents_alone(tmp_path: Path) -> None:
-    given = {"choices": Choices(heads=4), "vae": "my/vae"}
-    run = importing.load(FILES / "dit_a.pt", tmp_path, **given).snapshot.experiment
+    vae = str(vae_folder(tmp_path / "vae"))
+    load = functools.partial(importing.load, FILES / "dit_a.pt", tmp_path / "out")
+    run = load(choices=Choices(heads=4), vae=vae).snapshot.experiment
     assert run.data.encoder == VAELatents.ldm()
-    assert (run.data.encoder.vae, run.data.encoder.vae_low) == ("my/vae", -1)
+    assert (run.data.encoder.vae, run.data.encoder.vae_low) == (vae, -1)
+    for wrong, complaint in (("nowhere", "there is no VAE at 'nowhere': name the folder"),
+                             (FILES / "dit_a.pt", "there is no .*config.json"),
+                             (tmp_path, "there is no .*config.json")):  # fmt: skip
+        with pytest.raises(FileNotFoundError, match=complaint):
+            load(choices=Choices(heads=4), vae=str(wrong))
     with pytest.raises(ValueError, match="draws pixels, no latents"):
         importing.load(FILES / "adm_plain.pt", tmp_path, choices=PLAIN, vae="my/vae")
 

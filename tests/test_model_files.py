@@ -55,6 +55,21 @@ def test_a_training_checkpoint_gives_its_averages_and_its_arguments_as_data() ->
     close(predicted(net, variables, "sit_a"), expected, 2e-5)
 
 
+def test_a_flipped_bit_of_a_torch_file_is_seen(tmp_path: Path) -> None:
+    """Each member of its zip has a checksum; here the first number of a storage."""
+    values = np.ones(4096, np.float32)
+    data = bytearray(
+        torch_writer.archive({"w": torch_writer.tensor("0", values)}, {"0": values})
+    )
+    path = tmp_path / "a.pt"
+    path.write_bytes(data)
+    assert weights.read(path).tensors["w"].tolist() == values.tolist()
+    data[data.index(values.tobytes()) + 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.pt: .*data/0 is damaged: its checksum"):
+        weights.read(path)
+
+
 # half precision rounds weights by 2^-11
 @pytest.mark.parametrize(
     ("file", "dtype", "rtol"),

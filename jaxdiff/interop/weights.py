@@ -57,7 +57,10 @@ def read(path: PathLike) -> Weights:
         data = archives.mapped(path)
         if is_safetensors(bytes(data[:9])):
             return Weights(_safetensors(path, data))
-        return _chosen(load(data, OTHERWISE))
+        chosen = _chosen(load(data, OTHERWISE))
+        if bytes(data[:4]) == archives.HEADER:
+            archives.require_intact(path)
+        return chosen
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -80,8 +80,9 @@ def load(
     folder of the VAE that makes pictures of latents.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: what is wrong with the file, or `out` holds a run that was trained.
+        FileNotFoundError: there is no such file, or no VAE.
+        ValueError: what is wrong with the file or the VAE, or `out` holds a run that was
+            trained.
     """
     folder = place(out)
     if (folder / "checkpoints").is_dir():
@@ -90,6 +91,8 @@ def load(
     if model.family == "edm2":
         _require_training(model)
     run = published.experiment(model, data, dtype, vae)
+    if vae and not run.data.encoder.image_shape(model.shape):
+        raise FileNotFoundError(f"there is no VAE at {vae!r}: name the folder of one")
     snapshot = _snapshot(model, run)
     path = snapshots.path_of(folder / snapshots.TRACKED, snapshot)
     return Import(model, snapshot, path, published.LICENCES[model.family])
