@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,26 @@ def run(line: list[str], environment: dict[str, str]) -> subprocess.CompletedPro
     return subprocess.run(
         line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
+
+
+def kill_when(
+    line: list[str], environment: dict[str, str], ready: Callable[[], bool], sign: int
+) -> tuple[int, str]:
+    """Starts a run and sends it a signal once `ready`; its exit code and output."""
+    process = subprocess.Popen(
+        line,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(sign)
+    return process.wait(timeout=120), process.communicate()[0]
 
 
 def reached(workdir: Path, step: int) -> Callable[[], bool]:

@@ -9,8 +9,7 @@ import pytest
 
 import jaxdiff
 from tests.extending import whole
-from tests.system.commands import command, reached, run, saved_steps
-from tests.system.test_runs import kill_when
+from tests.system.commands import command, kill_when, reached, run, saved_steps
 
 
 def test_what_is_one_s_own_trains_is_killed_resumes_samples_and_is_scored(

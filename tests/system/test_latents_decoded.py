@@ -1,19 +1,25 @@
 """From photos to pictures through a VAE: encode, train on latents, draw, edit, score."""
 
-import dataclasses
-import warnings
+import json
+import signal
+import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import PyTree
 from PIL import Image
 
+import jaxdiff as jd
 from jaxdiff import train
-from jaxdiff.config import Experiment, from_config
-from jaxdiff.data import Folder, LatentRecords, encode, encoder_of, statistics, vae
+from jaxdiff.data import Folder, LatentRecords, encode, encoder_of, vae
+from jaxdiff.data.formats import shards
 from tests.cases.commands import run
-from tests.model_goldens import vae_folder
-from tests.system.tiny import get_config
+from tests.model_goldens import cast, vae_folder
+from tests.system.commands import command, kill_when, leaves, saved_steps
+from tests.system.commands import run as run_process
 
 pytest.importorskip("array_record", reason='needs pip install "jaxdiff[records]"')
 
@@ -28,36 +34,102 @@ def photos(at: Path, count: int = 40) -> Path:
     return at
 
 
-def experiment(data: LatentRecords) -> Experiment:
-    """The smallest run, on latents of 2 classes."""
-    tiny = from_config(get_config())
-    network = tiny.network.clone(label_dim=2)
-    sampling = dataclasses.replace(tiny.sampling, images=4)
-    return dataclasses.replace(
-        tiny, data=data, network=network, sampling=sampling, steps=2, sample_every=2,
-        eval_every=0, checkpoint_every=2,
-    )  # fmt: skip
+KILLED = """
+import os, runpy, signal, sys
+from jaxdiff.data import encode
+
+packed = encode.Run.packed
+
+def mortal(run, numbers, rows):
+    if numbers[0] == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return packed(run, numbers, rows)
+
+encode.Run.packed = mortal
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "launch")
+runpy.run_path("launch/encode.py", run_name="__main__")
+"""
+"""`launch/encode.py`, killed in its second shard of 16 images."""
+
+
+def encoded(at: Path, environment: dict[str, str]) -> str:
+    """Encodes the photos, is killed, and goes on; what to write to train on the latents."""
+    line = (
+        f"--images={photos(at / 'photos')}",
+        "--size=16",
+        f"--vae={vae_folder(at / 'vae')}",
+    )
+    line += f"--out={at / 'latents'}", "--shard_size=16", "--batch=2"
+    killed = run_process([sys.executable, "-c", KILLED, "encode", *line], environment)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(shards.read_header(at / "latents").shards) == 1
+    done = run("encode", *line)
+    assert done.status == 0, done.err
+    assert "40 records of 2 classes in 3 shards (1 were there)" in done.out
+    return done.out.splitlines()[-1].strip()
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the latents of 40 photos; the folder `vae` is beside it."""
+def workdir(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DiT trained on the latents of 40 photos; the folder `vae` is beside it.
+
+    Both the encoding and the training were killed once, and given again.
+    """
     at = tmp_path_factory.mktemp("way")
+    environment = {**environment, "JAXDIFF_CACHE": str(at / "cache")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXDIFF_CACHE", str(at / "cache"))
-        opened = vae.load(vae_folder(at / "vae"), batch=2)
-        images = Folder(str(photos(at / "photos")), 16)
-        encode.encode(images, opened, at / "latents", shard_size=16, progress=False)
-        data, _ = encode.records(
-            at / "latents", opened, at / "vae", "measured", progress=False
-        )
-        scaled = dataclasses.replace(data.encoder, sigma_data=0.75)
-        data = dataclasses.replace(data, encoder=scaled)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # nothing is a preview
-            train.fit(experiment(data), at / "run", progress=False)
-        assert statistics.stored(data, data.load()) is not None
+        data = f"--config.data={encoded(at, environment)}"
+        line = ("--config=tests/system/tiny_dit.py", f"--workdir={at / 'run'}", data)
+        devices = f"--cpu_devices={len(jax.devices())}"
+        endless = command("train", *line, devices, "--config.steps=1000000")
+        saved = lambda: (at / "run/checkpoints").exists() and saved_steps(at / "run")
+        code, output = kill_when(endless, environment, saved, signal.SIGKILL)
+        assert code == -signal.SIGKILL, output
+        step = max(saved_steps(at / "run"))
+        done = run("train", *line, f"--config.steps={step + 2}")
+        assert done.status == 0, done.err
+        starts = (at / "run/starts.jsonl").read_text().splitlines()
+        assert [json.loads(text)["step"] for text in starts] == [0, step]
+        assert "preview" not in done.err
     return at / "run"
+
+
+def test_what_was_killed_ends_as_what_was_not(workdir: Path, tmp_path: Path) -> None:
+    """The latents, byte for byte, and the state of the training, bit for bit."""
+    at = workdir.parent
+    opened = vae.load(at / "vae", batch=2)
+    images = Folder(str(at / "photos"), 16)
+    encode.encode(images, opened, tmp_path / "latents", shard_size=16, progress=False)
+    for path in (at / "latents").iterdir():
+        assert path.read_bytes() == (tmp_path / "latents" / path.name).read_bytes()
+    whole = jd.restore(workdir).experiment
+    train.fit(whole, tmp_path / "run", progress=False)
+    expected = leaves(tmp_path / "run")
+    for name, value in leaves(workdir).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_encoded_photos_decode_as_by_the_published_network(workdir: Path) -> None:
+    """To the byte next to what the network gives in float64, whose numbers are golden."""
+    at, some = workdir.parent, np.arange(8)
+    opened, photos = vae.load(at / "vae"), Folder(str(at / "photos"), 16).load()
+    network = opened.network.clone(dtype="float64")
+
+    @jax.jit
+    def around(variables: PyTree, x: jax.Array) -> jax.Array:
+        mean, _ = network.apply(variables, x, method="encode")
+        return network.apply(variables, mean, method="decode")
+
+    with jax.enable_x64(True):
+        x = jnp.asarray(photos.take(some)["image"] / 127.5 - 1)
+        exact = np.asarray(around(cast(opened.variables, "float64"), x))
+    data = jd.restore(workdir).experiment.data
+    x0, _ = data.encoder.moments(data.load().take(some)["image"])
+    decoded = data.encoder.decode(x0)
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded - 127.5 * (1 + np.clip(exact, -1, 1))).max() < 0.51
 
 
 def test_training_draws_pictures(workdir: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from jaxdiff.runs import restoring, run_folder
 from tests.cases import commands as here
 from tests.cases.commands import Done
 from tests.system.commands import (
-    ROOT,
     command,
+    kill_when,
     leaves,
     reached,
     refused_training,
@@ -28,26 +27,6 @@ from tests.system.commands import (
 )
 
 STEPS = 40
-
-
-def kill_when(
-    line: list[str], environment: dict[str, str], ready: Callable[[], bool], sign: int
-) -> tuple[int, str]:
-    """Starts a run and sends it a signal once `ready`; its exit code and output."""
-    process = subprocess.Popen(
-        line,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.0005)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(sign)
-    return process.wait(timeout=120), process.communicate()[0]
 
 
 def saving(workdir: Path, past: int) -> Callable[[], bool]:
