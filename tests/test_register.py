@@ -1,12 +1,16 @@
 """Types of one's own: what registering asks of them, and how they are saved and named."""
 
+import json
+import math
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -89,7 +93,10 @@ def test_a_file_that_is_read_again_takes_the_place_of_what_it_was(tmp_path: Path
     first = read(tmp_path / "own.py", FILE.format(power=0.5))
     again = read(tmp_path / "own.py", FILE.format(power=0.75))
     assert TYPES["weightings.Powered"] is again.Powered is not first.Powered
-    assert NAMES[first.Powered] == NAMES[again.Powered] == "weightings.Powered"
+    assert NAMES[again.Powered] == "weightings.Powered"
+    assert to_dict(again.Powered())["type"] == "weightings.Powered"
+    with pytest.raises(ValueError, match="Powered was registered again since this value"):
+        to_dict(first.Powered())  # it would come back as another class
     assert from_dict({"type": "weightings.Powered"}) == again.Powered(0.75)
     with pytest.raises(
         ValueError, match=r"weightings.Powered is the name of own.Powered al"
@@ -115,7 +122,8 @@ CALL = "def __call__(self, at): return at.snr"
 def make(fields: str = "x: int = 0", body: str = CALL) -> type:
     space: dict = {}
     text = f"@dataclass(frozen=True)\nclass Own:\n    {fields}\n    {body}\n"
-    exec(text, {"dataclass": dataclass, "jax": jax, "np": np}, space)
+    known = {"dataclass": dataclass, "jax": jax, "np": np}
+    exec(text, known | {"typing": typing, "Schedule": Schedule}, space)
     return space["Own"]
 
 
@@ -144,6 +152,7 @@ def mutable() -> type:
             "weightings.Own",
             r"the nearest is Weighting, whose __call__ takes \(self, at\)",
         ),
+        (lambda: make("type: str = ''"), "", "Own has a field called type, which"),
         (make, "ELBO", "weightings.ELBO is the name of jaxdiff.obj"),
         (make, "nowhere.Own", "register.name='nowhere.Own'.: a name is as Mine or"),
         (make, "a b", "register.name='a b'.: a name is as"),
@@ -171,6 +180,54 @@ def test_a_network_is_called_as_training_calls_it() -> None:
 def test_what_has_no_name_cannot_be_saved() -> None:
     with pytest.raises(ValueError, match=r"Own has no name .*: write @jaxdiff.register"):
         to_dict(make()())
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ([1, 2], r"Own.x is \[1, 2\], which cannot be saved: make the list a tuple"),
+        (np.ones(2), r"Own.x is array\(\[1., 1.\]\), which cannot be saved: a field is a"),
+        (jnp.bfloat16, "Own.x is .*bfloat16.*, which cannot be saved"),
+        ({"a": 1}, "Own.x is .*, which cannot be saved"),
+        ((1, (b"x",)), r"Own.x\[1\]\[0\] is b'x', which cannot be saved"),
+        (math.nan, "Own.x is nan, which cannot be saved"),
+    ],
+)
+def test_what_cannot_be_read_again_is_not_saved(value: object, line: str) -> None:
+    own = jd.register(make("x: typing.Any = 0"))
+    with pytest.raises(ValueError, match=line) as caught:
+        to_dict(jd.Experiment(loss=jd.WeightedError(own(value))))
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_saved_as_numbers() -> None:
+    own = jd.register(make("x: float = 0.0"))
+    tree = json.loads(json.dumps(to_dict(own(np.float32(0.5)))))
+    assert from_dict(tree) == own(0.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "right", "wrong"),
+    [
+        ("x: float | None = None", 2.0, "y"),
+        ("x: typing.Optional[float] = None", 2.0, "y"),
+        ("x: typing.Literal[1, 2] = 1", 2, 3),
+        ("x: typing.Literal['a'] | int = 1", "a", None),
+        ("x: Schedule | float = 1.0", jd.Cosine(), "y"),
+        ("x: Schedule | float = 1.0", 3.0, jd.Heun()),
+    ],
+)
+def test_a_field_may_be_one_of_several(field: str, right: object, wrong: object) -> None:
+    own = jd.register(make(field))
+    for value in (right, own().x):
+        assert from_dict(json.loads(json.dumps(to_dict(own(value))))) == own(value)
+    with pytest.raises(ValueError, match=r"^config\.x must be"):
+        from_dict(to_dict(own()) | {"x": to_dict(wrong)})
+
+
+def test_whole_numbers_of_a_field_of_floats_are_floats() -> None:
+    own = jd.register(make("x: float | None = None"))
+    assert type(from_dict(to_dict(own(2))).x) is float
 
 
 def test_a_name_of_a_group_says_what_a_class_is() -> None:
@@ -201,8 +258,13 @@ def test_being_a_source_reads_no_folder() -> None:
 
 
 def test_what_a_value_has_not_is_named() -> None:
-    with pytest.raises(ValueError, match=r"network must be Network, got .*no .*label_dim"):
+    line = r"network must be Network, got Dense.*: write @jaxdiff.register above the class "
+    with pytest.raises(ValueError, match=line):
         check("network", nn.Dense(3), Network)
+    with pytest.raises(
+        ValueError, match=r"data must be Source, got Cosine.*no load, shape$"
+    ):
+        check("data", jd.Cosine(), Source)
 
 
 class Standing(nn.Module):

@@ -35,7 +35,7 @@ from jaxdiff.types import (
     implements,
 )
 from jaxdiff.types.protocols import members, required
-from jaxdiff.types.ranges import quote
+from jaxdiff.types.ranges import UNIONS, quote
 
 MAIN = (
     *(Network, Source, Optimizer, Schedule, Times, Parameterization, Solver, Rule),
@@ -67,7 +67,11 @@ def register(cls: Any = None, *, name: str = "") -> Any:
     _require_savable(cls)
     group, _, short = name.rpartition(".")
     short = short or cls.__name__
-    if not short.isidentifier() or (group and group not in KINDS.values()):
+    if (
+        not isinstance(name, str)
+        or not short.isidentifier()
+        or (group and group not in KINDS.values())
+    ):
         groups = ", ".join(sorted({*KINDS.values()}))
         raise ValueError(
             f"register(name={quote(name)}): a name is as Mine or GROUP.Mine, with "
@@ -108,6 +112,11 @@ def _require_savable(cls: type) -> None:
     except NameError as error:
         raise ValueError(f"{cls.__qualname__}'s fields: {error}") from error
     made = {f.name: f.init for f in dataclasses.fields(cls)}
+    if "type" in fields:
+        raise ValueError(
+            f"{cls.__qualname__} has a field called type, which is what a saved experiment "
+            "calls the class itself: choose another name for it"
+        )
     for name, hint in fields.items():
         if not (made[name] and _savable(hint)):
             text = hint.__name__ if isinstance(hint, type) else str(hint)
@@ -122,7 +131,7 @@ def _savable(hint: Any) -> bool:
     args = typing.get_args(hint)
     if hint in (Any, bool, int, float, str, types.NoneType) or hint in NAMES:
         return True
-    if typing.get_origin(hint) in (tuple, types.UnionType, typing.Union):
+    if typing.get_origin(hint) in (tuple, *UNIONS):
         return all(arg is ... or _savable(arg) for arg in args)
     return typing.get_origin(hint) is typing.Literal or hint in KINDS
 

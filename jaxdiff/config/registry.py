@@ -35,6 +35,7 @@ from jaxdiff.types import (
     Weighting,
 )
 from jaxdiff.types.protocols import members, missing
+from jaxdiff.types.ranges import UNIONS
 
 _TYPES: dict[str, type] = {
     f"{module}.{cls.__name__}": cls
@@ -215,7 +216,12 @@ _REGISTERED: dict[type, type] = {}
 
 
 def add(name: str, cls: type, protocol: type) -> None:
-    """Puts a type into the table, as one of a protocol's; see `registration.register`."""
+    """Puts a type into the table, as one of a protocol's; see `registration.register`.
+
+    Values of a type that had the name before can be saved no more: they would come back as
+    values of this one.
+    """
+    _NAMES.pop(_TYPES.get(name, cls), None)
     _TYPES[name], _NAMES[cls], _REGISTERED[cls] = cls, name, protocol
     allowed.cache_clear()
 
@@ -228,8 +234,17 @@ def registered() -> Mapping[type, type]:
 @functools.cache
 def allowed(hint: Any) -> tuple[str, ...]:
     """Names in `TYPES` of what an annotation allows; () where it is of no such types."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(name for kind in kinds for name in _names(kind))
+    return tuple(name for kind in _kinds(hint) for name in _names(kind))
+
+
+def holds_plain(hint: Any) -> bool:
+    """Whether an annotation allows numbers, strings or the like, as `float | None`."""
+    return not all(_names(kind) for kind in _kinds(hint))
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in UNIONS
+    return typing.get_args(hint) if union else (hint,)
 
 
 def _names(kind: Any) -> list[str]:

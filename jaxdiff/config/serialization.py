@@ -2,15 +2,17 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdiff.config.experiment import Experiment
 from jaxdiff.config.fields import elements, fields_of
-from jaxdiff.config.registry import NAMES, TYPES, allowed
-from jaxdiff.types.ranges import quote, rules
+from jaxdiff.config.registry import NAMES, TYPES, allowed, holds_plain, registered
+from jaxdiff.types.ranges import UNIONS, quote, rules
 
 
 def to_dict(value: Any) -> Any:
@@ -19,18 +21,46 @@ def to_dict(value: Any) -> Any:
     >>> from jaxdiff.sampling import solvers
     >>> to_dict(solvers.DDIM(eta=0.5))
     {'type': 'solvers.DDIM', 'eta': 0.5}
+
+    Raises:
+        ValueError: a value of a type that is not registered, or not any more, or a field
+            that holds what cannot be saved.
     """
+    return _plain(value, type(value).__name__)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """`to_dict` of what the class and field `where` holds."""
     if isinstance(value, tuple):
-        return tuple(to_dict(v) for v in value)
+        return tuple(_plain(element, f"{where}[{i}]") for i, element in enumerate(value))
     if not dataclasses.is_dataclass(value):
-        return value
-    if type(value) not in NAMES:
+        return _plain_leaf(value, where)
+    cls = type(value)
+    if cls not in NAMES and cls in registered():
         raise ValueError(
-            f"{type(value).__name__} has no name that an experiment could be saved with: "
+            f"{cls.__name__} was registered again since this value of it was made: make "
+            "the value again, of the class as it is now"
+        )
+    if cls not in NAMES:
+        raise ValueError(
+            f"{cls.__name__} has no name that an experiment could be saved with: "
             "write @jaxdiff.register above the class (docs/extending.md)"
         )
-    named = {name: to_dict(getattr(value, name)) for name in fields_of(type(value))}
-    return {"type": NAMES[type(value)], **named}
+    fields = fields_of(cls)
+    held = {name: _plain(getattr(value, name), f"{cls.__name__}.{name}") for name in fields}
+    return {"type": NAMES[cls], **held}
+
+
+def _plain_leaf(value: Any, where: str) -> Any:
+    """A number, a string or None; NumPy's numbers as Python's."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(plain, bool | int | float | str | None) or plain != plain:
+        tip = "make the list a tuple; " if isinstance(value, list) else ""
+        raise ValueError(
+            f"{where} is {quote(value)}, which cannot be saved: {tip}a field is a number, "
+            "a string, True or False, None, a tuple of such, or a registered value"
+        )
+    return plain
 
 
 def from_dict(tree: Any, where: str = "config", kind: Any = Any) -> Any:
@@ -62,15 +92,21 @@ def _read(tree: Any, hint: Any, where: str, depth: int) -> Any:
             _read(element, element_hint, f"{where}[{i}]", depth + 1)
             for i, (element, element_hint) in enumerate(pairs)
         )
-    elif hint is float and type(tree) is int and abs(tree) < 2**1000:
+    elif _is_float(hint) and type(tree) is int and abs(tree) < 2**1000:
         value = float(tree)
     else:
         value = tree
-    names = allowed(hint)
+    names = () if holds_plain(hint) else allowed(hint)
     if names and NAMES.get(type(value), "None" if value is None else "") not in names:
         many = f"one of {', '.join(names)};" if len(names) > 1 else f"a {names[0]},"
         raise ValueError(f"{where} must be {many} got {quote(value)}")
     return value
+
+
+def _is_float(hint: Any) -> bool:
+    """Whether numbers of an annotation are float, as of `float | None`."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+    return float in kinds and int not in kinds
 
 
 def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:

@@ -32,7 +32,7 @@ from typing import Annotated, Any, TypeVar
 import jax
 import numpy as np
 
-from jaxdiff.types.protocols import ByType, missing
+from jaxdiff.types.protocols import ByType, missing, required
 
 LARGE = 1e15
 """The largest magnitude of an unbounded number: float32 still holds its square."""
@@ -197,12 +197,27 @@ def _rule(hint: Any) -> Callable[[str, Any], None] | None:
         return _all(checks) if checks else None
     if origin is tuple:
         return functools.partial(_check_tuple, args)
-    if isinstance(hint, types.UnionType):
-        kinds = tuple(typing.get_origin(kind) or kind for kind in args)
-        return functools.partial(_check_kind, kinds)
+    if origin is typing.Literal:
+        return Choice(*args).check
+    if origin in UNIONS:
+        return None if Any in args else functools.partial(_check_kind, _kinds(args))
     if isinstance(hint, type) and origin is None:
         return functools.partial(_check_kind, (hint,))
     return None
+
+
+UNIONS = (types.UnionType, typing.Union)
+"""What X | Y and Optional[X] are made by."""
+
+
+def _kinds(args: tuple[Any, ...]) -> tuple[type, ...]:
+    """The types that a union allows; of a Literal, those of its values."""
+    kinds: list[type] = []
+    for kind in args:
+        literal = typing.get_origin(kind) is typing.Literal
+        plain = typing.get_origin(kind) or kind
+        kinds += map(type, typing.get_args(kind)) if literal else [plain]
+    return tuple(dict.fromkeys(kinds))
 
 
 def _all(every: list[Callable[[str, Any], None]]) -> Callable[[str, Any], None]:
@@ -238,7 +253,15 @@ def _check_kind(kinds: tuple[type, ...], name: str, value: Any) -> None:
         line = f"{name} must be {' or '.join(names)}, got {quote(value)}"
         lacks = missing(type(value), kinds[0]) if isinstance(kinds[0], ByType) else ()
         if dataclasses.is_dataclass(value) and lacks:
-            line += f", which has no {', '.join(lacks)}"
+            name = type(value).__name__
+            needs = [member for member in lacks if member in required(kinds[0])]
+            line += (
+                f", which has no {', '.join(needs)}"
+                if needs
+                else (
+                    f": write @jaxdiff.register above the class {name} (docs/extending.md)"
+                )
+            )
         raise ValueError(line)
 
 
