@@ -176,7 +176,7 @@ def test_the_least_that_can_be_brought_goes_the_whole_way(
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
     terms = jax.eval_shape(cost, run.variables, keys, image, label, steps)
     assert terms.vb.shape[-1] == 4
-    with pytest.raises(ValueError, match="the estimator is a denoiser"):
+    with pytest.raises(ValueError, match="the estimator says x0 and no noise level"):
         of_run.check(experiment, experiment, aware=False)
     fitted = finetuning.fitted(run.variables, experiment, experiment)
     assert fitted.lines[0].startswith("4 of the 4 arrays")
