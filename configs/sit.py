@@ -1,7 +1,7 @@
 """SiT: DiT's transformer trained as a rectified flow, on the velocity.
 
     python launch/encode.py --images=my/imagenet --size=256 --vae=my/sd-vae-ft-ema \\
-        --out=my/imagenet256
+        --mirror --out=my/imagenet256
     python launch/train.py --config=configs/sit.py:xl2 --workdir=runs/sit-xl2
 
 After the colon: the size s, b, l or xl and the patch 2, 4 or 8, "-512" behind it for

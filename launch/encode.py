@@ -12,8 +12,9 @@ that launch/train.py takes. Every device encodes; the same command again goes on
 was stopped, at the first shard that is not whole, and ends with the same bytes.
 
 A record has the mean and the std of the VAE's posterior, of which training draws anew at
-each step; --seed=0 stores one draw of each image instead. --scaling says how latents become
-what the network sees, and what black is to the VAE:
+each step; --seed=0 stores one draw of each image instead. --mirror adds the latents of the
+mirrored images, as DiT and SiT were trained on. --scaling says how latents become what the
+network sees, and what black is to the VAE:
 
     ldm       (latent - shift) factor, from the VAE's config.json; black is -1
     edm2      EDM2's mean and std of each channel, for sd-vae-ft-mse; black is 0
@@ -34,6 +35,7 @@ VAE = flags.DEFINE_string("vae", "", "The folder of the VAE's config.json and we
 OUT = flags.DEFINE_string("out", "", "The folder of the records, made if need be.")
 SCALING = flags.DEFINE_enum("scaling", "ldm", encode.SCALINGS, "What x0 is; see above.")
 DRAW = flags.DEFINE_integer("seed", None, "Store one draw by this seed.", 0, 2**32 - 1)
+MIRROR = flags.DEFINE_bool("mirror", False, "Encode each image mirrored, too.")
 STORED = flags.DEFINE_enum("stored", "float32", DTYPES, "Type of the stored numbers.")
 DTYPE = flags.DEFINE_enum(
     "vae_dtype", "float32", ["float32", "bfloat16"], "What the VAE computes in."
@@ -51,10 +53,11 @@ def main() -> None:
     data, out, folder = data_flags.data(), command.folder(OUT), command.folder(VAE)
     opened = encode.opened(folder, SCALING.value, dtype=DTYPE.value, batch=BATCH.value)
     how = {"seed": DRAW.value, "dtype": STORED.value, "shard_size": SHARD_SIZE.value}
+    how["mirrored"] = MIRROR.value
     made = encode.encode(data, opened, out, **how)
     data_flags.report(out, made)
-    if getattr(data, "flip", False):
-        print("data.flip mirrors nothing here: latents are of the images as they are")
+    if getattr(data, "flip", False) and not MIRROR.value:
+        print("data.flip mirrors nothing here: add --mirror for the mirrored images, too")
     records, raw = encode.records(out, opened, VAE.value, SCALING.value)
     print(f"\n{'channel':>10} {'mean':>10} {'std':>10}")
     for i, (mean, std) in enumerate(zip(raw.mean, raw.std, strict=True)):

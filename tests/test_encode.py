@@ -158,9 +158,24 @@ def test_a_draw_is_of_its_image_and_seed(
     assert abs(np.corrcoef(eps.ravel(), other.ravel())[0, 1]) < 5 / np.sqrt(eps.size)
 
 
+def test_mirrored_images_follow_the_others(
+    made: Path, opened: vae.VAE, tmp_path: Path
+) -> None:
+    """With the labels of the images that they are of; encoded, and not mirrored latents."""
+    assert make(tmp_path / "both", opened, mirrored=True).header.count == 22
+    (images, labels), (alone, expected) = stored(tmp_path / "both"), stored(made)
+    np.testing.assert_array_equal(labels, np.tile(expected, 2))
+    np.testing.assert_allclose(images[:11], alone, atol=3e-6)
+    source = IMAGES.load().take(np.arange(11))["image"]
+    mean, std = opened.encode(source[:, :, ::-1])
+    np.testing.assert_allclose(images[11:], np.concatenate([mean, std], -1), atol=3e-6)
+    assert np.abs(images[11:] - images[:11]).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("how", "complaint"),
     [
+        ({"mirrored": True}, "mirrored is None there, True here"),
         ({"seed": 1}, "latents is 'mean and std' there, 'dr"),
         ({"dtype": "float16"}, "dtype is 'float32' there, 'float16' here"),
     ],

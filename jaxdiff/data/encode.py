@@ -5,6 +5,9 @@ them: training draws anew at each step. With a `seed` it is one draw and a std o
 
     latent = mean + std eps,     eps ~ N(0, I) from the key fold_in(seed, image's number)
 
+`mirrored` data are all images and then all of them again, left to right: the latents of
+a mirrored image are not the mirrored latents, so nothing can mirror them later.
+
 Every shard starts a batch of its own, and a device takes as many images at a time whatever
 the number of devices; so a command that was killed and given again, on as many devices or
 others of the same kind, leaves the same bytes as one that was not.
@@ -55,10 +58,13 @@ def encode(
     seed: int | None = None,
     dtype: str = "float32",
     shard_size: int = 1024,
+    mirrored: bool = False,
     mesh: Mesh | None = None,
     progress: bool = True,
 ) -> Prepared:
     """Writes the latents of a data set's images, `shard_size` to a shard.
+
+    `mirrored` adds those of the mirrored images.
 
     The same call again makes what is missing. It runs on the devices of the mesh, by
     default all of this process.
@@ -74,7 +80,10 @@ def encode(
     dataset = data.load()
     skips = isinstance(dataset.source, Skipping)
     source = dataset.source.of if skips else dataset.source
+    source = Mirrored(source) if mirrored else source
     new = planned(data, vae, len(source), dataset.classes, seed, dtype, shard_size)
+    if mirrored:
+        new = dataclasses.replace(new, of={**new.of, "mirrored": True})
     header = header_of(out, new)
     kept = len(header.shards)
     mesh = mesh or sharding.data_mesh(jax.local_devices())
@@ -145,6 +154,21 @@ def planned(
     of |= {"latents": "mean and std" if seed is None else f"draws of seed {seed}"}
     shape, total = (height, width, 2 * channels), math.ceil(count / shard_size)
     return shards.Header("raw", dtype, shape, classes, total, (), of)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mirrored:
+    """A source's images, and then each of them mirrored, left to right."""
+
+    of: Images
+
+    def __len__(self) -> int:
+        return 2 * len(self.of)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        second, number = divmod(index, len(self.of))
+        row = self.of[number]
+        return {**row, "image": row["image"][:, ::-1]} if second else row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
