@@ -1,6 +1,6 @@
 """Makes a published model one of jaxdiff's: a run that samples, evaluates and trains on.
 
-    python launch/import_model.py DiT-XL-2-256x256.pt runs/dit --vae=sd-vae-ft-mse
+    python launch/import_model.py DiT-XL-2-256x256.pt runs/dit --vae=sd-vae-ft-ema
     python launch/sample.py --workdir=runs/dit
 
     python launch/import_model.py SiT-XL-2-256.pt runs/sit --as=sit-xl2-256

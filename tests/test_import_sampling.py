@@ -135,7 +135,7 @@ def test_guidance_of_three_channels_is_offered_and_all_is_the_default() -> None:
         if three:
             assert s.rule.count == 3
     fids = {name: way.fid for name, way in published.SAMPLING.items() if way.fid}
-    assert fids["dit-guided-3"] == {"dit-xl2-256": 2.27}
+    assert fids["dit-guided-3"] == {"dit-xl2-256": 2.27, "dit-xl2-512": 3.04}
     assert {*fids} == {"adm", "dit", "dit-guided-3", "sit-sde", "sit-sde-guided-3",
                        "sit-adaptive-guided-3"}  # fmt: skip
 

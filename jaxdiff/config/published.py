@@ -113,7 +113,9 @@ SAMPLING: Mapping[str, Way] = MappingProxyType(
     {
         "dit": Way(_respaced(), {"dit-xl2-256": 9.62}),
         "dit-guided": Way(_respaced(guidance=0.5)),
-        "dit-guided-3": Way(_respaced(**_THREE), {"dit-xl2-256": 2.27}),
+        "dit-guided-3": Way(
+            _respaced(**_THREE), {"dit-xl2-256": 2.27, "dit-xl2-512": 3.04}
+        ),
         "sit-ode": Way(Sampling(**_ODE)),
         "sit-ode-guided": Way(Sampling(**_ODE, guidance=0.5)),
         "sit-ode-guided-3": Way(Sampling(**_ODE, **_THREE)),
