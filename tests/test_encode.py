@@ -1,6 +1,8 @@
 """Latents of images as records: what the VAE makes of each, whatever happened."""
 
+import dataclasses
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,20 @@ def test_records_are_mean_and_std_of_each_image(made: Path, opened: vae.VAE) -> 
     np.testing.assert_allclose(image, np.concatenate([mean, std], -1), atol=3e-6)
     np.testing.assert_array_equal(label, source["label"])
     assert LatentRecords(str(made), 8).classes == IMAGES.classes
+
+
+def test_latents_that_are_not_there_or_not_whole_are_to_be_encoded(
+    made: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"of latents with launch/encode\.py"):
+        LatentRecords(str(tmp_path), 8).load()
+    part = tmp_path / "part"
+    shutil.copytree(made, part)
+    header = shards.read_header(part)
+    header = dataclasses.replace(header, shards=header.shards[:1])
+    (part / shards.HEADER).write_bytes(shards.dumps(header))
+    with pytest.raises(ValueError, match="has 1 of 3 shards: give the command"):
+        LatentRecords(str(part), 8).load()
 
 
 def test_devices_change_no_byte(made: Path, opened: vae.VAE, tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ def read_header(folder: Path) -> Header:
     path = folder / HEADER
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no {str(path)!r}: make records with launch/prepare_data.py"
+            f"there is no {str(path)!r}: make records of images with "
+            "launch/prepare_data.py, of latents with launch/encode.py"
         )
     try:
         content = jsontext.loads(path.read_bytes(), "it")
