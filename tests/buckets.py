@@ -35,7 +35,9 @@ class Buckets(MemoryFileSystem):
         return super()._open(path, mode, **how)
 
     def glob(self, path: Any, **how: Any) -> Any:
-        return [found.removeprefix("/") for found in super().glob(path, **how)]
+        return [
+            path_in_bucket.removeprefix("/") for path_in_bucket in super().glob(path, **how)
+        ]
 
 
 def in_memory(monkeypatch: pytest.MonkeyPatch) -> Buckets:

@@ -24,10 +24,10 @@ def blocks() -> dict[str, str]:
     """The page's Python by section: {"A network": code, ...}."""
     sections = re.split(r"^## (.+)$", PAGE, flags=re.MULTILINE)[1:]
     pairs = zip(sections[::2], sections[1::2], strict=True)
-    found = {
+    codes = {
         title: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for title, text in pairs
     }
-    return {title: code for title, (code,) in found.items()}
+    return {title: code for title, (code,) in codes.items()}
 
 
 def whole() -> str:

@@ -28,9 +28,9 @@ EXAMPLES = [ema_made, gradient_noise, zero_terminal_snr]
 
 @pytest.mark.parametrize("module", EXAMPLES)
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert found.failed == 0
+    results = doctest.testmod(module)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def spread(rng: np.random.Generator, dim: int, rank: int) -> np.ndarray:
@@ -46,8 +46,8 @@ def test_frechet_distance_of_commuting_gaussians() -> None:
     mean, other_mean = rng.normal(size=(2, 4))
     expected = np.sum((mean - other_mean) ** 2) + np.sum((s - other) ** 2)
     covariances = [(axes * std**2) @ axes.T for std in (s, other)]
-    found = digits_judge.frechet(mean, covariances[0], other_mean, covariances[1])
-    assert found == pytest.approx(expected, rel=1e-10)
+    distance = digits_judge.frechet(mean, covariances[0], other_mean, covariances[1])
+    assert distance == pytest.approx(expected, rel=1e-10)
 
 
 def test_frechet_distance_against_a_matrix_root() -> None:
@@ -86,9 +86,9 @@ def test_the_gradient_noise_is_unbiased() -> None:
     rng, trials = np.random.default_rng(2), 3000
     mean, root = rng.normal(size=5), rng.normal(size=(5, 5))
     g = mean + rng.normal(size=(trials, 3, 5)) @ root.T
-    found = [gradient_noise.noise(one @ one.T) for one in g]
+    noises = [gradient_noise.noise(one @ one.T) for one in g]
     for name, expected in (("mean2", mean @ mean), ("trace", np.trace(root @ root.T))):
-        values = np.array([getattr(noise, name) for noise in found])
+        values = np.array([getattr(noise, name) for noise in noises])
         error = values.std() / np.sqrt(trials)
         assert abs(values.mean() - expected) < 4 * error
         assert error < 0.05 * np.trace(root @ root.T)
@@ -124,20 +124,20 @@ def test_the_predicted_brightness_is_what_a_perfect_network_draws() -> None:
     keys = jax.random.split(jax.random.key(0), count)
     denoise = jd.gaussian_denoiser(mean, std)
     x0 = jd.sample(denoise, jd.UNCONDITIONAL, keys, (1,), levels, jd.Heun())
-    found = zero_terminal_snr.predicted(levels[0], mean, std, 1)
-    assert found[0] < 0.5 * mean
-    assert found[1] < 0.8 * std
-    assert float(x0.mean()) == pytest.approx(found[0], abs=4 * std / np.sqrt(count))
-    assert float(x0.std()) == pytest.approx(found[1], rel=4 / np.sqrt(2 * count))
+    predicted = zero_terminal_snr.predicted(levels[0], mean, std, 1)
+    assert predicted[0] < 0.5 * mean
+    assert predicted[1] < 0.8 * std
+    assert float(x0.mean()) == pytest.approx(predicted[0], abs=4 * std / np.sqrt(count))
+    assert float(x0.std()) == pytest.approx(predicted[1], rel=4 / np.sqrt(2 * count))
 
 
 def test_differences_of_weights_are_relative_norms() -> None:
     exact = {"a": {"w": np.full((2, 2), 2.0)}, "gain": np.array(0.0), "b": np.array([3.0])}
     made = {"a": {"w": np.full((2, 2), 2.5)}, "gain": np.array(0.5), "b": np.array([4.5])}
-    found = ema_made.differences(made, exact)
+    differences = ema_made.differences(made, exact)
     # squares: 4 x 0.25 of 16; 0.25 of nothing, which has no ratio; 2.25 of 9
-    assert found["whole"] == pytest.approx((3.5 / 25) ** 0.5)
-    assert (found["largest"], found["tensor"]) == (pytest.approx(0.5), "b")
+    assert differences["whole"] == pytest.approx((3.5 / 25) ** 0.5)
+    assert (differences["largest"], differences["tensor"]) == (pytest.approx(0.5), "b")
 
 
 def test_every_nth_snapshot_of_some_widths_makes_the_average(tmp_path: Path) -> None:

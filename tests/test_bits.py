@@ -66,24 +66,24 @@ def test_neither_the_batch_nor_the_devices_change_a_number(state: Any) -> None:
 
 def test_an_untrained_network_costs_what_its_x0_does(state: Any) -> None:
     """F = 0, so D = c_skip x, and with the small variance terms are half a loss of SNR."""
-    found = measured(state, 1, 5)
-    snr = found.steps.at.snr
-    kl = (snr[:-1] - snr[1:]) / 2 * found.x0_mse[:, 1:] / np.log(2)
-    np.testing.assert_allclose(found.vb[:, 1:], kl, rtol=1e-4)
+    bound = measured(state, 1, 5)
+    snr = bound.steps.at.snr
+    kl = (snr[:-1] - snr[1:]) / 2 * bound.x0_mse[:, 1:] / np.log(2)
+    np.testing.assert_allclose(bound.vb[:, 1:], kl, rtol=1e-4)
     image = Digits("test").load().source.take(np.arange(5))["image"]
     x0 = image / 127.5 - 1
     # at sigma = 40 D is nothing but noise of 0.25 / 40, next to an x0 of 0.7
     np.testing.assert_allclose(
-        found.x0_mse[:, -1], (x0**2).mean((1, 2, 3)), atol=0.02, rtol=0
+        bound.x0_mse[:, -1], (x0**2).mean((1, 2, 3)), atol=0.02, rtol=0
     )
 
 
 def test_the_report_adds_up_and_is_json(state: Any, tmp_path: Path) -> None:
-    found = measured(state, 1, 5)
-    report = dataset_bound.report(found, bins=3)
+    bound = measured(state, 1, 5)
+    report = dataset_bound.report(bound, bins=3)
     assert json.loads(json.dumps(report)) == report
     mean = {name: pair["mean"] for name, pair in report["bits_per_dim"].items()}
-    total = found.vb.sum(1) + found.prior
+    total = bound.vb.sum(1) + bound.prior
     assert mean["total"] == pytest.approx(total.mean(), rel=1e-12)
     assert mean["total"] == pytest.approx(
         mean["prior"] + mean["diffusion"] + mean["decoder"], rel=1e-12
@@ -91,7 +91,7 @@ def test_the_report_adds_up_and_is_json(state: Any, tmp_path: Path) -> None:
     error = total.std(ddof=1) / np.sqrt(5)
     assert report["bits_per_dim"]["total"]["error"] == pytest.approx(error, rel=1e-12)
     assert [row["levels"] for row in report["bins"]] == [2, 2, 2]
-    assert sum(report["terms"]["vb_mean"]) == pytest.approx(found.vb.sum(1).mean())
+    assert sum(report["terms"]["vb_mean"]) == pytest.approx(bound.vb.sum(1).mean())
     lines = dataset_bound.table(report).splitlines()
     assert f"{mean['total']:.5f}" in lines[1]
     dataset_bound.save_plot(tmp_path / "bits.png", report)
@@ -181,7 +181,7 @@ def test_each_image_has_the_bits_of_its_law(
     a multiple of the identity. 32 steps and float32 leave some 2e-5.
     """
     number = 10
-    found = solved(divergence, devices, batch, number)
+    flow = solved(divergence, devices, batch, number)
     keys = [jax.random.fold_in(jax.random.key(3), i) for i in range(number)]
     rows = gaussian_digits(number).source.take(np.arange(number))
     x = likelihood.dequantise(jnp.stack(keys), jnp.asarray(rows["image"]))
@@ -190,22 +190,22 @@ def test_each_image_has_the_bits_of_its_law(
     z = mean + k * (np.float64(x) - mean)
     density = np.log(k) - ((z / 80) ** 2 + np.log(2 * np.pi * 80**2)).mean((1, 2, 3)) / 2
     expected = -(density + np.log(W)) / np.log(2)
-    np.testing.assert_allclose(found.bits, expected, rtol=0, atol=5e-5)
-    np.testing.assert_array_equal(found.evaluations, 4 * 32)
+    np.testing.assert_allclose(flow.bits, expected, rtol=0, atol=5e-5)
+    np.testing.assert_array_equal(flow.evaluations, 4 * 32)
 
 
 def test_the_probes_part_of_the_error_is_what_normal_probes_make() -> None:
     """p . p L is 2 d L^2 from certain, L = ln(1 + S^2 / 0.002^2) / 2, of each image."""
     number, probes, d = 64, 16, 64
-    found = solved(Skilling(probes), 1, 64, number)
-    report = dataset_flow.report(found)
+    flow = solved(Skilling(probes), 1, 64, number)
+    report = dataset_flow.report(flow)
     assert json.loads(json.dumps(report)) == report
     pair = report["bits_per_dim"]
     integral = np.log1p(S**2 / 0.002**2) / 2
     single = np.sqrt(2 * d) * integral / (d * np.log(2))
     # 64 estimates of a variance with 15 degrees of freedom: 2.3 % on the error, 4 of those
     assert pair["probes"] == pytest.approx(single / np.sqrt(number * probes), rel=0.1)
-    assert pair["error"] == pytest.approx(found.bits.std(ddof=1) / 8, rel=1e-12)
+    assert pair["error"] == pytest.approx(flow.bits.std(ddof=1) / 8, rel=1e-12)
     exact = solved(Exact(), 1, 64, number).bits.mean()
     assert abs(pair["mean"] - exact) < 4 * pair["probes"]
     assert report["evaluations"] == 128
@@ -278,23 +278,26 @@ def refusal(workdir: Path, *flags: str) -> str:
 def test_the_command_by_the_bound_and_by_the_flow(workdir: Path) -> None:
     done = run(workdir, "--number=3", "--timesteps=4", "--cpu_devices=1")
     assert done.status == 0, done.err
-    found = json.loads((workdir / "bits.json").read_text())
-    assert (found["images"], found["steps"], found["step"]) == (3, 4, 0)
-    assert (found["variance"], found["data"]) == ("LargeVariance", "Digits(split='test')")
-    total = found["bits_per_dim"]["total"]["mean"]
+    written = json.loads((workdir / "bits.json").read_text())
+    assert (written["images"], written["steps"], written["step"]) == (3, 4, 0)
+    assert (written["variance"], written["data"]) == (
+        "LargeVariance",
+        "Digits(split='test')",
+    )
+    total = written["bits_per_dim"]["total"]["mean"]
     assert f"{total:.5f}" in done.out
-    assert np.mean(found["each"]) == pytest.approx(total)
+    assert np.mean(written["each"]) == pytest.approx(total)
     assert (workdir / "bits.png").exists()
     short = "--by=flow", "--number=3", "--steps=2", "--probes=2", "--batch=2", "--skilling"
     done = run(workdir, *short, "--cpu_devices=1")
     assert done.status == 0, done.err
-    found = json.loads((workdir / "bits_flow.json").read_text())
-    assert (found["images"], found["evaluations"], found["step"]) == (3, 8, 0)
-    assert (found["rule"], found["divergence"]) == ("2 RK4", "Skilling(count=2)")
-    assert found["noise"] == pytest.approx(0.02, rel=1e-5)
-    assert f"{found['bits_per_dim']['mean']:.5f}" in done.out
+    written = json.loads((workdir / "bits_flow.json").read_text())
+    assert (written["images"], written["evaluations"], written["step"]) == (3, 8, 0)
+    assert (written["rule"], written["divergence"]) == ("2 RK4", "Skilling(count=2)")
+    assert written["noise"] == pytest.approx(0.02, rel=1e-5)
+    assert f"{written['bits_per_dim']['mean']:.5f}" in done.out
     assert "8 evaluations an image" in done.out
-    assert found["bound"]["mean"] == total
+    assert written["bound"]["mean"] == total
     assert f"{total:.5f}" in done.out
     assert (workdir / "bits_flow.png").read_bytes().startswith(b"\x89PNG")
 
@@ -314,6 +317,6 @@ def test_the_command_by_the_bound_and_by_the_flow(workdir: Path) -> None:
     ],
 )
 def test_what_the_command_refuses(workdir: Path, flags: str, words: str) -> None:
-    said = refusal(workdir, *flags.split())
-    assert said.startswith("error: ")
-    assert words in said
+    error = refusal(workdir, *flags.split())
+    assert error.startswith("error: ")
+    assert words in error

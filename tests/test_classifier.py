@@ -70,12 +70,12 @@ def test_the_loss_is_the_cross_entropy_and_no_label_teaches_nothing() -> None:
 def test_it_reads_x_and_the_level_and_never_the_label() -> None:
     net, x = CLASSIFIES.network, jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
     weights = classifier()
-    says = jax.jit(lambda *args: net.apply(weights, *args).logits)
+    classify = jax.jit(lambda *args: net.apply(weights, *args).logits)
     cond = jd.Condition(label=jnp.asarray(LABEL), noise=jnp.asarray([True, False, True]))
-    logits = says(x, jnp.zeros(()), cond)
+    logits = classify(x, jnp.zeros(()), cond)
     assert logits.shape == (3, net.label_dim)
-    np.testing.assert_array_equal(says(x, jnp.zeros(()), jd.UNCONDITIONAL), logits)
-    for other in (says(x + 1, jnp.zeros(()), cond), says(x, jnp.ones(()), cond)):
+    np.testing.assert_array_equal(classify(x, jnp.zeros(()), jd.UNCONDITIONAL), logits)
+    for other in (classify(x + 1, jnp.zeros(()), cond), classify(x, jnp.ones(()), cond)):
         assert np.abs(other - logits).max() > 1e-3
     every = dataclasses.replace(
         CLASSIFIES, network=Classifier(SAMPLED.network.clone(label_dim=-1))

@@ -24,8 +24,8 @@ CHOSEN = [jd.Heun(), jd.Euler(), jd.Adaptive(rtol=1e-2, atol=1e-2)]
 
 @pytest.fixture(scope="module")
 def rows() -> list[compare_solvers.Row]:
-    given = (SAMPLED, variables(0), CHOSEN, [3], SEEDS, LABEL, 4)
-    return [*compare_solvers.compare(*given, judge())]
+    args = (SAMPLED, variables(0), CHOSEN, [3], SEEDS, LABEL, 4)
+    return [*compare_solvers.compare(*args, judge())]
 
 
 def judge() -> evaluation.Judge:

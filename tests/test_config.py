@@ -193,8 +193,8 @@ def test_guidance_needs_label_dropout() -> None:
 
 def test_label_dim_is_that_of_the_data_or_checked() -> None:
     digits = data.Digits().load()
-    asked = Experiment(network=networks.UNet(label_dim=-1))
-    assert resolve(asked, digits).network.label_dim == 10
+    unresolved = Experiment(network=networks.UNet(label_dim=-1))
+    assert resolve(unresolved, digits).network.label_dim == 10
     assert resolve(Experiment(), digits).network.label_dim == 0
     with pytest.raises(ValueError, match="label_dim is 7, but the data have 10 classes"):
         resolve(Experiment(network=networks.UNet(label_dim=7)), digits)

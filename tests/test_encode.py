@@ -245,8 +245,8 @@ def test_statistics_are_where_training_finds_them(
         statistics.stored(data, dataset),
         statistics.measure(dataset, data.encoder),
     )
-    for found, expected in ((kept.mean, again.mean), (kept.std, again.std)):
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    for actual, expected in ((kept.mean, again.mean), (kept.std, again.std)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
     image, _ = stored(made)
     mean, std = np.split(image.astype(float), 2, axis=-1)
     np.testing.assert_allclose(raw.mean, mean.mean((0, 1, 2)), atol=1e-12)

@@ -27,8 +27,8 @@ def test_what_repr_prints_is_read_back(solver: Solver) -> None:
 
 
 def test_lists_and_nested_values() -> None:
-    found = expressions.read_all(", ".join(map(repr, SOLVERS)), Solver)
-    assert found == SOLVERS
+    values = expressions.read_all(", ".join(map(repr, SOLVERS)), Solver)
+    assert values == SOLVERS
     assert expressions.read("Karras", Grid) == Karras()
     assert expressions.read("Listed((2.0, 1.0, 0.0))", Grid) == Listed((2.0, 1.0, 0.0))
     rule = expressions.read("Rescaled(Projected(2.5, momentum=-0.5), phi=0.7)", Rule)
@@ -37,7 +37,7 @@ def test_lists_and_nested_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("Foo", "none of Adaptive, Ancestral"),
         ("SigmaW()", "none of"),
@@ -64,8 +64,8 @@ def test_lists_and_nested_values() -> None:
         ("Heun(churn={[]: 1})", "neither a value nor a type"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+def test_what_is_wrong_is_said(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         expressions.read(text, Solver)
 
 

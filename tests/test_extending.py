@@ -139,6 +139,6 @@ def test_all_of_it_is_saved_and_makes_a_step(tmp_path: Path) -> None:
         "image": jax.ShapeDtypeStruct((16, 8, 8, 1), "uint8"),
         "label": jax.ShapeDtypeStruct((16,), "int32"),
     }
-    after, found = jax.eval_shape(make_step(experiment), state, batch)
+    after, metrics = jax.eval_shape(make_step(experiment), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    assert found["loss"].shape == ()
+    assert metrics["loss"].shape == ()

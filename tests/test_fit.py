@@ -285,14 +285,14 @@ def test_averages_are_written_before_the_checkpoint_that_they_are_of(
 def test_a_lost_process_is_no_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "UNKNOWN: Gloo AllGather failed: Connection reset by peer"
-    with checkpoint.checkpoints(tmp_path) as found:
-        with pytest.raises(OSError, match="cannot save"), found._one_line_errors():
-            raise RuntimeError(said)
+    message = "UNKNOWN: Gloo AllGather failed: Connection reset by peer"
+    with checkpoint.checkpoints(tmp_path) as saved:
+        with pytest.raises(OSError, match="cannot save"), saved._one_line_errors():
+            raise RuntimeError(message)
         monkeypatch.setattr(processes, "several", lambda: True)
-        with pytest.raises(RuntimeError, match="Gloo"), found._one_line_errors():
-            raise RuntimeError(said)
-        with pytest.raises(OSError, match="cannot save"), found._one_line_errors():
+        with pytest.raises(RuntimeError, match="Gloo"), saved._one_line_errors():
+            raise RuntimeError(message)
+        with pytest.raises(OSError, match="cannot save"), saved._one_line_errors():
             raise RuntimeError("INVALID_ARGUMENT: no such thing")
         monkeypatch.undo()
 

@@ -127,7 +127,7 @@ def test_golden_solves(name: str, rule: str, steps: int, x64: None) -> None:
     """Latents and integrals of the divergence, exact and by a probe, of fixed steps."""
     levels = on_device(edm(np.geomspace(0.002, 80, steps + 1)))
     x, (steps_by, clock) = jnp.asarray(GIVEN[f"{name}/x"]), RULES[rule]
-    found = log_density(
+    solved = log_density(
         law(name),
         NOTHING,
         x,
@@ -140,12 +140,12 @@ def test_golden_solves(name: str, rule: str, steps: int, x64: None) -> None:
     )
     read = lambda kind, key: GIVEN[f"{name}/{rule}_N{steps}/{kind}/{key}"]
     expected = read("exact_trace", "x_T")
-    np.testing.assert_allclose(found.latent, expected, rtol=1e-12, atol=1e-11)
-    end = jax.vmap(lambda z: GaussianPrior()(z, levels[-1]))(found.latent)
+    np.testing.assert_allclose(solved.latent, expected, rtol=1e-12, atol=1e-11)
+    end = jax.vmap(lambda z: GaussianPrior()(z, levels[-1]))(solved.latent)
     for kind, sign in (("exact_trace", 1), ("probe", -1)):
-        delta = found.log_density + sign * found.error - end
+        delta = solved.log_density + sign * solved.error - end
         np.testing.assert_allclose(delta, read(kind, "delta"), rtol=1e-9, err_msg=kind)
-    np.testing.assert_array_equal(found.evaluations, len(steps_by.c) * steps)
+    np.testing.assert_array_equal(solved.evaluations, len(steps_by.c) * steps)
 
 
 def test_adaptive_converges_to_golden_densities(x64: None) -> None:
@@ -154,14 +154,14 @@ def test_adaptive_converges_to_golden_densities(x64: None) -> None:
     solve = lambda part: log_density(
         law("gmm2"), NOTHING, x[part], keys(16)[part], levels, AdaptiveRule(1e-9, 1e-9)
     )
-    found, part = solve(slice(0, 16)), solve(slice(5, 8))
+    solved, part = solve(slice(0, 16)), solve(slice(5, 8))
     expected = GIVEN["gmm2/logp_gauss_prior"]
-    np.testing.assert_allclose(found.log_density, expected, atol=1e-8)
+    np.testing.assert_allclose(solved.log_density, expected, atol=1e-8)
     latent = GIVEN["gmm2/x_T_exact"]
-    np.testing.assert_allclose(found.latent, latent, atol=1e-8 * np.abs(latent).max())
-    assert len(np.unique(found.evaluations)) > 1
-    np.testing.assert_array_equal(found.evaluations[5:8], part.evaluations)
-    np.testing.assert_allclose(found.log_density[5:8], part.log_density, rtol=1e-10)
+    np.testing.assert_allclose(solved.latent, latent, atol=1e-8 * np.abs(latent).max())
+    assert len(np.unique(solved.evaluations)) > 1
+    np.testing.assert_array_equal(solved.evaluations[5:8], part.evaluations)
+    np.testing.assert_allclose(solved.log_density[5:8], part.log_density, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("method", "steps"), [("Tsit5", 4096), ("Heun", 3)])
@@ -175,10 +175,10 @@ def test_adaptive_evaluations_are_counted(method: str, steps: int, x64: None) ->
 
     x, levels = jnp.ones((1, 2)), on_device(edm([0.002, 80.0]))
     rule = AdaptiveRule(1e-3, 1e-3, method, max_steps=steps)
-    found = log_density(counted, NOTHING, x, keys(1), levels, rule)
+    solved = log_density(counted, NOTHING, x, keys(1), levels, rule)
     jax.effects_barrier()
-    assert found.evaluations[0] == len(calls)
-    assert np.isnan(found.log_density[0]) == np.isnan(found.latent).any() == (steps == 3)
+    assert solved.evaluations[0] == len(calls)
+    assert np.isnan(solved.log_density[0]) == np.isnan(solved.latent).any() == (steps == 3)
 
 
 # ------------------------------------------------------------------ known densities
@@ -192,7 +192,7 @@ def test_gaussian_data_on_every_path(name: str, x64: None) -> None:
     path = SCHEDULES[name]
     levels = on_device(path(np.r_[np.linspace(0.2, 1, 49)]))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
-    found = log_density(
+    solved = log_density(
         jd.gaussian_denoiser(MEAN, STD),
         NOTHING, x, keys(6), levels, prior=GaussianPrior(MEAN, STD),
     )  # fmt: skip
@@ -200,10 +200,10 @@ def test_gaussian_data_on_every_path(name: str, x64: None) -> None:
     variance = at.alpha**2 * STD**2 + at.sigma**2
     square = (x - at.alpha * MEAN) ** 2 / variance
     expected = -jnp.sum(square + jnp.log(2 * math.pi * variance), 1) / 2
-    np.testing.assert_allclose(found.log_density, expected, atol=1e-5)
+    np.testing.assert_allclose(solved.log_density, expected, atol=1e-5)
     scale = jnp.sqrt(levels.alpha**2 * STD**2 + levels.sigma**2)
     latent = (x - at.alpha * MEAN) / scale[0] * scale[-1] + levels.alpha[-1] * MEAN
-    np.testing.assert_allclose(found.latent, latent, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(solved.latent, latent, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def test_gaussian_data_on_every_path(name: str, x64: None) -> None:
 def test_bits_per_dim_of_known_laws(name: str, path: Any) -> None:
     """Within 0.005 bits/dim of the data's density: 0.002 of noise and float32 included."""
     x = GIVEN[f"{name}/x"]
-    asked = (jnp.asarray(x, jnp.float32), keys(16), rising(path, 40))
-    found = log_density(law(name), NOTHING, *asked).log_density
+    inputs = (jnp.asarray(x, jnp.float32), keys(16), rising(path, 40))
+    density = log_density(law(name), NOTHING, *inputs).log_density
     np.testing.assert_allclose(log_law(name, x), GIVEN[f"{name}/logp_0"], rtol=1e-12)
-    difference = bits(np.asarray(found), x.shape[1]) - bits(log_law(name, x), x.shape[1])
+    difference = bits(np.asarray(density), x.shape[1]) - bits(log_law(name, x), x.shape[1])
     assert np.abs(difference).max() < 0.005
 
 
@@ -245,8 +245,10 @@ def test_estimates_are_right_within_their_errors(estimate: Any) -> None:
     x = jnp.asarray(np.tile(GIVEN["aniso4/x"], (32, 1)), jnp.float32)
     levels, toy = rising(jd.Cosine(), 16), law("aniso4")
     solve = lambda kind: log_density(toy, NOTHING, x, keys(512), levels, divergence=kind)
-    exact, found = solve(Exact()).log_density, solve(estimate(64))
-    difference, error = (np.asarray(a) for a in (found.log_density - exact, found.error))
+    exact, estimated = solve(Exact()).log_density, solve(estimate(64))
+    difference, error = (
+        np.asarray(a) for a in (estimated.log_density - exact, estimated.error)
+    )
     assert abs(difference.sum()) < 4 * math.sqrt((error**2).sum())
     assert abs((difference / error).std() - math.sqrt(63 / 61)) < 0.15
     single = math.sqrt(64 * np.mean(error.astype(np.float64) ** 2))
@@ -301,8 +303,8 @@ def test_golden_dequantisation(x64: None) -> None:
         bits(read("logp_z_0"), 16, 2 / 256), read("bpd_dequant"), rtol=1e-12
     )
     levels, z = rising(jd.Cosine(), 96), jnp.asarray(read("z"))
-    found = log_density(law("gmm16"), NOTHING, z * levels.alpha[0], keys(16), levels)
-    per_element = bits(np.asarray(found.log_density), 16, 2 / 256)
+    solved = log_density(law("gmm16"), NOTHING, z * levels.alpha[0], keys(16), levels)
+    per_element = bits(np.asarray(solved.log_density), 16, 2 / 256)
     np.testing.assert_allclose(per_element, read("bpd_dequant_smin"), atol=1e-5)
 
 
@@ -317,10 +319,10 @@ def test_bits_per_dim_of_pixels_are_those_of_their_bins() -> None:
     phi = np.vectorize(lambda x: math.erf(x / math.sqrt(2)) / 2)
     edge = lambda half: (2 * (k + half) / 255 - 1 - MEAN) / STD
     expected = -np.log2(phi(edge(0.5)) - phi(edge(-0.5))).mean()
-    found = flow_bits_per_dim(
+    flow = flow_bits_per_dim(
         jd.gaussian_denoiser(MEAN, STD), NOTHING, image, keys(1), rising(jd.Cosine(), 40)
     )
-    np.testing.assert_allclose(found.bits, expected, atol=1e-3)
+    np.testing.assert_allclose(flow.bits, expected, atol=1e-3)
 
 
 def test_dequantised_pixels_stay_in_their_bins() -> None:

@@ -75,9 +75,9 @@ def test_labels_and_noise_levels_are_withheld_as_the_experiment_says() -> None:
     """All of sampling's guidance against the verbs, composed by hand."""
     main, e = variables(0), dataclasses.replace(SAMPLED, noise_dropout=0.1)
     rule = Rescaled(Projected(2.5), 0.7)
-    asked = {"guidance": 0.7, "noise_guidance": 0.4, "noise_interval": (0.0, 9.0)}
-    asked |= {"rule": rule, "threshold": 0.9}
-    e = dataclasses.replace(e, sampling=dataclasses.replace(e.sampling, **asked))
+    settings = {"guidance": 0.7, "noise_guidance": 0.4, "noise_interval": (0.0, 9.0)}
+    settings |= {"rule": rule, "threshold": 0.9}
+    e = dataclasses.replace(e, sampling=dataclasses.replace(e.sampling, **settings))
     drawn = generate.sampler(e)(main, KEYS, LABEL)
 
     def by_hand(keys: Any, w: float, aware: float) -> Any:
@@ -99,7 +99,7 @@ def test_labels_and_noise_levels_are_withheld_as_the_experiment_says() -> None:
 def test_cfg_plus_plus_is_its_step(scale: float) -> None:
     """x' = alpha' D_scale + sigma' eps_unlabelled, by hand; scale 0 reads no label."""
     main = variables(0)
-    found = drawn(guidance=scale, plus_plus=True, solver=jd.Euler())
+    images = drawn(guidance=scale, plus_plus=True, solver=jd.Euler())
     d, levels = run_denoiser(SAMPLED, main), SAMPLED.sampling.grid(SAMPLED.schedule, 4)
     cond = jd.Condition(label=jnp.asarray(LABEL))
     x = levels.sigma[0] * jd.sampling.normal(KEYS, (8, 8, 1))
@@ -107,15 +107,15 @@ def test_cfg_plus_plus_is_its_step(scale: float) -> None:
         at, to = levels[i], levels[i + 1]
         c, u = d(x, at, cond).x0, jd.without(d, "label")(x, at, cond).x0
         x = to.alpha * (u + scale * (c - u)) + to.sigma * (x - at.alpha * u) / at.sigma
-    np.testing.assert_allclose(found, x, atol=TOLERANCE)
+    np.testing.assert_allclose(images, x, atol=TOLERANCE)
 
 
 def test_cfg_plus_plus_needs_a_network_that_was_not_always_told() -> None:
     sampling = dataclasses.replace(SAMPLED.sampling, plus_plus=True, solver=jd.Euler())
-    told = dataclasses.replace(SAMPLED, sampling=sampling, label_dropout=0.0)
+    conditional = dataclasses.replace(SAMPLED, sampling=sampling, label_dropout=0.0)
     with pytest.raises(ValueError, match=r"plus_plus .* label_dropout 0"):
-        guided_denoiser.guided(told)
-    guided_denoiser.guided(told, guide=SAMPLED)
+        guided_denoiser.guided(conditional)
+    guided_denoiser.guided(conditional, guide=SAMPLED)
 
 
 ESTIMATES = dataclasses.replace(
@@ -207,8 +207,8 @@ def test_a_snapshot_is_restored_alone(tmp_path: Path) -> None:
     draw = generate.sampler(SAMPLED)
     for run in (by_file, by_folder):
         assert (run.step, run.experiment) == (40, SAMPLED)
-        found = draw(jax.device_get(run.variables), KEYS, LABEL)
-        np.testing.assert_array_equal(found, draw(main, KEYS, LABEL))
+        images = draw(jax.device_get(run.variables), KEYS, LABEL)
+        np.testing.assert_array_equal(images, draw(main, KEYS, LABEL))
     with pytest.raises(FileNotFoundError, match="no such snapshot"):
         restoring.restore(tmp_path / "run", 0.2)
     assert restoring.restore(path, 0.13, 40).step == 40
@@ -236,8 +236,8 @@ def test_an_edit_starts_from_the_image_at_its_level() -> None:
     main = variables(0)
     levels = SAMPLED.sampling.grid(SAMPLED.schedule, 4)
     denoise, cond = run_denoiser(SAMPLED, main), jd.Condition(label=jnp.asarray(LABEL))
-    asked = levels, 0.5, jd.Heun()
-    exact = jax.jit(lambda k: editing.image_to_image(denoise, cond, k, X0, *asked))(KEYS)
+    options = levels, 0.5, jd.Heun()
+    exact = jax.jit(lambda k: editing.image_to_image(denoise, cond, k, X0, *options))(KEYS)
     edited = edits.editor(SAMPLED, 0.5)(main, KEYS, LABEL, X0, None)
     np.testing.assert_allclose(edited, exact, atol=TOLERANCE)
     still = edits.editor(SAMPLED, 0.0)(main, KEYS, LABEL, X0, None)

@@ -40,9 +40,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_an_imported_network_is_exported_as_it_was(imported: Any) -> None:
-    sd, folder, said = imported
+    sd, folder, out = imported
     snapshot = folder / "out" / "snapshots" / "0004096-0.1.npz"
-    assert f"EMA length 0.1, 8,388,608 images: {snapshot}" in said
+    assert f"EMA length 0.1, 8,388,608 images: {snapshot}" in out
     done = run("export_edm2", f"--workdir={snapshot}", f"--out={folder / 'x.npz'}")
     assert done.returncode == 0, done.stderr
     exported = np.load(folder / "x.npz")
@@ -55,9 +55,9 @@ def test_a_snapshot_says_what_the_network_is(imported: Any) -> None:
     from jaxdiff.runs import snapshots
 
     _, folder, _ = imported
-    found = snapshots.read(folder / "out" / "snapshots" / "0004096-0.1.npz")
-    assert (found.std, found.step, found.images) == (0.1, 4096, 8 * 2**20)
-    experiment = found.experiment
+    snapshot = snapshots.read(folder / "out" / "snapshots" / "0004096-0.1.npz")
+    assert (snapshot.std, snapshot.step, snapshot.images) == (0.1, 4096, 8 * 2**20)
+    experiment = snapshot.experiment
     assert experiment.network.label_dim == 4
     assert experiment.data.shape == (8, 8, 3)
     assert experiment.parameterization.sigma_data == 0.5

@@ -55,9 +55,9 @@ def same(before: dict, after: dict, but: tuple[str, ...] = ()) -> None:
 def test_other_classes_make_the_label_table_anew(
     kind: str, folders: dict[str, Path]
 ) -> None:
-    before, after, said = started(folders[kind], network={"label_dim": 3})
-    assert f"classes: {HELD[kind][2]} there, 3 here; labels are made anew" in said
-    assert "made anew: emb_label\n" in said
+    before, after, log = started(folders[kind], network={"label_dim": 3})
+    assert f"classes: {HELD[kind][2]} there, 3 here; labels are made anew" in log
+    assert "made anew: emb_label\n" in log
     assert after["emb_label"].shape == (4, before["emb_label"].shape[1])
     same(before, after, but=("emb_label",))
 
@@ -68,16 +68,16 @@ def test_noise_awareness_starts_from_the_model_itself(
 ) -> None:
     """The null of the noise level is learned, from 0; all else is loaded."""
     changed = {"network": {"learned_null": True}, "noise_dropout": 0.1}
-    before, after, said = started(folders[kind], **changed)
-    assert "made anew: emb_null\n" in said
+    before, after, log = started(folders[kind], **changed)
+    assert "made anew: emb_null\n" in log
     assert not after["emb_null"].any()
     same(before, after)
 
 
 def test_positions_are_made_for_another_resolution(folders: dict[str, Path]) -> None:
     data = Latents("larger.npz", 12, VAELatents.ldm())
-    before, after, said = started(folders["dit"], data=data)
-    assert "trained at 8 x 8, goes on at 12 x 12: positions are for the new size" in said
+    before, after, log = started(folders["dit"], data=data)
+    assert "trained at 8 x 8, goes on at 12 x 12: positions are for the new size" in log
     np.testing.assert_array_equal(after["constants/positions"], grid_positions((6, 6), 48))
     same(before, after)
 

@@ -112,11 +112,11 @@ def laughing_modules() -> bytes:
 
 def tensor(**other: Any) -> bytes:
     """A snapshot's tensor with another offset, size, stride or storage."""
-    said = {"data": writer.torch_file(HALVES), "offset": 0, "size": (4,), "strides": (1,)}
-    said |= other
-    storage = writer.Calling("torch.storage._load_from_bytes", said.pop("data"))
+    fields = {"data": writer.torch_file(HALVES), "offset": 0, "size": (4,), "strides": (1,)}
+    fields |= other
+    storage = writer.Calling("torch.storage._load_from_bytes", fields.pop("data"))
     value = writer.Calling(
-        "torch._utils._rebuild_tensor_v2", storage, *said.values(), False, {}
+        "torch._utils._rebuild_tensor_v2", storage, *fields.values(), False, {}
     )
     unet = writer.persistent("UNet", {"_parameters": {"w": value}})
     return snapshot(module(_modules={"unet": unet}))

@@ -53,16 +53,16 @@ def test_a_file_becomes_a_run_with_the_network_s_outputs(file: str, tmp_path: Pa
     if name == "sit_a":  # x = t x0 + (1 - t) eps, the velocity is x0 - eps
         ahead = np.asarray(g.z["t"]) < 1  # at the data D says nothing about the velocity
         at = NoiseLevel(t, jnp.where(t < 1, 1 - t, 1))
-        found = (run.denoise(x, at, cond).x0 - x) / at.sigma
-        found, expected = found[ahead], expected[ahead]
+        output = (run.denoise(x, at, cond).x0 - x) / at.sigma
+        output, expected = output[ahead], expected[ahead]
         assert ahead.sum() >= 2
     else:
         alpha_bar = np.cumprod(1 - run.experiment.schedule.betas())
         there = alpha_bar[np.asarray(t, int)]
         at = NoiseLevel(*(jnp.asarray(np.sqrt(a), jnp.float32) for a in (there, 1 - there)))
-        found = (x - at.alpha * run.denoise(x, at, cond).x0) / at.sigma
+        output = (x - at.alpha * run.denoise(x, at, cond).x0) / at.sigma
     # rounding of the time label, and of eps where there is little of it
-    close(found, expected, 5e-3 if "half" in file else 1e-3)
+    close(output, expected, 5e-3 if "half" in file else 1e-3)
 
 
 @pytest.mark.parametrize(

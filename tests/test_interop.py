@@ -71,11 +71,13 @@ def test_a_pickle_denoises_as_the_reference_did(read: Any) -> None:
     label = jnp.asarray(z["labels"]) if config["label_dim"] else None
     sigma = jnp.asarray(z["sigma"]).reshape(-1, 1, 1, 1)
     x = jnp.asarray(z["x"].transpose(0, 2, 3, 1))
-    found = jax.jit(denoise)(x, NoiseLevel(jnp.ones_like(sigma), sigma), Condition(label))
+    denoised = jax.jit(denoise)(
+        x, NoiseLevel(jnp.ones_like(sigma), sigma), Condition(label)
+    )
     # float32 sums in another order than the reference's: 2e-6 of the largest entry
     for value, key in (
-        (found.x0.transpose(0, 3, 1, 2), "D_x"),
-        (found.uncertainty, "logvar"),
+        (denoised.x0.transpose(0, 3, 1, 2), "D_x"),
+        (denoised.uncertainty, "logvar"),
     ):
         expected = z[f"eval/{key}"].reshape(value.shape)
         atol = 2e-6 * np.abs(expected).max()
@@ -113,8 +115,8 @@ def test_numpy_arrays_of_an_encoder_are_passed_over(read: Any) -> None:
 
 def test_a_default_setting_may_be_left_out_and_none_is_nothing(read: Any) -> None:
     _, sd, config = golden("net_c_micro")
-    said = {"channel_mult_emb": None, "clip_act": None, "resample_filter": [1, 1]}
-    net = edm2_weights.network(read(writer.snapshot(sd, {**config, **said})))
+    changed = {"channel_mult_emb": None, "clip_act": None, "resample_filter": [1, 1]}
+    net = edm2_weights.network(read(writer.snapshot(sd, {**config, **changed})))
     assert (net.channel_mult_emb, net.clip_act) == (0, 0.0)
     assert net.resample_filter == (1.0, 1.0)
     assert net.concat_balance == 0.5
@@ -193,12 +195,12 @@ def test_a_tensor_that_is_missing_or_no_float_is_named(read: Any) -> None:
 
 
 def test_a_file_that_torch_wrote_is_read_exactly() -> None:
-    found = torch_legacy.load(memoryview((FOLDER / "torch_legacy.pth").read_bytes()))
+    loaded = torch_legacy.load(memoryview((FOLDER / "torch_legacy.pth").read_bytes()))
     expected = np.load(FOLDER / "torch_legacy.npz")
-    assert set(found) == set(expected.files)
-    dtypes = {k: v.dtype.name for k, v in found.items()}
+    assert set(loaded) == set(expected.files)
+    dtypes = {k: v.dtype.name for k, v in loaded.items()}
     assert dtypes["bf16"] == "bfloat16"
-    for name, value in found.items():
+    for name, value in loaded.items():
         if name != "bf16":
             assert value.dtype == expected[name].dtype
         np.testing.assert_array_equal(value.astype(expected[name].dtype), expected[name])
@@ -208,9 +210,9 @@ def test_a_file_that_torch_wrote_is_read_exactly() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_every_layout_of_a_storage(layout: str, dtype: str) -> None:
     values = np.arange(1, 8).astype(dtype) / 8
-    found = torch_legacy.load(memoryview(writer.torch_file(values, layout=layout)))
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, values[1:] if layout == "view" else values)
+    loaded = torch_legacy.load(memoryview(writer.torch_file(values, layout=layout)))
+    assert loaded.dtype == dtype
+    np.testing.assert_array_equal(loaded, values[1:] if layout == "view" else values)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +227,9 @@ def test_every_layout_of_a_storage(layout: str, dtype: str) -> None:
 )
 def test_storages_without_a_float_type_in_their_name(kind: str, dtype: str) -> None:
     values = np.array([0, 1, 1, 0, 1]).astype(dtype)
-    found = torch_legacy.load(memoryview(writer.torch_file(values, kind)))
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, values)
+    loaded = torch_legacy.load(memoryview(writer.torch_file(values, kind)))
+    assert loaded.dtype == dtype
+    np.testing.assert_array_equal(loaded, values)
 
 
 def test_an_empty_storage() -> None:
@@ -241,9 +243,9 @@ def test_a_tensor_is_what_its_strides_say() -> None:
     for view in (grid, grid.T, grid[:, 1:, ::2], grid[1, 2, 3, ...], grid[:0]):
         offset = (view.ctypes.data - flat.ctypes.data) // 8 if view.size else 0
         strides = tuple(step // 8 for step in view.strides)
-        found = torch_legacy.tensor(flat, offset, view.shape, strides)
-        np.testing.assert_array_equal(found, view)
-        assert found.shape == view.shape
+        tensor = torch_legacy.tensor(flat, offset, view.shape, strides)
+        np.testing.assert_array_equal(tensor, view)
+        assert tensor.shape == view.shape
 
 
 @pytest.mark.parametrize(

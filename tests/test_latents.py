@@ -332,12 +332,12 @@ def test_statistics_of_pixels_are_those_of_all_pixels() -> None:
     """Against NumPy over the whole array in float64."""
     data = Digits("test")
     dataset = data.load()
-    found = measure(dataset, encoder_of(data))
+    statistics = measure(dataset, encoder_of(data))
     x0 = dataset.source.take(np.arange(300))["image"] / 127.5 - 1
-    assert found.count == 300
-    assert found.mean == pytest.approx((x0.mean(),), rel=1e-13)
-    assert found.std == pytest.approx((x0.std(),), rel=1e-13)
-    assert found.sigma_data == pytest.approx(x0.std(), rel=1e-13)
+    assert statistics.count == 300
+    assert statistics.mean == pytest.approx((x0.mean(),), rel=1e-13)
+    assert statistics.std == pytest.approx((x0.std(),), rel=1e-13)
+    assert statistics.sigma_data == pytest.approx(x0.std(), rel=1e-13)
 
 
 def test_statistics_of_channels_far_from_zero() -> None:
@@ -345,23 +345,23 @@ def test_statistics_of_channels_far_from_zero() -> None:
     image = np.random.default_rng(0).integers(0, 4, (150, 2, 2, 3)).astype(np.uint8)
     image += np.arange(150, dtype=np.uint8)[:, None, None, None]
     image[..., 2] = 255
-    found = measure(Dataset(Memory(image, np.zeros(150, np.int32))), Pixels())
+    statistics = measure(Dataset(Memory(image, np.zeros(150, np.int32))), Pixels())
     x0 = image / 127.5 - 1
-    np.testing.assert_allclose(found.mean, x0.mean((0, 1, 2)), rtol=1e-13)
-    np.testing.assert_allclose(found.std, x0.std((0, 1, 2)), rtol=1e-13, atol=1e-15)
-    assert found.sigma_data == pytest.approx(x0.std(), rel=1e-13)
+    np.testing.assert_allclose(statistics.mean, x0.mean((0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(statistics.std, x0.std((0, 1, 2)), rtol=1e-13, atol=1e-15)
+    assert statistics.sigma_data == pytest.approx(x0.std(), rel=1e-13)
 
 
 def test_statistics_of_latents_count_the_spread_of_their_draws(tmp_path: Path) -> None:
     """The law of total variance; the float32 of the file is exact in float64."""
     data = Latents(str(written(tmp_path / "a.npz", 100)), SIZE)
-    found = measure(data.load(), data.encoder)
+    statistics = measure(data.load(), data.encoder)
     mean, std, _ = (np.asarray(a, np.float64) for a in posteriors(100))
     x0 = 0.5 * (mean - RAW_MEAN) / RAW_STD
     spread = ((0.5 * std / RAW_STD) ** 2).mean((0, 1, 2))
-    np.testing.assert_allclose(found.mean, x0.mean((0, 1, 2)), atol=1e-14)
+    np.testing.assert_allclose(statistics.mean, x0.mean((0, 1, 2)), atol=1e-14)
     variance = x0.var((0, 1, 2)) + spread
-    np.testing.assert_allclose(found.std, np.sqrt(variance), rtol=1e-13)
+    np.testing.assert_allclose(statistics.std, np.sqrt(variance), rtol=1e-13)
 
 
 @pytest.fixture
@@ -375,16 +375,16 @@ def test_statistics_are_kept_in_the_cache(
 ) -> None:
     data = Latents(str(written(tmp_path / "there" / "a.npz")), SIZE)
     assert statistics.stored(data) is None
-    found = measured(data)
+    kept = measured(data)
     assert statistics.file_of(data).parent == cache
-    assert statistics.stored(data) == found
+    assert statistics.stored(data) == kept
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["a.npz"]
     (tmp_path / "there").rename(tmp_path / "moved")
     monkeypatch.setattr(
         statistics, "measure", lambda *a, **k: pytest.fail("measured again")
     )
     moved = str(tmp_path / "moved" / "a.npz")
-    assert measured(Latents(moved, SIZE)) == found
+    assert measured(Latents(moved, SIZE)) == kept
     other = Latents(moved, SIZE, VAELatents(sigma_data=1.0))
     assert statistics.stored(other) is None  # other settings, other statistics
 
@@ -422,8 +422,8 @@ def test_damaged_statistics_are_measured_again(text: str, cache: Path) -> None:
 
 
 def test_a_run_keeps_its_statistics(tmp_path: Path) -> None:
-    found = Statistics(3, (0.25, -0.25), (1.0, 2.0))
-    statistics.save(tmp_path / "run" / "statistics.json", found)
+    kept = Statistics(3, (0.25, -0.25), (1.0, 2.0))
+    statistics.save(tmp_path / "run" / "statistics.json", kept)
     row = json.loads((tmp_path / "run" / "statistics.json").read_text())
     assert row.pop("sigma_data") == pytest.approx(math.sqrt((1 + 4) / 2 + 0.25**2))
     assert row == {"count": 3, "mean": [0.25, -0.25], "std": [1.0, 2.0]}

@@ -25,8 +25,8 @@ def test_what_a_profile_lacks_is_an_integral() -> None:
     time = (np.arange(100_000) + 0.5) * end / 100_000
     basis = [ema_profiles.profile(time, t, s) for t, s in zip(times, stds, strict=True)]
     targets = (0.03, 0.07, 0.2, 0.28)
-    found = ema_lengths.profile_errors(times, stds, end, targets)
-    for std, error in zip(targets, found, strict=True):
+    errors = ema_lengths.profile_errors(times, stds, end, targets)
+    for std, error in zip(targets, errors, strict=True):
         p = ema_profiles.profile(time, end, std)
         x = np.linalg.lstsq(np.transpose(basis), p, rcond=None)[0]
         lack = x / x.sum() @ basis - p
@@ -35,8 +35,8 @@ def test_what_a_profile_lacks_is_an_integral() -> None:
 
 def test_a_snapshot_s_own_profile_lacks_nothing() -> None:
     """But for rounding, of which the root of a difference of 1e-16 leaves 1e-8."""
-    found = ema_lengths.profile_errors([1, 2, 2], [0.1, 0.1, 0.05], 2, [0.05, 0.1])
-    np.testing.assert_allclose(found, 0, atol=1e-7)
+    errors = ema_lengths.profile_errors([1, 2, 2], [0.1, 0.1, 0.05], 2, [0.05, 0.1])
+    np.testing.assert_allclose(errors, 0, atol=1e-7)
 
 
 def test_each_width_is_measured_on_its_own_average(

@@ -78,8 +78,8 @@ def test_published_loops(name: str, model: str, x64: None) -> None:
         term(denoise, jd.Condition(), x0, noise[i], steps[i], rule)
         for i in range(len(betas))
     ]
-    close = lambda found, key: np.testing.assert_allclose(
-        found, read(f"{model}__{key}"), rtol=1e-7
+    close = lambda actual, key: np.testing.assert_allclose(
+        actual, read(f"{model}__{key}"), rtol=1e-7
     )
     reverse = lambda field: np.stack([getattr(e, field) for e in each[::-1]], 1)
     last = prior(x0, steps.at[-1])
@@ -92,8 +92,8 @@ def test_published_loops(name: str, model: str, x64: None) -> None:
 
 def test_published_prior(x64: None) -> None:
     steps = listed(VLB["term_betas"])
-    found = prior(jnp.asarray(VLB["term_x_start"]), steps.at[-1])
-    np.testing.assert_allclose(found, VLB["term_prior_bpd"], rtol=1e-9)
+    actual = prior(jnp.asarray(VLB["term_x_start"]), steps.at[-1])
+    np.testing.assert_allclose(actual, VLB["term_prior_bpd"], rtol=1e-9)
 
 
 def test_published_prior_of_vdm(x64: None) -> None:
@@ -206,8 +206,8 @@ def test_the_bound_is_tight_with_the_exact_mean_and_variance(
     dims: int, table: Any, x64: None
 ) -> None:
     data, count = MixtureData(dims, 4), 4000 // dims
-    found = excess(data, process(jd.Table(table), 1000), ExactVariance(), count)
-    assert found == pytest.approx(0, abs=0.01)
+    cost = excess(data, process(jd.Table(table), 1000), ExactVariance(), count)
+    assert cost == pytest.approx(0, abs=0.01)
     # with few steps the truth is less of a Gaussian, and its axes are not the pixels'
     assert excess(data, process(jd.Table(table), 20), ExactVariance(), count) > 0.015
 
@@ -235,11 +235,11 @@ def test_the_fixed_variances_cost_what_they_must(rule: Any, x64: None) -> None:
     cost = predicted(LINEAR, rule, 1.0)
     small = isinstance(rule, SmallVariance)
     assert 0.5 < cost[1:].sum() < 0.7 if small else cost[1:].sum() < 1e-12
-    found = excess(GaussianData(), LINEAR, rule, 2000)
-    assert found == pytest.approx(cost.sum(), abs=0.01)
+    bound = excess(GaussianData(), LINEAR, rule, 2000)
+    assert bound == pytest.approx(cost.sum(), abs=0.01)
     if small:
-        found = excess(GaussianData(), LINEAR, ExactDecoder(rule), 2000)
-        assert found == pytest.approx(cost[1:].sum(), abs=0.01)
+        bound = excess(GaussianData(), LINEAR, ExactDecoder(rule), 2000)
+        assert bound == pytest.approx(cost[1:].sum(), abs=0.01)
 
 
 # ------------------------------------------------------------------------- the rest
@@ -252,17 +252,17 @@ def test_every_path_has_a_bound_in_float32(path: str) -> None:
     x0 = jax.random.normal(jax.random.key(0), (64, 3))
     keys = jax.random.split(jax.random.key(1), 64)
     denoise = jd.gaussian_denoiser(0.0, 1.0)
-    found = terms(denoise, jd.Condition(), x0, keys, steps, decoder=DensityDecoder())
-    assert found.vb.shape == found.x0_mse.shape == (50, 64)
-    assert found.vb.dtype == jnp.float32
-    assert np.isfinite(found.vb).all()
+    bound = terms(denoise, jd.Condition(), x0, keys, steps, decoder=DensityDecoder())
+    assert bound.vb.shape == bound.x0_mse.shape == (50, 64)
+    assert bound.vb.dtype == jnp.float32
+    assert np.isfinite(bound.vb).all()
     assert np.isfinite(prior(x0, steps.at[-1])).all()
     at = steps.at
     mse = at.sigma**2 / (at.alpha**2 + at.sigma**2)  # of the best denoiser of N(0, 1)
-    np.testing.assert_allclose(found.x0_mse.mean(1), mse, rtol=0.5)
+    np.testing.assert_allclose(bound.x0_mse.mean(1), mse, rtol=0.5)
     snr = np.r_[np.inf, at.snr]
     nats = (snr[1:-1] - snr[2:]) / 2 * mse[1:]
-    np.testing.assert_allclose(found.vb[1:].mean(1) * np.log(2), nats, rtol=0.5, atol=1e-7)
+    np.testing.assert_allclose(bound.vb[1:].mean(1) * np.log(2), nats, rtol=0.5, atol=1e-7)
 
 
 def test_a_scan_s_noise_is_the_image_s_own() -> None:
@@ -277,8 +277,8 @@ def test_a_scan_s_noise_is_the_image_s_own() -> None:
     )
     whole = run(x0, keys, steps)
     noise = lambda key: jax.random.normal(jax.random.fold_in(key, 5), x0.shape[1:])
-    given = (jd.gaussian_denoiser(0.1, 0.7), jd.Condition(), x0, jax.vmap(noise)(keys))
-    np.testing.assert_allclose(whole[5], term(*given, steps[5]).vb, rtol=1e-5)
+    inputs = (jd.gaussian_denoiser(0.1, 0.7), jd.Condition(), x0, jax.vmap(noise)(keys))
+    np.testing.assert_allclose(whole[5], term(*inputs, steps[5]).vb, rtol=1e-5)
     part = run(x0[1:3], keys[1:3], steps[5:9])
     np.testing.assert_allclose(part, whole[5:9, 1:3], rtol=1e-5)
     total = bits_per_dim(jd.gaussian_denoiser(0.1, 0.7), jd.Condition(), x0, keys, steps)
@@ -322,10 +322,10 @@ def test_what_has_no_steps_is_refused() -> None:
 def test_clipping_holds_x0_and_keeps_the_heads() -> None:
     out: Any = lambda x, at, cond=None: jd.Denoised(x, 2 * x, 3 * x)
     x = jnp.asarray([[-2.0, 0.5, 1.5]])
-    found = Clipped(out)(x, NoiseLevel(1.0, 1.0), jd.Condition())
-    np.testing.assert_allclose(found.x0, [[-1, 0.5, 1]])
-    np.testing.assert_allclose(found.variance, 2 * x)
-    np.testing.assert_allclose(found.uncertainty, 3 * x)
+    clipped = Clipped(out)(x, NoiseLevel(1.0, 1.0), jd.Condition())
+    np.testing.assert_allclose(clipped.x0, [[-1, 0.5, 1]])
+    np.testing.assert_allclose(clipped.variance, 2 * x)
+    np.testing.assert_allclose(clipped.uncertainty, 3 * x)
 
 
 def test_the_standard_error_is_the_mean_s_spread() -> None:
@@ -340,11 +340,11 @@ def test_the_standard_error_is_the_mean_s_spread() -> None:
 def test_losses_by_bins_of_logsnr() -> None:
     logsnr = np.array([4.0, 2.0, 1.0, -3.0])
     losses = np.array([[1.0, 2.0, 4.0, 10.0], [3.0, 2.0, 6.0, 20.0]])
-    found = per_bin(logsnr, losses, np.array([-4.0, -2.0, 0.0, 2.0, 4.0]))
-    assert [row[:3] for row in found] == [(-4, -2, 1), (0, 2, 1), (2, 4, 2)]
+    bins = per_bin(logsnr, losses, np.array([-4.0, -2.0, 0.0, 2.0, 4.0]))
+    assert [row[:3] for row in bins] == [(-4, -2, 1), (0, 2, 1), (2, 4, 2)]
     # images' means 1.5 and 2.5 in the last bin
-    np.testing.assert_allclose([row[3] for row in found], [15, 5, 2])
-    np.testing.assert_allclose([row[4] for row in found], [5, 1, 0.5])
+    np.testing.assert_allclose([row[3] for row in bins], [15, 5, 2])
+    np.testing.assert_allclose([row[4] for row in bins], [5, 1, 0.5])
 
 
 def test_terms_are_a_pytree() -> None:

@@ -29,19 +29,19 @@ def test_a_step_s_weights_updates_and_activations() -> None:
     before, step = state.params, jax.jit(make_step(TINY))
     for n in range(2):  # the first step has rate 0
         before, (state, _) = state.params, step(state, batch(n))
-    found = magnitudes.probe(TINY)(before, state, batch(1))
+    measured = magnitudes.probe(TINY)(before, state, batch(1))
     old, new = (traverse_util.flatten_dict(p, sep="/") for p in (before, state.params))
-    assert {*found["weights"]} == {k for k, v in new.items() if v.ndim >= 2}
-    for name, weight in found["weights"].items():
+    assert {*measured["weights"]} == {k for k, v in new.items() if v.ndim >= 2}
+    for name, weight in measured["weights"].items():
         # forced normalisation leaves 1 / (1 + 1e-4) [EDM2 eq. 47]
         assert weight == pytest.approx(0.9999, abs=1e-5), name
         change = np.linalg.norm(new[name] - old[name]) / np.linalg.norm(old[name])
-        assert found["updates"][name] == pytest.approx(change, rel=1e-4)
-    assert max(found["updates"].values()) > 1e-5
+        assert measured["updates"][name] == pytest.approx(change, rel=1e-4)
+    assert max(measured["updates"].values()) > 1e-5
     blocks = {name.rpartition("/")[0] for name in new if name.startswith(("enc/", "dec/"))}
     outputs = {"/".join(name.split("/")[:2]) for name in blocks}
-    assert {*found["activations"]} == outputs
-    for name, activation in found["activations"].items():
+    assert {*measured["activations"]} == outputs
+    for name, activation in measured["activations"].items():
         # magnitude-preserving: near 1 before anything is learned, whatever the layer
         assert 0.6 < activation < 1.6, (name, activation)
 
@@ -60,13 +60,13 @@ ROWS = (
 
 
 def test_drift_is_of_the_layers_that_move() -> None:
-    found = magnitudes.drift(ROWS, "updates")
-    assert found.first == pytest.approx(4)
-    assert found.last == pytest.approx(6)
-    assert found.ratio == pytest.approx(1.5)
-    assert found.span == pytest.approx((7 * 9) ** 0.5 / 4)  # step 3 over step 2
-    assert (found.smallest, found.largest) == (0, 9)
-    assert (found.growth, found.layer) == (3, "enc/a")
+    drift = magnitudes.drift(ROWS, "updates")
+    assert drift.first == pytest.approx(4)
+    assert drift.last == pytest.approx(6)
+    assert drift.ratio == pytest.approx(1.5)
+    assert drift.span == pytest.approx((7 * 9) ** 0.5 / 4)  # step 3 over step 2
+    assert (drift.smallest, drift.largest) == (0, 9)
+    assert (drift.growth, drift.layer) == (3, "enc/a")
     with pytest.raises(ValueError, match="all updates are 0: log more steps"):
         magnitudes.drift(ROWS[:1], "updates")
 
@@ -108,9 +108,9 @@ def test_the_command_tells_and_draws(tmp_path: Path) -> None:
     out = f"--out={tmp_path / 'drawn.png'}"
     done = run("magnitudes", f"--workdirs={tmp_path / 'run'}", out)
     assert done.status == 0, done.err
-    told = {words[1]: words[2:] for words in map(str.split, done.out.splitlines()[1:-1])}
-    assert told["updates"] == ["4", "6", "1.5", "1.98431", "0", "9", "3", "enc/a"]
-    assert told["weights"][4:] == ["0.75", "1", "1", "enc/a"]
+    table = {words[1]: words[2:] for words in map(str.split, done.out.splitlines()[1:-1])}
+    assert table["updates"] == ["4", "6", "1.5", "1.98431", "0", "9", "3", "enc/a"]
+    assert table["weights"][4:] == ["0.75", "1", "1", "enc/a"]
     assert (tmp_path / "drawn.png").stat().st_size > 1000
 
 
@@ -122,11 +122,11 @@ def test_runs_of_one_name_are_told_apart_and_damage_is_named(tmp_path: Path) -> 
         path.parent.mkdir(parents=True)
         path.write_text(whole + '{"step": 3, "act')  # as a kill leaves it
     folders = ",".join(str(path.parent) for path in paths)
-    asked = "magnitudes", f"--workdirs={folders}", f"--out={tmp_path / 'drawn.png'}"
-    told = run(*asked).out
-    assert "2 runs drawn" in told
-    assert all(str(path.parent) in told for path in paths)
-    for change, said in (
+    command = "magnitudes", f"--workdirs={folders}", f"--out={tmp_path / 'drawn.png'}"
+    out = run(*command).out
+    assert "2 runs drawn" in out
+    assert all(str(path.parent) in out for path in paths)
+    for change, message in (
         (dict.fromkeys(kinds), "activations must be dict, got None"),
         ({"activations": {}}, "'activations' holds no layers"),
         ({"weights": {"enc/a": "x"}}, "weights: enc/a must be a number from 0"),
@@ -135,14 +135,14 @@ def test_runs_of_one_name_are_told_apart_and_damage_is_named(tmp_path: Path) -> 
         ({"step": "x"}, "step must be a whole number"),
     ):
         paths[1].write_text(whole + json.dumps({"step": 3, **kinds} | change) + "\n")
-        done = run(*asked)
+        done = run(*command)
         assert done.status == 1
         assert f"error: {paths[1]}, line 3: " in done.err
-        assert said in done.err
+        assert message in done.err
     paths[1].write_text(whole + '{"step": 3}\n')
-    assert f"error: {paths[1]}, line 3: it has no 'activations'\n" == run(*asked).err
+    assert f"error: {paths[1]}, line 3: it has no 'activations'\n" == run(*command).err
     line = "error: --workdirs=: name one at least, as runs/mine\n"
-    assert run("magnitudes", "--workdirs=", asked[2]).err == line
+    assert run("magnitudes", "--workdirs=", command[2]).err == line
 
 
 def test_the_plot_has_a_row_of_panels_a_run() -> None:

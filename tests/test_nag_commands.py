@@ -71,14 +71,14 @@ SAYS = dataclasses.replace(EXACT, network=Rms(), parameterization=Unscaled())
 def variances(within: tuple[float, float] | None) -> Any:
     """E x^2 at the inner levels: Euler multiplies x by r + (1 - r) a each step."""
     sigma = np.asarray(GRID(EXACT.schedule, 8).sigma, np.float64)
-    v, found = sigma[0] ** 2, []
+    v, variance = sigma[0] ** 2, []
     for at, to in itertools.pairwise(sigma[:-1]):
         a = STD**2 / (STD**2 + at**2)
         if within and within[0] < at <= within[1]:
             a -= W * GAIN * at * STD / (STD**2 + at**2)
         v *= (to / at + (1 - to / at) * a) ** 2
-        found.append(v)
-    return sigma[1:-1], np.array(found)
+        variance.append(v)
+    return sigma[1:-1], np.array(variance)
 
 
 def gaussian_digits() -> Dataset:
@@ -92,15 +92,15 @@ def gaussian_digits() -> Dataset:
 def test_the_shift_of_a_run_is_that_of_its_steps(within: Any) -> None:
     number, levels = 1500, of_run.inner_levels(EXACT)
     mesh = sharding.data_mesh(jax.devices()[:1])
-    said, label = of_run.forward(SAYS, {}, gaussian_digits(), number, levels, mesh)
+    ahead, label = of_run.forward(SAYS, {}, gaussian_digits(), number, levels, mesh)
     aware = {"noise_guidance": W, "noise_interval": within} if within else {}
     sampling = dataclasses.replace(EXACT.sampling, **aware)
     watch = of_run.watcher(dataclasses.replace(EXACT, sampling=sampling), SAYS)
     seeds = np.arange(number)
-    x0, found = of_run.sampled(watch, ({}, {}), seeds, label, mesh, batch=400)
+    x0, sampled = of_run.sampled(watch, ({}, {}), seeds, label, mesh, batch=400)
     assert x0.shape == (number, 8, 8, 1)
-    assert found.shape == said.shape == (7, number)
-    shift = noise_shift.measure(noise_shift.Estimates(found, said))
+    assert sampled.shape == ahead.shape == (7, number)
+    shift = noise_shift.measure(noise_shift.Estimates(sampled, ahead))
     sigma, v = variances(within)
     high = sigma > 5 * STD  # where both means of a logarithm have the same bias
     expected = np.log((v - STD**2)[high] / sigma[high] ** 2) / 2
@@ -165,20 +165,20 @@ def untrained(folder: Path, experiment: Experiment) -> Path:
 def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     denoiser = untrained(tmp_path / "run", DRAWS)
     estimator = untrained(tmp_path / "level", ESTIMATES)
-    asked = f"--workdir={denoiser}", f"--estimator={estimator}", "--steps=4"
-    asked = (*asked, "--number=12", "--batch=8", "--noise_interval=10,30")
-    done = run("noise_shift", *asked, "--noise_guidance=50", "--solver=EulerMaruyama")
+    flags = f"--workdir={denoiser}", f"--estimator={estimator}", "--steps=4"
+    flags = (*flags, "--number=12", "--batch=8", "--noise_interval=10,30")
+    done = run("noise_shift", *flags, "--noise_guidance=50", "--solver=EulerMaruyama")
     assert done.status == 0, done.err
-    found = json.loads((tmp_path / "run" / "noise_shift.json").read_text())
-    assert (found["steps"], found["noise_interval"]) == (4, [10.0, 30.0])
-    assert "EulerMaruyama" in found["solver"]
+    written = json.loads((tmp_path / "run" / "noise_shift.json").read_text())
+    assert (written["steps"], written["noise_interval"]) == (4, [10.0, 30.0])
+    assert "EulerMaruyama" in written["solver"]
     sigma = np.asarray(GRID(None, 4).sigma)[1:-1]
-    np.testing.assert_allclose(found["ln_sigma"], np.log(sigma), atol=1e-6)
+    np.testing.assert_allclose(written["ln_sigma"], np.log(sigma), atol=1e-6)
     kinds = ["sampled", "sampled with NAG, w = 50"]
-    assert list(found["shifts"]) == kinds
-    for kind, shift in found["shifts"].items():
+    assert list(written["shifts"]) == kinds
+    for kind, shift in written["shifts"].items():
         assert f"{kind}: {shift['verdict']}" in done.out
-    first = [shift["shift"][0] for shift in found["shifts"].values()]
+    first = [shift["shift"][0] for shift in written["shifts"].values()]
     assert abs(first[0] - first[1]) > 1e-3  # only the step from sigma = 20 is guided
     assert (tmp_path / "run" / "noise_shift.png").read_bytes()[1:4] == b"PNG"
     done = run("noise_shift", f"--workdir={denoiser}")

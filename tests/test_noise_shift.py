@@ -86,8 +86,8 @@ def test_the_shift_adds_the_variances(name: str, share: float, x64: None) -> Non
     delta = np.asarray(find(t, share * sigma))
     target = sigma * math.hypot(1, share)
     top = float(schedule(1.0).sigma)
-    found = np.asarray(schedule(t + delta).sigma)
-    np.testing.assert_allclose(found, np.minimum(target, top), rtol=1e-9)
+    actual = np.asarray(schedule(t + delta).sigma)
+    np.testing.assert_allclose(actual, np.minimum(target, top), rtol=1e-9)
     assert (delta > 0).all()
 
 
@@ -107,22 +107,22 @@ def test_published_sizes_of_the_shift(
 ) -> None:
     """To the six decimals that are given."""
     std = share * float(schedule(t).sigma)
-    found = noise_shift.variance_shift(schedule, t, std)
-    np.testing.assert_allclose(found, exact, atol=6e-7)
-    found = noise_shift.first_order_shift(schedule, t, std)
-    np.testing.assert_allclose(found, first, atol=6e-7)
+    shift = noise_shift.variance_shift(schedule, t, std)
+    np.testing.assert_allclose(shift, exact, atol=6e-7)
+    shift = noise_shift.first_order_shift(schedule, t, std)
+    np.testing.assert_allclose(shift, first, atol=6e-7)
 
 
 def test_the_shift_on_the_straight_path_and_on_edm_s(x64: None) -> None:
     t, std = np.linspace(0.1, 0.7, 5), 0.2
     exact = np.hypot(t, std) - t
-    found = noise_shift.variance_shift(FLOW, t, std)
-    np.testing.assert_allclose(found, exact, rtol=1e-12)
-    found = noise_shift.first_order_shift(FLOW, t, std)
-    np.testing.assert_allclose(found, exact, rtol=1e-12)
+    shift = noise_shift.variance_shift(FLOW, t, std)
+    np.testing.assert_allclose(shift, exact, rtol=1e-12)
+    shift = noise_shift.first_order_shift(FLOW, t, std)
+    np.testing.assert_allclose(shift, exact, rtol=1e-12)
     rho = np.hypot(t, std) / (1 - t)
-    found = noise_shift.snr_shift(FLOW, t, std)
-    np.testing.assert_allclose(found, rho / (1 + rho) - t, rtol=1e-10)
+    shift = noise_shift.snr_shift(FLOW, t, std)
+    np.testing.assert_allclose(shift, rho / (1 + rho) - t, rtol=1e-10)
 
     schedule = jd.LogSigma()
     sigma = np.asarray(schedule(t).sigma)
@@ -207,10 +207,10 @@ def test_what_a_blind_network_converges_to_and_that_weights_are_prior(x64: None)
 
 
 @pytest.mark.parametrize(
-    ("w", "given"),
+    ("w", "published"),
     [(0.0, 1.2), (0.5, 1.07468), (1.0, 1.02352), (2.0, 0.99411), (4.0, 0.98839)],
 )
-def test_guided_flow_of_a_point_mass(w: float, given: float, x64: None) -> None:
+def test_guided_flow_of_a_point_mass(w: float, published: float, x64: None) -> None:
     """u = rms(x) / t: u(t) - g = (u_1 - g) (t / t_1)^w, to where g is below 1."""
     data = Blobs(jnp.zeros((1, D)), 0.0)
     _, levels, prior = line(0.01, 1.0, 120)
@@ -221,11 +221,13 @@ def test_guided_flow_of_a_point_mass(w: float, given: float, x64: None) -> None:
     g = math.sqrt(2 / D) * math.exp(gammaln(D / 2) - gammaln((D - 1) / 2))
     expected = g + (1.2 - g) * (0.05 / 0.3) ** w
     np.testing.assert_allclose(float(end[0, 0]) / 0.05, expected, rtol=1e-5)
-    assert expected == pytest.approx(given, abs=6e-6)
+    assert expected == pytest.approx(published, abs=6e-6)
 
 
-@pytest.mark.parametrize(("w", "given"), [(0.5, 1.03602), (1.0, 1.00609), (2.0, 1.00017)])
-def test_guided_score_of_a_point_mass(w: float, given: float, x64: None) -> None:
+@pytest.mark.parametrize(
+    ("w", "published"), [(0.5, 1.03602), (1.0, 1.00609), (2.0, 1.00017)]
+)
+def test_guided_score_of_a_point_mass(w: float, published: float, x64: None) -> None:
     """With the marginal's own score, u^2 - 1 = (u_1^2 - 1) (sigma / sigma_1)^(2 w)."""
     data = Blobs(jnp.zeros((1, D)), 0.0)
     _, levels, prior = exploding(0.01, 2.0, 120)
@@ -235,7 +237,7 @@ def test_guided_score_of_a_point_mass(w: float, given: float, x64: None) -> None
     end = jd.sampling.follow(guided, Condition(), None, x, levels, jd.Heun())
     expected = math.sqrt(1 + (1.2**2 - 1) * (0.05 / 0.3) ** (2 * w))
     np.testing.assert_allclose(float(end[0, 0]) / 0.05, expected, rtol=2e-5)
-    assert expected == pytest.approx(given, abs=6e-6)
+    assert expected == pytest.approx(published, abs=6e-6)
 
 
 # Which blind network
@@ -248,10 +250,10 @@ def network(data: Blobs, row: Any, blind: Unaware) -> Any:
         at = NoiseLevel(jnp.ones_like(c_noise), jnp.exp(4 * c_noise))
         s = row(at)
         x0 = data(z, NoiseLevel(s.c_in * at.alpha, s.c_in * at.sigma)).x0
-        told = (x0 - s.c_skip / s.c_in * z) / s.c_out
+        output = (x0 - s.c_skip / s.c_in * z) / s.c_out
         if cond.noise is None:
-            return jd.Output(told)
-        return jd.Output(jnp.where(cond.noise[:, None], told, blind.network(z)))
+            return jd.Output(output)
+        return jd.Output(jnp.where(cond.noise[:, None], output, blind.network(z)))
 
     return jd.denoiser(apply, None, row)
 
@@ -281,7 +283,7 @@ def test_the_sign_of_the_guidance_is_the_prediction_s(name: str, x64: None) -> N
 
     `without(denoise, "noise")` keeps the nominal c_in, c_skip and c_out.
     """
-    row, given = GAINS[name]
+    row, published = GAINS[name]
     data = blobs(0.5, 0.05)
     _, levels, prior = exploding(0.02, 20.0, 100)
     at = NoiseLevel(jnp.asarray(1.0), jnp.asarray(0.1))
@@ -289,16 +291,16 @@ def test_the_sign_of_the_guidance_is_the_prediction_s(name: str, x64: None) -> N
     x = draw(rng, data, 256) + 1.2 * 0.1 * rng.normal(size=(256, D))
     blind = Unaware(data, row, levels, prior)
     if name.startswith("raw"):  # networks that jaxdiff has not: the level is not in x
-        found = gain(data, blind, x, at)
+        measured = gain(data, blind, x, at)
     else:
         denoise = network(data, row, blind)
         withheld = jd.without(denoise, "noise")
         np.testing.assert_allclose(withheld(x, at).x0, blind(x, at).x0, atol=1e-10)
         np.testing.assert_allclose(denoise(x, at).x0, data(x, at).x0, atol=1e-8)
-        found = gain(denoise, withheld, x, at)
-    assert (found < -0.03) if "X0" in name else (found > 0.08), found
-    if given is not None:
-        assert found == pytest.approx(given, abs=0.03)
+        measured = gain(denoise, withheld, x, at)
+    assert (measured < -0.03) if "X0" in name else (measured > 0.08), measured
+    if published is not None:
+        assert measured == pytest.approx(published, abs=0.03)
 
 
 def test_edm_s_network_is_minus_v_on_the_circle(x64: None) -> None:
@@ -340,11 +342,11 @@ def em50() -> tuple[dict[float, Any], dict[float, Any]]:
             guided = jd.guide(data, (blind, Interval(w, high=0.6 / 0.4)))
             run = jd.sampling.trajectory
             path = run(guided, Condition(), keys, jnp.asarray(start), grid, solver)
-            told = noise_shift.estimates(mean, path.x[1:], ahead[1:])
-            return path.x[-1], told
+            estimates = noise_shift.estimates(mean, path.x[1:], ahead[1:])
+            return path.x[-1], estimates
 
         ends = {w: jax.device_get(go(w)) for w in (0.0, 2.0)}
-        shifts = {w: noise_shift.measure(told) for w, (_, told) in ends.items()}
+        shifts = {w: noise_shift.measure(estimated) for w, (_, estimated) in ends.items()}
         spreads = {w: spread(x, data, grid[-1]) for w, (x, _) in ends.items()}
         return shifts, spreads
 
@@ -373,7 +375,7 @@ def test_steps_with_noise_arrive_too_noisy_and_guidance_mends_it(em50: Any) -> N
 # The report
 
 
-def told(rng: np.random.Generator, shift: list[float], n: int = 4096) -> Estimates:
+def estimated(rng: np.random.Generator, shift: list[float], n: int = 4096) -> Estimates:
     sampled = np.asarray(shift)[:, None] + rng.normal(size=(len(shift), n))
     return Estimates(jnp.asarray(sampled), jnp.asarray(rng.normal(size=(len(shift), n))))
 
@@ -381,13 +383,13 @@ def told(rng: np.random.Generator, shift: list[float], n: int = 4096) -> Estimat
 def test_the_report_says_which_way_and_how_surely() -> None:
     rng = np.random.default_rng(4)
     error = math.sqrt(2 / 4096)
-    some = noise_shift.measure(told(rng, [0.5, 0.2, 0.0]))
+    some = noise_shift.measure(estimated(rng, [0.5, 0.2, 0.0]))
     np.testing.assert_allclose(some.error, error, rtol=0.05)
     np.testing.assert_allclose(some.shift, [0.5, 0.2, 0.0], atol=4 * error)
     np.testing.assert_array_equal(some.signs(), [1, 1, 0])
     assert some.verdict().startswith("positive (+0.2")
     assert "over 3 levels" in some.verdict()
-    none = noise_shift.measure(told(rng, [0.0, 0.0]))
+    none = noise_shift.measure(estimated(rng, [0.0, 0.0]))
     assert none.verdict().startswith("no shift beyond 3 standard errors")
 
 
@@ -395,15 +397,15 @@ def test_the_levels_where_guidance_has_its_sign_decide() -> None:
     """Their mean; a level at 0.2 is outside and one at 1 inside."""
     shift = [9.0, -0.5, -0.1, 0.2, 9.0]
     n = jnp.full(5, 0.01)
-    found = noise_shift.Shift(jnp.asarray(shift), n, n, n)
+    measured = noise_shift.Shift(jnp.asarray(shift), n, n, n)
     levels = NoiseLevel(jnp.full(5, 0.5), jnp.asarray([1.2, 1.0, 0.6, 0.22, 0.2]) * 0.5)
     mean = r"negative \(-0.1333 ± 0.0100 over 3 levels, 0.2 < sigma / alpha <= 1\)"
-    assert re.match(mean, found.verdict(levels))
-    assert found.verdict().startswith("positive")
-    assert found.verdict(levels, (0.05, 0.21)).startswith(
+    assert re.match(mean, measured.verdict(levels))
+    assert measured.verdict().startswith("positive")
+    assert measured.verdict(levels, (0.05, 0.21)).startswith(
         "positive (+9.0000 ± 0.0100 over 1"
     )
-    assert found.verdict(levels, (5.0, 9.0)).startswith("not judged: no level")
+    assert measured.verdict(levels, (5.0, 9.0)).startswith("not judged: no level")
     nan = noise_shift.Shift(n * jnp.nan, n, n, n)
     assert nan.verdict(levels).startswith("not finite")
 
@@ -414,8 +416,8 @@ def test_errors_of_one_trajectory_do_not_average_out() -> None:
     bound, seen = [], []
     for _ in range(200):
         each = np.tile(rng.normal(size=n), (levels, 1))
-        told = Estimates(jnp.asarray(each), jnp.zeros((levels, n)))
-        mean, error = noise_shift.measure(told).mean()
+        estimated = Estimates(jnp.asarray(each), jnp.zeros((levels, n)))
+        mean, error = noise_shift.measure(estimated).mean()
         seen.append(mean)
         bound.append(error)
     # 200 draws know a standard deviation to 5 percent, four of which are 20
@@ -435,10 +437,10 @@ def test_an_added_error_is_measured_as_the_statement_says(
     other = noise_shift.forward(jax.random.split(jax.random.key(1), 1), x0, grid)
     noisy = noisy + share * sigma * rng.normal(size=noisy.shape)
     mean = lambda x: posterior.mean(x, u)[0]
-    found = noise_shift.measure(noise_shift.estimates(mean, noisy, other))
+    measured = noise_shift.measure(noise_shift.estimates(mean, noisy, other))
     expected = math.log(1 + share**2) / 2
-    np.testing.assert_allclose(found.shift, expected, atol=4 * float(found.error[0]))
-    assert float(found.error[0]) < 0.11 * expected
+    np.testing.assert_allclose(measured.shift, expected, atol=4 * float(measured.error[0]))
+    assert float(measured.error[0]) < 0.11 * expected
 
 
 def test_forward_states_have_their_level_s_moments() -> None:
@@ -473,8 +475,8 @@ def test_three_evaluations_are_one_call_and_reduce_to_two(x64: None) -> None:
     def denoise(x: Any, at: NoiseLevel, cond: Condition) -> Denoised:
         calls.append(len(x))
         label = 0 if cond.label is None else cond.label[:, None]
-        told = 1 if cond.noise is None else jnp.where(cond.noise, 1.0, 0.4)[:, None]
-        return Denoised(told * jnp.sin(x + 0.1 * label))
+        scale = 1 if cond.noise is None else jnp.where(cond.noise, 1.0, 0.4)[:, None]
+        return Denoised(scale * jnp.sin(x + 0.1 * label))
 
     x, at = jnp.asarray(RNG.normal(size=(2, 3))), NoiseLevel(1.0, 1.0)
     cond = Condition(label=jnp.asarray([3, 5]))

@@ -63,17 +63,17 @@ def test_schedule_analysis_shows_what_its_text_says(
 ) -> None:
     (path,) = (p for p in NOTEBOOKS if p.stem == "schedule_analysis")
     *cells, last = _executed(path, SHOW, monkeypatch)
-    shown = [(cell.source, _pictures(cell)) for cell in cells]
-    assert sum("plots." in source for source, _ in shown) == 5
-    for source, figures in shown:
+    figures_of = [(cell.source, _pictures(cell)) for cell in cells]
+    assert sum("plots." in source for source, _ in figures_of) == 5
+    for source, figures in figures_of:
         draws = any(line.startswith("plots.") for line in source.split("\n"))
         assert len(figures) == draws, source
         for figure in figures:  # curves and texts on white, more than an empty frame
             assert min(figure.shape) > 400
             assert 0.02 < np.mean(figure < 200) < 0.5
     text = "".join(map(_printed, cells))
-    for said in ("6.82649 %", "0.63528 %", "0.00493 %", "0.0341", "0.0078", "\n0.0\n"):
-        assert said in text
+    for number in ("6.82649 %", "0.63528 %", "0.00493 %", "0.0341", "0.0078", "\n0.0\n"):
+        assert number in text
     # sigmoid identity and constant ratio, up to the triangles a density is made of
     assert "largest difference: 0.00" in text
     assert f"largest and smallest: {math.pi / 2:.2f} {math.pi / 2:.2f}" in text

@@ -280,10 +280,10 @@ def test_averages_are_found_in_any_chain_and_start_as_copies() -> None:
     params = {"w": jnp.ones((2, 2), jnp.bfloat16)}
     inner = optax.chain(optax.scale(1.0), optim.power_ema((0.1, 0.05)))
     tx = optax.chain(optax.masked(inner, {"w": True}), optim.power_ema((0.2,)))
-    found = optim.averages(tx.init(params))
-    assert len(found) == 3
-    assert {tree["w"].dtype for tree in found} == {jnp.dtype("float32")}
-    pointers = {tree["w"].unsafe_buffer_pointer() for tree in found}
+    averages = optim.averages(tx.init(params))
+    assert len(averages) == 3
+    assert {tree["w"].dtype for tree in averages} == {jnp.dtype("float32")}
+    pointers = {tree["w"].unsafe_buffer_pointer() for tree in averages}
     assert len(pointers) == 3  # none shares memory, so that a step may reuse it
     assert optim.averages(optax.adam(1e-3).init(params)) == ()
 

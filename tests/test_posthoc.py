@@ -58,21 +58,21 @@ def test_exponents_that_are_not_positive_are_refused(gamma: float) -> None:
 def test_profiles_are_the_reference_s_response(case: int) -> None:
     """At whole times, as shares of their sum."""
     args = json.loads(str(EMA[f"response/{case}/args"]))
-    found = profile(np.arange(args["len"], dtype=float), args["ofs"], args["std"])
-    np.testing.assert_allclose(found / found.sum(), EMA[f"response/{case}/y"], rtol=1e-11)
+    actual = profile(np.arange(args["len"], dtype=float), args["ofs"], args["std"])
+    np.testing.assert_allclose(actual / actual.sum(), EMA[f"response/{case}/y"], rtol=1e-11)
 
 
 def test_inner_products_are_the_reference_s() -> None:
     times, stds = EMA["corr/ofs_std"].T
-    found = inner_products(times, stds, times, stds)
-    np.testing.assert_allclose(found, EMA["corr/matrix"], rtol=1e-10)
+    actual = inner_products(times, stds, times, stds)
+    np.testing.assert_allclose(actual, EMA["corr/matrix"], rtol=1e-10)
 
 
 def test_inner_products_are_integrals_of_profiles() -> None:
     time = (np.arange(300_000) + 0.5) / 100_000
     a, b = profile(time, 3.0, 0.1), profile(time, 2.0, 0.2)
-    (found,) = inner_products([3.0], [0.1], [2.0], [0.2]).ravel()
-    assert found == pytest.approx(np.mean(a * b) * 3, rel=1e-5)
+    (product,) = inner_products([3.0], [0.1], [2.0], [0.2]).ravel()
+    assert product == pytest.approx(np.mean(a * b) * 3, rel=1e-5)
     assert np.mean(b) * 3 == pytest.approx(1, rel=1e-5)
 
 
@@ -80,14 +80,14 @@ def test_inner_products_are_integrals_of_profiles() -> None:
 def test_coefficients_give_the_reference_s_profiles(case: int) -> None:
     """Compared where they matter: the systems' condition numbers reach 1e6 and more."""
     at = lambda name: EMA[f"posthoc/{case}/{name}"]
-    found = coefficients(at("in_ofs"), at("in_std"), float(at("out_ofs")), at("out_std"))
-    np.testing.assert_allclose(found.sum(0), 1, rtol=1e-9)
+    actual = coefficients(at("in_ofs"), at("in_std"), float(at("out_ofs")), at("out_std"))
+    np.testing.assert_allclose(actual.sum(0), 1, rtol=1e-9)
     digits = 1e-15 * at("cond_A") * np.abs(at("coefs")).max()
-    np.testing.assert_allclose(found, at("coefs"), rtol=0, atol=max(100 * digits, 1e-10))
+    np.testing.assert_allclose(actual, at("coefs"), rtol=0, atol=max(100 * digits, 1e-10))
     parts = zip(at("in_ofs"), at("in_std"), strict=True)
     basis = np.stack([profile(at("profile_t"), t, s) for t, s in parts], axis=1)
     top = np.abs(at("profile")).max()
-    np.testing.assert_allclose(basis @ found, at("profile"), rtol=0, atol=1e-7 * top)
+    np.testing.assert_allclose(basis @ actual, at("profile"), rtol=0, atol=1e-7 * top)
 
 
 def test_a_traced_trajectory_is_reconstructed_as_the_reference_does() -> None:
@@ -104,8 +104,8 @@ def test_a_traced_trajectory_is_reconstructed_as_the_reference_does() -> None:
 
 @pytest.mark.parametrize("case", range(5))
 def test_lists_of_widths_are_read_as_the_reference_does(case: int) -> None:
-    found = parse_stds(str(EMA[f"parse_std_list/{case}/str"]))
-    np.testing.assert_allclose(found, EMA[f"parse_std_list/{case}/val"], rtol=1e-9)
+    stds = parse_stds(str(EMA[f"parse_std_list/{case}/str"]))
+    np.testing.assert_allclose(stds, EMA[f"parse_std_list/{case}/val"], rtol=1e-9)
 
 
 @pytest.mark.parametrize(

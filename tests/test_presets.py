@@ -33,8 +33,8 @@ def count(model_channels: int, channels: int, label_dim: int) -> int:
 def test_networks_have_the_published_number_of_parameters(name: str) -> None:
     model = Model(name, 0, 0.1)
     channels = 4 if name.startswith("img512") else 3
-    found = count(model.preset.model_channels, channels, model.label_dim)
-    assert found == COUNTS[name] == model.preset.parameters(model.label_dim)
+    parameters = count(model.preset.model_channels, channels, model.label_dim)
+    assert parameters == COUNTS[name] == model.preset.parameters(model.label_dim)
 
 
 def test_training_lasts_as_published() -> None:
@@ -123,19 +123,19 @@ def test_guidance_and_quality_go_together() -> None:
 
 
 def test_an_experiment_is_the_published_run() -> None:
-    found = edm2_presets.experiment("img512-m", Latents("a.npz"))
-    assert found.data.shape == (64, 64, 4)
+    experiment = edm2_presets.experiment("img512-m", Latents("a.npz"))
+    assert experiment.data.shape == (64, 64, 4)
     network = UNet(label_dim=1000, model_channels=256, dropout=0.1, dtype="bfloat16")
-    assert found.network == network
-    assert (found.batch_size, found.steps) == (2048, 2**20)
-    assert found.times == jd.timesteps.NormalLogSigma(-0.4, 1.0)
-    rate = found.optimizer.schedule(found.batch_size)
+    assert experiment.network == network
+    assert (experiment.batch_size, experiment.steps) == (2048, 2**20)
+    assert experiment.times == jd.timesteps.NormalLogSigma(-0.4, 1.0)
+    rate = experiment.optimizer.schedule(experiment.batch_size)
     assert float(rate(5000)) == pytest.approx(0.009)  # past 10 M images
     assert float(rate(4 * 70_000)) == pytest.approx(0.009 / 2)
-    assert found.optimizer.stds == (0.05, 0.10)
-    assert found.snapshot_every * found.batch_size == 8 * 2**20
-    assert isinstance(found.loss, jd.Uncertain)
-    grid = found.sampling.grid(found.schedule, found.sampling.steps)
+    assert experiment.optimizer.stds == (0.05, 0.10)
+    assert experiment.snapshot_every * experiment.batch_size == 8 * 2**20
+    assert isinstance(experiment.loss, jd.Uncertain)
+    grid = experiment.sampling.grid(experiment.schedule, experiment.sampling.steps)
     assert grid.sigma.shape == (33,)
     assert float(grid.sigma[0]) == 80
     pixels = edm2_presets.experiment("img64-s", Folder("images", 64))

@@ -31,9 +31,9 @@ def nhwc(x: np.ndarray) -> np.ndarray:
     return np.moveaxis(x, -3, -1)
 
 
-def close(found: Any, expected: np.ndarray, rtol: float) -> None:
+def close(actual: Any, expected: np.ndarray, rtol: float) -> None:
     """Within rtol of the largest entry: what float32 sums are good for."""
-    np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
 def arguments(z: Any, name: str) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def test_published_latents(monkeypatch: pytest.MonkeyPatch) -> None:
     eps = jnp.asarray(nhwc(MISC["vae/eps"]))
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: eps.reshape(shape))
     stored = jnp.asarray(nhwc(MISC["vae/mean_std"]))
-    found = VAELatents().encode(jax.random.key(0), stored)
-    close(found, nhwc(MISC["vae/latents"]), 5e-7)
+    latents = VAELatents().encode(jax.random.key(0), stored)
+    close(latents, nhwc(MISC["vae/latents"]), 5e-7)
 
 
 def test_published_scale_of_latents() -> None:
@@ -75,8 +75,8 @@ def test_published_crops(case: int) -> None:
     args = arguments(MISC, f"crop/{case}/args")
     assert args["mode"] == "center-crop-dhariwal"
     image = Image.fromarray(MISC[f"crop/{case}/in"])
-    found = square(image, args["resolution"])
-    np.testing.assert_array_equal(found, MISC[f"crop/{case}/out"])
+    cropped = square(image, args["resolution"])
+    np.testing.assert_array_equal(cropped, MISC[f"crop/{case}/out"])
 
 
 def test_published_names_count_images() -> None:

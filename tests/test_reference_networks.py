@@ -106,14 +106,14 @@ def test_weights_as_training_starts(name: str) -> None:
     """Normalised once: their values, and the length of each output unit."""
     golden = load(name, "float32")
     params = jax.jit(normalized)(golden.variables["params"])
-    found = to_state_dict({"params": params, "constants": {}})
+    tensors = to_state_dict({"params": params, "constants": {}})
     lengths = state(golden.z, "after_norm_l2/", "float64")
-    assert set(lengths) == {key for key, w in found.items() if w.ndim >= 2}
+    assert set(lengths) == {key for key, w in tensors.items() if w.ndim >= 2}
     for key, expected in lengths.items():
-        rows = np.float64(found[key]).reshape(len(expected), -1)
+        rows = np.float64(tensors[key]).reshape(len(expected), -1)
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), expected, rtol=5e-7)
     for key, expected in state(golden.z, "after/", "float32").items():
-        close(found[key], expected, 3e-7)
+        close(tensors[key], expected, 3e-7)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -121,8 +121,8 @@ def test_names_of_what_is_trained_and_what_is_not(name: str) -> None:
     golden = load(name, "float32")
     for group, key in (("params", "param_names"), ("constants", "buffer_names")):
         empty = {"params": {}, "constants": {}}
-        found = to_state_dict(empty | {group: golden.variables[group]})
-        assert sorted(found) == sorted(golden.z[key].tolist())
+        tensors = to_state_dict(empty | {group: golden.variables[group]})
+        assert sorted(tensors) == sorted(golden.z[key].tolist())
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -136,5 +136,5 @@ def test_published_levels_of_training(name: str, monkeypatch: pytest.MonkeyPatch
     # float32 time of a path of 10.6 nats, then its exponential
     np.testing.assert_allclose(path(t).sigma, z["train/sigma"], rtol=2e-6)
     sigma = jnp.asarray(z["sigma"])
-    told = EDM(meta["sigma_data"])(NoiseLevel(jnp.ones_like(sigma), sigma)).c_noise
-    np.testing.assert_allclose(told, z["eval/c_noise"], rtol=1e-6, atol=1e-7)
+    c_noise = EDM(meta["sigma_data"])(NoiseLevel(jnp.ones_like(sigma), sigma)).c_noise
+    np.testing.assert_allclose(c_noise, z["eval/c_noise"], rtol=1e-6, atol=1e-7)

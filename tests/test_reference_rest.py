@@ -47,8 +47,8 @@ def _entries(grid: Any, total: int, steps: int) -> np.ndarray:
 @pytest.mark.parametrize("key", KEYS["prev"])
 def test_published_next_entries(key: str, x64: None) -> None:
     """Where DDIM steps to; below entry 0 it takes the data."""
-    found = _entries(*_case(key))[1:]
-    np.testing.assert_array_equal(found, np.maximum(GRIDS[key], -1))
+    entries = _entries(*_case(key))[1:]
+    np.testing.assert_array_equal(entries, np.maximum(GRIDS[key], -1))
 
 
 @pytest.mark.parametrize("key", [*KEYS["euler"], *KEYS["dpmpp"]])
@@ -56,8 +56,8 @@ def test_published_entries_of_other_solvers(key: str, x64: None) -> None:
     """Euler's are DDIM's. DPM-Solver++ leaves out the last of N + 1, if it is entry 0."""
     grid, total, steps = _case(key)
     one_less = key.startswith("dpmpp") and not isinstance(grid, Trailing)
-    found = _entries(grid, total, steps + one_less)[:steps]
-    np.testing.assert_array_equal(found, GRIDS[key])
+    entries = _entries(grid, total, steps + one_less)[:steps]
+    np.testing.assert_array_equal(entries, GRIDS[key])
 
 
 @pytest.mark.parametrize("key", KEYS["euler_sigmas"])
@@ -76,8 +76,8 @@ def test_published_levels_of_flow_euler_in_float32(key: str) -> None:
     _, steps, shift = key.split("__")
     path = Shifted(jd.RectifiedFlow(), float(shift.removeprefix("shift")))
     times = jnp.linspace(1.0, path(1e-3).sigma, int(steps[1:]))
-    found = jnp.append(path(times).sigma, path(0.0).sigma)
-    np.testing.assert_allclose(found, GRIDS[key], rtol=2e-5)
+    sigma = jnp.append(path(times).sigma, path(0.0).sigma)
+    np.testing.assert_allclose(sigma, GRIDS[key], rtol=2e-5)
 
 
 def test_published_levels_of_k_diffusion(x64: None) -> None:
@@ -92,8 +92,8 @@ def test_published_levels_of_k_diffusion(x64: None) -> None:
 
 def test_published_logsnr_of_edm(x64: None) -> None:
     sigma = PATHS["edm__sigma"]
-    found = NoiseLevel(np.ones_like(sigma), sigma).logsnr
-    np.testing.assert_allclose(found, PATHS["edm__logsnr"], rtol=1e-9, atol=1e-12)
+    logsnr = NoiseLevel(np.ones_like(sigma), sigma).logsnr
+    np.testing.assert_allclose(logsnr, PATHS["edm__logsnr"], rtol=1e-9, atol=1e-12)
 
 
 def _linear_logsnr() -> tuple[jd.LogSigma, NoiseLevel]:
@@ -142,6 +142,6 @@ def test_published_settings_of_the_importance_sampler(x64: None) -> None:
     for end, weights in zip(HISTORY["snap"], HISTORY["weights_after"], strict=True):
         memory = update(memory, t[start:end], losses[start:end])
         # its weights are all 1 until every entry is full
-        found = law.probabilities(memory) * weights.sum()
-        np.testing.assert_allclose(found, weights, rtol=1e-9)
+        actual = law.probabilities(memory) * weights.sum()
+        np.testing.assert_allclose(actual, weights, rtol=1e-9)
         start = end

@@ -68,12 +68,12 @@ def _denoise(row: Any, raw: Any) -> Any:
 @every
 def test_published_paths_and_slopes(name: str, x64: None) -> None:
     end = _end(PATHS[name], SIT["t"])
-    found = {"alpha": end.at.alpha, "sigma": end.at.sigma}
-    found |= {"dalpha": end.d.alpha, "dsigma": end.d.sigma}
-    found["dalpha_over_alpha"] = end.d.alpha / end.at.alpha
+    slopes = {"alpha": end.at.alpha, "sigma": end.at.sigma}
+    slopes |= {"dalpha": end.d.alpha, "dsigma": end.d.sigma}
+    slopes["dalpha_over_alpha"] = end.d.alpha / end.at.alpha
     # the reverse SDE's g^2 is twice SiT's D, u = (alpha' / alpha) x + D score
-    found["drift_var"] = Proportional(1.0)(end) / 2
-    for key, value in found.items():
+    slopes["drift_var"] = Proportional(1.0)(end) / 2
+    for key, value in slopes.items():
         published = SIT[f"{name}__{key}"]
         np.testing.assert_allclose(value, published, rtol=1e-9, err_msg=key)
 
@@ -82,8 +82,8 @@ def test_published_paths_and_slopes(name: str, x64: None) -> None:
 def test_published_drift_is_the_velocity_without_a_score(name: str, x64: None) -> None:
     path, x = PATHS[name], SIT["x"]
     x0 = _denoise(jd.Score(), jnp.zeros_like(x))(jnp.asarray(x), _level(path, SIT["t"])).x0
-    found = velocity(path, 1 - SIT["t"], x, x0)
-    np.testing.assert_allclose(found, -SIT[f"{name}__drift_x"], **CLOSE)
+    actual = velocity(path, 1 - SIT["t"], x, x0)
+    np.testing.assert_allclose(actual, -SIT[f"{name}__drift_x"], **CLOSE)
 
 
 @every
@@ -91,8 +91,8 @@ def test_published_noised_data_and_their_velocity(name: str, x64: None) -> None:
     at = _level(PATHS[name], SIT["t"])
     x = np.asarray(at.alpha * SIT["x1"] + at.sigma * SIT["x0"])
     np.testing.assert_allclose(x, SIT[f"{name}__xt"], **CLOSE)
-    found = velocity(PATHS[name], 1 - SIT["t"], x, SIT["x1"])
-    np.testing.assert_allclose(found, SIT[f"{name}__ut"], **CLOSE)
+    actual = velocity(PATHS[name], 1 - SIT["t"], x, SIT["x1"])
+    np.testing.assert_allclose(actual, SIT[f"{name}__ut"], **CLOSE)
 
 
 @every
@@ -100,10 +100,10 @@ def test_published_conversions_of_a_velocity(name: str, x64: None) -> None:
     """Velocity, noise and score stand for one D, each by its own row."""
     path, x, at = PATHS[name], jnp.asarray(SIT["x"]), _level(PATHS[name], SIT["t"])
     x0 = x0_of_velocity(path, 1 - SIT["t"], SIT["x"], SIT["vel"])
-    found = eps_from_x0(x, x0, at)
-    np.testing.assert_allclose(found, SIT[f"{name}__noise_from_vel"], **CLOSE)
-    found = -found / at.sigma
-    np.testing.assert_allclose(found, SIT[f"{name}__score_from_vel"], **CLOSE)
+    actual = eps_from_x0(x, x0, at)
+    np.testing.assert_allclose(actual, SIT[f"{name}__noise_from_vel"], **CLOSE)
+    actual = -actual / at.sigma
+    np.testing.assert_allclose(actual, SIT[f"{name}__score_from_vel"], **CLOSE)
     r = jnp.hypot(at.alpha, at.sigma)
     outputs = {
         jd.Eps(): SIT[f"{name}__noise_from_vel"],
@@ -112,9 +112,9 @@ def test_published_conversions_of_a_velocity(name: str, x64: None) -> None:
     outputs |= {"Linear": {jd.Flow(): -SIT["vel"]}}.get(name, {})
     outputs |= {"GVP": {jd.V(): -SIT["vel"] * 2 / np.pi}}.get(name, {})
     for row, raw in outputs.items():
-        found = _denoise(row, jnp.asarray(raw))(x, at).x0
+        actual = _denoise(row, jnp.asarray(raw))(x, at).x0
         # a score of 0.03 away from pure noise is multiplied by sigma / alpha = 100
-        np.testing.assert_allclose(found, x0, rtol=1e-9, atol=1e-8, err_msg=str(row))
+        np.testing.assert_allclose(actual, x0, rtol=1e-9, atol=1e-8, err_msg=str(row))
 
 
 @every
@@ -122,8 +122,8 @@ def test_published_velocity_of_a_score(name: str, x64: None) -> None:
     at, x = _level(PATHS[name], SIT["t"]), jnp.asarray(SIT["x"])
     raw = jnp.hypot(at.alpha, at.sigma) * SIT["vel"]
     x0 = _denoise(jd.Score(), raw)(x, at).x0
-    found = velocity(PATHS[name], 1 - SIT["t"], x, x0)
-    np.testing.assert_allclose(found, SIT[f"{name}__vel_from_score"], **CLOSE)
+    actual = velocity(PATHS[name], 1 - SIT["t"], x, x0)
+    np.testing.assert_allclose(actual, SIT[f"{name}__vel_from_score"], **CLOSE)
 
 
 def on_velocity(path: Schedule) -> Any:
@@ -165,18 +165,18 @@ def test_published_losses(key: str, x64: None) -> None:
     raw = jnp.tanh(p[0] * x + p[1] * jnp.cos(p[2] * t.reshape(4, 1, 1)))
     if kind == "VELOCITY":
         flat = (np.asarray(a).reshape(4, -1) for a in (x, raw))
-        found = Denoised(x0_of_velocity(path, 1 - t, *flat).reshape(x.shape))
+        denoised = Denoised(x0_of_velocity(path, 1 - t, *flat).reshape(x.shape))
     elif kind == "SCORE":
-        found = _denoise(jd.Score(), jnp.hypot(at.alpha, at.sigma) * raw)(x, at)
+        denoised = _denoise(jd.Score(), jnp.hypot(at.alpha, at.sigma) * raw)(x, at)
     else:
-        found = _denoise(jd.Eps(), raw)(x, at)
+        denoised = _denoise(jd.Eps(), raw)(x, at)
     weighting = {
         "NONE": on_velocity(path) if kind == "VELOCITY" else jd.UniformOnNetwork(jd.Eps()),
         "VELOCITY": on_velocity(path),
         "LIKELIHOOD": ELBO(path),
     }[weight]
     noised = jd.Noised(x0, eps, x, 1 - t, at)
-    loss = jd.WeightedError(weighting)(found, noised)
+    loss = jd.WeightedError(weighting)(denoised, noised)
     np.testing.assert_allclose(loss, SIT[key], rtol=1e-9)
 
 
@@ -192,9 +192,9 @@ def test_published_conversions_of_any_path_s_velocity(path: str, x64: None) -> N
     x0 = x0_of_velocity(CLOSED[path], t, x, -u)
     level = NoiseLevel(at.alpha[:, None], at.sigma[:, None])
     eps = np.asarray(eps_from_x0(jnp.asarray(x), x0, level))
-    found = {"x0": x0, "eps": eps, "u": u, "score": -eps / level.sigma}
-    found["v"] = level.alpha * eps - level.sigma * x0
-    for target, value in found.items():
+    converted = {"x0": x0, "eps": eps, "u": u, "score": -eps / level.sigma}
+    converted["v"] = level.alpha * eps - level.sigma * x0
+    for target, value in converted.items():
         published = table[order.index(target)].T
         scale = np.abs(published).max()
         np.testing.assert_allclose(

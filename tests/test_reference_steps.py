@@ -61,9 +61,9 @@ def test_published_steps(case: str, x64: None) -> None:
         solver = DDIM(eta)
         memory, rows = solver.init(x, levels)
         row = jax.tree.map(lambda a: a[0], rows)
-        found, *_ = solver.step(denoise, x, memory, row, lambda k: noise)
+        actual, *_ = solver.step(denoise, x, memory, row, lambda k: noise)
         expected = STEPS[f"step__{case}_N10_eta{eta}"]
-        np.testing.assert_allclose(found, expected, **CLOSE, err_msg=f"eta {eta}")
+        np.testing.assert_allclose(actual, expected, **CLOSE, err_msg=f"eta {eta}")
 
 
 @pytest.mark.parametrize("scale", [3.0, 7.5])

@@ -23,11 +23,11 @@ def run(script: str, workdir: Path, *arguments: str) -> Done:
 
 
 def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) -> None:
-    asked = "--box=0.5,0,1,1", "--number=3", f"--out={tmp_path / 'edit.png'}"
-    done = run("edit", workdir, *asked)
+    flags = "--box=0.5,0,1,1", "--number=3", f"--out={tmp_path / 'edit.png'}"
+    done = run("edit", workdir, *flags)
     assert done.status == 0, done.err
-    with np.load(tmp_path / "edit.npz") as found:
-        images, originals = found["images"], found["originals"]
+    with np.load(tmp_path / "edit.npz") as arrays:
+        images, originals = arrays["images"], arrays["originals"]
     assert images.shape == (3, 8, 8, 1)
     np.testing.assert_array_equal(images[:, :, :4], originals[:, :, :4])
     assert (images[:, :, 4:] != originals[:, :, 4:]).mean() > 0.5
@@ -39,7 +39,7 @@ def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("script", "flags", "said"),
+    ("script", "flags", "message"),
     [
         ("edit", ("--box=0,0,2,1",), "--box is LEFT,TOP,RIGHT,BOTTOM"),
         ("edit", ("--resample=4,5",), "--resample needs --mask or --box"),
@@ -54,11 +54,11 @@ def test_a_box_is_drawn_anew_and_the_rest_kept(workdir: Path, tmp_path: Path) ->
     ],
 )
 def test_a_mistake_is_one_line(
-    script: str, flags: tuple[str, ...], said: str, workdir: Path
+    script: str, flags: tuple[str, ...], message: str, workdir: Path
 ) -> None:
     done = run(script, workdir, *flags)
     assert done.status == 1
-    assert said in done.err
+    assert message in done.err
     assert done.err.count("\n") == 1, done.err
 
 
@@ -74,14 +74,14 @@ def test_what_is_no_classifier_is_refused_in_a_line(workdir: Path) -> None:
 
 
 def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> None:
-    asked = "--number=7", "--blocks=2", "--extractors=pixels8", f"--out={tmp_path}/scored"
-    done = run("evaluate", workdir, *asked)
+    flags = "--number=7", "--blocks=2", "--extractors=pixels8", f"--out={tmp_path}/scored"
+    done = run("evaluate", workdir, *flags)
     assert done.status == 0, done.err
-    found = json.loads((tmp_path / "scored.json").read_text())
-    assert (found["images"], found["as_many"], len(found["blocks"])) == (14, 7, 2)
-    assert found["drawn"]["fd_pixels8"] == found["blocks"][0]["fd_pixels8"]
-    mean = np.mean([block["fd_pixels8"] for block in found["blocks"]])
-    assert found["metrics"]["fd_pixels8"]["mean"] == pytest.approx(mean)
+    scores = json.loads((tmp_path / "scored.json").read_text())
+    assert (scores["images"], scores["as_many"], len(scores["blocks"])) == (14, 7, 2)
+    assert scores["drawn"]["fd_pixels8"] == scores["blocks"][0]["fd_pixels8"]
+    mean = np.mean([block["fd_pixels8"] for block in scores["blocks"]])
+    assert scores["metrics"]["fd_pixels8"]["mean"] == pytest.approx(mean)
     assert "held out" in (tmp_path / "scored.md").read_text()
     assert Image.open(tmp_path / "scored.png").width > 500
     (kept,) = (workdir.parent if workdir.suffix else workdir).glob(

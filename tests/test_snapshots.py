@@ -53,12 +53,12 @@ def test_what_is_written_is_read(dtype: str, tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=50).astype(np.float32)
     path = snapshots.write(tmp_path, snapshot(12, 0.0625, values), dtype)
     assert path.name == "0000012-0.0625.npz"
-    found = snapshots.read(path)
-    assert weight(found).dtype == np.float32
+    restored = snapshots.read(path)
+    assert weight(restored).dtype == np.float32
     expected = np.asarray(jnp.asarray(values).astype(dtype).astype(jnp.float32))
-    np.testing.assert_array_equal(weight(found), expected)
-    assert (found.std, found.step, found.images) == (0.0625, 12, 12 * BATCH)
-    assert found.experiment == EXPERIMENT
+    np.testing.assert_array_equal(weight(restored), expected)
+    assert (restored.std, restored.step, restored.images) == (0.0625, 12, 12 * BATCH)
+    assert restored.experiment == EXPERIMENT
     assert snapshots.find(tmp_path.parent, 0.0625) is None
 
 
@@ -189,9 +189,9 @@ def test_snapshots_in_a_bucket_are_as_those_on_disk(
         for step in (10, 20):
             snapshots.write(folder / snapshots.TRACKED, snapshot(step, 0.1, [step / 64]))
     assert sent == ["run/snapshots/0000010-0.1.npz", "run/snapshots/0000020-0.1.npz"]
-    found = snapshots.find(there)
-    assert str(found) == "gs://bucket/run/snapshots/0000020-0.1.npz"
-    assert weight(snapshots.read(found), 1) == 20 / 64
+    newest = snapshots.find(there)
+    assert str(newest) == "gs://bucket/run/snapshots/0000020-0.1.npz"
+    assert weight(snapshots.read(newest), 1) == 20 / 64
     made = [
         snapshots.reconstruct(folder / snapshots.TRACKED, (0.12,))[0]
         for folder in (there, tmp_path)

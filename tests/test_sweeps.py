@@ -38,7 +38,7 @@ def test_an_axis_is_a_name_and_values(text: str, values: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("std", "'std' is no axis: write NAME=VALUE"),
         ("width=1", "there is no axis 'width': give std, guidance"),
@@ -57,8 +57,8 @@ def test_an_axis_is_a_name_and_values(text: str, values: tuple[str, ...]) -> Non
         ("interval=0:nan", "write LOW:HIGH"),
     ],
 )
-def test_what_is_no_axis_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_axis_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         axis(text)
 
 
@@ -99,11 +99,11 @@ def test_what_a_kill_leaves_of_a_line_costs_that_row_alone(tmp_path: Path) -> No
     whole = book.path.read_bytes()
     for end in range(whole[:-1].rindex(b"\n") + 1, len(whole)):
         book.path.write_bytes(whole[:end])
-        found = [seed for seed in range(3) if book.find({"seed": seed})]
-        assert found in ([0, 1], [0, 1, 2])
-        assert (2 in found) == (end == len(whole) - 1)  # the newline alone is lost
+        whole_rows = [seed for seed in range(3) if book.find({"seed": seed})]
+        assert whole_rows in ([0, 1], [0, 1, 2])
+        assert (2 in whole_rows) == (end == len(whole) - 1)  # the newline alone is lost
         book.write({"seed": 3}, {"blocks": [{"fd_x": 3.0}]})
-        assert [s for s in range(4) if book.find({"seed": s})] == [*found, 3]
+        assert [s for s in range(4) if book.find({"seed": s})] == [*whole_rows, 3]
 
 
 # ------------------------------------------------------------------ the verdict
@@ -130,17 +130,17 @@ def test_a_minimum_is_inside_where_both_ends_are_told(
 ) -> None:
     """Blocks share an offset far above what sets points apart, and differ by 0.1."""
     values = np.array(curve)[:, None] + NOISE + OWN
-    found = verdict(NUMBERS, values, -1)
-    assert (found.at, found.best) == (at, best)
+    judged = verdict(NUMBERS, values, -1)
+    assert (judged.at, judged.best) == (at, best)
     i = NUMBERS.tolist().index(best)
-    np.testing.assert_allclose(found.low[0], curve[0] - curve[i], atol=1e-12)
+    np.testing.assert_allclose(judged.low[0], curve[0] - curve[i], atol=1e-12)
     d = values[3] - values[i]
-    np.testing.assert_allclose(found.high, (d.mean(), np.std(d, ddof=1)), atol=1e-12)
+    np.testing.assert_allclose(judged.high, (d.mean(), np.std(d, ddof=1)), atol=1e-12)
     upside_down = verdict(NUMBERS, -values, 1)
-    assert upside_down == found
+    assert upside_down == judged
     order = [2, 0, 3, 1]
     shuffled = verdict(NUMBERS[order], values[order], -1)
-    assert shuffled == found
+    assert shuffled == judged
 
 
 def test_one_block_does_not_judge() -> None:
@@ -153,43 +153,43 @@ def test_how_often_noise_makes_a_minimum() -> None:
     places = [verdict(NUMBERS[:2], values, -1).at for values in draws]
     expected = 1 - math.sqrt(6 / 7)
     assert expected / 2 == pytest.approx(1 / 27, rel=0.01)  # as `SURE` says
-    told = np.mean([at != "flat" for at in places])
-    assert abs(told - expected) < 4 * math.sqrt(expected / len(draws))
+    share = np.mean([at != "flat" for at in places])
+    assert abs(share - expected) < 4 * math.sqrt(expected / len(draws))
 
 
 def rows(axes: list[Axis], metric: Any) -> list[dict[str, Any]]:
     """Rows of made-up metrics: fd_x is metric(point), recall_x its opposite."""
-    found = []
+    rows_made = []
     for point in points(axes):
         value = metric(**{name: float(text) for name, text in point.items()})
         blocks = [
             {"fd_x": value + n, "recall_x": -value - n, "brightness": 0.0}
             for n in (0.0, 1.0)
         ]
-        found.append({"point": point, "blocks": blocks})
-    return found
+        rows_made.append({"point": point, "blocks": blocks})
+    return rows_made
 
 
 def test_a_plane_is_judged_along_both_lines_through_its_best_point() -> None:
     axes = [axis("guidance=0,1,2"), axis("std=0.2,0.05,0.1")]
     metric = lambda guidance, std: (guidance - 1) ** 2 + (20 * std - guidance) ** 2
-    found = list(sweep_report.verdicts(axes, rows(axes, metric)))
-    assert [(f["metric"], f["axis"]) for f in found] == [
+    verdicts = list(sweep_report.verdicts(axes, rows(axes, metric)))
+    assert [(f["metric"], f["axis"]) for f in verdicts] == [
         ("fd_x", "guidance"),
         ("fd_x", "std"),
         ("recall_x", "guidance"),
         ("recall_x", "std"),
     ]
     # the best is guidance 1, std 0.05, where guidance's ends are worse by 2 and 2
-    for one in found:
+    for one in verdicts:
         across = one["axis"] == "guidance"
         assert one["at"] == ("inside" if across else "low end")
         assert one["best"] == (1.0 if across else 0.05)
         assert one["others"] == ({"std": "0.05"} if across else {"guidance": "1"})
-    np.testing.assert_allclose((found[0]["low"][0], found[0]["high"][0]), (2, 2))
-    said = sweep_report.sentence(found[0])
-    assert said.startswith("fd_x: least at guidance 1, std 0.05; 0 is worse by 2 ± ")
-    assert said.endswith("the best is inside")
+    np.testing.assert_allclose((verdicts[0]["low"][0], verdicts[0]["high"][0]), (2, 2))
+    sentence = sweep_report.sentence(verdicts[0])
+    assert sentence.startswith("fd_x: least at guidance 1, std 0.05; 0 is worse by 2 ± ")
+    assert sentence.endswith("the best is inside")
     text = sweep_report.tables(axes, rows(axes, metric))
     (bold,) = (line for line in text.splitlines() if "**" in line)
     assert bold == "| 1 | 0.05 | **0.5 ± 0.71** | **-0.5 ± 0.71** |"
@@ -279,11 +279,11 @@ def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path)
     assert book.read_text().startswith(first)
     assert book.read_text().count("\n") == 3 + 3
     assert programs.count("jit(program)") == 0  # for all averages: the one before is kept
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert [row["point"] for row in found["rows"]] == [
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert [row["point"] for row in written["rows"]] == [
         {"noise_guidance": w, "std": s} for w in "24" for s in ("0.1", "0.05")
     ]
-    values = [[b["fd_pixels8"] for b in row["blocks"]] for row in found["rows"]]
+    values = [[b["fd_pixels8"] for b in row["blocks"]] for row in written["rows"]]
     assert values[0] == [
         b["fd_pixels8"] for b in json.loads(first.splitlines()[2])["blocks"]
     ]
@@ -297,7 +297,7 @@ def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--steps=2", "--over=steps=2,3"), "--steps and --over=steps=… say two things"),
         (("--over=guidance=0,1",), "sampling.guidance is 1.0, which needs a network"),
@@ -307,11 +307,11 @@ def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path)
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: tuple[str, ...], said: str, workdir: Path
+    arguments: tuple[str, ...], message: str, workdir: Path
 ) -> None:
     done = run(workdir, *arguments)
     assert done.status == 1
-    assert said in done.err
+    assert message in done.err
     assert done.err.count("\n") == 1, done.err
 
 

@@ -232,7 +232,7 @@ GREY = VAELatents(mean=(0.0,), std=(1.0,))
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"parameterization": jd.V()}, r"parameterization is EDM\(.*, here V\("),
         ({"parameterization": jd.EDM(label=AngleLabel())}, "here EDM.*AngleLabel"),
@@ -244,10 +244,10 @@ GREY = VAELatents(mean=(0.0,), std=(1.0,))
     ],
 )
 def test_a_network_that_means_something_else_starts_no_run(
-    changed: dict[str, Any], says: str, tmp_path: Path
+    changed: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     """Arrays of one shape, which the new run would read otherwise."""
-    with pytest.raises(ValueError, match=f"init_from.*{says}"):
+    with pytest.raises(ValueError, match=f"init_from.*{message}"):
         start_from(tmp_path, **changed)
 
 
@@ -261,8 +261,8 @@ def test_another_path_or_an_estimator_may_start_from_a_network(tmp_path: Path) -
 def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) -> None:
     """Of the data's labels, by the judge of the data, and the same for the same state."""
     sampling = dataclasses.replace(TINY.sampling, steps=2, images=8)
-    told = {"eval_images": 20, "eval_extractors": ("pixels8",), "sampling": sampling}
-    e = dataclasses.replace(TINY, **told)
+    settings = {"eval_images": 20, "eval_extractors": ("pixels8",), "sampling": sampling}
+    e = dataclasses.replace(TINY, **settings)
     mesh, dataset = sharding.data_mesh(jax.devices()[:2]), e.data.load()
     draw = generate.sampler(e)
     examine = examiner(e, tmp_path, dataset, draw, mesh)
@@ -272,11 +272,11 @@ def test_a_run_is_scored_by_the_images_that_its_average_draws(tmp_path: Path) ->
     images = generate.images(draw, variables, Pixels(), seeds, label, mesh, 20)
     judge = evaluation.judge_of(e.data, [extractor("pixels8")], mesh, tmp_path / "other")
     exact, _ = judge(evaluation.in_memory(images))
-    found = examine(state)
-    assert found.keys() == exact.keys()
+    scores = examine(state)
+    assert scores.keys() == exact.keys()
     for name, value in exact.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-3, err_msg=name)
-    assert examine(state) == found
+        np.testing.assert_allclose(scores[name], value, rtol=1e-3, atol=1e-3, err_msg=name)
+    assert examine(state) == scores
     wrong = dataclasses.replace(e, eval_extractors=("none",))
     with pytest.raises(ValueError, match="unknown extractor 'none'"):
         examiner(wrong, tmp_path, dataset, draw, mesh)

@@ -65,12 +65,12 @@ def test_neither_batch_nor_devices_change_an_image(folder: Path) -> None:
     one, two = (sharding.data_mesh(jax.devices()[:n]) for n in (1, 2))
     images, opened = pictures(5), vae.load(folder, batch=2)
     mean, std = opened.encode(images, one)
-    for found, same in zip(opened.encode(images, two), (mean, std), strict=True):
-        np.testing.assert_array_equal(found, same)
+    for actual, same in zip(opened.encode(images, two), (mean, std), strict=True):
+        np.testing.assert_array_equal(actual, same)
     np.testing.assert_array_equal(opened.decode(mean, two), opened.decode(mean, one))
     alone = vae.load(folder, batch=1)
-    for found, expected in zip(alone.encode(images, one), (mean, std), strict=True):
-        np.testing.assert_allclose(found, expected, atol=3e-6)
+    for actual, expected in zip(alone.encode(images, one), (mean, std), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=3e-6)
     away = alone.decode(mean, one).astype(int) - opened.decode(mean, one)
     assert np.abs(away).max() <= 1
 

@@ -76,7 +76,7 @@ def events(path: Place) -> list[Event]:
         crc = crc32c(part)
         return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
-    data, found = path.read_bytes(), []
+    data, parsed = path.read_bytes(), []
     while data:
         size, check = struct.unpack("<QI", data[:12])
         body, data = data[12 : 12 + size], data[12 + size :]
@@ -85,8 +85,8 @@ def events(path: Place) -> list[Event]:
             masked(body),
         )
         data = data[4:]
-        found.append(Event.FromString(body))
-    return found
+        parsed.append(Event.FromString(body))
+    return parsed
 
 
 @pytest.mark.parametrize("cloud", [False, True])
@@ -107,9 +107,9 @@ def test_event_files_are_tensorboards(
     values = [event.summary.value[0] for event in (loss, rate)]
     assert [(v.tag, v.simple_value) for v in values] == [("loss", 0.5), ("rate", 0.25)]
     assert {event.step for event in (loss, rate, image)} == {7}
-    shown = image.summary.value[0].image
-    assert (shown.height, shown.width, shown.colorspace) == (6, 4, 3)
-    assert shown.encoded_image_string.startswith(b"\x89PNG")
+    stored = image.summary.value[0].image
+    assert (stored.height, stored.width, stored.colorspace) == (6, 4, 3)
+    assert stored.encoded_image_string.startswith(b"\x89PNG")
 
 
 def test_a_long_run_has_several_event_files(
@@ -194,8 +194,8 @@ def test_a_resumed_run_goes_on_at_wandb(wandb: Standin, tmp_path: Path) -> None:
     rows = wandb.rows[first["id"]]
     losses = [(step, values["loss"]) for step, values in rows if "loss" in values]
     assert losses == [(step, float(step)) for step in range(1, 6)]
-    shown = [(step, values) for step, values in rows if "samples" in values]
-    assert shown == [(end, {"samples": ("picture", (6, 4, 1))}) for end in (3, 5)]
+    pictures = [(step, values) for step, values in rows if "samples" in values]
+    assert pictures == [(end, {"samples": ("picture", (6, 4, 1))}) for end in (3, 5)]
     assert [step for step, values in rows if "fid" in values] == [3, 5]
 
 
@@ -213,9 +213,9 @@ def test_what_a_kill_took_from_wandb_is_told_again(wandb: Standin, tmp_path: Pat
     }
 
 
-@pytest.mark.parametrize(("has", "told"), [(19, [20, 30]), (20, [30]), (30, [])])
+@pytest.mark.parametrize(("has", "sent"), [(19, [20, 30]), (20, [30]), (30, [])])
 def test_what_the_server_has_is_not_told_again(
-    has: int, told: list[int], wandb: Standin, tmp_path: Path
+    has: int, sent: list[int], wandb: Standin, tmp_path: Path
 ) -> None:
     log = writers.open_all(tmp_path, 0, False, "project")
     log.scalars(10, {"loss": 10.0})
@@ -226,7 +226,7 @@ def test_what_the_server_has_is_not_told_again(
     log = writers.open_all(tmp_path, 20, False, "project")
     log.scalars(30, {"loss": 30.0})
     rows = [row for rows in wandb.rows.values() for row in rows]
-    assert rows == [(step, {"loss": float(step)}) for step in told]
+    assert rows == [(step, {"loss": float(step)}) for step in sent]
 
 
 def test_a_run_that_fails_has_failed_at_wandb(wandb: Standin, tmp_path: Path) -> None:
@@ -273,9 +273,9 @@ def test_what_wandb_needs_is_one_line(
     wandb.init = refuse
     with pytest.raises(
         ValueError, match=r"\(No API key\): `wandb login`.*=offline"
-    ) as said:
+    ) as raised:
         writers.open_all(tmp_path, 0, False, "project")
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(raised.value)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match=r"pip install wandb$"):
         writers.open_all(tmp_path, 0, False, "project")

@@ -182,9 +182,9 @@ def test_going_back_past_a_change_counts_the_images_anew(
     )
     built = []
 
-    def compiled(*given: Any) -> Any:
-        built.append(given[-1])
-        return compiled_step(*given)
+    def compiled(*args: Any) -> Any:
+        built.append(args[-1])
+        return compiled_step(*args)
 
     monkeypatch.setattr(train_loop, "compiled_step", compiled)
     with checkpoint.checkpoints(tmp_path, 2) as saved:
@@ -201,6 +201,6 @@ def test_going_back_past_a_change_counts_the_images_anew(
 def test_snapshots_count_the_images_seen(tmp_path: Path) -> None:
     run(tmp_path, snapshot_every=4)
     run(tmp_path, snapshot_every=4, batch_size=4, steps=8)
-    found = [snapshots.read(e.path) for e in snapshots.entries(tmp_path / "snapshots")]
-    assert [s.images for s in found] == [8, 24]
+    written = [snapshots.read(e.path) for e in snapshots.entries(tmp_path / "snapshots")]
+    assert [s.images for s in written] == [8, 24]
     snapshots.reconstruct(tmp_path / "snapshots", [0.08])  # one run, whatever its batches

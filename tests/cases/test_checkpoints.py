@@ -78,8 +78,8 @@ def test_a_name_does_not_matter(name: str, state: TrainState, tmp_path: Path) ->
     for folder in ("run", "moved"):
         with checkpoint.checkpoints(tmp_path / name / folder) as saved:
             assert saved.steps() == [1]
-            found, about = saved.restore(mesh())
-        same(found, state)
+            restored, about = saved.restore(mesh())
+        same(restored, state)
         assert about == Record(1, TINY, about.checksum, IDENTITY)
         assert os.listdir(tmp_path / name / folder) == ["checkpoints"]
     links = set(os.listdir(tempfile.gettempdir())) - before
@@ -240,12 +240,12 @@ def test_every_bit_of_a_record_counts() -> None:
         flipped = bytearray(text)
         flipped[bit // 8] ^= 1 << bit % 8
         try:
-            found = json.loads(flipped)
+            damaged = json.loads(flipped)
         except ValueError:
             continue
-        if found != kept:
+        if damaged != kept:
             with pytest.raises(DamagedError):
-                record.opened(found)
+                record.opened(damaged)
 
 
 def test_a_record_that_holds_statistics_too_is_read() -> None:
@@ -253,8 +253,8 @@ def test_a_record_that_holds_statistics_too_is_read() -> None:
     fields = json.loads(record.sealed(Record(3, TINY, (1, 2), IDENTITY, 6))["record"])
     assert "statistics" not in fields
     text = json.dumps(fields | {"statistics": {"count": 7, "mean": [0.1], "std": [0.5]}})
-    found = record.opened({"record": text, "sha256": record.digest(text)})
-    assert found == Record(3, TINY, (1, 2), IDENTITY, 6)
+    opened = record.opened({"record": text, "sha256": record.digest(text)})
+    assert opened == Record(3, TINY, (1, 2), IDENTITY, 6)
 
 
 def test_a_whole_record_of_another_version_is_not_damaged(
@@ -286,13 +286,13 @@ def test_a_changed_record_is_passed_over(
 ) -> None:
     save(tmp_path, state, 1, 2)
     flip(tmp_path / "checkpoints/2/_CHECKPOINT_METADATA", what, by)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with checkpoint.checkpoints(tmp_path) as saved:
-            found, about = saved.restore(mesh())
+            restored, about = saved.restore(mesh())
     assert about.experiment == TINY
-    same(found, state)
-    lines = [str(w.message) for w in said if "passed over" in str(w.message)]
+    same(restored, state)
+    lines = [str(w.message) for w in caught if "passed over" in str(w.message)]
     if reason:
         assert about.step == 1
         assert len(lines) == 1
@@ -355,10 +355,10 @@ def test_arrays_of_another_network_are_named(state: TrainState, tmp_path: Path) 
     wider = dataclasses.replace(TINY.network, model_channels=8)
     with checkpoint.checkpoints(tmp_path, keep=2) as saved:
         saved.save(1, state, dataclasses.replace(TINY, network=wider))
-    said = r"is damaged \(\S+ is \[.*\] in it, and \[.*\] in its network\)"
+    message = r"is damaged \(\S+ is \[.*\] in it, and \[.*\] in its network\)"
     with (
         checkpoint.checkpoints(tmp_path) as saved,
-        pytest.raises(ValueError, match=said),
+        pytest.raises(ValueError, match=message),
     ):
         saved.restore(mesh())
 
@@ -439,9 +439,9 @@ def test_a_run_of_version_0_1_goes_on_bit_for_bit(old: Path, tmp_path: Path) -> 
     jax.tree.map(near, narrow.variables, run.variables)
 
     with checkpoint.checkpoints(old) as saved:
-        found, about = saved.restore(mesh())
+        restored, about = saved.restore(mesh())
     with checkpoint.checkpoints(tmp_path / "new", keep=2) as saved:  # as it is saved now
-        saved.save(2, found, about.experiment)
+        saved.save(2, restored, about.experiment)
     more = dataclasses.replace(about.experiment, steps=4)
     ended = [train.fit(more, folder, progress=False) for folder in (old, tmp_path / "new")]
     assert int(ended[0].step) == 4

@@ -50,17 +50,17 @@ def experiment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Experiment:
 def test_values_are_written_as_for_solver(
     flag: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: Any = experiment(monkeypatch, f"--config.{flag}")
+    parsed: Any = experiment(monkeypatch, f"--config.{flag}")
     for name in flag.partition("=")[0].split("."):
-        found = getattr(found, name)
-    assert found == value
+        parsed = getattr(parsed, name)
+    assert parsed == value
 
 
 def test_fields_of_plain_values_and_of_written_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = experiment(monkeypatch, "--config.times=Uniform()", "--config.batch_size=64")
-    assert (found.times, found.batch_size) == (Uniform(), 64)
+    parsed = experiment(monkeypatch, "--config.times=Uniform()", "--config.batch_size=64")
+    assert (parsed.times, parsed.batch_size) == (Uniform(), 64)
 
 
 @pytest.mark.parametrize(

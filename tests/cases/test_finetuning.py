@@ -54,26 +54,26 @@ def loaded(there: Experiment, here: Experiment, folder: Path) -> tuple[dict, dic
 
 
 def test_all_of_a_network_is_loaded_and_said(tmp_path: Path) -> None:
-    before, after, said = loaded(experiment(), experiment(seed=5), tmp_path)
+    before, after, log = loaded(experiment(), experiment(seed=5), tmp_path)
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, rtol=1e-6, err_msg=name)
     count = len(before) + len(flat(initial(experiment()).constants))
-    assert f"step 7\n{count} of the {count} arrays of the network are loaded" in said
-    assert "made anew" not in said
-    assert "class k here takes the place of class k there" in said
+    assert f"step 7\n{count} of the {count} arrays of the network are loaded" in log
+    assert "made anew" not in log
+    assert "class k here takes the place of class k there" in log
 
 
 @pytest.mark.parametrize(
-    ("network", "says"),
+    ("network", "line"),
     [
         (TINY.network.clone(label_dim=3), "10 there, 3 here; labels are made anew"),
         (TINY.network.clone(label_dim=0), "10 there, 0 here; labels are left out"),
     ],
 )
-def test_another_number_of_classes(network: UNet, says: str, tmp_path: Path) -> None:
-    before, after, said = loaded(experiment(), experiment(network=network), tmp_path)
-    assert says in said
+def test_another_number_of_classes(network: UNet, line: str, tmp_path: Path) -> None:
+    before, after, log = loaded(experiment(), experiment(network=network), tmp_path)
+    assert line in log
     label = "emb_label/weight"
     assert (label in after) == (network.label_dim > 0)
     for name in before.keys() - {label}:
@@ -84,16 +84,16 @@ def test_another_network_s_label_table_too(tmp_path: Path) -> None:
     adm = ADM(label_dim=4, model_channels=8, channel_mult=(1,), num_blocks=1)
     here = adm.clone(label_dim=2)
     pair = experiment(network=adm, **PLAIN), experiment(network=here, **PLAIN)
-    before, after, said = loaded(*pair, tmp_path)
-    assert "4 there, 2 here; labels are made anew" in said
+    before, after, log = loaded(*pair, tmp_path)
+    assert "4 there, 2 here; labels are made anew" in log
     assert before["emb_label"].shape != after["emb_label"].shape
 
 
 def test_another_resolution_goes_on_level_by_level(tmp_path: Path) -> None:
     larger = experiment(16, TWO.clone(attn_resolutions=(8,)))
-    before, after, said = loaded(experiment(8, TWO), larger, tmp_path)
-    assert "trained at 8 x 8, goes on at 16 x 16: blocks matched by level" in said
-    assert "made anew" not in said
+    before, after, log = loaded(experiment(8, TWO), larger, tmp_path)
+    assert "trained at 8 x 8, goes on at 16 x 16: blocks matched by level" in log
+    assert "made anew" not in log
     for name, value in before.items():
         there = name.replace("8x8", "16x16").replace("4x4", "8x8")
         np.testing.assert_allclose(after[there], value, rtol=1e-6, err_msg=name)
@@ -102,9 +102,9 @@ def test_another_resolution_goes_on_level_by_level(tmp_path: Path) -> None:
 def test_a_transformer_goes_on_at_another_resolution(tmp_path: Path) -> None:
     """Its positions are a fixed table, so they are those of the new size."""
     pair = experiment(8, DIT, **PLAIN), experiment(16, DIT, **PLAIN)
-    before, after, said = loaded(*pair, tmp_path)
-    assert "trained at 8 x 8, goes on at 16 x 16: positions are for the new size" in said
-    assert "made anew: constants/positions\n" in said
+    before, after, log = loaded(*pair, tmp_path)
+    assert "trained at 8 x 8, goes on at 16 x 16: positions are for the new size" in log
+    assert "made anew: constants/positions\n" in log
     assert before.keys() == after.keys()
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, rtol=1e-6, err_msg=name)
@@ -124,7 +124,7 @@ def test_positions_of_as_many_patches_are_made_anew_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "here", "says"),
+    ("there", "here", "message"),
     [
         (DIT, {"depth": 2}, r"network.depth: 1 there, 2 here"),
         (DIT, {"heads": 4}, r"network.heads: 2 there, 4 here"),
@@ -137,18 +137,18 @@ def test_positions_of_as_many_patches_are_made_anew_too(tmp_path: Path) -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_another_function_of_the_same_weights_is_refused(
-    there: Any, here: dict[str, Any], says: str, tmp_path: Path
+    there: Any, here: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     pair = experiment(8, there, **PLAIN), experiment(8, there.clone(**here), **PLAIN)
-    with pytest.raises(ValueError, match=f"init_from: .*{says}.*set these as they are"):
+    with pytest.raises(ValueError, match=f"init_from: .*{message}.*set these as they are"):
         loaded(*pair, tmp_path)
 
 
 def test_an_estimator_of_another_backbone_is_refused(tmp_path: Path) -> None:
     level = LevelEstimator(TWO.clone(channels_per_head=16))
     here = experiment(8, level, loss=LevelLikelihood(), parameterization=Unscaled())
-    says = r"network.backbone.channels_per_head: 8 there, 16 here"
-    with pytest.raises(ValueError, match=says):
+    message = r"network.backbone.channels_per_head: 8 there, 16 here"
+    with pytest.raises(ValueError, match=message):
         loaded(experiment(8, TWO), here, tmp_path)
 
 
@@ -160,19 +160,19 @@ def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_more_attention_is_refused_with_what_differs(tmp_path: Path) -> None:
     more = TWO.clone(attn_resolutions=(8, 4))
-    says = (
+    message = (
         r"dec/8x8_block0/attn_proj/weight is missing in its network, .*"
         r"attn_resolutions: \(4,\) there, \(8, 4\) here"
     )
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         loaded(experiment(8, TWO), experiment(8, more), tmp_path)
 
 
 def test_new_heads_are_made_anew_and_other_settings_are_said(tmp_path: Path) -> None:
     here = TWO.clone(learned_variance=True, dropout=0.3)
-    _, after, said = loaded(experiment(8, TWO), experiment(8, here), tmp_path)
-    assert "made anew: variance_conv/weight, variance_gain\n" in said
-    assert "network.dropout: 0.1 there, 0.3 here" in said
+    _, after, log = loaded(experiment(8, TWO), experiment(8, here), tmp_path)
+    assert "made anew: variance_conv/weight, variance_gain\n" in log
+    assert "network.dropout: 0.1 there, 0.3 here" in log
     assert after["variance_gain"] == 0
 
 
@@ -188,9 +188,9 @@ def test_a_network_of_another_size_is_refused_with_what_differs(tmp_path: Path) 
 
 
 def test_a_state_takes_no_arrays_that_its_network_has_not() -> None:
-    given = {"params": {"out_conv": {"weight": np.ones((1, 8, 3, 4), np.float32)}}}
+    others = {"params": {"out_conv": {"weight": np.ones((1, 8, 3, 4), np.float32)}}}
     with pytest.raises(ValueError, match=r"params/out_conv/weight is \(1, 8, 3, 4\)"):
-        init_state(experiment(), given)
+        init_state(experiment(), others)
     with pytest.raises(ValueError, match=r"params/nothing .* its network does not have"):
         init_state(experiment(), {"params": {"nothing": np.ones(1)}})
 
@@ -214,7 +214,7 @@ def test_a_run_starts_from_a_run_under_the_home_folder(
     fit(few, "~/first", progress=False)
     assert (tmp_path / "first/checkpoints/2").is_dir()
     fit(dataclasses.replace(few, init_from="~/first", steps=1), str(tmp_path / "second"))
-    said = capsys.readouterr().err
-    assert "init_from: ~/first, step 2\n" in said
-    assert "arrays of the network are loaded\n" in said
+    log = capsys.readouterr().err
+    assert "init_from: ~/first, step 2\n" in log
+    assert "arrays of the network are loaded\n" in log
     assert "init_from: ~/first, step 2" in (tmp_path / "second/starts.jsonl").read_text()

@@ -50,9 +50,9 @@ def drawn(workdir: Path, out: Path, labels: str) -> tuple[Done, list[int]]:
 def test_names_and_numbers(
     labels: str, numbers: list[int], animals: Path, tmp_path: Path
 ) -> None:
-    done, found = drawn(animals, tmp_path, labels)
+    done, label = drawn(animals, tmp_path, labels)
     assert done.status == 0, done.err
-    assert found == numbers
+    assert label == numbers
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_number_that_is_the_name_of_another_class_is_said(tmp_path: Path) -> N
     data = Folder(str(tmp_path / "photos"), 8)
     network = DRAWS.network.clone(label_dim=2)
     experiment = dataclasses.replace(CAN_DROP, network=network, data=data)
-    done, found = drawn(untrained(tmp_path / "run", experiment), tmp_path, "1")
-    assert found == [1] * 4
+    done, label = drawn(untrained(tmp_path / "run", experiment), tmp_path, "1")
+    assert label == [1] * 4
     assert "--labels=1 is label 1, 'a'; the class with that name is label 0" in done.err
 
 

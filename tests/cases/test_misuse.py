@@ -29,12 +29,12 @@ RUN = SimpleNamespace(denoise=TOY, experiment=None)
 MEAN = lambda params, x, c_noise, cond: Output(x)
 
 
-def plain(verb: Callable, *given: Any, **named: Any) -> Any:
-    return inspect.unwrap(verb)(*given, **named)
+def plain(verb: Callable, *args: Any, **named: Any) -> Any:
+    return inspect.unwrap(verb)(*args, **named)
 
 
 def sample(**changed: Any) -> Any:
-    given = {
+    args = {
         "denoise": TOY,
         "cond": Condition(),
         "keys": KEYS,
@@ -42,20 +42,20 @@ def sample(**changed: Any) -> Any:
         "levels": LEVELS,
         "solver": jd.Euler(),
     }
-    return plain(jd.sample, **given | changed)
+    return plain(jd.sample, **args | changed)
 
 
 def trajectory(**changed: Any) -> Any:
-    given = {"denoise": TOY, "cond": Condition(), "keys": KEYS, "x": IMAGES}
+    args = {"denoise": TOY, "cond": Condition(), "keys": KEYS, "x": IMAGES}
     return plain(
-        sampling.trajectory, **given | {"levels": LEVELS, "solver": jd.Euler()} | changed
+        sampling.trajectory, **args | {"levels": LEVELS, "solver": jd.Euler()} | changed
     )
 
 
 def follow(**changed: Any) -> Any:
-    given = {"denoise": TOY, "cond": Condition(), "keys": KEYS, "x": IMAGES}
+    args = {"denoise": TOY, "cond": Condition(), "keys": KEYS, "x": IMAGES}
     return plain(
-        sampling.follow, **given | {"levels": LEVELS, "solver": jd.Euler()} | changed
+        sampling.follow, **args | {"levels": LEVELS, "solver": jd.Euler()} | changed
     )
 
 
@@ -143,7 +143,7 @@ CASES = {
         r"the network returned an array of shape .*not a jd.Output: end it with `return ",
     ),
     "tuple": (
-        lambda: denoise_by(lambda *given: (given[1], {})),
+        lambda: denoise_by(lambda *args: (args[1], {})),
         "the network returned a tuple",
     ),
     "channels first": (

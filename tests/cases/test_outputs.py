@@ -50,25 +50,25 @@ def script(name: str, workdir: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_second_time_says_what_it_replaces(name: str, workdir: Path) -> None:
-    asked, files = script(name, workdir), COMMANDS[name][0]
-    first = run(*asked)
+    command, files = script(name, workdir), COMMANDS[name][0]
+    first = run(*command)
     assert first.status == 0, first.err
     assert "replaced" not in first.err
-    again = run(*asked)
+    again = run(*command)
     assert again.status == 0, again.err
-    said = rf"replaced .*/run/{re.escape(files)} \(written 20\d\d-\d\d-\d\d \d\d:\d\d\)\n"
-    assert re.search(said, again.err), again.err
+    line = rf"replaced .*/run/{re.escape(files)} \(written 20\d\d-\d\d-\d\d \d\d:\d\d\)\n"
+    assert re.search(line, again.err), again.err
     for file in files.split(", "):
         assert Path(file).name in first.out  # each result is named at the end
 
 
 def test_a_reference_that_is_there_is_said_too(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((8, 8, 8, 3), np.uint8))
-    asked = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
-    asked = (*asked, "--extractors=pixels8")
-    assert "replaced" not in run(*asked).err
-    assert f"replaced {tmp_path / 'ref.npz'} (written 20" in run(*asked).err
-    assert "replaced" not in run(*asked, "--extractors=none").err  # nor was it
+    command = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
+    command = (*command, "--extractors=pixels8")
+    assert "replaced" not in run(*command).err
+    assert f"replaced {tmp_path / 'ref.npz'} (written 20" in run(*command).err
+    assert "replaced" not in run(*command, "--extractors=none").err  # nor was it
 
 
 DAMAGED = ["", "{", "[]", "null", '{"step": 1}', '{"bits_per_dim": {"total": 3}}',
@@ -117,10 +117,10 @@ def test_results_are_on_disk_before_anything_is_drawn(
 def test_texts_of_data_are_no_markup(text: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "x.npz", images=images)
-    asked = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
-    assert run(*asked, "--extractors=pixels8").status == 0
-    told = dataclasses.replace(evaluation.load(tmp_path / "ref.npz"), source=text)
-    evaluation.save(tmp_path / "ref.npz", told)
+    command = "reference", f"--images={tmp_path / 'x.npz'}", f"--out={tmp_path / 'ref.npz'}"
+    assert run(*command, "--extractors=pixels8").status == 0
+    reference = dataclasses.replace(evaluation.load(tmp_path / "ref.npz"), source=text)
+    evaluation.save(tmp_path / "ref.npz", reference)
     of = f"--images={tmp_path / 'x.npz'}", f"--reference={tmp_path / 'ref.npz'}"
     done = run("evaluate", *of, "--extractors=pixels8", f"--out={tmp_path / 'q'}")
     assert done.status == 0, done.err
@@ -198,11 +198,11 @@ def imported(folder: Path) -> tuple[list[str], str]:
 
 @pytest.mark.parametrize("prepared", [analyzed, reconstructed, imported])
 def test_what_other_commands_replace_is_said(prepared: Any, tmp_path: Path) -> None:
-    asked, files = prepared(tmp_path)
-    first = run(*asked)
+    command, files = prepared(tmp_path)
+    first = run(*command)
     assert first.status == 0, first.err
     assert "replaced" not in first.err
-    again = run(*asked)
+    again = run(*command)
     assert f"replaced {files} (written 20" in again.err, again.err
 
 
@@ -213,9 +213,9 @@ def test_objects_of_a_bucket_are_replaced_too(
     now = iter(range(1_700_000_000, 1_800_000_000))
     plain = store.info
     monkeypatch.setattr(store, "info", lambda path: plain(path) | {"mtime": next(now)})
-    asked = script("sample", workdir)
+    command = script("sample", workdir)
     for first in (True, False):
-        done = run(*asked, "--out=gs://bucket/a")
+        done = run(*command, "--out=gs://bucket/a")
         assert done.status == 0, done.err
         assert ("replaced gs://bucket/a.npz, a.png (written 2023" in done.err) != first
 
@@ -237,13 +237,13 @@ def test_a_sweep_against_another_reference_is_another(
 ) -> None:
     """By what the file holds, and not by its name."""
     at, images = untrained(tmp_path / "run", DRAWS), tmp_path / "x.npz"
-    asked = "reference", f"--images={images}", f"--out={tmp_path / 'ref.npz'}"
+    command = "reference", f"--images={images}", f"--out={tmp_path / 'ref.npz'}"
     swept = [*script("sweep", at), f"--reference={tmp_path / 'ref.npz'}"]
     rows = []
     for seed in (0, 0, 1):
         numbers = np.random.default_rng(seed).integers(0, 256, (8, *DRAWS.data.shape))
         np.savez(images, images=numbers.astype(np.uint8))
-        assert run(*asked, "--extractors=pixels8").status == 0
+        assert run(*command, "--extractors=pixels8").status == 0
         done = run(*swept)
         assert done.status == 0, done.err
         rows.append(len((at.parent / "quality/sweep.jsonl").read_text().splitlines()))
@@ -251,7 +251,7 @@ def test_a_sweep_against_another_reference_is_another(
 
 
 @pytest.mark.parametrize(
-    ("asked", "line"),
+    ("command", "line"),
     [
         (("sample", f"--seed={2**32 - 2}", "--number=4"), "seeds must lie in 0"),
         (("sample", f"--number={10**7 + 1}"), "upper bound|at most|in the range"),
@@ -261,12 +261,14 @@ def test_a_sweep_against_another_reference_is_another(
     ],
 )
 def test_more_seeds_than_there_are_cost_nothing(
-    asked: tuple[str, ...], line: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...], line: str, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jaxdiff.runs import generate
 
     monkeypatch.setattr(generate, "image_keys", lambda *_: pytest.fail("drawn"))
-    done = run(*asked, f"--workdir={workdir}", *(["--batch=1"] * (asked[0] == "sample")))
+    done = run(
+        *command, f"--workdir={workdir}", *(["--batch=1"] * (command[0] == "sample"))
+    )
     assert done.status in (1, 2)
     assert re.search(line, done.err), done.err
 
@@ -285,7 +287,7 @@ def test_lines_of_a_warning_stay_apart(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "line"),
+    ("command", "line"),
     [
         (("sample", f"--labels={'9' * 5000}"), "is no class of this run"),
         (("sample", "--compare=Euler", f"--compare_steps={'9' * 5000}"), "each at most"),
@@ -295,10 +297,11 @@ def test_lines_of_a_warning_stay_apart(capsys: pytest.CaptureFixture) -> None:
     ],
 )
 def test_numbers_of_flags_are_no_pythons_words(
-    asked: tuple[str, ...], line: str, workdir: Path
+    command: tuple[str, ...], line: str, workdir: Path
 ) -> None:
-    done = run(*script("noise_shift", workdir) if asked[0] == "noise_shift" else asked[:1],
-               *asked[1:], f"--workdir={workdir}")  # fmt: skip
+    name, *flags = command
+    start = script(name, workdir) if name == "noise_shift" else (name,)
+    done = run(*start, *flags, f"--workdir={workdir}")
     assert done.status == 1
     assert line in done.err
     assert len(done.err) < 1000

@@ -50,15 +50,15 @@ def functions(module: Any, exported: set[str] | None) -> Iterator[tuple[str, Any
 
 def public() -> Iterator[tuple[str, Any]]:
     """Their names and sources; of a package whose modules are inside, its `__all__`."""
-    for found in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff."):
-        short = found.name.removeprefix("jaxdiff.")
-        if found.ispkg:
+    for module in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff."):
+        short = module.name.removeprefix("jaxdiff.")
+        if module.ispkg:
             continue
         exported = None
         if f"{short}.".startswith(INSIDE):
-            package = importlib.import_module(found.name.rpartition(".")[0])
+            package = importlib.import_module(module.name.rpartition(".")[0])
             exported = set(getattr(package, "__all__", ())) if "." in short else set()
-        for name, node in functions(importlib.import_module(found.name), exported):
+        for name, node in functions(importlib.import_module(module.name), exported):
             yield f"{short}.{name}", node
 
 

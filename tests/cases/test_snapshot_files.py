@@ -30,10 +30,10 @@ def changed(path: Path, change: Callable[[Arrays], Any]) -> None:
     np.savez(path, **arrays)
 
 
-def says(**fields: Any) -> Callable[[Arrays], None]:
+def describing(**fields: Any) -> Callable[[Arrays], None]:
     def change(arrays: Arrays) -> None:
-        said = json.loads(bytes(arrays["json"])) | fields
-        arrays["json"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+        description = json.loads(bytes(arrays["json"])) | fields
+        arrays["json"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
 
     return change
 
@@ -47,7 +47,7 @@ NAN = np.full((3, 3, 4, 4), np.nan, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (holds(WEIGHT, NAN), rf"{WEIGHT} has nan or infinity in it"),
         (holds(WEIGHT, NAN * np.inf), "has nan or infinity"),
@@ -71,26 +71,26 @@ NAN = np.full((3, 3, 4, 4), np.nan, np.float32)
         ),
         (lambda a: a.pop("json"), "no array `json`"),
         (holds("json", np.zeros(2**23, np.uint8)), "its description has 8,388,736 bytes"),
-        (says(std=float("nan")), "its std is nan, not the length of an average"),
-        (says(std=-1.0), "its std is -1.0"),
-        (says(std=float("inf")), "its std is inf"),
-        (says(std=True), "its std is True"),
-        (says(std="0.1"), "its std is 0.1, not the length of an average"),
-        (says(step=-5), "its step is -5, not a number of steps"),
-        (says(step=2.5), "its step is 2.5"),
-        (says(step=10**30), "its step is 10+, not"),
-        (says(images=-1), "its images is -1"),
-        (says(dtype="int8"), "its dtype is int8"),
-        (says(experiment=[]), r"its experiment is \[\], not a table"),
-        (says(experiment={"type": "solvers.Heun"}), "experiment|config"),
-        (says(classes="cat"), "its classes is cat, not a list of names"),
+        (describing(std=float("nan")), "its std is nan, not the length of an average"),
+        (describing(std=-1.0), "its std is -1.0"),
+        (describing(std=float("inf")), "its std is inf"),
+        (describing(std=True), "its std is True"),
+        (describing(std="0.1"), "its std is 0.1, not the length of an average"),
+        (describing(step=-5), "its step is -5, not a number of steps"),
+        (describing(step=2.5), "its step is 2.5"),
+        (describing(step=10**30), "its step is 10+, not"),
+        (describing(images=-1), "its images is -1"),
+        (describing(dtype="int8"), "its dtype is int8"),
+        (describing(experiment=[]), r"its experiment is \[\], not a table"),
+        (describing(experiment={"type": "solvers.Heun"}), "experiment|config"),
+        (describing(classes="cat"), "its classes is cat, not a list of names"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
-    change: Callable[[Arrays], Any], said: str, path: Path
+    change: Callable[[Arrays], Any], message: str, path: Path
 ) -> None:
     changed(path, change)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         jd.restore(path)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"{path} is damaged, or no snapshot: ")

@@ -21,9 +21,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_nothing_is_written_beside_pictures_or_archives(photos: Path) -> None:
     before = sorted(os.listdir(photos))
-    found = statistics.measured(Folder(photos, 8))
+    measured = statistics.measured(Folder(photos, 8))
     assert sorted(os.listdir(photos)) == before
-    assert statistics.stored(Folder(photos, 8)) == found
+    assert statistics.stored(Folder(photos, 8)) == measured
     assert statistics.stored(Folder(photos, 4)) is None
 
 
@@ -37,21 +37,21 @@ def test_changed_pictures_are_measured_again(photos: Path) -> None:
 def test_the_line_says_whether_they_are_kept(photos: Path) -> None:
     data = Folder(photos, 8)
     dataset = data.load()
-    found = statistics.measure(dataset, data.encoder)
-    line = statistics.try_to_keep(data, found, dataset)
+    measured = statistics.measure(dataset, data.encoder)
+    line = statistics.try_to_keep(data, measured, dataset)
     assert line == f"kept in {statistics.file_of(data)}"
-    assert statistics.stored(data) == found
+    assert statistics.stored(data) == measured
 
 
 def test_the_line_says_why_they_are_not(photos: Path) -> None:
     (photos.parent / "cache").write_text("a file in the way")
     data = Folder(photos, 8)
     dataset = data.load()
-    found = statistics.measure(dataset, data.encoder)
-    line = statistics.try_to_keep(data, found, dataset)
+    measured = statistics.measure(dataset, data.encoder)
+    line = statistics.try_to_keep(data, measured, dataset)
     assert line.startswith("not kept, as the cache folder cannot be written to: ")
     with pytest.warns(UserWarning, match="are not kept"):
-        assert statistics.measured(data) == found
+        assert statistics.measured(data) == measured
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,11 @@ def test_a_start_says_what_it_found_and_an_end_no_noise(
     e = dataclasses.replace(FEW, data=Folder(str(folder), size=8), network=network)
     for steps in (2, 3):
         fit(dataclasses.replace(e, steps=steps), tmp_path / "run")
-    said = capsys.readouterr().err
+    log = capsys.readouterr().err
     resolved = dataclasses.replace(e, network=TINY.network.clone(label_dim=2))
     shapes = jax.eval_shape(lambda: init_state(resolved)).params
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    lines = said.splitlines()
+    lines = log.splitlines()
     assert lines[0] == "reading the data"
     assert f"data: Folder {folder}, 6 images, 8 x 8 x 3" in lines
     assert "  2 classes: 'cat' (3), 'dog' (3)" in lines
@@ -65,7 +65,7 @@ def test_a_start_says_what_it_found_and_an_end_no_noise(
     assert f"folder: {tmp_path / 'run'}, a new run of 2 steps" in lines
     assert f"folder: {tmp_path / 'run'}, goes on from step 2 of 3" in lines
     assert "compiling the training step, about a minute the first time" in lines
-    assert "goodput" not in said
+    assert "goodput" not in log
     assert sorted(path for path in folder.rglob("*")) == before
     assert json.loads((tmp_path / "run/statistics.json").read_text())["count"] == 6
 
@@ -106,14 +106,14 @@ def test_imports_that_take_long_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert beginning.FIRST < 5
     assert beginning.EVERY < 10
     beginning.FIRST = beginning.EVERY = 0.01
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
         thread = threading.Thread(target=beginning.say)
         thread.start()
         time.sleep(0.1)
         beginning.done()
         thread.join()
-    lines = said.getvalue().splitlines()
+    lines = stderr.getvalue().splitlines()
     assert len(lines) >= 2
     assert all(re.match(r"importing JAX and jaxdiff, .* \(0 s\)", line) for line in lines)
 
@@ -131,7 +131,7 @@ def test_the_guide_to_fine_tuning_works_as_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs/finetuning.md").read_text()
     commands = re.findall(r"^\.venv/bin/python launch/train\.py (.*)$", text, re.MULTILINE)
     assert len(commands) == 4
-    said = []
+    logs = []
     for number, command in enumerate(commands):
         steps = 2 if number < 3 else 3
         arguments = [
@@ -142,10 +142,10 @@ def test_the_guide_to_fine_tuning_works_as_it_says(tmp_path: Path) -> None:
         size = f"--config.batch_size={4 if number < 3 else 2}"
         done = run("train", *arguments, *TOY, size, f"--config.steps={steps}")
         assert done.status == 0, done.err
-        said.append(done.err)
-    assert "made anew: emb_label/weight\n" in said[1]
-    assert "classes: 2 there, 3 here; labels are made anew\n" in said[1]
-    assert "trained at 16 x 16, goes on at 32 x 32" in said[2]
-    assert "made anew" not in said[2]
+        logs.append(done.err)
+    assert "made anew: emb_label/weight\n" in logs[1]
+    assert "classes: 2 there, 3 here; labels are made anew\n" in logs[1]
+    assert "trained at 16 x 16, goes on at 32 x 32" in logs[2]
+    assert "made anew" not in logs[2]
     for line in ("batch_size 4 -> 2", "accumulation 1 -> 2", "learning_rate 0.02 -> 0.01"):
-        assert re.search(rf"^from step 2 on: .*{line}$", said[3], re.MULTILINE)
+        assert re.search(rf"^from step 2 on: .*{line}$", logs[3], re.MULTILINE)

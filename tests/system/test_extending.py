@@ -40,5 +40,7 @@ def test_what_is_one_s_own_trains_is_killed_resumes_samples_and_is_scored(
     scoring = ["--extractors=edges", "--number=12", "--blocks=1"]
     scored = run(command("evaluate", *own, *scoring), environment)
     assert scored.returncode == 0, scored.stderr
-    found = json.loads((workdir / "quality/quality.json").read_text())["metrics"]
-    assert np.isfinite([found[f"{name}_edges"]["mean"] for name in ("fd", "meangap")]).all()
+    metrics = json.loads((workdir / "quality/quality.json").read_text())["metrics"]
+    assert np.isfinite(
+        [metrics[f"{name}_edges"]["mean"] for name in ("fd", "meangap")]
+    ).all()

@@ -159,8 +159,8 @@ def test_without_the_vae_there_is_a_preview_and_a_line(
         line = "sample", f"--workdir={workdir}", "--number=2", f"--out={tmp_path / 'out'}"
         done = run(*line)
         assert done.status == 0, done.err
-        (said,) = [text for text in done.err.splitlines() if "preview" in text]
-        assert "pictures are previews of latents: there is no VAE at" in said
+        (warning,) = [text for text in done.err.splitlines() if "preview" in text]
+        assert "pictures are previews of latents: there is no VAE at" in warning
         assert np.load(tmp_path / "out.npz")["images"].shape == (2, 8, 8, 4)
         named = run(*line, f"--vae={workdir.parent / 'moved'}")
         assert named.status == 0, named.err

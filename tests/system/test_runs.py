@@ -69,10 +69,10 @@ def test_a_run_leaves_what_it_says(finished: Path, environment: dict[str, str]) 
 
 def test_a_run_knows_the_data_s_statistics(finished: Path) -> None:
     pixels = Digits(split="train").load().source.image / 127.5 - 1
-    found = json.loads((finished / "statistics.json").read_text())
-    assert found["count"] == len(pixels)
-    np.testing.assert_allclose(found["mean"], [pixels.mean()], rtol=1e-6)
-    np.testing.assert_allclose(found["std"], [pixels.std()], rtol=1e-6)
+    measured = json.loads((finished / "statistics.json").read_text())
+    assert measured["count"] == len(pixels)
+    np.testing.assert_allclose(measured["mean"], [pixels.mean()], rtol=1e-6)
+    np.testing.assert_allclose(measured["std"], [pixels.std()], rtol=1e-6)
 
 
 def test_killed_anywhere_ends_the_same(
