@@ -83,7 +83,7 @@ def restore(folder: Path, step: int) -> restoring.Restored:
     run = restoring.restore(folder, step=step)
     for line in config.differences(run.experiment, EXPERIMENT):
         if not line.startswith(("loss", "seed")):
-            raise ValueError(f"{folder} is no run of configs/digits_ddpm.py: {line}")
+            raise ValueError(f"{folder} is not a run of configs/digits_ddpm.py: {line}")
     return run
 
 

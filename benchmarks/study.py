@@ -57,7 +57,7 @@ def book(name: str) -> Book:
     """The book OUT/NAME.json, empty where there is none.
 
     Raises:
-        ValueError: the file is no such book.
+        ValueError: the file is not a book of rows.
     """
     path = command.folder(OUT) / f"{name}.json"
     try:

@@ -45,7 +45,7 @@ def get_config(name: str = "hybrid-cosine") -> ConfigDict:
     objective, _, betas = name.partition("-")
     if objective not in ("simple", "hybrid", "vlb") or betas not in TABLES:
         raise ValueError(
-            f"{name!r} is no objective and table: simple, hybrid or vlb, a dash, and "
+            f"{name!r} is not an objective and table: simple, hybrid or vlb, a dash, and "
             "linear or cosine"
         )
     table = TABLES[betas]

@@ -51,7 +51,7 @@ def experiment(name: str) -> Experiment:
     rung, _, size = name.partition("-")
     if rung not in tuple("abcdefg") or size not in ("", "digits"):
         raise ValueError(
-            f"{name!r} is no rung of the ladder: use a letter from a to g, and -digits "
+            f"{name!r} is not a rung of the ladder: use a letter from a to g, and -digits "
             "behind it for the small data"
         )
     if size:

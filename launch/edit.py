@@ -151,7 +151,7 @@ def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
                 grey = image_files.converted(file, 1)
                 picture = grey.resize((width, height), Image.Resampling.BOX)
         except ValueError as error:
-            raise ValueError(f"--mask: {MASK.value} is no picture: {error}") from error
+            raise ValueError(f"--mask: {MASK.value} is not a picture: {error}") from error
         return np.asarray(picture)[..., None] < 128
     if BOX.value is None:
         return None

@@ -11,7 +11,7 @@ Families are edm2, dit, sit, adm and iddpm (Improved DDPM); their files are torc
 training checkpoint with `ema` in it, .safetensors, or EDM2's .pkl. A file is read as data:
 nothing that it names is imported or run, and torch is not needed. Family and size are
 recognised from names and shapes; --as says what cannot be, such as DiT or SiT. Of a network
-that is none of the published ones, say what no file says: --heads, and for ADM --side,
+that is not a published one, say what no file says: --heads, and for ADM --side,
 --attention and --schedule.
 
 OUT/snapshots/ gets the averaged network with its experiment, OUT/LICENCE.txt the licence of

@@ -242,8 +242,8 @@ def _label(text: str, count: int, names: Sequence[str]) -> int:
     near = difflib.get_close_matches(text, names, 1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"--labels: {text!r} is no class of this run{meant}; there are {known}, and none "
-        "for images without a label"
+        f"--labels: {text!r} is not a class of this run{meant}; there are {known}, and "
+        "none for images without a label"
     )
 
 

@@ -141,7 +141,7 @@ def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Aske
 
 
 def _set(point: sweep_axes.Point) -> None:
-    """Gives each flag the point's value; that of std is no flag's, see `_averages`."""
+    """Gives each flag the point's value; std has no flag, see `_averages`."""
     for name, text in point.items():
         if name != "std":
             text = text.replace(":", ",") if name in sweep_axes.INTERVALS else text

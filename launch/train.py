@@ -75,7 +75,7 @@ def _steps(text: str) -> tuple[int, int]:
     """The first and the last step that --profile names.
 
     Raises:
-        ValueError: it is no such pair.
+        ValueError: it is not such a pair.
     """
     if not text:
         return 0, 0

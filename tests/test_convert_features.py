@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no header": (saved(json=None), f"not a file of an extractor's weights: {GIVE}"),
     "a header of another kind": (saved({"sha256": 3}), "not a file of an extractor's"),
     "a header with more": (saved({"more": 3}), "not a file of an extractor's weights"),
-    "a header that is no JSON": (saved(b"{"), "not a file of an extractor's weights"),
+    "a header that is not JSON": (saved(b"{"), "not a file of an extractor's weights"),
     "a header too deep": (saved(b"[" * 60_000), "not a file of an extractor's weights"),
     "a header too long": (saved(b" " * 70_000), "not a file of an extractor's weights"),
     "a header of 2-D": (saved(json=np.zeros((2, 2))), "not a file of an extractor's"),

@@ -46,7 +46,7 @@ def test_lists_and_nested_values() -> None:
         ("Heun(1, 2, 3, 4, 5)", "5 values"),
         ("Heun(1.0, churn=2.0)", "once"),
         ("Heun(churn=-1.0)", "Heun.churn must be a number from 0"),
-        ("Heun(churn=__import__('os').getpid())", "is no plain value"),
+        ("Heun(churn=__import__('os').getpid())", "is not a plain value"),
         ("Heun(churn=[].__class__)", "neither a value nor a type"),
         ("__import__('os')", "none of"),
         (

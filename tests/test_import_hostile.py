@@ -226,7 +226,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "no pickle of protocol 2 to 5"),
     "a zip": (b"PK\x03\x04" + bytes(64), "a zip, as torch.save writes"),
     "a dict": (pickle.dumps({"ema": 1}), "not an EDM2 snapshot"),
-    "no module": (writer.dumps({"ema": 1, "encoder": 1, "loss_fn": 1}), "ema is no object"),
+    "no module": (writer.dumps({"ema": 1, "encoder": 1, "loss_fn": 1}), "is not an object"),
     "a line break in a name": (START + b"\x8c\x03a\nb\x8c\x01c\x93.", r"names 'a\nb.c'"),
 }  # fmt: skip
 

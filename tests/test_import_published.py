@@ -184,7 +184,7 @@ def test_sizes_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "choices", "complaint"),
     [
-        ("dit-xl3-256", Choices(), "'dit-xl3-256' is no published model: use one of edm2"),
+        ("dit-xl3-256", Choices(), "'dit-xl3-256' is not a published model: use one of"),
         ("dit-xl2-256", Choices(heads=4), "no dit-xl2-256, which has width 1152, depth 28"),
         ("", Choices(heads=4, schedule="linear-1000"), "says nothing of a file of dit"),
         ("adm-64", Choices(), "its file has a tensor input_blocks"),

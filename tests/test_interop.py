@@ -187,7 +187,7 @@ def test_a_tensor_that_is_missing_or_no_float_is_named(read: Any) -> None:
     state = {"_parameters": {"out_gain": bytes_}, "_modules": {}}
     unet = writer.persistent("UNet", state)
     ema = writer.persistent("Precond", {"_modules": {"unet": unet}, **config})
-    with pytest.raises(ValueError, match=r"unet.out_gain is no tensor of float16"):
+    with pytest.raises(ValueError, match=r"unet.out_gain is not a tensor of float16"):
         read(writer.snapshot(sd, config, ema=ema))
 
 

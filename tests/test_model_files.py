@@ -181,7 +181,7 @@ def test_what_a_safetensors_header_says_more_is_not_read(tmp_path: Path) -> None
     ("change", "complaint"),
     [
         ({"x_embedder.proj.weight": None}, "not a DiT: its file has a tensor x_embedder"),
-        ({"pos_embed": np.zeros((1, 15, 48))}, "15 positions are no square of patches"),
+        ({"pos_embed": np.zeros((1, 15, 48))}, "15 positions are not a square of patches"),
         ({"pos_embed": np.zeros((16, 48))}, r"pos_embed has shape \(16, 48\), but needs 3"),
         ({"final_layer.linear.weight": np.zeros((12, 48))}, "3 output channels for images"),
         ({"final_layer.linear.bias": np.full(32, np.inf, np.float32)}, "has nan or inf"),
@@ -195,7 +195,7 @@ def test_other_tensors_are_no_dit(change: Any, complaint: str) -> None:
 
 
 def test_a_number_of_heads_that_no_file_says_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="width 48 is none of the published sizes"):
+    with pytest.raises(ValueError, match="width 48 is not one of the published sizes"):
         dit.imported(changed("dit_a"), "dit")
 
 

@@ -111,8 +111,8 @@ def test_lists_of_widths_are_read_as_the_reference_does(case: int) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0.1,,0.2", "'' is no width"),
-        ("a", "'a' is no width"),
+        ("0.1,,0.2", "'' is not a width"),
+        ("a", "'a' is not a width"),
         ("0.05,...,0.2", "two widths before"),
         ("0.05,0.10,...", "two widths before ... and one after"),
         ("0.05,0.10,...,0.22", "steps of 0.05 from 0.05 do not meet 0.22"),

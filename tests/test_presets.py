@@ -154,14 +154,18 @@ def test_without_classes() -> None:
 
 @pytest.mark.parametrize("name", ["img512-xxxl", "s", "img64-xxs", "img512-s-uncond-fid"])
 def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{name}' is no preset: use one of img512-xxs"):
+    with pytest.raises(
+        ValueError, match=rf"'{name}' is not a preset: use one of img512-xxs"
+    ):
         edm2_presets.experiment(name, Latents("a.npz"))
 
 
 @pytest.mark.parametrize(("family", "size"), [("img512", "q"), ("img64", "xxs")])
 def test_unknown_sizes_are_refused_with_those_of_the_family(family: str, size: str) -> None:
     known = [name.split("-")[1] for name in TRAINING if name.startswith(family)]
-    with pytest.raises(ValueError, match=f"'{size}' is no size: use one of {known[0]}, "):
+    with pytest.raises(
+        ValueError, match=f"'{size}' is not a size: use one of {known[0]}, "
+    ):
         edm2_presets.of_size(family, size)
     for size in (known[-1], f"{known[0]}-uncond"):
         assert edm2_presets.of_size(family, size) == f"{family}-{size}"

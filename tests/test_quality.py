@@ -139,7 +139,7 @@ def test_damaged_references_are_refused_in_a_line(tmp_path: Path) -> None:
             path.write_bytes(case)
         else:
             np.savez(path, **case)
-        with pytest.raises(ValueError, match="no reference of ours, or is damaged"):
+        with pytest.raises(ValueError, match="is not a reference, or is damaged"):
             evaluation.load(path)
     with pytest.raises(FileNotFoundError, match=r"launch/reference\.py makes one"):
         evaluation.load(tmp_path / "none.npz")
@@ -252,7 +252,7 @@ def test_folders_of_unlike_images_are_refused(
         ({"images": IMAGES[..., :2]}, r"an array \(41, 16, 16, 2\)"),
         ({"pictures": IMAGES}, "it holds pictures, no 'images'"),
         ({"images": IMAGES[:1]}, "holds 1 images"),
-        ({"images": np.array([{}], object)}, "is no NPZ of images"),
+        ({"images": np.array([{}], object)}, "is not an NPZ of images"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(

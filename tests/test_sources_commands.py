@@ -61,7 +61,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
         (["--images=nowhere", "--out=x"], "there is no folder or ZIP file 'nowhere'"),
         (
             ["--config=configs/digits.py", "--encoding=file", "--out=x"],
-            "these data are no image files: use --encoding=png or raw",
+            "these data are not image files: use --encoding=png or raw",
         ),
     ],
     ids=str,

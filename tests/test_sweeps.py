@@ -40,7 +40,7 @@ def test_an_axis_is_a_name_and_values(text: str, values: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("std", "'std' is no axis: write NAME=VALUE"),
+        ("std", "'std' is not an axis: write NAME=VALUE"),
         ("width=1", "there is no axis 'width': give std, guidance"),
         ("steps=", "steps has no values"),
         ("steps=4,0", "steps are 1, 2, …; got 0"),

@@ -276,7 +276,7 @@ def of_size(family: str, size: str) -> str:
     if f"{family}-{size.removesuffix('-uncond')}" not in TRAINING:
         names = (name.partition("-") for name in TRAINING)
         known = ", ".join(last for first, _, last in names if first == family)
-        raise ValueError(f"{size!r} is no size: use one of {known}, or one with -uncond")
+        raise ValueError(f"{size!r} is not a size: use one of {known}, or one with -uncond")
     return f"{family}-{size}"
 
 
@@ -291,7 +291,9 @@ def experiment(name: str, data: Source) -> Experiment:
     """
     if (base := name.removesuffix("-uncond")) not in TRAINING:
         known = ", ".join(TRAINING)
-        raise ValueError(f"{name!r} is no preset: use one of {known}, or one with -uncond")
+        raise ValueError(
+            f"{name!r} is not a preset: use one of {known}, or one with -uncond"
+        )
     preset, edm = TRAINING[base], EDM(sigma_data=0.5)
     return Experiment(
         data=data,

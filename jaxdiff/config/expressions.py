@@ -23,7 +23,7 @@ def read(text: str, kind: Any) -> Any:
     """The value of a type, a protocol or another annotation, such as `Solver` or `Grid`.
 
     Raises:
-        ValueError: there is no such type or field, or an argument is no plain value.
+        ValueError: there is no such type or field, or an argument is not a plain value.
 
     >>> from jaxdiff.types import Solver
     >>> read("DPMSolverPP(order=3)", Solver).order
@@ -56,8 +56,8 @@ def read_all(text: str, kind: Any) -> list[Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         some = ", ".join(sorted(_short(kind))[:3])
         raise ValueError(
-            f"{quote(text)} is no list of values: write names, such as {some}, with fields "
-            "in parentheses where they differ from the default"
+            f"{quote(text)} is not a list of values: write names, such as {some}, with "
+            "fields in parentheses where they differ from the default"
         ) from error
     return [_value(node, kind) for node in parsed.elts]
 
@@ -115,7 +115,7 @@ def _argument(node: ast.expr, hint: Any, depth: int) -> Any:
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{_source(node)} is neither a value nor a type") from error
     if not isinstance(value, int | float | str | None):
-        raise ValueError(f"{_source(node)} is no number, string, truth value or tuple")
+        raise ValueError(f"{_source(node)} is not a number, string, bool or tuple")
     return value
 
 

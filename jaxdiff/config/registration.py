@@ -54,8 +54,8 @@ def register(cls: Any = None, *, name: str = "") -> Any:
     place.
 
     Raises:
-        ValueError: it is no frozen dataclass or Flax module, a field cannot be saved, it is
-            of no kind that there is, or another class has the name.
+        ValueError: not a frozen dataclass or Flax module, an unknown kind, a field cannot
+            be saved, or another class has the name.
 
     >>> from jaxdiff import schedules
     >>> register(schedules.Cosine) is schedules.Cosine
@@ -93,7 +93,7 @@ def register(cls: Any = None, *, name: str = "") -> Any:
 
 
 def _require_value(cls: Any) -> None:
-    """Refuses what is no frozen dataclass with equality, nor a Flax module."""
+    """Refuses what is not a frozen dataclass with equality, nor a Flax module."""
     if isinstance(cls, type) and issubclass(cls, nn.Module):
         return
     made = vars(cls).get("__dataclass_params__") if isinstance(cls, type) else None

@@ -120,7 +120,7 @@ def require_images(data: Any, vae: VAE) -> None:
     """Refuses data that the VAE cannot encode.
 
     Raises:
-        ValueError: latents, images that are no squares, or as `VAE.latent_shape`.
+        ValueError: latents, images that are not square, or as `VAE.latent_shape`.
     """
     if encoder_of(data) != Pixels():
         raise ValueError(f"{data} has latents already: name a source of images")
@@ -141,7 +141,7 @@ def planned(
     """The header before the first shard.
 
     Raises:
-        ValueError: another dtype, a shard size below 1, or a seed that is no uint32.
+        ValueError: another dtype, a shard size below 1, or a seed that is not a uint32.
     """
     if dtype not in DTYPES or shard_size < 1 or not 0 <= (seed or 0) < 2**32:
         raise ValueError(

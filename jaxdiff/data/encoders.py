@@ -194,8 +194,8 @@ class VAELatents:
         """The VAE; None where none is named, or nothing lies there.
 
         Raises:
-            FileNotFoundError, ValueError: the folder is there and is no whole VAE, or one
-                with other channels.
+            FileNotFoundError, ValueError: the folder exists and is not a whole VAE, or has
+                other channels.
         """
         if not self.vae or not place(self.vae).exists():
             return None

@@ -107,7 +107,7 @@ def planned(
             f"{encoding!r} and {shard_size}"
         )
     if encoding == "file" and not isinstance(source, Files):
-        raise ValueError("these data are no image files: use --encoding=png or raw")
+        raise ValueError("these data are not image files: use --encoding=png or raw")
     stored = encoder_of(data).stored(data.shape)
     pixels = stored.dtype == np.uint8
     if encoding == "png" and not (pixels and stored.shape[-1] in (1, 3)):

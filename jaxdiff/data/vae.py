@@ -71,8 +71,8 @@ class VAE:
         """Height, width and channels of the latent of an image [H, W, C].
 
         Raises:
-            ValueError: the image has other channels, or sides that are no multiple of the
-                VAE's factor.
+            ValueError: the image has other channels, or sides that are not multiples of
+                the VAE's factor.
         """
         f, channels = self.network.factor, self.network.image_channels
         height, width, held = image

@@ -210,7 +210,7 @@ def load(path: PathLike) -> Observed:
             raise ValueError("names no extractor")
     except (ValueError, KeyError, TypeError, OSError, ArithmeticError) as error:
         raise ValueError(
-            f"{path} is no reference of ours, or is damaged ({error}): launch/reference.py "
+            f"{path} is not a reference, or is damaged ({error}): launch/reference.py "
             "makes one, also of other tools' files with --published"
         ) from error
     return Observed(str(meta["source"]), shape, seen)
@@ -224,7 +224,7 @@ def published(path: PathLike, protocol: str = "tf", count: int | None = None) ->
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no file of statistics, or nobody says of how many images.
+        ValueError: it is not a file of statistics, or nobody says of how many images.
     """
     seen = {}
     path = place(path)

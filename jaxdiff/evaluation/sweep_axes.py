@@ -105,7 +105,9 @@ def axis(text: str) -> Axis:
     """
     name, equals, values = text.partition("=")
     if not equals:
-        raise ValueError(f"{text!r} is no axis: write NAME=VALUE,VALUE, as std=0.05,0.1")
+        raise ValueError(
+            f"{text!r} is not an axis: write NAME=VALUE,VALUE, as std=0.05,0.1"
+        )
     depth, parts = 0, [""]
     for letter in values:
         depth += (letter in "([") - (letter in ")]")

@@ -156,7 +156,7 @@ def recognised(tensors: Tensors) -> str | None:
     """The published network that a state dict is of; None for another.
 
     Raises:
-        ValueError: it is no such network's at all.
+        ValueError: the tensors are not an ADM's at all.
     """
     for name, known in PUBLISHED.items():
         try:

@@ -66,12 +66,12 @@ def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
         )
     side = round(tokens**0.5)
     if side**2 != tokens:
-        raise ValueError(f"not a {model}: {tokens} positions are no square of patches")
+        raise ValueError(f"not a {model}: {tokens} positions are not a square of patches")
     known = {size["width"]: size["heads"] for size in SIZES.values()}
     if not heads and width not in known:
         raise ValueError(
-            f"a {model} of width {width} is none of the published sizes, and no file says "
-            "the number of heads: say it, as --heads=16"
+            f"a {model} of width {width} is not one of the published sizes, and no file "
+            "has the number of heads: give it, as --heads=16"
         )
     net = DiT(
         label_dim=_classes(tensors, model),

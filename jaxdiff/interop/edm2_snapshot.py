@@ -134,7 +134,7 @@ def _published(root: Any, size: int, images: int | None, std: float | None) -> P
     ema, encoder, loss = (root[name] for name in ("ema", "encoder", "loss_fn"))
     for name, value in (("ema", ema), ("encoder", encoder), ("loss_fn", loss)):
         if type(value) is not Record:
-            raise ValueError(f"{name} is no object with a class and a state")
+            raise ValueError(f"{name} is not an object with a class and a state")
     settings = _settings(ema)
     tensors = dict(_tensors(ema))
     if sum(tensor.nbytes for tensor in tensors.values()) > size:
@@ -175,14 +175,14 @@ def _tensors(module: Record, prefix: str = "") -> Iterator[tuple[str, np.ndarray
             continue
         if type(tensor) is not np.ndarray or tensor.dtype.name not in FLOATS:
             raise ValueError(
-                f"{printable(prefix + name)[:80]} is no tensor of {', '.join(FLOATS)}"
+                f"{printable(prefix + name)[:80]} is not a tensor of {', '.join(FLOATS)}"
             )
         yield prefix + name, tensor
     for name, inner in _dict(module, "_modules").items():
         if type(inner) is Record:
             yield from _tensors(inner, f"{prefix}{name}.")
         elif inner is not None:
-            raise ValueError(f"{printable(prefix + name)[:80]} is no module")
+            raise ValueError(f"{printable(prefix + name)[:80]} is not a module")
 
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -192,7 +192,7 @@ def _dict(record: Record, name: str) -> dict[str, Any]:
     """A dict in a record's state; {} where it has none."""
     value = record.state.get(name, {})
     if type(value) is not dict:
-        raise ValueError(f"{name} of a {printable(record.name)[:80]} is no dict")
+        raise ValueError(f"{name} of a {printable(record.name)[:80]} is not a dict")
     return value
 
 
@@ -201,7 +201,7 @@ def _persistent(saved: Any) -> Record:
     if type(saved) is not dict or type(saved.get("class_name")) is not str:
         raise ValueError("a persistent object is a dict with class_name and state")
     if type(saved.get("state")) is not dict:
-        raise ValueError(f"the state of {saved['class_name'][:80]!r} is no dict")
+        raise ValueError(f"the state of {saved['class_name'][:80]!r} is not a dict")
     return Record(saved["class_name"], saved["state"])
 
 

@@ -57,7 +57,7 @@ _TABLES = {"iddpm": "cosine-4000", "adm-64": "cosine-1000", "adm": "linear-1000"
 
 @dataclass(frozen=True)
 class Choices:
-    """What no file says, where the network is none of the published ones; 0, "" = unsaid.
+    """What no file says, where the network is not a published one; 0, "" = unsaid.
 
     `side` is that of images in pixels, `heads` the number of heads of attention, or
     `channels_per_head` the width of one. `attention` is one of `ATTENTION`, `schedule` one
@@ -139,7 +139,7 @@ def named(name: str) -> Model:
         known = adm.PUBLISHED[name]
         shape = (known.settings.side, known.settings.side, 3)
         return Model(family, name, known.network, shape, {}, "float32", _table(name))
-    raise ValueError(f"{name!r} is no published network: use one of {LISTED}")
+    raise ValueError(f"{name!r} is not a published network: use one of {LISTED}")
 
 
 def read(path: PathLike, name: str = "", choices: Choices = Choices()) -> Model:
@@ -154,7 +154,7 @@ def read(path: PathLike, name: str = "", choices: Choices = Choices()) -> Model:
     """
     path = place(path)
     if name and name not in NAMES:
-        raise ValueError(f"{name!r} is no published model: use one of {LISTED}")
+        raise ValueError(f"{name!r} is not a published model: use one of {LISTED}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the file of the weights in it")
     family = name.partition("-")[0]
@@ -368,7 +368,7 @@ def _settings(known: str, choices: Choices) -> adm.Settings:
     """What no file says: a published network's, or as it was chosen.
 
     Raises:
-        ValueError: the network is none of the published ones, and something is missing.
+        ValueError: the network is not a published one, and something is missing.
     """
     missing = [] if known else [
         text for text, value in (

@@ -148,7 +148,7 @@ def parse_stds(text: str) -> tuple[float, ...]:
     """Widths as people write them; "a,b,...,c" goes on from b to c in steps of b - a.
 
     Raises:
-        ValueError: something is no number, no width, the steps do not meet c, or are
+        ValueError: a text is not a number or not a width, the steps do not meet c, or are
             more than `MOST`.
 
     >>> parse_stds("0.05,0.10,...,0.20")
@@ -183,7 +183,7 @@ def _width(word: str, text: str) -> float:
         std = float(word)
     except ValueError:
         raise ValueError(
-            f"{text!r}: {word!r} is no width; write 0.05,0.10,...,0.25"
+            f"{text!r}: {word!r} is not a width; write 0.05,0.10,...,0.25"
         ) from None
     std_to_exponent(std)
     return std

@@ -31,7 +31,7 @@ def sampler(
 ) -> Draw:
     """The compiled sampler that `experiment.sampling` describes, guided as `guided` says.
 
-    (variables, keys, labels) -> x0. The levels are no arguments of the program, so that
+    (variables, keys, labels) -> x0. The levels are not arguments of the program, so that
     solvers may compute their coefficients in float64.
     """
     return compiled(from_noise, experiment, guides)

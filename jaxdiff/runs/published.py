@@ -110,7 +110,7 @@ def _snapshot(model: Model, run: Experiment) -> Snapshot:
 def _require_training(model: Model) -> None:
     """Refuses an averaging length or a number of images that no training has."""
     held = model.snapshot
-    std_to_exponent(held.std)  # refuses what is no width
+    std_to_exponent(held.std)  # refuses what is not a width
     if not edm2_presets.BATCH <= held.images <= MOST:
         raise ValueError(
             f"images = {held.images} is not in [{edm2_presets.BATCH}, {MOST}], one "

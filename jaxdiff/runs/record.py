@@ -68,7 +68,7 @@ def opened(saved: Any) -> Record:
     """The record that `sealed` wrote, or that was written before there was a digest.
 
     Raises:
-        DamagedError: it does not fit its digest, or is no record.
+        DamagedError: it does not fit its digest, or is not a record.
         OtherVersionError: it is whole, and its experiment is not one of this version.
     """
     if not isinstance(saved, Mapping):
@@ -95,7 +95,7 @@ def _without_digest(saved: Mapping[str, Any]) -> Record:
     checksum = saved["checksum"]
     try:
         if not isinstance(checksum, list) or not all(type(c) is int for c in checksum):
-            raise TypeError("checksum is no list of numbers")
+            raise TypeError("checksum is not a list of numbers")
         experiment = from_dict(saved["experiment"], kind=Experiment)
         return Record(None, experiment, tuple(checksum))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:

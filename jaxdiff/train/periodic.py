@@ -74,7 +74,7 @@ def examiner(
     Every process scores all of them, as the others would only wait for it.
 
     Raises:
-        ValueError: the data are no pixels, or an extractor's weights are not there.
+        ValueError: the data are not pixels, or an extractor's weights are not there.
     """
     e, encoder = experiment, data.encoder_of(experiment.data)
     here = sharding.data_mesh(jax.local_devices())

@@ -58,10 +58,10 @@ def test_names_and_numbers(
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        ("cta", "'cta' is no class of this run (did you mean 'cat'?); there are 0 'cat', "
-         "1 'dog', and none for images without a label"),
-        ("2", "'2' is no class of this run; there are 0 'cat', 1 'dog'"),
-        ("-2", "'-2' is no class of this run; there are"),
+        ("cta", "'cta' is not a class of this run (did you mean 'cat'?); there are 0 "
+         "'cat', 1 'dog', and none for images without a label"),
+        ("2", "'2' is not a class of this run; there are 0 'cat', 1 'dog'"),
+        ("-2", "'-2' is not a class of this run; there are"),
     ],
 )  # fmt: skip
 def test_what_is_no_class_is_refused_with_those_that_are(

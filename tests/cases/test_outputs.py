@@ -289,7 +289,7 @@ def test_lines_of_a_warning_stay_apart(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        (("sample", f"--labels={'9' * 5000}"), "is no class of this run"),
+        (("sample", f"--labels={'9' * 5000}"), "is not a class of this run"),
         (("sample", "--compare=Euler", f"--compare_steps={'9' * 5000}"), "each at most"),
         (("sample", "--compare=Euler", "--compare_steps=10001"), "each at most 10,000"),
         (("edit", "--box=0,0.5,1,1", f"--resample={'9' * 5000},1"), "each at most"),

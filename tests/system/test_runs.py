@@ -195,7 +195,7 @@ def test_mistakes_about_a_run_are_one_line(finished: Path, tmp_path: Path) -> No
     assert "another experiment (loss_scale: 1.0 there, 2.0 here)" in errors(done)
     for arguments, complaint in [
         ([f"--workdir={tmp_path}/none"], "holds no run"),
-        ([f"--workdir={finished}", "--labels=11"], "'11' is no class of this run"),
+        ([f"--workdir={finished}", "--labels=11"], "'11' is not a class of this run"),
         ([f"--workdir={finished}", "--std=0.3"], "tracks no EMA of std 0.3; it has 0.1"),
         ([f"--workdir={finished}", "--checkpoint=7"], f"it has {STEPS}, {STEPS - 4}"),
     ]:

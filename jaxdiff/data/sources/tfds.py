@@ -183,7 +183,7 @@ def _classes(data: TFDS, features: Any) -> tuple[str, ...]:
     """The names of the labels.
 
     Raises:
-        ValueError: a feature that is not there, or labels that are no classes.
+        ValueError: a feature that is not there, or labels that are not classes.
     """
     for name in filter(None, (data.image, data.label)):
         if name not in features:

@@ -39,7 +39,7 @@ class AdaptiveRule:
         tableau = getattr(getattr(diffrax, self.method, None), "tableau", None)
         if not isinstance(tableau, diffrax.ButcherTableau):
             raise ValueError(
-                f"{self.method!r} is no Runge-Kutta method of diffrax; use 'Tsit5', "
+                f"{self.method!r} is not a Runge-Kutta method of diffrax; use 'Tsit5', "
                 "'Dopri5' or 'Dopri8'"
             )
 

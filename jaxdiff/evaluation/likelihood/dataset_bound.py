@@ -66,7 +66,7 @@ def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
     """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM].
 
     Raises:
-        ValueError: the data are no pixels, or the network denoises nothing.
+        ValueError: the data are not pixels, or the network denoises nothing.
     """
     dataset_images.check(experiment)
     if isinstance(variance, LearnedVariance) and not experiment.network.learned_variance:

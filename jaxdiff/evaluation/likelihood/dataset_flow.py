@@ -43,7 +43,7 @@ def solver(
     """The compiled function that solves the flow of a batch up the levels.
 
     Raises:
-        ValueError: the data are no pixels, or the network denoises nothing.
+        ValueError: the data are not pixels, or the network denoises nothing.
     """
     dataset_images.check(experiment)
 

@@ -28,7 +28,7 @@ def check(experiment: Experiment) -> None:
     """Refuses what has no bits/dim.
 
     Raises:
-        ValueError: the data are no pixels, or the network denoises nothing.
+        ValueError: the data are not pixels, or the network denoises nothing.
     """
     if encoder_of(experiment.data) != Pixels():
         raise ValueError(
