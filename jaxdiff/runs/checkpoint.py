@@ -10,7 +10,7 @@ A run's folder holds
 
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
 Several processes write one together, each the arrays that its devices hold, and it is read
-on as many processes and devices as there are then. What one finds damaged, all pass over.
+on any number of processes and devices. All skip what one process finds damaged.
 """
 
 import itertools
@@ -63,8 +63,8 @@ class Checkpoints:
     ) -> None:
         """Starts to save, and returns once the state may be donated.
 
-        `images` are those seen so far, by default as many as steps of the batch size, and
-        `data` is what `data.identity` says of the data set.
+        `images` are those seen so far, by default steps times the batch size, and `data`
+        is the data set's `data.identity`.
         A checkpoint that this step already has is kept, unless it could not be read. The
         first one is waited for and read back, so that training does not go on for nothing.
 
@@ -123,8 +123,8 @@ class Checkpoints:
             cause = full if full in text else text.split("\n")[0][:200]
             raise OSError(
                 f"cannot save a checkpoint in {self._name}: {cause}. Those already there "
-                f"({self._there()}) are as they were: mend it, and the same command goes "
-                "on from the newest"
+                f"({self._there()}) are unchanged: fix it, and the same command continues "
+                "from the newest"
             ) from error
 
     def _there(self, but: int = -1) -> str:
@@ -135,11 +135,11 @@ class Checkpoints:
     def restore(
         self, mesh: Mesh, steps: list[int] | None = None
     ) -> tuple[TrainState, Record]:
-        """The newest state that can be read (of `steps`), and what it is of.
+        """The newest state that can be read (of `steps`), and its record.
 
-        It lies on the mesh as `sharding.shared` says, whatever mesh it was saved from.
+        It is placed on the mesh by `sharding.shared`, whatever mesh it was saved from.
 
-        A damaged checkpoint is passed over with a warning that names it and the next.
+        A damaged checkpoint is skipped with a warning that names it and the next.
 
         Raises:
             ValueError: none can be read, or the newest is of another version of jaxdiff.
@@ -171,7 +171,7 @@ class Checkpoints:
         )
 
     def record(self, step: int) -> Record:
-        """What a checkpoint is of, compared with its digest.
+        """The record of a checkpoint, compared with its digest.
 
         Raises:
             DamagedError: what is wrong with it.
@@ -263,7 +263,7 @@ class Checkpoints:
         return sums
 
     def _misfit(self, step: int, target: PyTree) -> str:
-        """Which array is not as the network wants it, as far as the file says."""
+        """The first array that differs from the network's in shape or type, if listed."""
         if (listed := orbax_files.arrays(self._folder, step)) is None:
             return "its list of arrays cannot be read"
         there = shapes(listed)
@@ -285,7 +285,7 @@ def checkpoints(workdir: PathLike, keep: int = 0, every: int = 0) -> Iterator[Ch
     The latest `keep` stay, and those of every step that `every` divides, if it is not 0.
 
     Raises:
-        ValueError: a bucket's folder whose name has characters that Orbax takes for others.
+        ValueError: a bucket's folder whose name Orbax would read as a pattern.
     """
     workdir = place(workdir)
     with orbax_files.plainly_named(workdir) as plain:
@@ -306,7 +306,7 @@ def checkpoints(workdir: PathLike, keep: int = 0, every: int = 0) -> Iterator[Ch
 def _places(state: PyTree) -> PyTree:
     """Shapes, types and places of the arrays of a state.
 
-    The key of a generator that was read lies as the numbers that it is made of, [2], do.
+    The key of a generator has the sharding of the numbers it is made of, [2].
     """
 
     def one(a: jax.Array) -> jax.ShapeDtypeStruct:

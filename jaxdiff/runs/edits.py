@@ -1,4 +1,4 @@
-"""Images edited as an experiment samples: redrawn from a noise level, or in parts."""
+"""Images edited with an experiment's sampler: redrawn from a noise level, or in parts."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def editor(
 
     (variables, keys, labels, x0 [B, H, W, C], known [B, H, W, C] or None) -> x0. The
     last floor(N strength) of the grid's N steps start from the image, noised to their
-    first level [SDEdit]; with strength 1 from noise alone, and what is known is put back
+    first level [SDEdit]; with strength 1 from noise alone, and known pixels are restored
     after each step, on a grid that goes up by `resampling[0]` levels and down again,
     `resampling[1]` times in all [RePaint]. `guides` are as `sampler` takes
     them.

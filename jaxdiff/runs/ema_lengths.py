@@ -1,6 +1,6 @@
 """Quality against the length of the average, found after training [EDM2 sec. 3].
 
-`snapshots.profile_errors` says which widths the snapshots of a run reach.
+`snapshots.profile_errors` tells which widths the snapshots of a run reach.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from jaxdiff.runtime.files import PathLike, place
 __all__ = ["Measure", "over_lengths", "profile_errors"]
 
 Measure = Callable[[Restored], Mapping[str, Any]]
-"""Any metric: what a denoiser is worth, as numbers by name."""
+"""Any metric of a denoiser, as numbers by name."""
 
 
 def over_lengths(
@@ -26,11 +26,11 @@ def over_lengths(
     together: int = 8,
     progress: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """What `measure` says of a run's averages of any widths, a row each, as they are made.
+    """`measure` of a run's averages of any widths, a row each, as they are made.
 
     {"std", "step", "profile_error", ...what was measured}. The run's snapshots up to
     `step`, by default the last, are read once for every `together` widths; memory holds so
-    many networks. What `measure` compiles for one does for all, their shapes are the same.
+    many networks. `measure` compiles once, as all have the same shapes.
 
     Raises:
         ValueError: a width that no average has, no snapshots, or none of that step.

@@ -1,4 +1,4 @@
-"""From variables to images: `sample` as an experiment says, in batches, by seed."""
+"""From variables to images: `sample` with an experiment's settings, in batches, by seed."""
 
 import dataclasses
 import functools
@@ -118,7 +118,7 @@ def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
 
 
 def require_seeds(seeds: Int[np.ndarray, " N"]) -> None:
-    """Refuses seeds outside 0 ... 2^32 - 1.
+    """Rejects seeds outside 0 ... 2^32 - 1.
 
     Raises:
         ValueError: the smallest and the largest of them.
@@ -150,11 +150,11 @@ def images(
     """One image a seed, drawn `batch` at a time over the mesh, as the encoder decodes it.
 
     `more` is what `draw` takes of each image beside key and label. An image is a function
-    of these alone: a batch that is not full, or does not split over the devices, is filled
-    up with images that are thrown away. `what` names the results in messages.
+    of these alone: a batch that is not full, or does not split over the devices, is
+    padded with images that are discarded. `what` names the results in messages.
 
     Raises:
-        NotFiniteError: some x0 is NaN or infinite; says of which seeds.
+        NotFiniteError: some x0 is NaN or infinite; the message names their seeds.
         ValueError: a seed outside 0 ... 2^32 - 1.
     """
     require_seeds(seeds)

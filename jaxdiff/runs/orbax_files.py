@@ -1,7 +1,7 @@
 """Checkpoints on disk as Orbax lays them out: listed, read, written, and named plainly.
 
 Orbax has no exception of its own for damage, and raises almost any other; what it cannot
-read is None here. Listing needs no more than names, so one damaged checkpoint hides none.
+read is None here. Listing reads names alone, so a damaged checkpoint does not hide others.
 """
 
 import re
@@ -19,9 +19,9 @@ from jaxdiff.runtime.files import Place, printable
 
 
 def listed(folder: Place) -> list[int]:
-    """The steps that have a checkpoint, by their names alone, rising.
+    """The steps that have a checkpoint, by their names alone, in ascending order.
 
-    A folder has its name once it is whole; a bucket's has a file more then.
+    A folder gets its name when it is complete; in a bucket, a marker file is added.
     """
     if not folder.is_dir():
         return []
@@ -35,7 +35,7 @@ COMMITTED = "commit_success.txt"
 
 
 def kept(folder: Place, step: int) -> Any:
-    """What lies beside a state; None if it is lost."""
+    """The JSON saved with a state; None if it is lost."""
     from orbax.checkpoint import v1 as ocp
 
     try:
@@ -46,7 +46,7 @@ def kept(folder: Place, step: int) -> Any:
 
 
 def arrays(folder: Place, step: int) -> PyTree | None:
-    """The shapes of the arrays of a state, as its list of them says; None if it is lost."""
+    """The shapes of the arrays of a state, from its metadata; None if that is lost."""
     from orbax.checkpoint import v1 as ocp
 
     try:
@@ -56,7 +56,7 @@ def arrays(folder: Place, step: int) -> PyTree | None:
 
 
 def load(folder: Place, step: int, target: PyTree) -> PyTree | None:
-    """A state as the target says, but for arrays that are `...` there.
+    """A state with the shapes and sharding of `target`, `...` for those that are so there.
 
     None if it cannot be read.
     """
@@ -70,7 +70,7 @@ def load(folder: Place, step: int, target: PyTree) -> PyTree | None:
 
 
 def require_readable(path: Place, error: Exception) -> None:
-    """Tells what the system refuses from what is damaged.
+    """Distinguishes what the system refuses from what is damaged.
 
     Raises:
         OSError: the files may not be read, or too many are open.
@@ -111,7 +111,7 @@ def writer(folder: Place, keep: int, every: int) -> Any:
 
 
 def _set_aside(folder: Place) -> None:
-    """Renames checkpoints whose metadata Orbax cannot list: it would open no other either.
+    """Renames checkpoints whose metadata Orbax cannot list: it could not open the others.
 
     Raises:
         ValueError: it can list none.
@@ -147,7 +147,7 @@ def _set_aside(folder: Place) -> None:
 
 @contextmanager
 def plainly_named(workdir: Place) -> Iterator[Place]:
-    """The folder, absolute; where Orbax would mistake its name, a link to it meanwhile.
+    """The absolute path; a temporary link to it where Orbax would misread its name.
 
     Orbax looks for the parts of a checkpoint with the folder's name as a pattern, in which
     [x], * and ? stand for other characters; and the library below it takes a backslash for
@@ -180,4 +180,4 @@ def plainly_named(workdir: Place) -> Iterator[Place]:
 
 
 PLAIN = re.compile(r"[\w./ @+=,~-]{1,2000}")
-"""Paths that mean the same to everybody."""
+"""Paths that need no escaping."""

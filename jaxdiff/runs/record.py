@@ -1,9 +1,8 @@
-"""What lies beside a saved state: what it is a state of, under a digest of its own.
+"""The record saved with a state: its experiment, step and data, under a digest.
 
-A record is one JSON text and the SHA-256 of it. A flipped bit anywhere in it is seen, so a
-network is never built with another number than it was trained with. Checkpoints that were
-written before there was a digest have their fields side by side instead; no flip makes
-the one form of the other.
+A record is one JSON text and its SHA-256. Any flipped bit in it is detected, so a network
+is never built with other numbers than it was trained with. Checkpoints of versions without
+a digest have their fields side by side instead; no flip turns one form into the other.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from jaxdiff.runtime import jsontext
 
 
 class DamagedError(ValueError):
-    """A record that does not fit its digest, or is none."""
+    """A record that does not fit its digest, or is not a record."""
 
 
 class OtherVersionError(ValueError):
@@ -26,14 +25,14 @@ class OtherVersionError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a saved state.
+    """A description of a saved state.
 
     Attributes:
         step: steps made; None in checkpoints without a digest.
-        experiment: the run's, as it was when the state was saved.
-        checksum: `state.checksum` of every array.
+        experiment: the run's, when the state was saved.
+        checksum: `state_parts.checksum` of every array.
         data: `data.identity` of the data set, if it is known.
-        seen: images seen so far; None where every step saw one batch of the experiment's.
+        seen: images seen so far; None where every step saw one batch of the experiment.
     """
 
     step: int | None
@@ -43,7 +42,7 @@ class Record:
     seen: int | None = None
 
     def images(self, step: int) -> int:
-        """Images seen until this record's step, which old ones do not hold."""
+        """Images seen until this record's step, which old records do not hold."""
         return step * self.experiment.batch_size if self.seen is None else self.seen
 
     @property
@@ -53,7 +52,7 @@ class Record:
 
 
 def sealed(record: Record) -> dict[str, str]:
-    """The record as text, and the digest of the text: what JSON keeps beside a state."""
+    """The record as text, and the digest of the text: the JSON saved with a state."""
     fields = vars(record) | {"experiment": to_dict(record.experiment)}
     text = json.dumps(fields)
     return {"record": text, "sha256": digest(text)}
@@ -65,11 +64,11 @@ def digest(text: str) -> str:
 
 
 def opened(saved: Any) -> Record:
-    """The record that `sealed` wrote, or that was written before there was a digest.
+    """The record that `sealed` wrote, or that a version without digests wrote.
 
     Raises:
         DamagedError: it does not fit its digest, or is not a record.
-        OtherVersionError: it is whole, and its experiment is not one of this version.
+        OtherVersionError: it is undamaged, but this version cannot build its experiment.
     """
     if not isinstance(saved, Mapping):
         raise DamagedError("no record lies beside its arrays")

@@ -17,7 +17,7 @@ from jaxdiff.types import Denoiser, NoiseLevel, reprs
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run left: its denoiser, what it was, and how far it came.
+    """A restored run: its denoiser, experiment and progress.
 
     A second line samples:
         x0 = jd.sample(run.denoise, cond, keys, run.shape, run.levels, jd.Heun())
@@ -43,7 +43,7 @@ class Restored:
         return sampling.grid(self.experiment.schedule, sampling.steps)
 
     def __repr__(self) -> str:
-        """What one asks of a run first, on a few lines."""
+        """A summary in a few lines."""
         e, s = self.experiment, self.experiment.sampling
         count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
         size = " x ".join(map(str, self.shape))
@@ -119,7 +119,7 @@ def restore(
 
 
 def of_snapshot(snapshot: Snapshot) -> Restored:
-    """The denoiser that a snapshot is, on all devices."""
+    """The denoiser of a snapshot, on all devices."""
     everywhere = sharding.replicated(sharding.data_mesh())
     variables = jax.device_put(snapshot.variables, everywhere)
     denoise = run_denoiser(snapshot.experiment, variables)

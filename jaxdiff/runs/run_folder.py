@@ -1,4 +1,4 @@
-"""A run's folder: held by one run at a time, with what it is written down for people."""
+"""A run's folder: locked by one run at a time, and described for people."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from jaxdiff.runtime.files import PathLike, Place, place, write_atomically
 
 @contextmanager
 def alone(workdir: PathLike) -> Iterator[None]:
-    """Holds a run's folder for the processes of this run, until they end in whatever way.
+    """Locks a run's folder for the processes of this run, until they end, however they end.
 
     Raises:
         ValueError: another run trains in it, or not all processes see the same folder.
@@ -28,7 +28,7 @@ def alone(workdir: PathLike) -> Iterator[None]:
 
 
 def _require_shared(workdir: Place) -> None:
-    """Refuses a folder that is another one on each host.
+    """Rejects a folder that is not shared by all hosts.
 
     Raises:
         ValueError: a file that process 0 made in it is not seen by all.
@@ -48,7 +48,7 @@ def _require_shared(workdir: Place) -> None:
 
 @contextmanager
 def _held(workdir: Place) -> Iterator[None]:
-    if not isinstance(workdir, Path):  # a bucket knows no locks, but says if it is there
+    if not isinstance(workdir, Path):  # buckets have no locks
         write_atomically(workdir / ".lock", lambda file: file.write(b""))
         yield
         return

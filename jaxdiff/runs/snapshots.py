@@ -1,9 +1,9 @@
 """Snapshots: averaged networks on disk, each a small file that can be restored alone.
 
 A step and a width name a file, `0002000-0.1.npz`: an NPZ of the network's parameters and
-constants by path, in the dtype they were saved in, and as JSON what they are. A run writes
-its tracked averages to `snapshots/`; averages made of those after training, as
-`optim.ema_profiles` says, lie in `posthoc/`. Reading builds arrays and jaxdiff's own
+constants by path, in the dtype they were saved in, and their description as JSON. A run
+writes its tracked averages to `snapshots/`; averages made of those after training, by
+`optim.ema_profiles`, lie in `posthoc/`. Reading builds arrays and jaxdiff's own
 types, and runs nothing.
 """
 
@@ -33,11 +33,11 @@ TRACKED, POSTHOC = "snapshots", "posthoc"
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """An averaged network, what it is of, and when it was taken.
+    """An averaged network, its experiment, and when it was taken.
 
     `variables` is {"params", "constants"}, float32 NumPy arrays, or what makes one of
     itself when it is written, as `interop.sources.Converted`; `std` the length
-    of the average, as `optimizer.lengths` has it, `images` the images seen until `step`.
+    of the average, one of the optimiser's `lengths`, `images` the images seen until `step`.
     """
 
     __repr__ = reprs.fields
@@ -53,7 +53,7 @@ class Snapshot:
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A file, and what its name says."""
+    """A file, and the step and width in its name."""
 
     step: int
     std: float
@@ -61,7 +61,7 @@ class Entry:
 
 
 def write(folder: PathLike, snapshot: Snapshot, dtype: str = "float16") -> Place:
-    """Saves one snapshot, whole or not at all, and returns its path.
+    """Saves one snapshot atomically, and returns its path.
 
     Raises:
         ValueError: a dtype not in `SNAPSHOT_DTYPES`, or a number that it cannot hold.
@@ -110,8 +110,8 @@ def read(path: PathLike) -> Snapshot:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, no snapshot, or not of its network; the message names the
-            array, what it is and what the network wants.
+        ValueError: it is damaged, not a snapshot, or does not fit its network; the message
+            names the array, its shape and the expected one.
     """
     path = place(path)
     try:
@@ -138,14 +138,14 @@ def read(path: PathLike) -> Snapshot:
 
 
 DAMAGED = (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError)
-"""What is raised on files that are not what they should be."""
+"""The errors of damaged files, and of files that are not snapshots."""
 
 TEXT = 2**22
-"""Bytes that the description of a snapshot may have."""
+"""The largest description of a snapshot, in bytes."""
 
 
 def _description(stored: npz.Stored | None) -> dict[str, Any]:
-    """What a snapshot says of itself, each part of the kind and in the range it must be.
+    """The description in a snapshot, with the type and range of each part checked.
 
     Raises:
         ValueError: what is wrong.
@@ -189,7 +189,7 @@ def _read(name: str, stored: npz.Stored, dtype: str) -> np.ndarray:
 
 
 def entries(folder: PathLike) -> list[Entry]:
-    """The snapshots in a folder, by step and width; other files are passed over."""
+    """The snapshots in a folder, by step and width; other files are ignored."""
     named = (_entry(path) for path in place(folder).glob("*-*.npz"))
     return sorted(e for e in named if e and _is_length(e.std))
 
@@ -210,7 +210,7 @@ def _entry(path: Place) -> Entry | None:
 def find(
     workdir: PathLike, std: float | None = None, step: int | None = None
 ) -> Place | None:
-    """The newest average of a run, of this width and step where they are given.
+    """The newest average of a run, of this width and step if given.
 
     Without a width, the newest step's only one, or that which the run samples with.
 
@@ -234,7 +234,7 @@ def find(
 
 
 def same(std: float, other: float) -> bool:
-    """Whether two widths are one, as far as the names of files tell them apart."""
+    """Whether two widths are equal to the precision of file names."""
     return math.isclose(std, other, rel_tol=1e-5)
 
 
@@ -245,7 +245,7 @@ def _listed(widths: Sequence[float]) -> str:
 def profile_errors(
     folder: PathLike, targets: Sequence[float], step: int | None = None
 ) -> list[float]:
-    """What `ema_profiles.profile_errors` says of the averages `reconstruct` would make.
+    """The `ema_profiles.profile_errors` of the averages that `reconstruct` would make.
 
     Raises:
         ValueError: no snapshots, or none of that step.

@@ -1,4 +1,4 @@
-"""The state of a run: all that the next step depends on, and all that is saved."""
+"""The state of a run: everything the next step depends on, and everything saved."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class TrainState:
     opt_state: PyTree
     """Adam's moments, and the averages of the parameters."""
     times: PyTree
-    """The memory of the law of t."""
+    """The state of the law of t."""
     first_bad: Leaf
     """[] int32, the first step whose loss or gradient was not finite; -1 = none."""
 
@@ -35,10 +35,11 @@ class TrainState:
 def init_state(experiment: Experiment, start_from: PyTree = None) -> TrainState:
     """The state before the first step, a function of the experiment and of `start_from`.
 
-    These are variables of another run, which replace this network's where they agree.
+    `start_from` has variables of another run, which replace this network's of the same
+    name and shape.
 
     Raises:
-        ValueError: the optimiser's chain keeps other averages than it says, or
+        ValueError: the optimiser's chain keeps other averages than its `lengths`, or
             `start_from` has arrays that fit nowhere.
     """
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
@@ -94,12 +95,12 @@ def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTr
 
 
 def run_denoiser(experiment: Experiment, variables: PyTree) -> Denoiser:
-    """The denoiser that an experiment's network is with these variables."""
+    """The denoiser of an experiment's network with these variables."""
     return denoiser(experiment.network.apply, variables, experiment.parameterization)
 
 
 def labelled(experiment: Experiment, label: Leaf) -> Condition:
-    """The condition that asks for these classes; nothing where the network has none.
+    """The condition on these classes; empty where the network has none.
 
     Raises:
         ValueError: the labels are known, and the network has no such classes.

@@ -46,7 +46,7 @@ def compare(state: PyTree, computed: Sequence[int], kept: Sequence[int]) -> None
     """Compares checksums.
 
     Raises:
-        DamagedError: names the first array that has another.
+        DamagedError: names the first array whose checksum differs.
     """
     if tuple(computed) == tuple(kept):
         return
@@ -76,7 +76,7 @@ def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 @jax.jit
 def checksum(state: PyTree) -> UInt32[Array, " leaves"]:
-    """One number for each array of a state, or of a part, which any flipped bit changes.
+    """One number for each array of a state, or of a part, that any flipped bit changes.
 
     The sum over its 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of integers, so
     the same on any number of devices.

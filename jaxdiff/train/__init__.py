@@ -1,8 +1,8 @@
-"""Training: one jit-compiled step, and a loop that survives what happens to machines.
+"""Training: one jit-compiled step, and the fault-tolerant loop around it.
 
-`step` is the mathematics, `loop` what is done with it, from top to bottom. A run begins as
-`setup` says and reports through `reporting` and `periodic`; `preemption` is how it is asked
-to end, `goodput` where its time went, `profiling` a closer look at some of its steps.
+`step` is the mathematics, `loop` the main program, read from top to bottom. `setup` begins
+or resumes a run; `reporting` and `periodic` write metrics, pictures and scores;
+`preemption` handles signals, `goodput` measures time, `profiling` traces chosen steps.
 """
 
 from jaxdiff.train.loop import NotFinite, fit, require_finite

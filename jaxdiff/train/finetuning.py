@@ -1,4 +1,4 @@
-"""Training that starts from another run's network: what of it fits, and what is made anew.
+"""Fine-tuning: which arrays of another run's network are loaded, and which are new.
 
 Arrays are matched by name and shape. Three things may differ between the two runs:
 
@@ -8,9 +8,9 @@ Arrays are matched by name and shape. Three things may differ between the two ru
   table of positions is fixed, and made for the new size;
 * heads that only the new network has, such as an estimator's, which are made anew.
 
-All else is refused: arrays of the old network that have no place in the new one, other new
-arrays, and fields that no array shows, such as the number of heads of attention, with which
-the same weights are another function.
+All else is an error: arrays of the old network that have no place in the new one, other
+new arrays, and fields that shapes do not show, such as the number of attention heads, with
+which the same weights are another function.
 """
 
 import re
@@ -30,14 +30,14 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Variables for a new network, under its names, and what is said of them."""
+    """Variables for a new network, under its names, and lines about them for the log."""
 
     variables: PyTree
     lines: list[str]
 
 
 def fitted(variables: PyTree, there: Experiment, here: Experiment) -> Fitted:
-    """What of a network's variables, of the run `there`, the run `here` starts from.
+    """The variables of the run `there` that the run `here` starts from.
 
     Raises:
         ValueError: the networks mean something else, or one has no place for the other's
@@ -83,7 +83,7 @@ SHOWN = 4
 
 
 def require_same_meaning(there: Experiment, here: Experiment) -> None:
-    """Refuses to start from a network whose inputs or outputs mean something else.
+    """Rejects a network whose inputs or outputs mean something else.
 
     The schedule may be another: a denoiser is a function on rays. An estimator takes
     features alone, so what they were trained to predict is free as well.
@@ -105,7 +105,7 @@ def require_same_meaning(there: Experiment, here: Experiment) -> None:
 
 
 def require_same_function(there: Experiment, here: Experiment) -> None:
-    """Refuses a network with which the same weights would be another function.
+    """Rejects a network with which the same weights would be another function.
 
     Raises:
         ValueError: the fields that differ, there and here.

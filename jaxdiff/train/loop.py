@@ -1,4 +1,4 @@
-"""The loop, which is read from top to bottom once."""
+"""The training loop, written to be read from top to bottom."""
 
 import dataclasses
 import signal
@@ -28,10 +28,10 @@ from jaxdiff.train.reporting import Reporter, reporting
 from jaxdiff.train.step import Batch, Metrics, compiled_step
 
 ROLL_BACKS = 3
-"""Times that a run goes back to one checkpoint before it gives up."""
+"""Roll-backs to one checkpoint before a run gives up."""
 
 PATIENCE = 50
-"""Steps in a row that are skipped before a run gives up."""
+"""Consecutive skipped steps before a run gives up."""
 
 
 class NotFinite(ValueError):
@@ -40,7 +40,7 @@ class NotFinite(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What the loop works with."""
+    """The fixed parts of a run."""
 
     experiment: Experiment
     workdir: Place
@@ -54,7 +54,7 @@ class Run:
     more_images: int
     """Seen beyond steps times the batch size, where earlier batches had another size."""
     verbose: bool
-    """Whether this process says what it does."""
+    """Whether this process prints progress."""
 
     def images(self, step: int) -> int:
         """Images seen until a step."""
@@ -69,20 +69,20 @@ def fit(
     profile: tuple[int, int] = (0, 0),
     wandb: str = "",
 ) -> TrainState:
-    """Trains, or goes on training, in the run's folder; returns the last state.
+    """Trains or resumes in the run's folder; returns the last state.
 
-    A run that has all its steps is returned as it is. One that exists may go on with some
-    fields changed, `config.FROM_HERE_ON` and `config.FREE`: it says which, and starts.jsonl
-    in its folder keeps what it was trained by from each start on. After a change of the
-    batch size it reads on from the image where it was, and the learning rate follows the
-    images seen. With `progress`, process 0 says on stderr what it does. `profile` are the
+    A finished run is returned as it is. A resumed one may have some fields changed,
+    `config.FROM_HERE_ON` and `config.FREE`: it prints which, and starts.jsonl in its
+    folder keeps the experiment from each start on. After a change of the batch size it
+    reads on from the image where it was, and the learning rate follows the images seen.
+    With `progress`, process 0 reports on stderr. `profile` are the
     first and the last step to trace, `wandb` a project of Weights & Biases. All processes
-    call it alike; a call outside the main thread trains, but no signal stops it.
+    make the same call; a call outside the main thread trains, but no signal stops it.
 
     Raises:
         Stopped: SIGINT or SIGTERM came, and the state was saved.
-        NotFinite: a loss, a gradient or what came of them was not finite, and
-            `on_nonfinite` knows no more to do; the last checkpoint is before it.
+        NotFinite: a loss, a gradient or a weight was not finite, and `on_nonfinite` is
+            "stop" or was tried often enough; the last checkpoint is before it.
         ValueError: the folder is another experiment's, or the batch does not split.
     """
     setup.require_alike(experiment)
@@ -129,7 +129,7 @@ def fit(
 def prepared(
     experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints, verbose: bool
 ) -> tuple[Run, TrainState]:
-    """What the loop works with, and the state that it starts from; says what it is."""
+    """The run and the state that it starts from; prints both with `verbose`."""
     part = experiment.batch_size // experiment.accumulation
     mesh = sharding.mesh_for(part, experiment.fsdp)
     with doing("reading the data", verbose):
@@ -172,7 +172,7 @@ def steps(
     stop: Stop,
     profile: Profile,
 ) -> TrainState:
-    """All steps that are left, or those until a stop is asked for.
+    """The remaining steps, or those until a stop is requested.
 
     Raises:
         NotFinite: as `fit`; what was saved is before it.
@@ -198,7 +198,7 @@ def steps(
             clock.made += 1
         with clock("tracing"):
             profile.after(n, state)
-        stopping = stop.after(n)  # asked once: what is not saved must not stop the run
+        stopping = stop.after(n)  # read once: only a step that is saved may stop the run
         last = n == e.steps or stopping
         if looking:
             with clock("magnitudes"):
@@ -211,7 +211,9 @@ def steps(
             require_finite(state)
             with clock("snapshots"):
                 save_averages(run.workdir, e, state, run.images(n), run.dataset.classes)
-        if last or n % e.checkpoint_every == 0:  # after all that a restart would not make
+        if (
+            last or n % e.checkpoint_every == 0
+        ):  # after everything that a restart would not repeat
             require_finite(state)
             with clock("checkpoints"):
                 run.saved.save(n, state, e, run.images(n), data.identity(run.dataset))
@@ -239,9 +241,9 @@ def make_due(
     stop: Stop,
     there: tuple[bool, bool] = (False, False),
 ) -> bool:
-    """Makes the pictures and scores that are due at step n; whether all are made.
+    """Makes the pictures and scores that are due at step n; False if a stop is pending.
 
-    Those that are `there` are not made again, and a stop in the middle leaves them undone.
+    Those that are `there` are not made again.
     """
     e, work = run.experiment, []
 
@@ -264,13 +266,12 @@ def make_due(
 
 
 def rolled_back(run: Run, error: NotFinite, attempt: int) -> tuple[Run, TrainState]:
-    """The run at its newest checkpoint, to go on from there with noise of its own.
+    """The run at its newest checkpoint, to continue from there with new noise.
 
-    Every step draws from the run's key, which is another one after each attempt: the same
-    numbers would do the same again.
+    The run's key is replaced at each attempt, as the same noise would fail again.
 
     Raises:
-        NotFinite: the experiment does not ask for it, or it was tried often enough.
+        NotFinite: `on_nonfinite` is not "roll_back", or it was tried often enough.
     """
     e = run.experiment
     if e.on_nonfinite != "roll_back":
@@ -295,14 +296,14 @@ def rolled_back(run: Run, error: NotFinite, attempt: int) -> tuple[Run, TrainSta
 
 
 ROLLED = 0x0BADF10A
-"""Sets the keys of runs that were rolled back apart from those of steps."""
+"""Separates the keys of rolled-back runs from those of steps."""
 
 
 def require_finite(state: TrainState) -> None:
-    """Looks at the flag on the device.
+    """Checks the device's flag of values that are not finite.
 
     Raises:
-        NotFinite: it was raised.
+        NotFinite: it is set.
     """
     bad = int(jax.device_get(state.first_bad))
     if bad >= 0:
@@ -314,10 +315,10 @@ def require_finite(state: TrainState) -> None:
 
 
 def require_some(step: int, skipped: int) -> None:
-    """Refuses to skip on and on.
+    """Limits the consecutive skipped steps to `PATIENCE`.
 
     Raises:
-        NotFinite: the last `skipped` steps were all skipped, which are too many.
+        NotFinite: the last `skipped` steps were all skipped, which is too many.
     """
     if skipped >= PATIENCE:
         raise NotFinite(
@@ -328,10 +329,10 @@ def require_some(step: int, skipped: int) -> None:
 
 
 def copied(state: TrainState) -> PyTree:
-    """The parameters, before a step that is donated them.
+    """A copy of the parameters, before a step to which they are donated.
 
-    Waits before and after: a CPU split into devices locks up when copies and a step's sums
-    share its few threads.
+    Waits before and after: a CPU split into devices deadlocks when copies and a step's
+    collectives share its few threads.
     """
     jax.block_until_ready(state)
     return jax.block_until_ready(jax.tree.map(jnp.copy, state.params))

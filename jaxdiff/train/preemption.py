@@ -25,32 +25,32 @@ class Stopped(Exception):
 
 
 class Interrupted(Exception):
-    """Raised in the middle of work that may be left undone."""
+    """Interrupts optional work."""
 
 
 class Stop:
-    """Whether a stop was asked for; made by `stoppable`."""
+    """Whether a stop is pending; made by `stoppable`."""
 
     def __init__(self) -> None:
         self.signal = 0
         self._stopping = self._may_interrupt = False
 
     def handle(self, number: int, frame: object) -> None:
-        """The handler: asks for a stop; Ctrl-C after that stops at once."""
+        """The signal handler: requests a stop; a second Ctrl-C stops at once."""
         if self.signal:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
         self.signal = number
         if processes.several():
-            signal.raise_signal(signal.SIGTERM)  # all others are to hear of it
+            signal.raise_signal(signal.SIGTERM)  # so that all processes stop
         with suppress(OSError):  # whoever read it may be gone
             os.write(2, b"\nstopping after this step; Ctrl-C stops at once\n")
         if self._may_interrupt and not processes.several():
             raise Interrupted
 
     def after(self, step: int) -> bool:
-        """Whether to stop after this step, which every process is told alike."""
+        """Whether to stop after this step, the same in every process."""
         if processes.several():
             self._stopping = multihost_utils.reached_preemption_sync_point(step)
         else:
@@ -58,7 +58,7 @@ class Stop:
         return self._stopping
 
     def unless_stopped(self, work: Callable[[], None]) -> bool:
-        """Does what may be left undone; False if a stop was asked for, now or before."""
+        """Runs optional work; False if a stop is pending."""
         if self._stopping or (self.signal and not processes.several()):
             return False
         try:
@@ -74,10 +74,10 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Makes SIGINT and SIGTERM ask for a stop.
+    """Makes SIGINT and SIGTERM request a stop.
 
-    Python hears of signals in its main thread alone: in another one it warns which will
-    not stop the run. Of several processes jax hears SIGTERM in any thread.
+    Python handles signals in its main thread alone: in another one it warns which signals
+    will not stop the run. With several processes jax handles SIGTERM in any thread.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

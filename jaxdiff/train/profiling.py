@@ -20,7 +20,7 @@ class Profile:
 
     @contextmanager
     def step(self, number: int, state: PyTree) -> Iterator[None]:
-        """What is done inside is that step, and in the trace if it is one of the chosen."""
+        """Marks a step, and traces it if it is one of those chosen."""
         if number == self._first and not self._done:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
@@ -32,10 +32,10 @@ class Profile:
             yield
 
     def require_ahead(self, made: int, steps: int) -> None:
-        """Warns where nothing will be traced of a run that has made so many steps."""
+        """Warns if no step is left to trace after `made` steps."""
         if self._first and not made < self._first <= steps:
             warnings.warn(
-                f"--profile: step {self._first} is none of those to make, {made + 1} to "
+                f"--profile: step {self._first} is not among those to make, {made + 1} to "
                 f"{steps}: nothing will be traced",
                 stacklevel=2,
             )
@@ -47,7 +47,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Writes a trace that has begun."""
+        """Writes a started trace."""
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False

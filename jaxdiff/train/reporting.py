@@ -1,4 +1,4 @@
-"""What a run tells the world, by process 0: a progress bar, metrics, pictures."""
+"""What a run reports, by process 0: a progress bar, metrics, pictures."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +19,12 @@ from jaxdiff.train.goodput import Clock
 from jaxdiff.train.step import METRICS, Metrics
 
 IN_FLIGHT = 2
-"""Steps given to the devices before the host waits for the oldest: so devices never wait
-for the host, and a stop is never far away."""
+"""Steps dispatched before the host waits for the oldest, so that devices never wait for
+the host, and a stop comes soon."""
 
 
 class Reporter:
-    """What the loop reports to; made by `reporting`."""
+    """Writes what the loop reports; made by `reporting`."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Reporter:
         self.skipped_in_a_row = 0
 
     def made(self, metrics: Metrics, wait: bool = False) -> None:
-        """A step was made; its metrics stay on the device for now.
+        """Records a step; its metrics stay on the device for now.
 
         Waits for the step IN_FLIGHT before it, or for this one.
         """
@@ -58,10 +58,10 @@ class Reporter:
         self._bar.update(self._experiment.batch_size)
 
     def numbers(self, step: int, skipped: int = 0) -> None:
-        """Writes the means since the last time, fetched in one transfer, and the times.
+        """Writes the means since the last call, fetched in one transfer, and the times.
 
-        And how many images were skipped as unreadable so far, in all processes, and how
-        many steps as not finite, where some were.
+        Also the number of unreadable images so far, in all processes, and of steps
+        skipped as not finite, if there are any.
         """
         skipped = processes.total(skipped)
         rows, self._recent = jax.device_get(self._recent), []
@@ -81,7 +81,7 @@ class Reporter:
         return self._clock.steps, self._clock.spent.get("data", 0.0)
 
     def _times(self) -> dict[str, float]:
-        """Speed since the last time, waiting for data, goodput, and the devices' memory."""
+        """Speed since the last call, time waiting for data, goodput, device memory."""
         values = {"goodput": self._clock.goodput}
         if self._since and self._timed:
             now = self._now()
@@ -115,7 +115,7 @@ class Reporter:
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
 
     def reported(self, step: int) -> tuple[bool, bool]:
-        """Whether an earlier start of the run has left pictures, and scores, of a step."""
+        """Whether an earlier start of the run wrote pictures, and scores, of a step."""
         rows = lines(self._workdir / "metrics.jsonl")
         kinds = [set(row) for row in jsontext.objects(rows) if row.get("step") == step]
         scored = any(not row & {"loss", "skipped_steps"} for row in kinds)
@@ -123,7 +123,7 @@ class Reporter:
         return tuple(processes.from_first([picture, scored]))
 
     def quality(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes what images of this step score."""
+        """Writes the scores of this step."""
         self._log.scalars(step, metrics)
 
 
@@ -137,9 +137,9 @@ def reporting(
     wandb: str = "",
     more_images: int = 0,
 ) -> Iterator[Reporter]:
-    """The reporter of a run that starts at a step, its files closed at the end.
+    """The reporter of a run that starts at step `first`; its files are closed at the end.
 
-    Of images, it counts `more_images` more than as many steps of the batch size have.
+    It counts `more_images` images beyond steps times the batch size.
     """
     log, layers = writers.All([]), writers.All([])
     first_process = processes.first()

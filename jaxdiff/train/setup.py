@@ -1,4 +1,4 @@
-"""How a run begins, or goes on: its first state, and what it must agree with."""
+"""How a run starts or resumes: its first state, and checks of its settings."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ from jaxdiff.train import finetuning
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The state that a run begins or goes on with, and what is said of it."""
+    """The state that a run starts or resumes with, and lines about it for the log."""
 
     state: TrainState
     images: int
-    """Seen so far."""
+    """Images seen so far."""
     lines: list[str]
-    """What another run's network was used for, or which fields are changed from here on."""
+    """What was loaded from another run's network, or which fields change from here on."""
 
 
 def first_or_last(
@@ -59,7 +59,7 @@ def first_or_last(
         return Start(state, 0, fitted.lines if fitted else [])
     state, record = saved.restore(mesh)
     before, step = record.experiment, int(state.step)
-    # Other data may make another network, of as many classes: the data are named first.
+    # Checked first: other data may imply another network, by their number of classes.
     if not any(line.startswith("data.") for line in differences(before, experiment)):
         require_same_data(workdir, record.data, data.identity(dataset))
     require_same(workdir, before, experiment)
@@ -68,7 +68,7 @@ def first_or_last(
 
 
 def loaded(experiment: Experiment) -> finetuning.Fitted | None:
-    """The averages of `init_from` as far as they fit; None if it names nothing.
+    """The averages of `init_from` that fit; None if it is empty.
 
     Raises:
         ValueError: that run's network means something else, or is of another size.
@@ -84,9 +84,9 @@ def loaded(experiment: Experiment) -> finetuning.Fitted | None:
 def initial_state(
     experiment: Experiment, mesh: Mesh, fitted: finetuning.Fitted | None = None
 ) -> TrainState:
-    """The state before the first step; from what fitted of another run's averages.
+    """The state before the first step, from those of another run's averages that fit.
 
-    By default, from `init_from`'s averages if one is named, as `loaded` finds them.
+    By default, these are `loaded` from `init_from`.
 
     Raises:
         ValueError: as `loaded`.
@@ -102,10 +102,10 @@ def initial_state(
 
 
 def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
-    """Refuses to go on with a run as if it were another.
+    """Rejects resuming a run with another experiment.
 
     Raises:
-        ValueError: it is another; the message says in what, and what can be done.
+        ValueError: it differs; the message names how, and what to do.
     """
     if lines := differences(before, now):
         raise ValueError(
@@ -118,12 +118,12 @@ def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
 def require_same_data(
     workdir: Place, before: Mapping[str, Any] | None, now: Mapping[str, Any]
 ) -> None:
-    """Refuses other data than those that a run began with; they may lie elsewhere.
+    """Rejects other data than those that a run began with; the path may differ.
 
-    Runs that did not keep what their data were go on.
+    Runs that recorded nothing about their data are not checked.
 
     Raises:
-        ValueError: what differs, and what can be done.
+        ValueError: what differs, and what to do.
     """
     if before and (line := data.differences(before, now)):
         raise ValueError(
@@ -134,7 +134,7 @@ def require_same_data(
 
 
 def save_statistics(experiment: Experiment, workdir: Place, dataset: Dataset) -> None:
-    """Writes statistics.json, if the data's are known; few data are measured.
+    """Writes statistics.json, if they are known; small data sets are measured.
 
     launch/measure_data.py measures many.
     """
@@ -150,7 +150,7 @@ MEASURED = 10_000
 
 
 def require_alike(experiment: Experiment) -> None:
-    """Refuses processes that were given different experiments.
+    """Rejects processes with different experiments.
 
     Raises:
         ValueError: this one's is not process 0's.
@@ -166,7 +166,7 @@ def require_alike(experiment: Experiment) -> None:
 
 
 def require_finite_objective(experiment: Experiment) -> None:
-    """Refuses a weighting whose mean over the law of t diverges; warns of a vanishing one.
+    """Rejects a weighting whose mean over the law of t diverges; warns if it vanishes.
 
     Raises:
         ValueError: which, and what to use.

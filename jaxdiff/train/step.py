@@ -20,7 +20,7 @@ from jaxdiff.types import Condition, Noised
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 METRICS = ("loss", "grad_norm", "learning_rate")
-"""What every step is measured by; and "skipped", where steps may be."""
+"""Metrics of every step; "skipped" too, where steps may be skipped."""
 
 
 def make_step(
@@ -28,7 +28,7 @@ def make_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step: (state, batch) -> (state, metrics), pure, to be jitted.
 
-    The batch is {"image": what is stored, "label": [B] int32}. The way it takes: encode,
+    The batch is {"image": as stored, "label": [B] int32}. It passes through: encode,
     draw t, corrupt, withhold conditions, denoise, loss, gradients, Optax chain. After n
     steps, n batch_size + more_images images were seen, which the learning rate follows.
     """
@@ -72,7 +72,7 @@ def make_step(
             "learning_rate": jnp.float32(rate(state.step)),
         }
         first_bad = jnp.where((state.first_bad < 0) & bad, state.step, state.first_bad)
-        if e.on_nonfinite == "skip":  # as if the step had not been made, but for its number
+        if e.on_nonfinite == "skip":  # only the step number advances
             kept = {name: getattr(state, name) for name in made}
             made = jax.tree.map(lambda new, old: jnp.where(bad, old, new), made, kept)
             metrics["skipped"], first_bad = jnp.float32(bad), state.first_bad
@@ -87,7 +87,7 @@ def noised_batch(
 ) -> tuple[Noised, Array, Array]:
     """Encodes the images of a batch, draws t and corrupts: the states that a step sees.
 
-    `times` is the memory of the law of t, and the keys are for encoding, t and noise.
+    `times` is the state of the law of t, and the keys are for encoding, t and noise.
     Returns the states, their t and its importance, both [B, 1, ...].
     """
     e, (data_key, t_key, noise_key) = experiment, keys
@@ -119,7 +119,7 @@ def accumulated(
 
 
 def training(experiment: Experiment, dropout_key: Key[Array, ""]) -> Callable:
-    """The network as it is applied in training: with dropout."""
+    """The network applied as in training: with dropout."""
 
     def apply(variables: PyTree, x: Array, c_noise: Array, cond: Condition) -> PyTree:
         rngs = {"dropout": dropout_key}
@@ -129,7 +129,7 @@ def training(experiment: Experiment, dropout_key: Key[Array, ""]) -> Callable:
 
 
 def withhold(key: Key[Array, ""], label: Array, experiment: Experiment) -> Condition:
-    """The condition of a batch, parts of it withheld from random images."""
+    """The condition of a batch, with parts of it dropped for random images."""
     label_key, noise_key = jax.random.split(key)
     hidden = jax.random.bernoulli(label_key, experiment.label_dropout, label.shape)
     cond = labelled(experiment, jnp.where(hidden, -1, label))
@@ -150,7 +150,7 @@ def compiled_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`make_step`, compiled.
 
-    Its state is donated and left where it was, its metrics are on every device.
+    The state is donated and keeps its sharding; metrics are on every device.
     """
     state = jax.eval_shape(lambda: init_state(experiment))
     places = sharding.shared(state, mesh), sharding.replicated(mesh)

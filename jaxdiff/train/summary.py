@@ -1,4 +1,4 @@
-"""What a run says when it starts: its data, its network, its devices, its folder."""
+"""The summary at the start of a run: its data, network, devices and folder."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from jaxdiff.runtime.progress import say
 
 
 def of_data(experiment: Experiment, dataset: data.Dataset) -> Iterator[str]:
-    """Images, classes with their counts, files left out and why."""
+    """Images, classes with their counts, and files left out, by reason."""
     first, *rest = data.describe(dataset)
     where = experiment.data.path
     kind = NAMES[type(experiment.data)].removeprefix("data.")
@@ -27,7 +27,7 @@ def of_data(experiment: Experiment, dataset: data.Dataset) -> Iterator[str]:
 def of_run(
     experiment: Experiment, workdir: Place, mesh: Mesh, params: PyTree, step: int
 ) -> Iterator[str]:
-    """The network's size, the devices, where the run is written and how far it is."""
+    """The network's size, the devices, the run's folder and its progress."""
     e, count = experiment, sum(math.prod(a.shape) for a in jax.tree.leaves(params))
     yield f"network: {type(e.network).__name__}, {count:,} parameters, {e.network.dtype}"
     unused = jax.device_count() - mesh.size
@@ -57,13 +57,13 @@ def of_run(
 
 
 def say_all(lines: Iterable[str]) -> None:
-    """Says them, one after the other."""
+    """Prints them, one after the other."""
     for line in lines:
         say(line)
 
 
 def of_start(lines: Sequence[str]) -> Iterator[str]:
-    """What `setup.Start` has to say, the first line to the left of the others."""
+    """The lines of `setup.Start`, all but the first one indented."""
     if lines and lines[0].startswith("init_from"):
         first, *rest = lines
         yield first

@@ -1,7 +1,7 @@
-"""Where metrics and pictures go: a tiny protocol, and its four writers.
+"""Where metrics and pictures go: a small protocol, and its four writers.
 
 A writer takes scalars and images by step. A run resumed from a checkpoint writes no step
-twice: files forget the steps after it, and Weights & Biases is not told again.
+twice: files drop the steps after it, and Weights & Biases is not sent any again.
 """
 
 import json
@@ -33,7 +33,7 @@ from jaxdiff.types.ranges import Whole
 
 @runtime_checkable
 class Writer(Protocol):
-    """Takes what a run has to report."""
+    """Takes metrics and pictures by step."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers by name."""
@@ -44,7 +44,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Nothing comes after."""
+        """Ends the writing."""
         ...
 
 
@@ -78,7 +78,7 @@ class Terminal:
     """A line for people, above the progress bar where there is one.
 
     Goodput is left out: it means little until a run has made many steps, and the last line
-    of a long run tells it.
+    of a long run has it.
     """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -87,7 +87,7 @@ class Terminal:
         progress.say(f"step {step:>7}  {numbers}")
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "H W C"]) -> None:
-        """A terminal shows no pictures."""
+        """Does nothing: a terminal has no pictures."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -96,8 +96,8 @@ class Terminal:
 class TensorBoard:
     """TensorBoard's event files, without TensorFlow: `tensorboard --logdir=…`.
 
-    No thread writes, so a full disk or a lost cloud raises where it is met. A start begins
-    a file, and so do `EVENTS` bytes, as a file in a cloud is sent whole.
+    Nothing is written by a thread, so a full disk or a lost cloud raises here. A new file
+    begins at each start and after `EVENTS` bytes, as a file in a cloud is sent whole.
     """
 
     def __init__(self, folder: PathLike, start: int) -> None:
@@ -106,7 +106,9 @@ class TensorBoard:
 
         self._folder, self._event, self._summary = place(folder), Event, summary
         self._begin()
-        began = SessionLog(status=SessionLog.START)  # what is there from this step on goes
+        began = SessionLog(
+            status=SessionLog.START
+        )  # drops earlier events from this step on
         self._add(start + 1, session_log=began)
         self._file.flush()
 
@@ -153,15 +155,15 @@ def _record(content: bytes) -> bytes:
 
 
 class WandB:
-    """Weights & Biases: one run a folder, whose id lies in wandb.json there.
+    """Weights & Biases: one run a folder, with its id in wandb.json there.
 
-    A resumed run goes on in it. W&B takes no step back, and loses what a kill finds
-    unsent: on opening it is told what metrics.jsonl has and it lacks, and no step that it
-    has is told again; it would be the same. With WANDB_MODE=offline it needs no account.
+    A resumed run continues in it. W&B cannot take back a step, and loses what was unsent
+    at a kill: on opening, steps that metrics.jsonl has and W&B lacks are sent, and no step
+    twice. With WANDB_MODE=offline it needs no account.
 
     Raises:
         ImportError: wandb is not installed.
-        ValueError: W&B cannot be reached, or does not know who asks.
+        ValueError: W&B cannot be reached, or rejects the login.
     """
 
     def __init__(
@@ -245,7 +247,7 @@ class All:
             writer.image(step, name, pixels)
 
     def close(self) -> None:
-        with ExitStack() as each:  # whatever becomes of another
+        with ExitStack() as each:  # even if another fails
             for writer in self._writers:
                 each.callback(writer.close)
 
@@ -257,9 +259,9 @@ def open_all(
     wandb: str = "",
     config: Mapping[str, Any] | None = None,
 ) -> All:
-    """The writers of a run's folder, the terminal if asked, W&B if a project is named.
+    """The writers of a run's folder, of the terminal and of W&B if these are chosen.
 
-    `config` is what W&B says that the run is.
+    `config` is the configuration that W&B shows of the run.
     """
     workdir = place(workdir)
     opened: list[Writer] = [WandB(workdir, start, wandb, config or {})] if wandb else []
