@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
+
 from jaxdiff import data, networks, optim, schedules
 from jaxdiff.config.fields import parts
 from jaxdiff.denoisers import parameterizations
@@ -254,10 +256,10 @@ def resolve(experiment: Experiment, dataset: Any) -> Experiment:
 
 
 def _require_data(source: Source, dataset: Any) -> None:
-    """Refuses images of another shape than the source says, or of another type.
+    """Refuses images of another shape than the source says, and labels of no class.
 
     Raises:
-        ValueError: both shapes, or both types.
+        ValueError: both shapes, or the label.
     """
     name = type(source).__name__
     if not isinstance(dataset, data.Dataset):
@@ -270,6 +272,21 @@ def _require_data(source: Source, dataset: Any) -> None:
         raise ValueError(
             f"{name}.shape is {source.shape}, so {stored.shape} is stored of an image, "
             f"but {name}.load() has images of {dataset.shape}: make both the same"
+        )
+    labels, classes = getattr(dataset.source, "label", None), len(dataset.classes)
+    if labels is None:
+        return
+    shape, dtype = np.shape(labels), np.asarray(labels).dtype
+    if shape != (len(dataset),) or dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}.load() has labels of {dtype} {shape} for {len(dataset)} images: give "
+            "each a whole number, -1 for none"
+        )
+    low, high = np.min(labels, initial=-1), np.max(labels, initial=-1)
+    if low < -1 or (classes and high >= classes):
+        raise ValueError(
+            f"{name}.load() has the label {high if low >= -1 else low}, but {classes} "
+            f"classes: labels are 0 to {classes - 1}, and -1 for none"
         )
 
 

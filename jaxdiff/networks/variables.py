@@ -19,7 +19,7 @@ def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]
     A network without classes, an autoencoder, takes the image alone.
 
     Raises:
-        ValueError: it has other collections of variables.
+        ValueError: it has other collections of variables, or nothing to be trained.
     """
     x = jnp.zeros((1, *shape))
     if not hasattr(network, "label_dim"):
@@ -30,6 +30,10 @@ def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]
             f"{type(network).__name__} has variables in {', '.join(variables)}: "
             'a network has what is trained in "params", and what is not in "constants"; '
             "statistics of batches are neither"
+        )
+    if "params" not in variables:
+        raise ValueError(
+            f'{type(network).__name__} has nothing to be trained: no variables in "params"'
         )
     return variables
 

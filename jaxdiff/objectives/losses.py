@@ -47,13 +47,23 @@ LogVariance = Float[Array, "..."]
 @dataclass(frozen=True)
 @checked
 class WeightedError:
-    """The squared x0 error, weighted by the level it was made at."""
+    """The squared x0 error, weighted by the level it was made at.
+
+    Raises:
+        ValueError: the weights are not shaped as the level, such as [B], which would
+            broadcast along the image instead of the batch.
+    """
 
     weighting: Weighting
 
     def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
-        error = self.weighting(noised.at) * (denoised.x0 - noised.x0) ** 2
-        return _per_image(error)
+        weight = self.weighting(noised.at)
+        if jnp.ndim(weight) not in (0, noised.x0.ndim):
+            raise ValueError(
+                f"{self.weighting} is of shape {jnp.shape(weight)} for levels of shape "
+                f"{jnp.shape(noised.at.sigma)}: return a weight of each level, so shaped"
+            )
+        return _per_image(weight * (denoised.x0 - noised.x0) ** 2)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
 from jaxdiff.networks import require_labels
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoiser, Leaf, pytree
+from jaxdiff.types.ranges import quote
 
 
 @pytree
@@ -39,14 +40,21 @@ def init_state(experiment: Experiment, start_from: PyTree = None) -> TrainState:
     name and shape.
 
     Raises:
-        ValueError: the optimiser's chain keeps other averages than its `lengths`, or
-            `start_from` has arrays that fit nowhere.
+        ValueError: the optimiser makes no chain, or one that keeps other averages than its
+            `lengths`, or `start_from` has arrays that fit nowhere.
     """
     params_key, run_key = jax.random.split(jax.random.key(experiment.seed))
     variables = networks.initial(experiment.network, experiment.data.shape, params_key)
     variables = replaced(variables, start_from or {})
     params = experiment.optimizer.start(variables["params"])
     tx = experiment.optimizer.transformation(experiment.batch_size)
+    rate = experiment.optimizer.schedule(experiment.batch_size)
+    if not (hasattr(tx, "init") and hasattr(tx, "update") and callable(rate)):
+        raise ValueError(
+            f"{type(experiment.optimizer).__name__} makes {quote(tx)} and the rate "
+            f"{quote(rate)}: transformation() returns a chain of Optax, schedule() a "
+            "function of the steps made"
+        )
     opt_state, lengths = tx.init(params), experiment.optimizer.lengths
     if len(optim.averages(opt_state)) != len(lengths):
         raise ValueError(

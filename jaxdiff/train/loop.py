@@ -137,6 +137,7 @@ def prepared(
     e = resolve(experiment, dataset)
     if verbose:
         summary.say_all(summary.of_data(e, dataset))
+    setup.require_path(e.schedule)
     setup.require_finite_objective(e)
     probe = magnitudes.probe(e)
     draw = generate.sampler(e) if e.sample_every or e.eval_every else None

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxdiff import data
@@ -27,6 +29,8 @@ from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import Place
 from jaxdiff.train import finetuning
+from jaxdiff.types import NoiseLevel, Schedule
+from jaxdiff.types.ranges import quote
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +166,51 @@ def require_alike(experiment: Experiment) -> None:
         raise ValueError(
             f"process {jax.process_index()} was given another experiment than process 0 "
             f"({'; '.join(known)}): give all hosts the same command"
+        )
+
+
+def require_path(path: Schedule) -> None:
+    """Refuses a schedule that is no path from data to noise, or whose `time` is no inverse.
+
+    Looks at t = 0, 1/4, ..., 1, on the device.
+
+    Raises:
+        ValueError: what it is at which t, and what it should be.
+    """
+    t = np.linspace(0, 1, 5, dtype=np.float32)
+    levels = path(jnp.asarray(t))
+    if not isinstance(levels, NoiseLevel):
+        raise ValueError(
+            f"{path} returned {quote(levels)}: return jaxdiff.NoiseLevel(alpha, sigma)"
+        )
+    alpha, sigma = np.asarray(levels.alpha), np.asarray(levels.sigma)
+    if not alpha.shape == sigma.shape == t.shape:
+        raise ValueError(
+            f"{path} has alpha of shape {alpha.shape} and sigma of {sigma.shape} for t of "
+            f"{t.shape}: both must be shaped as t"
+        )
+    ends = f"alpha goes from {alpha[0]:.3g} to {alpha[-1]:.3g}, sigma from {sigma[0]:.3g} "
+    ends += f"to {sigma[-1]:.3g}"
+    if not (np.isfinite([alpha, sigma]).all() and min(alpha.min(), sigma.min()) >= 0):
+        raise ValueError(
+            f"on {path} {ends}: both must be 0 or more and finite, as sin(pi / 2 (1 - t)) "
+            "is in place of cos(pi / 2 t)"
+        )
+    angles = np.arctan2(sigma, alpha)
+    if not (angles[0] < angles[-1] and np.all(np.diff(angles) >= 0)):
+        raise ValueError(
+            f"on {path} {ends}: sigma / alpha must grow with t, 0 = data and 1 = noise"
+        )
+    if alpha[-1] > 1e-6 * sigma[-1] if path.reaches_pure_noise else alpha[-1] == 0:
+        raise ValueError(
+            f"on {path} {ends}, but reaches_pure_noise is {path.reaches_pure_noise}: it is "
+            "whether alpha = 0 at t = 1"
+        )
+    back = np.asarray(path.time(levels.logsnr))[1:-1]
+    if not np.allclose(back, t[1:-1], atol=1e-2):
+        raise ValueError(
+            f"{path}.time(logsnr) is {np.round(back, 3)} where t = {t[1:-1]}: it must be "
+            "the t at which the path has that logsnr"
         )
 
 

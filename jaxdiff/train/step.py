@@ -16,6 +16,7 @@ from jaxdiff.runs.state import TrainState, init_state, labelled
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
 from jaxdiff.types import Condition, Noised
+from jaxdiff.types.ranges import quote
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -50,6 +51,11 @@ def make_step(
             variables = {"params": params, "constants": state.constants}
             denoise = denoiser(training(e, key), variables, e.parameterization)
             losses = e.loss(denoise(noised.x, noised.at, cond), noised)
+            if losses.shape != noised.x.shape[:1]:
+                raise ValueError(
+                    f"{quote(e.loss)} is of shape {losses.shape} for x of shape "
+                    f"{noised.x.shape}: a loss is [B], the mean over each image"
+                )
             scale = e.loss_scale * noised.x[0].size
             return scale * jnp.mean(importance.reshape(-1) * losses), losses
 
@@ -89,9 +95,20 @@ def noised_batch(
 
     `times` is the state of the law of t, and the keys are for encoding, t and noise.
     Returns the states, their t and its importance, both [B, 1, ...].
+
+    Raises:
+        ValueError: the images are of another shape or type than the source stores.
     """
     e, (data_key, t_key, noise_key) = experiment, keys
-    x0 = data.encoder_of(e.data).encode(data_key, batch["image"])
+    encoder, images = data.encoder_of(e.data), batch["image"]
+    stored = encoder.stored((images.shape[0], *e.data.shape))
+    if (images.shape, images.dtype) != (stored.shape, stored.dtype):
+        raise ValueError(
+            f"{type(e.data).__name__} has images of {images.dtype} {images.shape[1:]}, but "
+            f"an image is stored as {stored.dtype} {stored.shape[1:]}: load such, or "
+            "another shape or encoder"
+        )
+    x0 = encoder.encode(data_key, images)
     per_image = (x0.shape[0],) + (1,) * (x0.ndim - 1)
     t, importance = e.times.draw(times, t_key, per_image, e.schedule)
     noised = corrupt(noise_key, x0, t, e.schedule)
