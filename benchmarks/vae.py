@@ -1,7 +1,7 @@
 """Memory and time of a VAE of the published size, with random weights, by batch.
 
-    python benchmarks/vae.py --out=docs/results/vae.json
-    python benchmarks/vae.py --images=64 --batches=1 --out=vae.json    (and the time)
+    python benchmarks/vae.py --out=vae.json
+    python benchmarks/vae.py --images=64 --batches=1 --out=vae_time.json  (and the time)
 
 Of each way, type and number of images that a device takes at a time: the parameters, and
 what XLA plans for temporary arrays, of which nothing is allocated. With --images it
@@ -99,10 +99,10 @@ def measured(count: int, size: int, batch: int) -> list[dict[str, Any]]:
     latents = draw.normal(size=(count, side, side, 4)).astype(np.float32)
     ways = {"encode": (opened.encode, pixels), "decode": (opened.decode, latents)}
     rows = []
-    for way, (call, given) in ways.items():
-        call(given[: mesh.size * batch], mesh)
+    for way, (call, inputs) in ways.items():
+        call(inputs[: mesh.size * batch], mesh)
         before, began = os.getloadavg()[0], time.perf_counter()
-        call(given, mesh)
+        call(inputs, mesh)
         seconds = (time.perf_counter() - began) / count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         row = {"way": way, "images": count, "size": size, "batch": batch}

@@ -59,9 +59,9 @@ def run(main: Callable[[], None], together: bool = False) -> None:
     """Runs a command; `together` with other processes, if the environment has some.
 
     Its exit status is 0 when done, 1 on a mistake, 2 on a wrong flag, 130 when stopped by
-    Ctrl-C, and 75 when the same command is to be started again: it was told to end, or
-    lost another process. A mistake is printed as one line; JAXDIFF_TRACEBACK=1 shows where
-    it was found.
+    Ctrl-C, and 75 when the same command is to be started again: it was preempted, or
+    lost another process. A mistake is printed as one line; JAXDIFF_TRACEBACK=1 prints the
+    traceback.
     Compiled code is kept in JAX_COMPILATION_CACHE_DIR, by default in `xla` of the cache
     folder, $JAXDIFF_CACHE or ~/.cache/jaxdiff; an empty value turns that off.
     """
@@ -148,7 +148,7 @@ def interval(flag: flags.FlagHolder[list[str]]) -> tuple[float, float] | None:
 def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
     """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
 
-    Those that are replaced are said at the end; see `writes`.
+    Replaced files are listed at the end; see `writes`.
 
     Raises:
         ValueError: the folder cannot be written to, or be made where it would lie.
@@ -163,7 +163,7 @@ def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[
 
 
 def writes(flag: flags.FlagHolder[str], *paths: Place) -> None:
-    """Files that the command will write: at its end it says which of them it has replaced.
+    """Files that the command will write: at its end it lists those it has replaced.
 
     Raises:
         ValueError: a folder cannot be written to, or be made where it would lie.
@@ -275,7 +275,7 @@ def _parse(argv: list[str]) -> list[str]:
             sys.exit(0)  # absl says 1
         raise ended
     except flags.UnrecognizedFlagError as error:
-        _fail(f"{str(error).splitlines()[0]}; --help tells which there are", 2)
+        _fail(f"{str(error).splitlines()[0]}; --help lists them", 2)
     except Exception as error:  # also what a config file raises, which may be anything
         _fail(config_files.fault(argv) or _of_flags(error), 2, error)
     if wrong := config_files.fault(argv):  # get_config returned something else
@@ -288,7 +288,7 @@ HELP = {"?", "help", "helpfull", "helpshort", "helpxml"}
 
 
 def _of_flags(error: Exception) -> str:
-    """What a flag's error says, in one line."""
+    """A flag's error in one line."""
     text = re.sub(
         r"invalid literal for int.*: (.*)", r"\1 is not a whole number", str(error)
     )
@@ -312,7 +312,7 @@ def _expanded(argv: list[str]) -> list[str]:
 
 
 def _judged(error: Exception, joined: bool) -> int:
-    """Tells of an error, and returns the status to exit with; raises it if it is ours."""
+    """Prints an error, and returns the exit status; raises a fault of jaxdiff."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return _report(_out_of_memory(error))
     if joined and processes.is_lost_process(error):
@@ -327,7 +327,7 @@ def _judged(error: Exception, joined: bool) -> int:
 
 
 def _out_of_memory(error: Exception) -> str:
-    """How much was missing, and the sizes that were asked for."""
+    """The line of an error of memory, with the flags and fields that reduce it."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     sizes = {name: flags.FLAGS[name].value for name in SIZES if name in flags.FLAGS}
     current = [f"--{name}={value}" for name, value in sizes.items() if value]
@@ -336,7 +336,7 @@ def _out_of_memory(error: Exception) -> str:
         for name in path.split("."):
             node = node.get(name) if isinstance(node, ConfigDict) else None
         current += [f"--config.{path}={node}"] if node else []
-    dry = "; launch/train.py --dry_run says what each takes" if config else ""
+    dry = "; launch/train.py --dry_run prints what each takes" if config else ""
     text = f"out of memory: {_line(error).removeprefix('RESOURCE_EXHAUSTED: ')}"
     return f"{text}. Ask for less than {', '.join(current)}{dry}" if current else text
 

@@ -80,7 +80,7 @@ def complaint(argv: list[str]) -> str:
 def fault(argv: list[str]) -> str:
     """What is wrong with the config file itself, or with a field's name; "" if nothing is.
 
-    The file is run again, by itself, so that its own error can be told from others.
+    The file is run again, by itself, so that its own error can be distinguished.
     """
     path = _path(argv)
     if path is None:

@@ -1,4 +1,4 @@
-"""The flags that name a source of images, and what is said of the records made of it."""
+"""The flags that name a source of images, and the summary of the records made of it."""
 
 from pathlib import Path
 from typing import Any

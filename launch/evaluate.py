@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _count() -> int:
-    """Blocks: images of others are scored in one unless more are asked for."""
+    """Blocks: external images are scored in one unless --blocks is given."""
     return 1 if IMAGES.value and not BLOCKS.present else BLOCKS.value
 
 
@@ -111,7 +111,9 @@ def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any
         raise ValueError("--images needs --reference, which launch/reference.py makes")
     for flag in flags.FLAGS.get_key_flags_for_module(sampling_flags):
         if flag.present:
-            raise ValueError(f"--{flag.name} says how a run draws, and --images are drawn")
+            raise ValueError(
+                f"--{flag.name} is for drawing from a run, and --images are drawn"
+            )
     count = NUMBER.value * _count() if NUMBER.present else None
     images = evaluation.images_in(path, count, size=SIZE.value)
     reference, mesh = scoring_flags.reference(), sharding.data_mesh()

@@ -238,7 +238,7 @@ def _chosen() -> str:
 
 
 def _rule() -> AdaptiveRule | None:
-    """Adaptive steps, if they were asked for."""
+    """Adaptive steps, if chosen."""
     tolerance = ADAPTIVE.value
     return None if tolerance is None else AdaptiveRule(tolerance, tolerance)
 
@@ -255,7 +255,7 @@ def _write(path: Place, results: dict[str, Any]) -> None:
 
 
 def _earlier() -> dict[str, Any]:
-    """What WORKDIR/bits.json says of the bound, if it can be read; else {}."""
+    """The bound in WORKDIR/bits.json, if it can be read; else {}."""
     path = command.beside(WORKDIR) / "bits.json"
     if not path.exists():
         return {}

@@ -53,9 +53,7 @@ def main() -> None:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file() or not path.read_text().strip():
-        raise FileNotFoundError(
-            f"{path} tells nothing: train with --config.magnitudes_every=50"
-        )
+        raise FileNotFoundError(f"{path} is empty: train with --config.magnitudes_every=50")
     lines, rows = path.read_text().split("\n"), []
     for n, line in enumerate(lines, 1):
         try:

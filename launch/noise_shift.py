@@ -56,7 +56,7 @@ flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
 
 Said = dict[str, Float[np.ndarray, "N n"]]
-"""Of each kind of states, forward ones first, what is said at N levels."""
+"""Estimates at N levels of each kind of states, forward ones first."""
 FORWARD, SAMPLED = "forward", "sampled"
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     """Restores, samples, prints, writes."""
     if not ESTIMATOR.value:
         raise ValueError(
-            "--estimator is missing: name a run that says noise levels, and train it with: "
+            "--estimator is missing: name a run that estimates the level; train one with: "
             "python launch/train.py --config=configs/digits_nag.py:level "
             f"--config.init_from={WORKDIR.value} --workdir=runs/level"
         )
@@ -163,7 +163,7 @@ def as_numbers(
 def draw(
     levels: NoiseLevel, estimated: Said, shifts: dict[str, noise_shift.Shift]
 ) -> "Figure":
-    """What is said at six levels, as densities, and the shift at all."""
+    """Densities of the estimates at six levels, and the shift at all."""
     from matplotlib.figure import Figure
 
     nominal = -np.asarray(levels.logsnr) / 2

@@ -52,7 +52,7 @@ def main() -> None:
         raise ValueError("give --out, and one of --config, --images and --published")
     for flag in (PROTOCOL, COUNT):
         if flag.present and not PUBLISHED.value:
-            raise ValueError(f"--{flag.name} says what --published does not: give that")
+            raise ValueError(f"--{flag.name} needs --published")
     command.need((SIZE, IMAGES))
     out = command.output(OUT, place(OUT.value), "npz")["npz"]
     observed = _published() if PUBLISHED.value else _observed()

@@ -20,7 +20,9 @@ DOTTED = re.compile(r"`([a-z_]\w*(?:\.\w+)+)[`(]")
 ELSEWHERE = {
     *("figure.savefig", "jax.distributed", "jax.jvp", "law.length"),
     *("module.name", "network.remat", "source.load", "sampling.noise_guidance"),
-    *("jd.name", "jd.package.name"),
+    *("jd.name", "jd.package.name", "solvers.MySolver", "optimizer.lengths"),
+    *("np.asarray", "jax.lax.scan", "optax.GradientTransformation"),
+    *("optax.MultiSteps", "optax.microbatch"),
 }
 """Names of other libraries, of variables and fields of experiments, and placeholders."""
 FILES = (".json", ".tsv", ".npz", ".weight", ".0", ".1")

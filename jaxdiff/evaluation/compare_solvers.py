@@ -41,7 +41,7 @@ class Row:
     away: float
     """Root mean square difference to the first row's images."""
     quality: Mapping[str, float]
-    """What a judge says of the images, by metric; empty without one."""
+    """The metrics of the images; empty without a judge."""
 
     @property
     def name(self) -> str:
@@ -122,7 +122,7 @@ def calls(
     seeds: Int[np.ndarray, " N"],
     label: Int[np.ndarray, " N"],
 ) -> int:
-    """NFE: as the solver says it, or as an adaptive one counts it on these images."""
+    """NFE: the solver's, or the count of an adaptive one on these images."""
     s = experiment.sampling
     levels = s.grid(experiment.schedule, s.steps)
     if not isinstance(s.solver, Adaptive):
@@ -173,7 +173,7 @@ def save_sheet(
 
 
 def short(value: object) -> str:
-    """The repr of a value without the fields that are as they are by default.
+    """The repr of a value without the fields that have their defaults.
 
     >>> from jaxdiff.sampling.solvers import Heun
     >>> short(Heun(churn=4.0)), short(Heun())

@@ -1,7 +1,7 @@
-"""Images of others, to be scored as they are: an NPZ, or a folder of pictures.
+"""Images from other programs, to be scored as they are: an NPZ, or a folder of pictures.
 
-Nothing is resized, cropped or converted unless a size is asked for: what would change a
-metric unsaid is refused.
+Nothing is resized, cropped or converted unless a size is given: images that would need
+it are an error, as metrics would change silently.
 """
 
 import warnings
@@ -26,7 +26,7 @@ MODES = {"RGB": 3, "L": 1}
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Files of one size and mode, each read when its image is asked for."""
+    """Files of one size and mode, each read on demand."""
 
     paths: tuple[File, ...]
     shape: tuple[int, int, int]

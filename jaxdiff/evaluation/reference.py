@@ -31,14 +31,14 @@ TEXTS = ("name", "preprocessing", "sha256")
 Dims = Annotated[int, Whole(1, 2**20)]
 Count = Annotated[int, Whole(2, 10**9)]
 VERSION = 1
-"""Of the file's layout."""
+"""The version of the file's layout."""
 ORIGIN = (*TEXTS, "dims")
 """What of an extractor has to agree for its features to compare."""
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one extractor sees of a set."""
+    """The outputs of one extractor for a set of images."""
 
     __repr__ = reprs.fields
 
@@ -60,7 +60,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What extractors, by name, see of `count` images, which `source` describes."""
+    """The outputs of extractors, by name, for `count` images, which `source` describes."""
 
     __repr__ = reprs.fields
 
@@ -85,9 +85,9 @@ def observe(
     keep: bool = True,
     progress: bool = False,
 ) -> Observed:
-    """What the extractors see of all images, `batch` at a time over the mesh.
+    """The outputs of the extractors for all images, `batch` at a time over the mesh.
 
-    Batches are filled up with images that count for nothing: neither the batch nor the
+    Batches are padded with images of weight 0: neither the batch nor the
     devices change a number beyond rounding. Without `keep` no feature outlives its batch,
     so that memory holds moments alone.
 
@@ -224,7 +224,7 @@ def published(path: PathLike, protocol: str = "tf", count: int | None = None) ->
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is not a file of statistics, or nobody says of how many images.
+        ValueError: not a file of statistics, or the number of images is unknown.
     """
     seen = {}
     path = place(path)

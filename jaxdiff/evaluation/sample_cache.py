@@ -1,9 +1,8 @@
 """Images drawn for scoring: kept on disk part by part, so that a stop loses one part.
 
-A folder holds `drawn.json`, which says what draws them, and a file for every few images,
-whose seeds and labels are in it. What says the same has the same folder, by its hash: a
-second call finds what the first has drawn, and another checkpoint, solver or guidance
-draws into a folder of its own.
+A folder holds `drawn.json`, the settings of sampling, and a file for every few images,
+with their seeds and labels. It is named by the hash of the settings: a second call reuses
+the images of the first, and another checkpoint, solver or guidance has another folder.
 """
 
 import hashlib
@@ -71,9 +70,9 @@ def draw(
     part: int = PART,
     progress: bool = False,
 ) -> Parts:
-    """An image a seed, drawn where they are not there yet, under a folder of their own.
+    """One image a seed, drawn unless it is in the folder of its settings already.
 
-    `said` is all that an image depends on beside seed and label, as JSON has it. A file
+    `settings` are all that an image depends on beside seed and label, as JSON. A file
     that is damaged, or of other seeds, is drawn again.
     """
     text = json.dumps(settings, indent=2, sort_keys=True)

@@ -5,9 +5,9 @@ and label are drawn at every point, so that two points differ in each block b by
 
     d_b = better * (metric_b(best) - metric_b(other)),
 
-in which most of what blocks have in common cancels. `other` is told from the best where
+in which most of what blocks have in common cancels. `other` differs significantly where
 mean(d) > SURE * spread(d) over blocks. A best point inside of an axis is no more than the
-noise of seeds unless both ends are told from it.
+noise of seeds unless both ends are significantly worse.
 """
 
 import itertools
@@ -74,13 +74,13 @@ class Axis:
         return tuple(map(float, self.values)) if self.name in NUMBERS else ()
 
     def _checked(self, text: str) -> Any:
-        """What the text stands for."""
+        """The value of a text."""
         if self.name in EXPRESSIONS:
             return expressions.read(text, EXPRESSIONS[self.name])
         try:
             low, *high = map(float, text.split(":"))
         except ValueError:
-            raise ValueError(f"{self.name} has the value {text!r}, no number") from None
+            raise ValueError(f"{self.name} has the value {text!r}, not a number") from None
         if self.name in INTERVALS:
             if len(high) != 1 or not 0 <= low < high[0]:
                 raise ValueError(
@@ -89,7 +89,7 @@ class Axis:
                 )
             return low, *high
         if high or not math.isfinite(low):
-            raise ValueError(f"{self.name} has the value {text!r}, no finite number")
+            raise ValueError(f"{self.name} has the value {text!r}, not a finite number")
         if self.name == "steps" and not (low >= 1 and low.is_integer()):
             raise ValueError(f"steps are 1, 2, …; got {text}")
         if self.name == "std":
@@ -133,9 +133,9 @@ def points(axes: Sequence[Axis]) -> list[Point]:
 
 @dataclass(frozen=True)
 class Book:
-    """Rows in a JSON Lines file, each found by all that made it.
+    """Rows in a JSON Lines file, looked up by all settings that made them.
 
-    A row is on disk once `write` returns. What a kill leaves of a line is passed over.
+    A row is on disk once `write` returns. A line that a kill cut short is ignored.
     """
 
     path: Path
@@ -187,7 +187,7 @@ def _as_read(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where along an axis a metric is best, and whether both ends are told from it."""
+    """Where along an axis a metric is best, and whether both ends are worse."""
 
     best: float
     low: tuple[float, float]
@@ -220,7 +220,7 @@ PLACES = {
     (True, False): "high end",
     (False, False): "flat",
 }
-"""By which ends are told from the best: where the best is, as far as blocks say."""
+"""Where the best is, by which of the ends are significantly worse."""
 
 
 def _worse(difference: Real[np.ndarray, " blocks"]) -> tuple[float, float]:

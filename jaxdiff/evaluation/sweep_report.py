@@ -1,4 +1,4 @@
-"""What a sweep found: tables, verdicts along its axes, and a picture."""
+"""The results of a sweep: tables, verdicts along its axes, and a picture."""
 
 import dataclasses
 import itertools
@@ -112,7 +112,8 @@ def sentence(judged: Mapping[str, Any]) -> str:
         if end != judged["best"]
     ]
     where = SAID[judged["at"]] if len(worse) == 2 or judged["at"] == "unknown" else (
-        "the best is an end, and the other is " + "not " * (judged["at"] == "flat") + "told"
+        "the best is an end, and the other is "
+        + "not " * (judged["at"] == "flat") + "significantly worse"
     )  # fmt: skip
     return (
         f"{judged['metric']}: {least} at {judged['axis']} {judged['best']:g}{at}; "
@@ -122,17 +123,17 @@ def sentence(judged: Mapping[str, Any]) -> str:
 
 SAID = {
     "inside": "the best is inside",
-    "low end": "the low end is as good, as far as blocks say",
-    "high end": "the high end is as good, as far as blocks say",
-    "flat": "both ends are as good, as far as blocks say",
-    "unknown": "one block does not say how sure that is",
+    "low end": "the low end is not significantly worse",
+    "high end": "the high end is not significantly worse",
+    "flat": "neither end is significantly worse",
+    "unknown": "one block gives no standard deviation",
 }
 """Each place, in words."""
 
 
 NOTE = (
-    f"An end is told from the best where it is worse by more than {SURE:g} spreads of that "
-    "difference over blocks, which have the same seeds and labels at every point."
+    f"An end is significantly worse if its difference from the best is more than {SURE:g} "
+    "spreads over blocks, which have the same seeds and labels at every point."
 )
 
 

@@ -169,7 +169,7 @@ def errors(done: subprocess.CompletedProcess | Done) -> str:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--stepz=3"], "Unknown command line flag 'stepz'; --help tells"),
+        (["--stepz=3"], "Unknown command line flag 'stepz'; --help lists"),
         (["extra"], "'extra' is not a flag"),
         (["--config.batchsize=3"], "config has no field 'batchsize'; it has accumulation"),
         (["--config.times.sdt=3"], "config.times has no field 'sdt'; it has mean, std"),

@@ -31,7 +31,7 @@ Watch = Callable[[PyTree, PyTree, Key[Array, " B"], Array], tuple[Array, Array]]
 
 
 def check(experiment: Experiment, estimator: Experiment, aware: bool) -> None:
-    """Refuses what has no shift to measure.
+    """Rejects runs and estimators without a shift to measure.
 
     Raises:
         ValueError: the one draws no images, the other says no level or knows other data or
@@ -115,7 +115,7 @@ def sampled(
     *,
     progress: bool = False,
 ) -> tuple[Float[np.ndarray, "n H W C"], Float[np.ndarray, "N n"]]:
-    """x0 of n images, and what is said of the N states before it; one image a seed.
+    """x0 of n images, and the estimates of the N states before it; one image a seed.
 
     `variables` are the run's and the estimator's.
 
@@ -149,7 +149,7 @@ def forward(
     *,
     progress: bool = False,
 ) -> tuple[Float[np.ndarray, "N n"], Int[np.ndarray, " n"]]:
-    """What is said of forward states at N levels, and the classes of their images.
+    """The estimates of forward states at N levels, and the classes of their images.
 
     The images are the data set's, in turn and again, each time under fresh noise.
     """
@@ -158,7 +158,7 @@ def forward(
     root = jax.random.key(seed)
 
     @jax.jit
-    def say(key: Key[Array, ""], image: Array, label: Array) -> Array:
+    def estimate(key: Key[Array, ""], image: Array, label: Array) -> Array:
         first, *others = jax.random.split(key, 1 + levels.sigma.shape[0])
         x0 = encoder_of(estimator.data).encode(first, image)
         states = noise_shift.forward(jnp.stack(others), x0, levels)
@@ -168,7 +168,7 @@ def forward(
     parts = list(equal_batches(number, batch, mesh))
     for part in bar(parts, unit="batches", desc="noising data", show=progress):
         placed = part.put((image[part.numbers], label[part.numbers]))
-        level = say(jax.random.fold_in(root, part.numbers[0]), *placed)
+        level = estimate(jax.random.fold_in(root, part.numbers[0]), *placed)
         estimates.append(part.fetch(level.T).T)
         _require_estimates(estimates[-1], part.items, "image")
     return np.concatenate(estimates, axis=1), label
