@@ -61,7 +61,7 @@ def complaint(argv: list[str]) -> str:
                 f"--{field}.type alone would leave the fields of another type: write the "
                 f"whole value, as --{field}='{name}(…)', with the fields that you change"
             )
-    path = _path(argv)
+    path = config_file(argv)
     if path is None:
         return ""
     try:
@@ -82,7 +82,7 @@ def fault(argv: list[str]) -> str:
 
     The file is run again, by itself, so that its own error can be distinguished.
     """
-    path = _path(argv)
+    path = config_file(argv)
     if path is None:
         return ""
     file, *argument = path.split(":", 1)
@@ -103,7 +103,7 @@ def fault(argv: list[str]) -> str:
     return _unknown_field(argv, config)
 
 
-def _path(argv: list[str]) -> str | None:
+def config_file(argv: list[str]) -> str | None:
     """What --config names, the last time that it is given."""
     named = None
     for i, argument in enumerate(argv):

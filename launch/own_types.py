@@ -8,14 +8,19 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from config_files import where
+from config_files import config_file, where
 
 from jaxdiff.runtime.files import place
 from jaxdiff.types.ranges import quote
 
 
 def imported(argv: list[str]) -> str:
-    """Imports what --import names, in turn; what is wrong with it, "" if nothing is."""
+    """Imports what --import names, in turn; what is wrong with it, "" if nothing is.
+
+    The folder of a config file is on the path, for the files beside it that it imports.
+    """
+    if path := config_file(argv):
+        _add_folder(Path(path.split(":")[0]).absolute())
     for name in _names(argv):
         try:
             _import(name)
@@ -66,12 +71,17 @@ def _import(name: str) -> None:
         return
     if not path.is_file():
         raise ValueError(f"there is no file {quote(name)[1:-1]}")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for what the file imports itself
+    _add_folder(path)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
     spec.loader.exec_module(module)
+
+
+def _add_folder(path: Path) -> None:
+    """Lets a file import the files beside it."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
 
 
 def _path(name: str) -> str:

@@ -17,6 +17,7 @@ says what a step holds and moves on each device, from shapes alone:
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 import command
 from absl import flags
@@ -66,7 +67,8 @@ def main() -> None:
     print(f"{workdir} has all its {experiment.steps} steps{more}{see}")
     if not experiment.sample_every:  # as an estimator, which draws nothing
         return
-    sample = [sys.executable, "launch/sample.py", f"--workdir={workdir}"]
+    command_file = str(Path(sys.argv[0]).with_name("sample.py"))
+    sample = [sys.executable, command_file, f"--workdir={workdir}"]
     sample += [f"--import={file}" for file in own_files(experiment)]
     print(f"To sample:\n  {shlex.join(sample)}")
 

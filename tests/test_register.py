@@ -322,6 +322,9 @@ def test_what_a_type_of_jaxdiff_is_follows_from_its_members(name: str) -> None:
 def test_the_command_line_imports_files_first(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(FILE.format(power=0.5))
     (tmp_path / "broken.py").write_text("import jaxdiff\n1 / 0\n")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "parts.py").write_text("")
+    (tmp_path / "beside" / "config.py").write_text("import parts\n")
     root = Path(__file__).parents[1]
     code = (
         "import sys; sys.path.insert(0, 'launch'); import own_types\n"
@@ -329,14 +332,16 @@ def test_the_command_line_imports_files_first(tmp_path: Path) -> None:
         f"print(own_types.imported(['x', '--import', '{tmp_path}/broken.py']))\n"
         "print(own_types.imported(['x', '--import=missing.py']))\n"
         "print(own_types.imported(['x', '--import=no_such_module']))\n"
+        f"print(own_types.imported(['x', '--config={tmp_path}/beside/config.py:a']))\n"
+        "import parts\n"
         "import own; from jaxdiff.config import TYPES\n"
         "print(TYPES['weightings.Powered'] is own.Powered)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=200
     )
-    first, broken, missing_file, no_module, same = done.stdout.split("\n")[:5]
-    assert (first, same) == ("", "True"), done.stderr
+    first, broken, missing_file, no_module, beside, same = done.stdout.split("\n")[:6]
+    assert (first, beside, same) == ("", "", "True"), done.stderr
     assert (
         broken
         == f"--import: {tmp_path}/broken.py, line 2: ZeroDivisionError: division by zero"
