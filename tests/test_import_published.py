@@ -1,5 +1,6 @@
 """Published models, from their files to runs: what each becomes, and what is refused."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -20,7 +21,7 @@ from jaxdiff.interop.published import Choices
 from jaxdiff.interop.weights import Weights
 from jaxdiff.networks.dit import SIZES, DiT
 from jaxdiff.runs import published as importing
-from jaxdiff.runs import restoring
+from jaxdiff.runs import restoring, snapshots
 from jaxdiff.schedules.posterior import LearnedVariance
 from jaxdiff.types import Condition, NoiseLevel
 from tests.model_goldens import FILES, close, golden, keys, vae_folder
@@ -111,6 +112,19 @@ def test_a_vae_is_named_for_latents_alone(tmp_path: Path) -> None:
 def test_the_folder_of_a_run_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="holds a run that was trained here"):
+        importing.load(FILES / "dit_a.pt", tmp_path, choices=Choices(heads=4))
+
+
+def test_a_folder_has_snapshots_of_one_model(tmp_path: Path) -> None:
+    """Whoever samples the folder would otherwise get the one that has seen more images."""
+    made = importing.load(FILES / "dit_a.pt", tmp_path, choices=Choices(heads=4))
+    longer = dataclasses.replace(made.snapshot, step=5)
+    older = snapshots.write(tmp_path / "snapshots", longer)
+    importing.load(FILES / "dit_a.pt", tmp_path, choices=Choices(heads=4)).write()
+    with pytest.raises(ValueError, match=r"0000005-0.9999.npz .* is of another model"):
+        importing.load(FILES / "sit_a_training.pt", tmp_path, choices=Choices(heads=2))
+    older.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"0000005-0.9999.npz is damaged"):
         importing.load(FILES / "dit_a.pt", tmp_path, choices=Choices(heads=4))
 
 

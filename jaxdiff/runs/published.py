@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from jaxdiff import networks
-from jaxdiff.config import Experiment, edm2_presets, published
+from jaxdiff.config import Experiment, differences, edm2_presets, published
 from jaxdiff.interop import published as files
 from jaxdiff.interop.published import Choices, Model
 from jaxdiff.optim.ema_profiles import WIDEST, std_to_exponent
@@ -82,7 +82,7 @@ def load(
     Raises:
         FileNotFoundError: there is no such file, or no VAE.
         ValueError: what is wrong with the file or the VAE, or `out` holds a run that was
-            trained.
+            trained, or another model.
     """
     folder = place(out)
     if (folder / "checkpoints").is_dir():
@@ -95,7 +95,20 @@ def load(
         raise FileNotFoundError(f"there is no VAE at {vae!r}: name the folder of one")
     snapshot = _snapshot(model, run)
     path = snapshots.path_of(folder / snapshots.TRACKED, snapshot)
+    _require_one(path, run)
     return Import(model, snapshot, path, published.LICENCES[model.family])
+
+
+def _require_one(path: Place, run: Experiment) -> None:
+    """Refuses a folder with snapshots of other models than the one to be written."""
+    for entry in snapshots.entries(path.parent):
+        if entry.path == path:  # it is replaced
+            continue
+        if lines := differences(snapshots.experiment_of(entry.path), run):
+            raise ValueError(
+                f"{entry.path} is there, which is of another model ({lines[0]}): name "
+                "another folder"
+            )
 
 
 def _snapshot(model: Model, run: Experiment) -> Snapshot:

@@ -7,6 +7,7 @@ writes its tracked averages to `snapshots/`; averages made of those after traini
 types, and runs nothing.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -114,7 +115,7 @@ def read(path: PathLike) -> Snapshot:
             names the array, its shape and the expected one.
     """
     path = place(path)
-    try:
+    with _named(path):
         stored = npz.opened(path)
         description = _description(stored.pop("json", None))
         experiment = from_dict(description["experiment"], kind=Experiment)
@@ -128,6 +129,25 @@ def read(path: PathLike) -> Snapshot:
         return Snapshot(
             experiment, variables, *numbers, tuple(description.get("classes", ()))
         )
+
+
+def experiment_of(path: PathLike) -> Experiment:
+    """The experiment of a snapshot, none of whose arrays are read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`, of the file's description.
+    """
+    path = place(path)
+    with _named(path):
+        description = _description(npz.opened(path).pop("json", None))
+        return from_dict(description["experiment"], kind=Experiment)
+
+
+@contextlib.contextmanager
+def _named(path: Place) -> Iterator[None]:
+    """Errors of reading a snapshot say which file it is."""
+    try:
+        yield
     except FileNotFoundError as error:
         say = f"there is no snapshot {path}: launch/reconstruct.py and training write them"
         raise FileNotFoundError(say) from error
