@@ -81,8 +81,8 @@ def flow_bits_per_dim(
     >>> toy, levels = gaussian_denoiser(0.0, 0.5), rising(Cosine(), 40)
     >>> image = jnp.full((1, 4), 190, jnp.uint8)
     >>> keys = jax.random.split(jax.random.key(0), 1)
-    >>> found = flow_bits_per_dim(toy, Condition(), image, keys, levels)
-    >>> round(float(found.bits[0]), 1)
+    >>> result = flow_bits_per_dim(toy, Condition(), image, keys, levels)
+    >>> round(float(result.bits[0]), 1)
     8.0
     """
     size, alpha = math.prod(image.shape[1:]), levels.alpha[0]

@@ -116,8 +116,9 @@ def measure(estimates: Estimates) -> Shift:
     """The shift, with its standard error, of estimates in both kinds of states.
 
     >>> import jax.numpy as jnp
-    >>> told = Estimates(jnp.asarray([[0.4, 0.6]]), jnp.asarray([[0.2, 0.4]]))
-    >>> round(float(measure(told).shift[0]), 6), round(float(measure(told).error[0]), 6)
+    >>> estimates = Estimates(jnp.asarray([[0.4, 0.6]]), jnp.asarray([[0.2, 0.4]]))
+    >>> shift = measure(estimates)
+    >>> round(float(shift.shift[0]), 6), round(float(shift.error[0]), 6)
     (0.2, 0.141421)
     """
     std = lambda a: jnp.std(a, axis=1, ddof=1)
