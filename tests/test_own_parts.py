@@ -16,7 +16,7 @@ from jaxdiff.config import resolve
 from jaxdiff.networks import initial
 from jaxdiff.runs.state import init_state
 from jaxdiff.train.setup import require_path
-from jaxdiff.train.step import make_step
+from jaxdiff.train.step import make_step, noised_batch
 from tests.toys import SCHEDULES
 
 B, SHAPE = 8, (4, 4, 1)
@@ -179,3 +179,16 @@ def test_a_schedule_is_a_path(schedule: Any, line: str) -> None:
     jd.schedules.LDMSqrtBetas())], ids=str)  # fmt: skip
 def test_the_schedules_of_jaxdiff_are_paths(schedule: Any) -> None:
     require_path(schedule)
+
+
+def test_latents_may_be_of_half_precision() -> None:
+    e = jd.Experiment(data=jd.data.Latents("none.npz", size=8), batch_size=B)
+    batch = {
+        "image": jax.ShapeDtypeStruct(
+            (B, *e.data.shape[:2], 2 * e.data.shape[2]), jnp.float16
+        ),
+        "label": jax.ShapeDtypeStruct((B,), jnp.int32),
+    }
+    keys = (jax.eval_shape(lambda: jax.random.key(0)),) * 3
+    draw = lambda keys, batch: noised_batch(e, (), keys, batch)[0].x
+    assert jax.eval_shape(draw, keys, batch).shape == (B, *e.data.shape)

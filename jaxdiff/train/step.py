@@ -102,7 +102,8 @@ def noised_batch(
     e, (data_key, t_key, noise_key) = experiment, keys
     encoder, images = data.encoder_of(e.data), batch["image"]
     stored = encoder.stored((images.shape[0], *e.data.shape))
-    if (images.shape, images.dtype) != (stored.shape, stored.dtype):
+    kinds = images.dtype.kind, stored.dtype.kind  # latents may be float16 too
+    if images.shape != stored.shape or len({*kinds}) > 1:
         raise ValueError(
             f"{type(e.data).__name__} has images of {images.dtype} {images.shape[1:]}, but "
             f"an image is stored as {stored.dtype} {stored.shape[1:]}: load such, or "
