@@ -65,7 +65,7 @@ def digits() -> Experiment:
         optimizer=optimizer,
         sampling=dataclasses.replace(sampling, images=100),
         batch_size=128,
-        steps=6000,
+        steps=8000,
         loss_scale=1 / 8**2,
     )
 
