@@ -65,6 +65,7 @@ def test_every_member_that_the_code_reads_is_declared() -> None:
     assert all(seen[field] > 3 for field in FIELDS), seen
 
 
+LIBRARY = f"{ROOT / 'jaxdiff'}/"
 UNDECLARED: list[str] = []
 
 
@@ -75,7 +76,7 @@ def watched(protocol: type, own: tuple[str, ...]) -> Any:
     def read(self: object, name: str) -> Any:
         caller = sys._getframe(1)
         file = caller.f_code.co_filename
-        if "/jaxdiff/" in file and name not in known and not name.startswith("__"):
+        if file.startswith(LIBRARY) and name not in known and not name.startswith("__"):
             UNDECLARED.append(f"{Path(file).name}:{caller.f_lineno} {name}")
         return object.__getattribute__(self, name)
 
@@ -188,7 +189,7 @@ def test_the_least_that_can_be_brought_goes_the_whole_way(
 
 
 def test_a_read_of_what_is_not_declared_is_noticed(registered: None) -> None:
-    code = compile("network.width; network.depth", "/x/jaxdiff/some.py", "exec")
+    code = compile("network.width; network.depth", f"{LIBRARY}some.py", "exec")
     with pytest.raises(AttributeError):
         exec(code, {"network": Net()})
     assert UNDECLARED == ["some.py:1 depth"]
