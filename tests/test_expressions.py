@@ -41,7 +41,7 @@ def test_lists_and_nested_values() -> None:
     [
         ("Foo", "none of Adaptive, Ancestral"),
         ("SigmaW()", "none of"),
-        ("Heun(", "no list of values: write names, such as Adaptive"),
+        ("Heun(", "not a list of values: write names, such as Adaptive"),
         ("Heun(eta=1)", "no field 'eta'; it has churn"),
         ("Heun(1, 2, 3, 4, 5)", "5 values"),
         ("Heun(1.0, churn=2.0)", "once"),
@@ -59,8 +59,8 @@ def test_lists_and_nested_values() -> None:
         ("Heun, Euler", "names 2 values"),
         ("", "names 0 values"),
         ("Heun(**{})", "by its name"),
-        ("Heun] + [Euler", "no list"),
-        ("Heun for x in y", "no list"),
+        ("Heun] + [Euler", "not a list"),
+        ("Heun for x in y", "not a list"),
         ("Heun(churn={[]: 1})", "neither a value nor a type"),
     ],
 )

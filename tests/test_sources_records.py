@@ -173,7 +173,7 @@ def test_it_mixes_nothing_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
     with pytest.raises(ValueError, match=r"has 'thesis\.txt' in it: name an empty folder"):
         make(tmp_path / "mine")
-    with pytest.raises(ValueError, match="no image files: use --encoding=png or raw"):
+    with pytest.raises(ValueError, match="not image files: use --encoding=png or raw"):
         make(tmp_path / "new", encoding="file")
     with pytest.raises(ValueError, match=r"no PNG is made of uint8 \(8, 8, 2\)"):
         make(tmp_path / "two", Synthetic((8, 8, 2), count=2), "png")
@@ -265,7 +265,9 @@ def test_a_label_without_a_class_is_refused(copied: Path) -> None:
 
 
 def test_what_is_not_there(records: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"records with launch/prepare_data\.py"):
+    with pytest.raises(
+        FileNotFoundError, match=r"make records of images with launch/prepare_data\.py"
+    ):
         Records(str(tmp_path)).load()
     with pytest.raises(ValueError, match=r"has uint8 \(8, 8, 3\), but .* \(16, 16, 3\)"):
         Records(str(records), size=16).load()

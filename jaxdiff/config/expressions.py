@@ -52,7 +52,7 @@ def read_all(text: str, kind: Any) -> list[Any]:
         with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
             parsed = ast.parse(f"[{text}]", mode="eval").body
         if not isinstance(parsed, ast.List):
-            raise SyntaxError("no list")
+            raise SyntaxError("not a list")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         some = ", ".join(sorted(_short(kind))[:3])
         raise ValueError(
@@ -81,7 +81,7 @@ def _tree(node: ast.expr, hint: Any, depth: int) -> dict[str, Any]:
     kind = known.get(getattr(call.func, "id", ""))
     if kind is None:
         own = "; one of your own needs its file, --import=FILE.py"
-        which = f"none of {', '.join(sorted(known))}{own}" if known else "no plain value"
+        which = f"none of {', '.join(sorted(known))}{own}" if known else "not a plain value"
         raise ValueError(f"{_source(node)} is {which}")
     fields = fields_of(TYPES[kind])
     if len(call.args) > len(fields):

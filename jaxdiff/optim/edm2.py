@@ -89,6 +89,7 @@ def edm2_adam(
 
     `halflives` are in steps; without `forced_norm` the chain ends on the averages.
 
+    >>> from jaxdiff.optim import averages
     >>> params = normalized({"weight": jnp.ones([3, 2]), "gain": jnp.zeros([])})
     >>> tx = edm2_adam(0.01, stds=(0.1,))
     >>> updates, state = tx.update(params, tx.init(params), params)
