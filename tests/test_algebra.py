@@ -346,8 +346,9 @@ BATTERIES: dict[str, list[Any]] = {
 }
 
 
-OF_ESTIMATORS = {jl.LevelLikelihood, jd.parameterizations.Unscaled}
-"""What goes with a network that makes no x0; tests/test_level.py has them."""
+OF_ESTIMATORS = {jl.CrossEntropy, jl.LevelLikelihood, jd.parameterizations.Unscaled}
+"""What goes with a network that makes no x0; test_level.py and test_classifier.py have
+them."""
 OF_PUBLISHED = {jd.parameterizations.TimeLabel}
 """What published networks are told; tests/test_dit_samples.py has them."""
 

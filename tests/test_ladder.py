@@ -67,7 +67,7 @@ def test_every_rung_survives_its_config(rung: str, size: str) -> None:
 
 @pytest.mark.parametrize("name", ["h", "", "abc", "c-emoji", "g-digits-x"])
 def test_other_rungs_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="no rung of the ladder: use a letter"):
+    with pytest.raises(ValueError, match="not a rung of the ladder: use a letter"):
         experiment(name)
 
 
