@@ -1,13 +1,12 @@
 """The experiment as one value, and its two other forms: ConfigDict and JSON.
 
-An `Experiment` says everything that a run needs. A config file builds one and returns
+An `Experiment` holds everything that a run needs. A config file builds one and returns
 `to_config(experiment)`, so that flags like --config.times.std=1.4 can change any field;
 `from_config` builds and checks it again. Every value is written as a dictionary
-{"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. The types that may be named
-are those of the table in `registry`, to which `register` adds others: reading a config
-imports and runs nothing. `experiment` has the values and what they refuse, `serialization`
-the way there and back, and `files` the experiments of config files, which others may start
-from.
+{"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. Only types in the table of
+`registry` can be named, to which `register` adds others: reading a config imports and runs
+nothing. `experiment` has the values and their checks, `serialization` converts them both
+ways, and `files` loads the experiments of config files, which other configs can start from.
 """
 
 from jaxdiff.config.experiment import (

@@ -1,9 +1,9 @@
 """The published models of EDM2 and how they are sampled, as tables of values.
 
 `TRAINING` has a row for each network that was trained [EDM2; AG], `SAMPLING` one for
-each published way to sample, with the value it reached. All networks are `UNet()` but for
-their width and dropout, batches are of 2048 images and Adam's betas 0.9 and 0.99.
-`experiment` makes a run of a row, which configs/edm2_img512.py and edm2_img64.py return.
+each published way to sample, with the value it reached. Networks differ from `UNet()` only
+in width and dropout; batches have 2048 images, and Adam's betas are 0.9 and 0.99.
+`experiment` turns a row into a run, which configs/edm2_img512.py and edm2_img64.py return.
 """
 
 import math
@@ -38,9 +38,9 @@ MI = 2**20
 class Preset:
     """One network and its training.
 
-    `duration` is in images, `ref_batches` is where the rate begins to fall, in batches;
-    ln sigma is drawn from N(mean, deviation^2). `params` counts the conditional network's
-    trainable numbers, gains and the uncertainty head included.
+    `duration` is in images; `ref_batches` is the batch where the learning rate begins to
+    decay; ln sigma is drawn from N(mean, deviation^2). `params` counts the conditional
+    network's trainable parameters, gains and the uncertainty head included.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Preset:
         return self.duration // BATCH
 
     def parameters(self, label_dim: int = CLASSES) -> int:
-        """Trainable numbers with so many classes, 0 = unconditional.
+        """Trainable parameters with this many classes, 0 = unconditional.
 
-        The label embedding has 4 model_channels numbers a class.
+        The label embedding has 4 model_channels parameters per class.
         """
         return self.params - 4 * self.model_channels * (CLASSES - label_dim)
 
@@ -91,8 +91,8 @@ TRAINING: Mapping[str, Preset] = types.MappingProxyType(
 
 @dataclass(frozen=True)
 class Model:
-    """A published model: a network of `TRAINING`, "-uncond" behind it where it knows no
-    classes, after kimg thousands of images, averaged over the relative width std.
+    """A published model: a network of `TRAINING`, with the suffix "-uncond" if it is
+    unconditional, after kimg thousands of images, averaged over the relative width std.
 
     >>> Model("img512-xs-uncond", 2147483, 0.045).file
     'edm2-img512-xs-uncond-2147483-0.045.pkl'
@@ -114,12 +114,12 @@ class Model:
 
     @property
     def step(self) -> int:
-        """Batches seen; kimg counts thousands of images, cut off, of a multiple of 1024."""
+        """Batches seen; kimg is the number of images, a multiple of 1024, // 1000."""
         return (1000 * self.kimg + 999) // 1024 * 1024 // BATCH
 
     @property
     def file(self) -> str:
-        """The name of the published file, or of what reconstruction would be called."""
+        """The name of the published file, or of a reconstructed one."""
         return f"edm2-{self.network}-{self.kimg:07d}-{self.std:.3f}.pkl"
 
 
@@ -127,9 +127,9 @@ class Model:
 class Guided:
     """A published way to sample: D = guide + scale (main - guide), and its value.
 
-    The grid is `Karras()` with 32 steps of `Heun`. `metric` is "FID" or "FDD", which is
-    the Frechet distance of DINOv2 features; `value` is of 50,000 images. With `steps`,
-    (first, last) counted from 0, the others are not guided [GI].
+    The grid is `Karras()` with 32 steps of `Heun`. `metric` is "FID" or "FDD", the
+    Frechet distance of DINOv2 features; `value` is for 50,000 images. With `steps`,
+    (first, last) counted from 0, only these steps are guided [GI].
     """
 
     main: Model
@@ -146,7 +146,7 @@ class Guided:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """low and high of sigma / alpha between which steps are guided, as in `Sampling`.
+        """The interval (low, high) of sigma / alpha that is guided, as in `Sampling`.
 
         >>> [round(end, 2) for end in SAMPLING["img512-s-interval-fid"].interval]
         [0.34, 3.33]
@@ -163,7 +163,7 @@ KIMG = (2147483, 2147483, 2147483, 1879048, 1342177, 939524)
 
 
 def _img512() -> dict[str, Guided]:
-    """Unguided, and guided by the unconditional XS network of the main one's EMA width."""
+    """Unguided, and guided by the unconditional XS network at the main one's EMA width."""
     unguided = (1.0,) * len(SIZES)
     families = {
         "fid": (
@@ -265,7 +265,7 @@ SAMPLING: Mapping[str, Guided] = types.MappingProxyType(
 
 
 def of_size(family: str, size: str) -> str:
-    """The name of a row of `TRAINING`, "-uncond" behind it where the size has it.
+    """The name of a row of `TRAINING`, with "-uncond" if the size ends so.
 
     Raises:
         ValueError: the family, "img512" or "img64", has no such size.
@@ -281,10 +281,10 @@ def of_size(family: str, size: str) -> str:
 
 
 def experiment(name: str, data: Source) -> Experiment:
-    """The training run of a row of `TRAINING`; "-uncond" behind its name: without classes.
+    """The training run of a row of `TRAINING`; the suffix "-uncond" drops the classes.
 
-    Losses are written every 2^17 images; checkpoints, snapshots of averages and pictures
-    every 2^23.
+    Losses are logged every 2^17 images; checkpoints, snapshots of averages and pictures
+    are written every 2^23.
 
     Raises:
         ValueError: an unknown name.

@@ -1,4 +1,4 @@
-"""The experiment as one value, and what it refuses."""
+"""The experiment as one value, and its checks."""
 
 import dataclasses
 import math
@@ -41,10 +41,10 @@ from jaxdiff.types.ranges import (
 )
 
 SNAPSHOT_DTYPES = ("float16", "bfloat16", "float32")
-"""What snapshots may be saved in."""
+"""Types that snapshots can be saved in."""
 
 REMEDIES = ("stop", "skip", "roll_back")
-"""What may be done about numbers that are not finite."""
+"""What to do about a loss, gradient or weight that is not finite."""
 
 Count = Annotated[int, Whole(1, 10**9)]
 Every = Annotated[int, Whole(0, 10**9)]
@@ -60,18 +60,18 @@ class Sampling:
 
     `guidance` w is classifier-free guidance D + w (D - D_unlabelled), scale 1 + w, on the
     steps that start within `interval`, low < sigma / alpha <= high; with `plus_plus` it is
-    CFG++'s scale instead, from 0 to 1. `noise_guidance` is likewise that of noise
-    awareness, within `noise_interval`, and `classifier_guidance` that of a classifier,
-    which a command names, within `classifier_interval`. With `classifier_shift` it moves
-    the mean of each step of `Ancestral` by its variance, as ADM's published samples were
-    made. `rule` says how such differences are added.
-    `clip` holds each x0 to [-1, 1], where the data are, which long tables trained for eps
-    need, and `threshold` divides it by that quantile of its pixels, where above 1. `std`
-    is the EMA that samples, one of `optimizer.lengths`; `images` is how many a picture
-    shows.
+    CFG++'s scale instead, from 0 to 1. `noise_guidance` is the weight of noise awareness
+    guidance, within `noise_interval`, and `classifier_guidance` that of a classifier,
+    which a command names, within `classifier_interval`. With `classifier_shift` the
+    classifier shifts the mean of each step of `Ancestral` by its variance, as ADM's
+    published samples were made. `rule` combines the differences.
+    `clip` clips each x0 to [-1, 1], the range of the data, which eps-prediction on long
+    tables needs, and `threshold` divides x0 by that quantile of its pixels, where above 1.
+    `std` is the EMA that samples, one of `optimizer.lengths`; `images` is the number of
+    images in a picture.
 
-    Commands that draw have a flag for each field but `std` and `images`, whose help is
-    the text in its annotation.
+    Commands that draw have a flag for each field except `std` and `images`; its help is
+    the text in the field's annotation.
     """
 
     grid: Annotated[Grid, "The noise levels between steps."] = grids.Karras()
@@ -132,23 +132,22 @@ class Experiment:
 
     The objective is `loss_scale` times the loss summed over an image's elements, as in
     [EDM2]. Labels and noise levels are withheld from random images with probability
-    `label_dropout` and `noise_dropout`, which guidance without them needs. `accumulation`
-    splits each batch into so many parts, whose gradients are added up, to save memory;
-    `fsdp` devices share one copy of the state, each a part of every large array, to save
-    more.
-    `init_from` names another run, whose averaged weights this one starts from, as far as
-    the networks agree. The `_every` fields count steps, and 0 stands for never. At
-    `snapshot_every` the averages are written too, each a file of `snapshot_dtype`, from
-    which averages of other widths are made after training; at `magnitudes_every` the
-    magnitudes of activations, weights and updates are logged, layer by layer; at
-    `eval_every` as many as `eval_images` images are scored against the data by what
-    `eval_extractors` see of both, as launch/evaluate.py does. Of checkpoints the latest
-    `keep` stay, and those of every step that `keep_every` divides.
+    `label_dropout` and `noise_dropout`, for guidance that needs a network without them.
+    `accumulation` splits each batch into this many parts and adds up their gradients, to
+    save memory; `fsdp` devices share one copy of the state, each holding a part of every
+    large array, to save more.
+    `init_from` names another run, and training starts from its averaged weights where the
+    networks match (`train.finetuning`). The `_every` fields count steps, and 0 means never.
+    `snapshot_every` also writes each average to a file of `snapshot_dtype`, from which
+    averages of other widths are made after training; `magnitudes_every` logs the
+    magnitudes of activations, weights and updates, layer by layer; `eval_every` scores
+    `eval_images` images against the data with `eval_extractors`, as launch/evaluate.py
+    does. The latest `keep` checkpoints are kept, and those whose step is a multiple of
+    `keep_every`.
 
-    What is done about a step whose loss or gradient is not finite, or the weights after
-    it, says `on_nonfinite`: "stop" the run; "skip" the step, as if it had not been made
-    but for its number; or "roll_back" to the last checkpoint, to go on from there with
-    other noise, three times before it stops.
+    `on_nonfinite` applies to a step whose loss, gradient or resulting weights are not
+    finite: "stop" the run; "skip" the update but count the step; or "roll_back" to the
+    last checkpoint and go on from there with other noise, up to three times.
     """
 
     __repr__ = reprs.lines
@@ -236,8 +235,8 @@ def resolve(experiment: Experiment, dataset: Any) -> Experiment:
     """The experiment with network.label_dim = -1 replaced by the data's class count.
 
     Raises:
-        ValueError: the network has classes, but not as many as the data, or the data are
-            not what their source says.
+        ValueError: the network has classes, but not as many as the data, or the data do
+            not match their source.
     """
     _require_data(experiment.data, dataset)
     network, classes = experiment.network, len(dataset.classes)
@@ -256,7 +255,7 @@ def resolve(experiment: Experiment, dataset: Any) -> Experiment:
 
 
 def _require_data(source: Source, dataset: Any) -> None:
-    """Refuses images of another shape than the source says, and labels of no class.
+    """Rejects images whose shape differs from the source's, and labels out of range.
 
     Raises:
         ValueError: both shapes, or the label.
@@ -291,7 +290,7 @@ def _require_data(source: Source, dataset: Any) -> None:
 
 
 def _require_one_table(experiment: Experiment) -> None:
-    """Refuses laws, weightings and bounds made for another schedule than the run's.
+    """Rejects laws, weightings and bounds made for another schedule than the run's.
 
     Raises:
         ValueError: the field, what it is made for, and what to use.

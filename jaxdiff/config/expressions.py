@@ -1,7 +1,7 @@
 """Values written as their `repr`, for command lines: "DPMSolverPP(order=3, eta=1.0)".
 
-Only jaxdiff's own types can be named (`config.TYPES`), and arguments are numbers, strings,
-truth values, tuples and such values again; nothing is evaluated.
+Only the types in `config.TYPES` can be named, and arguments are numbers, strings, booleans,
+tuples and values of such types; nothing is evaluated.
 """
 
 import ast
@@ -14,9 +14,9 @@ from jaxdiff.config.fields import elements, fields_of
 from jaxdiff.types.ranges import quote
 
 LONGEST = 10_000
-"""Characters of an expression."""
+"""Maximal number of characters of an expression."""
 DEEPEST = 40
-"""Levels of values inside values."""
+"""Maximal depth of nested values."""
 
 
 def read(text: str, kind: Any) -> Any:
@@ -68,12 +68,12 @@ def _value(node: ast.expr, kind: Any) -> Any:
 
 
 def _short(kind: Any) -> dict[str, str]:
-    """Names of the table by what an expression calls them."""
+    """The names in the table, by their short names in expressions."""
     return {name.split(".")[1]: name for name in allowed(kind) if name in TYPES}
 
 
 def _tree(node: ast.expr, hint: Any, depth: int) -> dict[str, Any]:
-    """The dictionary, for `config.from_dict`, of a type's name or a call of it."""
+    """A type's name, or a call of it, as a dictionary for `config.from_dict`."""
     if depth > DEEPEST:
         raise ValueError(f"values are nested more than {DEEPEST} deep")
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
@@ -120,7 +120,7 @@ def _argument(node: ast.expr, hint: Any, depth: int) -> Any:
 
 
 def _source(node: ast.expr) -> str:
-    """What was written, short enough for a message."""
+    """The source text, short enough for a message."""
     try:
         return quote(ast.unparse(node))
     except (RecursionError, ValueError):  # deep, or a number of thousands of digits

@@ -1,4 +1,4 @@
-"""What a frozen value is made of, field by field."""
+"""The fields of a frozen value, and the values in them."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jaxdiff.runtime.files import PathLike
 
 
 def parts(value: Any, kind: type) -> Iterator[Any]:
-    """All values of a type that a value is made of."""
+    """All values of one type inside a value, at any depth."""
     if isinstance(value, kind):
         yield value
     inside = value if isinstance(value, tuple) else ()
@@ -24,9 +24,9 @@ def parts(value: Any, kind: type) -> Iterator[Any]:
 
 @functools.cache
 def fields_of(cls: type) -> dict[str, Any]:
-    """Names and types of what a value is made of; flax's own bookkeeping left out.
+    """Names and types of a class's fields, without Flax's own.
 
-    A path is text once the value is made, as `files.keep_text` sees to.
+    A path counts as text, since `files.keep_text` turns it into a string.
     """
     hints = typing.get_type_hints(cls)
     hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
@@ -35,7 +35,7 @@ def fields_of(cls: type) -> dict[str, Any]:
 
 
 def elements(hint: Any, count: int) -> tuple[Any, ...]:
-    """Annotations of so many elements of a tuple that is annotated so; Any beyond them.
+    """The annotations of a tuple's first `count` elements; Any beyond its length.
 
     >>> elements(tuple[float, ...], 2), elements(tuple[int, str], 1)
     ((<class 'float'>, <class 'float'>), (<class 'int'>,))

@@ -8,9 +8,9 @@ from jaxdiff.runtime.files import PathLike, place
 
 
 def from_file(path: PathLike, variant: str | None = None) -> Experiment:
-    """The experiment of a config file, which is run; `variant` is what follows its colon.
+    """Runs a config file and returns its experiment; `variant` is the text after a colon.
 
-    A config that varies another starts from it, wherever it is loaded from:
+    A config that varies another one loads it like this, whatever the working directory:
 
         DIGITS = from_file(Path(__file__).with_name("digits.py"))
 

@@ -1,10 +1,10 @@
 """Published models as runs: how DiT, SiT, ADM, Improved DDPM and EDM2 were trained, how
-they are sampled, and under which licence their weights are, as tables of values.
+they are sampled, and the licence of their weights, as tables of values.
 
-`experiment` makes of a network that `interop.published` read the run that it is of, as far
-as its file and the papers say; `training` makes the run of a name, to train from scratch.
-`SAMPLING` has the published ways to sample, with the FID of 50,000 images that each
-reached. Scales of guidance are 1 + w there: 1.5 is w = 0.5.
+`experiment` reconstructs the training run of a network that `interop.published` read, from
+its file and the papers; `training` makes the run for a model's name, to train from scratch.
+`SAMPLING` has the published ways to sample, with the FID that each reached on 50,000
+images. Guidance scales in the papers are 1 + w: 1.5 is w = 0.5.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ LICENCES: Mapping[str, str] = MappingProxyType(
         "iddpm": "MIT (Improved DDPM, OpenAI)",
     }
 )
-"""The licence of the weights that were published, by family."""
+"""The licence of the published weights, by family."""
 FLOW = Flow(TimeLabel(RectifiedFlow(), -1.0, 1.0))
 """SiT's prediction: its time runs from noise to data."""
 DECAY = 0.9999
-"""What the averages of DiT, SiT, ADM and Improved DDPM keep in a batch."""
+"""EMA decay per batch of DiT, SiT, ADM and Improved DDPM."""
 STEPS: Mapping[str, int] = MappingProxyType(
     {
         "dit-xl2-256": 7_000_000,
@@ -60,7 +60,7 @@ STEPS: Mapping[str, int] = MappingProxyType(
         "iddpm-64": 1_500_000,
     }
 )
-"""Batches that a published network has seen, where it is known."""
+"""Batches that a published network was trained for, where known."""
 BATCH, IDDPM_BATCH = 256, 128
 
 
@@ -75,7 +75,7 @@ def table(name: str) -> Table:
 
 
 def index_label(path: Table, scaled: bool) -> TimeLabel:
-    """An entry's number 0 ... T - 1, or, `scaled` as in Improved DDPM, 1000 / T of it."""
+    """The index 0 ... T - 1; `scaled`, as in Improved DDPM, 1000 / T times the index."""
     unit = 1000 / path.steps if scaled else 1.0
     return TimeLabel(path, unit * path.steps, -unit)
 
@@ -89,7 +89,7 @@ class Way:
 
 
 def _respaced(learned: bool = True, clip: bool = False, **fields: object) -> Sampling:
-    """250 of a table's entries, evenly from the first to the last [IDDPM sec. 4]."""
+    """250 of a table's entries, evenly spaced from first to last [IDDPM sec. 4]."""
     solver = Ancestral(LearnedVariance() if learned else LargeVariance())
     return Sampling(grid=grids.Linspace(), steps=250, solver=solver, clip=clip, **fields)
 
@@ -102,7 +102,7 @@ _SDE = {
         sde.SigmaW(), RectifiedFlow(), tangent=True, limit=math.inf, last="mean"
     ),
 }
-_ADAPTIVE = {  # from t = 1 to 0.001, and one step of Euler from there
+_ADAPTIVE = {  # from t = 1 to 0.001, then one Euler step
     "grid": grids.Uniform(last=0.001),
     "steps": 2,
     "solver": Adaptive(rtol=1e-3, atol=1e-6, method="Dopri5"),
@@ -130,26 +130,26 @@ SAMPLING: Mapping[str, Way] = MappingProxyType(
     }
 )
 """The published ways to sample. With "-guided" the scale is 1.5 for all channels, with
-"-guided-3" for the first three alone, as published samples of latents were drawn."""
+"-guided-3" only for the first three, as the published samples of latents were drawn."""
 
 
 def sampled_as(experiment: Experiment, name: str) -> Experiment:
-    """The experiment with a way of `SAMPLING`; its average and its pictures stay its own.
+    """The experiment sampled as in `SAMPLING`, with its own `std` and `images`.
 
     Raises:
-        ValueError: the way needs a network, a schedule or labels that this one has not.
+        ValueError: it lacks the network, schedule or labels that this way needs.
     """
     own = experiment.sampling
     way = dataclasses.replace(SAMPLING[name].sampling, std=own.std, images=own.images)
-    way.grid(experiment.schedule, way.steps)  # refuses what has no such entries
+    way.grid(experiment.schedule, way.steps)  # rejects schedules without these entries
     return dataclasses.replace(experiment, sampling=way)
 
 
 def training(name: str, path: str = "") -> Experiment:
     """The training of a published network by its name, such as dit-xl2-256 or iddpm-64.
 
-    Transformers of which nothing else is known are trained for 400,000 batches, as DiT's
-    and SiT's papers compare them.
+    Transformers whose training length is not published get 400,000 batches, the length at
+    which DiT's and SiT's papers compare sizes.
 
     Raises:
         ValueError: there is no such network.
@@ -161,13 +161,13 @@ def training(name: str, path: str = "") -> Experiment:
 def experiment(
     model: Model, path: str = "", dtype: str = "float32", vae: str = ""
 ) -> Experiment:
-    """The training that made a published network, as far as its file and the papers say.
+    """The training that made a published network, as known from its file and the papers.
 
-    `path` is where the images or latents are, to train on; `dtype` is what the network
-    computes in; `vae` is the folder of the VAE that makes pictures of latents.
+    `path` leads to the images or latents to train on; `dtype` is the type that the network
+    computes in; `vae` is the folder of the VAE that decodes latents.
 
     Raises:
-        ValueError: images of channels for which there are no data, or a VAE of pixels.
+        ValueError: no data source has this number of channels, or a VAE for pixels.
     """
     network = model.network.clone(dtype=dtype)
     run = _EXPERIMENTS[model.family](dataclasses.replace(model, network=network), path)
@@ -226,7 +226,7 @@ def _adm(model: Model, path: str) -> Experiment:
 def _hybrid(
     model: Model, schedule: Table, prediction: Eps, latents: bool = False
 ) -> LossTerm:
-    """L_simple, and with a learned variance 0.001 of the bound [IDDPM eq. 16]."""
+    """L_simple; with a learned variance, plus 0.001 times the bound [IDDPM eq. 16]."""
     simple = WeightedError(UniformOnNetwork(prediction))
     if not model.network.learned_variance:
         return simple
@@ -236,7 +236,7 @@ def _hybrid(
 
 
 def _pictures(model: Model, name: str) -> Sampling:
-    """A way of `SAMPLING` as far as the network can: guided by labels, learned variance."""
+    """A way of `SAMPLING`, without guidance or learned variance if the network has none."""
     way, net = SAMPLING[name].sampling, model.network
     if not net.label_dim:
         way = dataclasses.replace(way, guidance=0.0)
@@ -246,9 +246,9 @@ def _pictures(model: Model, name: str) -> Sampling:
 
 
 def _training(model: Model) -> dict:
-    """Adam at 1e-4 without decay on the mean over an image, labels withheld from a tenth.
+    """Adam at 1e-4 without decay, on the loss averaged over an image; label dropout 0.1.
 
-    Batches are of 256 images [DiT], Improved DDPM's of 128.
+    Batches have 256 images [DiT], Improved DDPM's 128.
     """
     return {
         "optimizer": AdamW(learning_rate=1e-4, decays=(DECAY,)),
@@ -263,7 +263,7 @@ def _images(model: Model, path: str) -> Source:
     """Latents of 4 channels, or RGB images.
 
     Raises:
-        ValueError: other channels.
+        ValueError: another number of channels.
     """
     side, _, channels = model.shape
     if channels == 4:
@@ -309,7 +309,7 @@ def _edm2(model: Model, path: str) -> Experiment:
 
 
 def _edm2_images(held: Published, path: str) -> Source:
-    """What the model was trained on, by its encoder and its shape."""
+    """The data that the model was trained on, from its encoder and its shape."""
     side, channels = held.shape[1:]
     if (held.encoder, channels) == ("StabilityVAEEncoder", 4):
         return data.Latents(path or "imagenet512.npz", side)

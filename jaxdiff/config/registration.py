@@ -1,4 +1,4 @@
-"""Types of one's own among those that an experiment may hold, save and name.
+"""Registers a user's types, so that experiments can hold, save and name them.
 
     @jaxdiff.register
     @dataclass(frozen=True)
@@ -6,8 +6,8 @@
         order: int = 2
         ...
 
-makes `solvers.MySolver` a name of the table. A saved experiment has the name alone, so
-whoever restores it imports the file first: restoring itself imports and runs nothing.
+adds the name `solvers.MySolver` to the table. A saved experiment holds only the name, so
+import the file before restoring it: restoring itself imports and runs nothing.
 """
 
 import dataclasses
@@ -41,21 +41,20 @@ MAIN = (
     *(Network, Source, Optimizer, Schedule, Times, Parameterization, Solver, Rule),
     *(Grid, LossTerm, Weighting),
 )
-"""Protocols that a class is compared with by itself; the others need their group's name."""
+"""Protocols recognised by a class's members; others need the group in `name`."""
 
 
 def register(cls: Any = None, *, name: str = "") -> Any:
     """Puts a frozen dataclass or a Flax module into the table of names; a class decorator.
 
-    What the class is follows from its members (`jaxdiff.types`, docs/extending.md), and it
-    gets the optional ones that it leaves out. `name` is what saved experiments and command
-    lines call it, by default the class's own; with a group, as "weightings.Mine", it says
-    what the class is. The same class of a file that is read again takes the old one's
-    place.
+    The protocol follows from the class's members (`jaxdiff.types`, docs/extending.md), and
+    missing optional members are added. `name` stands for it in saved experiments and on
+    command lines, by default the class's own; a group, as in "weightings.Mine", sets the
+    protocol. When a file is loaded again, its class replaces the old one.
 
     Raises:
-        ValueError: not a frozen dataclass or Flax module, an unknown kind, a field cannot
-            be saved, or another class has the name.
+        ValueError: not a frozen dataclass or Flax module, no protocol matches, a field
+            cannot be saved, or another class has the name.
 
     >>> from jaxdiff import schedules
     >>> register(schedules.Cosine) is schedules.Cosine
@@ -93,7 +92,7 @@ def register(cls: Any = None, *, name: str = "") -> Any:
 
 
 def _require_value(cls: Any) -> None:
-    """Refuses what is not a frozen dataclass with equality, nor a Flax module."""
+    """Rejects all but frozen dataclasses with equality and Flax modules."""
     if isinstance(cls, type) and issubclass(cls, nn.Module):
         return
     made = vars(cls).get("__dataclass_params__") if isinstance(cls, type) else None
@@ -106,7 +105,7 @@ def _require_value(cls: Any) -> None:
 
 
 def _require_savable(cls: type) -> None:
-    """Refuses fields of which no value can be written as JSON and read again."""
+    """Rejects fields whose values cannot be written as JSON and read back."""
     try:
         fields = fields_of(cls)
     except NameError as error:
@@ -137,7 +136,7 @@ def _savable(hint: Any) -> bool:
 
 
 def _kind_of(cls: type, group: str) -> type:
-    """The protocol that a class is of; of a group, where one is named."""
+    """The protocol of a class; within `group` if it is not empty."""
     if issubclass(cls, nn.Module) and group in ("", "networks"):
         return Network
     kinds = [k for k, g in KINDS.items() if g == group] if group else [*MAIN]
@@ -168,7 +167,7 @@ def _own(cls: type) -> set[str]:
 
 
 def _called_alike(cls: type, kind: type, loose: bool) -> bool:
-    """Whether `__call__` takes what the protocol's does, by names or by its result."""
+    """Whether `__call__` matches the protocol's, by parameter names or by its result."""
     if members(kind) != ("__call__",):
         return True
     ours, theirs = (inspect.signature(c.__call__) for c in (cls, kind))
@@ -182,7 +181,7 @@ def _called_alike(cls: type, kind: type, loose: bool) -> bool:
 
 
 def _require_signature(cls: type) -> None:
-    """Refuses a network that cannot be called as training calls it."""
+    """Rejects a network that cannot be called the way training calls it."""
     try:
         inspect.signature(cls.__call__).bind(None, None, None, None, train=True)
     except TypeError as error:
@@ -193,13 +192,13 @@ def _require_signature(cls: type) -> None:
 
 
 def own_files(value: Any) -> tuple[str, ...]:
-    """The files that registered the types which a value is made of, each once."""
+    """The files that registered the types inside a value, each once."""
     types_ = {type(part) for part in parts(value, object)} & {*registered()}
     return tuple(sorted({_file(cls) for cls in types_}))
 
 
 def _same(there: type, here: type) -> bool:
-    """Whether two classes are one, of a file that was read twice."""
+    """Whether two classes are the same one, from a file that was loaded twice."""
     if there is here:
         return True
     places = (there.__module__, _file(there)), (here.__module__, _file(here))
@@ -209,7 +208,7 @@ def _same(there: type, here: type) -> bool:
 
 
 def _file(cls: type) -> str:
-    """The file that a class's methods stand in."""
+    """The file that defines a class's methods."""
     for member in vars(cls).values():
         member = member.fget if isinstance(member, property) else member
         plain = inspect.unwrap(member) if callable(member) else None

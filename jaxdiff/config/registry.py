@@ -205,21 +205,21 @@ KINDS: Mapping[type, str] = types.MappingProxyType(
         Optimizer: "optim",
     }
 )
-"""The part of the table that a field's protocol stands for."""
+"""The group in the table for each protocol."""
 
 _NAMES: dict[type, str] = {c: n for n, c in TYPES.items()}
 NAMES: Mapping[type, str] = types.MappingProxyType(_NAMES)
-"""The name of every type of the table."""
+"""The name of every type in the table."""
 
 _REGISTERED: dict[type, type] = {}
-"""The protocol of every type that was added."""
+"""The protocol of every registered type."""
 
 
 def add(name: str, cls: type, protocol: type) -> None:
-    """Puts a type into the table, as one of a protocol's; see `registration.register`.
+    """Adds a type to the table under a protocol; see `registration.register`.
 
-    Values of a type that had the name before can be saved no more: they would come back as
-    values of this one.
+    If another type had the name, its values can no longer be saved: they would come back
+    as values of this one.
     """
     _NAMES.pop(_TYPES.get(name, cls), None)
     _TYPES[name], _NAMES[cls], _REGISTERED[cls] = cls, name, protocol
@@ -227,18 +227,18 @@ def add(name: str, cls: type, protocol: type) -> None:
 
 
 def registered() -> Mapping[type, type]:
-    """The protocol of every type that was added to jaxdiff's own."""
+    """The protocol of every type that `register` added."""
     return types.MappingProxyType(_REGISTERED)
 
 
 @functools.cache
 def allowed(hint: Any) -> tuple[str, ...]:
-    """Names in `TYPES` of what an annotation allows; () where it is of no such types."""
+    """The names in `TYPES` that an annotation allows; () if none."""
     return tuple(name for kind in _kinds(hint) for name in _names(kind))
 
 
 def holds_plain(hint: Any) -> bool:
-    """Whether an annotation allows numbers, strings or the like, as `float | None`."""
+    """Whether an annotation allows plain values such as numbers, as `float | None` does."""
     return not all(_names(kind) for kind in _kinds(hint))
 
 
@@ -257,7 +257,7 @@ def _names(kind: Any) -> list[str]:
 
 
 def _is(cls: type, protocol: type) -> bool:
-    """Whether a class has all that a protocol asks for."""
+    """Whether a class has all members of a protocol."""
     if _REGISTERED.get(cls) is protocol:
         return True
     if missing(cls, protocol):

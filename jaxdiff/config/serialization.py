@@ -1,4 +1,4 @@
-"""An experiment's other two forms, ConfigDict and JSON, and back again, checked."""
+"""Converts an experiment to ConfigDict and JSON, and back with all checks."""
 
 import dataclasses
 import re
@@ -23,14 +23,14 @@ def to_dict(value: Any) -> Any:
     {'type': 'solvers.DDIM', 'eta': 0.5}
 
     Raises:
-        ValueError: a value of a type that is not registered, or not any more, or a field
-            that holds what cannot be saved.
+        ValueError: a value of a type that is not or no longer registered, or a field whose
+            value cannot be saved.
     """
     return _plain(value, type(value).__name__)
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`to_dict` of what the class and field `where` holds."""
+    """`to_dict` of the value at `where`, a class and field."""
     if isinstance(value, tuple):
         return tuple(_plain(element, f"{where}[{i}]") for i, element in enumerate(value))
     if not dataclasses.is_dataclass(value):
@@ -64,24 +64,24 @@ def _plain_leaf(value: Any, where: str) -> Any:
 
 
 def from_dict(tree: Any, where: str = "config", kind: Any = Any) -> Any:
-    """The value that `to_dict` wrote, built of the types in `TYPES` alone.
+    """The value that `to_dict` wrote, built only from the types in `TYPES`.
 
-    `kind` is the type, or the annotation, that the value is to have. Whatever the tree is
-    made of, and however it was damaged, it gives such a value or a ValueError.
+    `kind` is the type, or the annotation, that the value must have. Any tree, however
+    damaged, gives such a value or a ValueError.
 
     Raises:
         ValueError: an unknown type or field, a wrong kind of value, or a value that its
-            type refuses; the message starts with the path of the field.
+            type rejects; the message starts with the path of the field.
     """
     return _read(tree, kind, where, 0)
 
 
 DEEPEST = 50
-"""Levels of values inside values that a saved experiment may have."""
+"""Maximal depth of nested values in a saved experiment."""
 
 
 def _read(tree: Any, hint: Any, where: str, depth: int) -> Any:
-    """The value of a tree, of the kind that an annotation says."""
+    """The value of a tree, checked against an annotation."""
     if depth > DEEPEST:
         raise ValueError(f"{where[:60]}… is nested more than {DEEPEST} deep")
     if isinstance(tree, Mapping):
@@ -104,13 +104,13 @@ def _read(tree: Any, hint: Any, where: str, depth: int) -> Any:
 
 
 def _is_float(hint: Any) -> bool:
-    """Whether numbers of an annotation are float, as of `float | None`."""
+    """Whether an annotation's numbers are floats, as in `float | None`."""
     kinds = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     return float in kinds and int not in kinds
 
 
 def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
-    """The value of a type that a tree names; the type itself checks its plain fields."""
+    """A value of the type that a tree names; the type itself checks its plain fields."""
     kind = tree.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
         known = ", ".join(allowed(hint) or TYPES)
@@ -140,7 +140,7 @@ def _made(tree: Mapping[str, Any], hint: Any, where: str, depth: int) -> Any:
 
 
 def _unregistered(kind: Any) -> str:
-    """What to do about a name that is not in the table; "" where it is none."""
+    """Advice about a name that is not in the table; "" if `kind` is not a name."""
     if not isinstance(kind, str) or not re.fullmatch(r"[a-z]+\.[A-Za-z_]\w*", kind):
         return ""
     short = kind.split(".")[1]
@@ -170,33 +170,33 @@ def from_config(config: ConfigDict) -> Experiment:
 
 
 PLACES = ("data.path", "data.cache", "data.data_dir", "data.encoder.vae")
-"""Fields that say where data lie, and their VAE, which may be elsewhere on each host."""
+"""Paths of the data and of their VAE, which may differ between hosts."""
 
 NETWORKS = ("network", "network.backbone")
-"""Where the fields of a network lie, the second in an estimator's."""
+"""Where a network's fields are: the second for an estimator's backbone."""
 
 FREE = (
     *("steps", "log_every", "sample_every", "checkpoint_every", "keep", "sampling"),
     *("snapshot_every", "snapshot_dtype", "magnitudes_every", "eval_", *PLACES),
 )
-"""Fields, or what they begin with, that a resumed run may change, as no step sees them."""
+"""Fields, or prefixes, that a resumed run may change, as they do not affect a step."""
 
 FROM_HERE_ON = (
     *("batch_size", "accumulation", "fsdp", "on_nonfinite", "data.on_error"),
     *("optimizer.learning_rate", "optimizer.ref_batches", "optimizer.rampup_images"),
     *(f"{net}.{name}" for net in NETWORKS for name in ("remat", "dtype")),
 )
-"""Fields that a resumed run may change too: only later steps differ by them."""
+"""Fields that a resumed run may change too: they affect only later steps."""
 
 
 def differences(
     there: Experiment, here: Experiment, free: tuple[str, ...] = (*FREE, *FROM_HERE_ON)
 ) -> list[str]:
-    """What keeps a run from going on as another experiment, a line for each field.
+    """Why a run cannot be resumed as another experiment, a line for each field.
 
-    Fields that do not alter the steps already made may differ: how many steps there are,
-    how often something is written, how pictures are drawn, where the data lie. So may
-    those of which the state's meaning does not depend, which `changes` lists.
+    Fields that do not affect a step may differ: the number of steps, how often something
+    is written, how pictures are drawn, where the data lie. So may fields that leave the
+    state's meaning unchanged, which `changes` lists.
     """
     return [
         f"{path}: {before} there, {after} here"
@@ -206,7 +206,7 @@ def differences(
 
 
 def changes(there: Experiment, here: Experiment) -> list[str]:
-    """What a run does otherwise from now on, "field before -> after" for each field."""
+    """The fields that change when a run is resumed, each as "field before -> after"."""
     return [
         f"{path} {before} -> {after}"
         for path, before, after in _changed(there, here)
@@ -215,7 +215,7 @@ def changes(there: Experiment, here: Experiment) -> list[str]:
 
 
 def _changed(there: Experiment, here: Experiment) -> list[tuple[str, Any, Any]]:
-    """Path, value there and value here of each field that differs."""
+    """(path, value there, value here) of each field that differs."""
     before, after = (dict(_leaves(to_dict(e))) for e in (there, here))
     paths = [*after, *(before.keys() - after.keys())]
     values = ((path, before.get(path), after.get(path)) for path in paths)

@@ -1,10 +1,10 @@
 """ADM's and Improved DDPM's published networks as `ADM`s, and their parameters.
 
-Their files number the blocks of the way down, of the middle and of the way up:
-input_blocks.N.M, middle_block.M, output_blocks.N.M. Nothing in a file says the resolution
-of images, the number of heads, or the order of the channels of qkv: with `heads_first` it
-is (head, q k v, channel), Improved DDPM's and most of ADM's, and otherwise (q k v, head,
-channel), which is the network's. They are known for the published networks.
+Their files number the blocks of the encoder, the middle and the decoder: input_blocks.N.M,
+middle_block.M, output_blocks.N.M. Files do not hold the image resolution, the number of
+heads, or the order of the qkv channels; these are known for the published networks. With
+`heads_first` the order is (head, q k v, channel), as in Improved DDPM and most of ADM;
+otherwise it is (q k v, head, channel), as in our network.
 """
 
 import math
@@ -32,7 +32,7 @@ from jaxdiff.networks.adm import ADM
 
 @dataclass(frozen=True)
 class Settings:
-    """What no file says of its network."""
+    """Settings that a network's file does not hold."""
 
     side: int
     """Height and width of images, in pixels."""
@@ -44,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Known:
-    """A published network, and the settings that its file does not say."""
+    """A published network, and the settings that its file does not hold."""
 
     settings: Settings
     network: ADM
@@ -83,7 +83,7 @@ PUBLISHED: Mapping[str, Known] = MappingProxyType(
         "adm-512": Known(Settings(512), _adm(512, label_dim=1000, **_512)),
     }
 )
-"""The published networks, by names of ours."""
+"""The published networks, by our names for them."""
 
 TOP = {
     "emb_noise": "time_embed.0",
@@ -106,11 +106,10 @@ FAMILY = "network of ADM or Improved DDPM"
 
 
 def network(tensors: Tensors, settings: Settings) -> ADM:
-    """The network that a state dict is of.
+    """The network that a state dict belongs to.
 
     Raises:
-        ValueError: names or shapes of another network, or settings that do not go with
-            them.
+        ValueError: names or shapes of another network, or settings that do not fit them.
     """
     first, channels, *_ = shape_of(tensors, "input_blocks.0.0.weight", 4, FAMILY)
     emb, noise = shape_of(tensors, "time_embed.0.weight", 2, FAMILY)
@@ -153,10 +152,10 @@ def network(tensors: Tensors, settings: Settings) -> ADM:
 
 
 def recognised(tensors: Tensors) -> str | None:
-    """The published network that a state dict is of; None for another.
+    """The name of the published network that a state dict belongs to; None if of another.
 
     Raises:
-        ValueError: the tensors are not an ADM's at all.
+        ValueError: the tensors are not those of any ADM.
     """
     for name, known in PUBLISHED.items():
         try:
@@ -213,7 +212,7 @@ def opened(
     file when `np.asarray` is called on it.
 
     Raises:
-        ValueError: tensors that are not those of such a network; one line.
+        ValueError: the tensors are not those of such a network; one line.
     """
     net = network(tensors, settings)
     channels = tensors["input_blocks.0.0.weight"].shape[1]
@@ -225,7 +224,7 @@ def opened(
 def imported(
     tensors: Tensors, settings: Settings
 ) -> tuple[ADM, tuple[int, int, int], dict[str, Any]]:
-    """What `opened` returns, with the variables read, in float32.
+    """The same as `opened`, with the variables read as float32 arrays.
 
     Raises:
         ValueError: as `opened`, or numbers that are not finite; one line.
@@ -235,7 +234,7 @@ def imported(
 
 
 def _places(net: ADM, side: int) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Our blocks, and the names of their residual and attention parts in a file."""
+    """Our blocks' names, and the names of their residual and attention parts in a file."""
     levels, blocks = len(net.channel_mult), net.num_blocks
     count = 0
     for level in range(levels):
@@ -253,13 +252,13 @@ def _places(net: ADM, side: int) -> Iterator[tuple[str, tuple[str, str]]]:
             part = f"output_blocks.{count}"
             yield f"dec.{r}x{r}_block{i}", (f"{part}.0", f"{part}.1")
             count += 1
-        if level:  # what doubles the resolution stands in the last block of the level
+        if level:  # the upsampling is part of the level's last block
             place = f"output_blocks.{count - 1}.{1 + (r in net.attn_resolutions)}"
             yield f"dec.{2 * r}x{2 * r}_up", (place, "")
 
 
 def _blocks_a_level(tensors: Tensors) -> int:
-    """num_blocks: the first block of the way up that also doubles ends a level.
+    """num_blocks, from the first decoder block with an upsampling, which ends a level.
 
     Raises:
         ValueError: the blocks do not make whole levels.
@@ -285,7 +284,7 @@ def _classes(tensors: Tensors) -> int:
 
 
 def _one_dimensional(name: str, leaf: str, shape: tuple[int, ...]) -> Source:
-    """A layer that is a convolution over positions in the file, [out, in, 1]."""
+    """The source of a layer that the file stores as a 1-D convolution, [out, in, 1]."""
     if leaf != "kernel":
         return layer(name, leaf, shape)
     inputs, outputs = shape[-2:]
@@ -294,5 +293,5 @@ def _one_dimensional(name: str, leaf: str, shape: tuple[int, ...]) -> Source:
 
 
 def _qkv_first(a: np.ndarray, heads: int) -> np.ndarray:
-    """Channels (head, q k v, c) as (q k v, head, c)."""
+    """Reorders channels (head, q k v, c) to (q k v, head, c)."""
     return a.reshape(heads, 3, -1, *a.shape[1:]).swapaxes(0, 1).reshape(a.shape)

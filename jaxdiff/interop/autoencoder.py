@@ -17,12 +17,12 @@ from jaxdiff.runtime.files import PathLike, place
 
 CONFIG = "config.json"
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-"""The names that weights have in a folder, the first that is there being read."""
+"""Names of weight files in a folder; the first that exists is read."""
 CONFIG_BYTES = 2**20
 FAMILY = "VAE"
 
 FACTOR, SHIFT = 0.18215, 0.0
-"""[LDM]'s scaling of latents, for a config that does not say it."""
+"""The scaling of latents in [LDM], the default if a config lacks it."""
 NUMBERS = {
     "in_channels": 3,
     "out_channels": 3,
@@ -30,9 +30,9 @@ NUMBERS = {
     "layers_per_block": 2,
     "norm_num_groups": 32,
 }
-"""Whole numbers of a config, and what they are if it does not say them."""
+"""Integer fields of a config, and their defaults."""
 SWITCHES = ("use_quant_conv", "use_post_quant_conv", "mid_block_add_attention")
-"""Truth values of a config, true if it does not say them."""
+"""Boolean fields of a config, true by default."""
 ONLY = {
     "_class_name": "AutoencoderKL",
     "act_fn": "silu",
@@ -41,14 +41,14 @@ ONLY = {
     "latents_mean": None,
     "latents_std": None,
 }
-"""What a config may say of these fields, of each entry where it is a list."""
+"""The values that these fields may have, for a list each of its entries."""
 IGNORED = ("_diffusers_version", "_name_or_path", "sample_size", "force_upcast")
-"""Fields that change nothing here."""
+"""Fields that have no effect here."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A VAE, and how its latents become data: x0 = (latent - shift) factor."""
+    """A VAE, and the scaling of its latents: x0 = (latent - shift) factor."""
 
     network: AutoencoderKL
     factor: float = FACTOR
@@ -59,7 +59,7 @@ def config(settings: Mapping[str, Any]) -> Config:
     """The VAE that a config.json describes.
 
     Raises:
-        ValueError: the field that this VAE does not have, or a value it cannot take.
+        ValueError: a field that this VAE does not have, or a value it does not support.
     """
     numbers = {k: settings.get(k, default) for k, default in NUMBERS.items()}
     channels = settings.get("block_out_channels", [128, 256, 512, 512])
@@ -104,7 +104,7 @@ def imported(tensors: Tensors, net: AutoencoderKL) -> dict[str, Any]:
     """The variables of a VAE in float32.
 
     Raises:
-        ValueError: tensors that are not those of this VAE; one line.
+        ValueError: the tensors are not those of this VAE; one line.
     """
     return variables(sources(net), tensors, FAMILY)
 
@@ -113,8 +113,8 @@ def read(folder: PathLike) -> tuple[Config, dict[str, Any]]:
     """The VAE in a folder, and its variables in float32. Nothing in it is run.
 
     Raises:
-        FileNotFoundError: a file that the folder lacks.
-        ValueError: a file that is not what it should be; one line with its path.
+        FileNotFoundError: the folder lacks a file.
+        ValueError: a file is invalid; one line with its path.
     """
     folder = place(folder)
     path = folder / CONFIG
@@ -157,7 +157,7 @@ ATTENTION = {
     "v": ("to_v", "value"),
     "out": ("to_out.0", "proj_attn"),
 }
-"""Names in files of the layers of attention, the newest first."""
+"""Names of the attention layers in files, newest first."""
 
 
 def _source(net: AutoencoderKL, path: Path, shape: tuple[int, ...]) -> Source:
@@ -177,7 +177,7 @@ def _source(net: AutoencoderKL, path: Path, shape: tuple[int, ...]) -> Source:
 
 
 def _place(net: AutoencoderKL, way: str, module: str) -> str:
-    """The name of a level's block or resampling; the decoder counts as it runs."""
+    """The file's name of a level's block or resampling; the decoder's run in its order."""
     level, _, part = module.removeprefix("level").partition("_")
     if way == "decoder":
         level = str(len(net.channels) - 1 - int(level))

@@ -1,9 +1,9 @@
 """DiT's and SiT's published networks as `DiT`s, and their parameters as its variables.
 
-Both are one network with the same names and shapes, so which of the two a file is must be
-said. DiT's predicts eps, and v in the second half of its channels. SiT's predicts the
-velocity from noise to data, x0 - eps, and does not use that half: it is left out here, and
-the sign of the last layer is turned, so that the network predicts `Flow`'s eps - x0.
+Both share one architecture, with the same names and shapes, so the caller names the kind.
+DiT predicts eps, and v in the second half of its channels. SiT predicts the velocity from
+noise to data, x0 - eps, and does not use that half: it is dropped here, and the sign of the
+last layer is flipped, so that the network predicts `Flow`'s eps - x0.
 """
 
 from typing import Any, Literal
@@ -42,18 +42,18 @@ LAYERS = {
     "out_modulation": "final_layer.adaLN_modulation.1",
     "out_linear": "final_layer.linear",
 }
-"""Names in the file of our layers; those of a block stand inside of `blocks.N`."""
+"""Our layers' names in the file; those of a block are under `blocks.N`."""
 NAME: dict[str, str] = {"dit": "DiT", "sit": "SiT"}
 
 
 def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
-    """The network that a state dict is of, and the shape of its images.
+    """The network that a state dict belongs to, and the shape of its images.
 
-    No file says the number of heads: it is known for the published widths.
+    Files do not hold the number of heads: it is known for the published widths.
 
     Raises:
-        ValueError: a tensor that is missing or of another shape, or an unknown number of
-            heads.
+        ValueError: a tensor is missing or has another shape, or the number of heads is
+            unknown.
     """
     model = NAME[kind]
     width, channels, patch, _ = shape_of(tensors, "x_embedder.proj.weight", 4, model)
@@ -86,7 +86,7 @@ def network(tensors: Tensors, kind: Kind, heads: int = 0) -> tuple[DiT, Shape]:
 
 
 def sources(net: DiT, shape: Shape, kind: Kind, outputs: int) -> dict[Path, Source]:
-    """The source of every variable, in a file whose last layer has so many channels."""
+    """The source of every variable, in a file whose last layer has `outputs` channels."""
     return {path: _source(net, path, size, kind, outputs)
             for path, size in shapes(net, shape).items()}  # fmt: skip
 
@@ -98,7 +98,7 @@ def opened(
     file when `np.asarray` is called on it.
 
     Raises:
-        ValueError: tensors that are not those of such a network; one line.
+        ValueError: the tensors are not those of such a network; one line.
     """
     net, shape = network(tensors, kind, heads)
     outputs = _outputs(tensors, net.patch, NAME[kind])
@@ -109,7 +109,7 @@ def opened(
 def imported(
     tensors: Tensors, kind: Kind, heads: int = 0
 ) -> tuple[DiT, Shape, dict[str, Any]]:
-    """What `opened` returns, with the variables read, in float32.
+    """The same as `opened`, with the variables read as float32 arrays.
 
     Raises:
         ValueError: as `opened`, or numbers that are not finite; one line.
@@ -150,7 +150,7 @@ def _source(
 
 
 def _velocity(a: np.ndarray, source: Source, net: DiT) -> np.ndarray:
-    """The used half of the channels of each pixel, with the sign of `Flow`."""
+    """The half of each pixel's channels that is used, with the sign of `Flow`."""
     rows, *rest = source.shape
     pixels = net.patch**2
     return -a.reshape(pixels, -1, *rest)[:, : rows // pixels].reshape(source.shape)

@@ -1,11 +1,11 @@
-"""Published EDM2 networks: what their snapshot pickles hold, read without running them.
+"""Published EDM2 networks: reads their snapshot pickles without running them.
 
 A file `network-snapshot-<kimg>-<std>.pkl`, or `edm2-img512-s-2147483-0.130.pkl`, is one
 pickle: a dict with the keys ema, encoder, loss_fn and dataset_kwargs. Each of the first
-three is an object that was saved with the source code of its class; the code is data here
-and is dropped, and the object is read as the class's name and its state. A module's state
-has the tensors in _parameters and _buffers, and the modules inside it in _modules, whose
-names joined by dots name a tensor.
+three is an object that was saved with the source code of its class; the code is dropped
+unread, and the object becomes its class's name and its state. A module's state has its
+tensors in _parameters and _buffers, and its submodules in _modules; their names joined by
+dots name a tensor.
 """
 
 import pickle
@@ -23,21 +23,21 @@ from jaxdiff.runtime.files import PathLike, place, printable
 
 @dataclass(frozen=True)
 class Published:
-    """A network as it was published: its tensors, and what its file says about it."""
+    """A published network: its tensors, and the rest of its file."""
 
     state_dict: Mapping[str, np.ndarray]
     """Tensors by name, in the layout and the dtype (mostly float16) of the file."""
     settings: Mapping[str, Any]
     """img_resolution, img_channels, label_dim, sigma_data, model_channels and so on, by
-    the names the file gives them; what is not there has EDM2's default."""
+    their names in the file; missing ones have EDM2's default."""
     loss: Mapping[str, float]
     """P_mean, P_std and sigma_data of the training noise and loss."""
     encoder: str
-    """How images became data: StandardRGBEncoder (pixels) or StabilityVAEEncoder."""
+    """The encoder of images: StandardRGBEncoder (pixels) or StabilityVAEEncoder."""
     images: int | None
-    """How many images training had seen; None where the file's name does not say."""
+    """Images seen in training; None if the file's name lacks it."""
     std: float | None
-    """Relative width of the EMA that this is; None where the file's name does not say."""
+    """Relative width of this EMA; None if the file's name lacks it."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,8 +56,8 @@ def read(path: PathLike) -> Published:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, damage, or anything that such files never hold;
-            the message has the path, the byte and what was found there.
+        ValueError: another kind of file, damage, or contents that such files never have;
+            the message has the path, the byte offset and what is there.
     """
     path = place(path)
     budget = iter(range(pickles.OPCODES))
@@ -71,9 +71,9 @@ def read(path: PathLike) -> Published:
 
 
 def from_name(name: str) -> tuple[int | None, float | None]:
-    """Images seen and EMA width that a published file's name says; None, None if none.
+    """Images seen and EMA width from a published file's name; None, None if absent.
 
-    A name has thousands of images, cut off; they are a multiple of 1024 in truth.
+    The name has thousands of images, rounded down; the true number is a multiple of 1024.
 
     >>> from_name("edm2-img512-s-2147483-0.130.pkl")
     (2147483648, 0.13)
@@ -85,7 +85,7 @@ def from_name(name: str) -> tuple[int | None, float | None]:
 
 
 def names(budget: Iterator[int]) -> dict[str, Callable[..., Any] | None]:
-    """All names that a snapshot may have, and what each builds: the whole list."""
+    """All names that a snapshot may use, and what each builds; the list is complete."""
     return {
         "dnnlib.util.EasyDict": lambda: {},
         "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
@@ -101,7 +101,7 @@ PLAIN = (
     *("img_resolution", "img_channels", "label_dim", "use_fp16", "sigma_data"),
     *("label_balance", "concat_balance"),
 )
-"""Settings that modules keep beside their _init_kwargs."""
+"""Settings that modules hold outside of their _init_kwargs."""
 NUMPY = (
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
@@ -109,15 +109,15 @@ NUMPY = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
-"""Names that NumPy arrays are pickled by. An encoder may keep constants in some: they are
-passed over, and no array is made of them."""
+"""Names in pickles of NumPy arrays. An encoder may hold constants as arrays: they are
+skipped, and never built."""
 
 
 def _require_pickle(start: bytes) -> None:
-    """Refuses what is another kind of file by its first two bytes.
+    """Rejects another kind of file by its first two bytes.
 
     Raises:
-        ValueError: what it is, and what to give.
+        ValueError: what kind of file it is, and what to give instead.
     """
     if start == b"PK":
         raise ValueError(
@@ -128,7 +128,7 @@ def _require_pickle(start: bytes) -> None:
 
 
 def _published(root: Any, size: int, images: int | None, std: float | None) -> Published:
-    """What the root of a snapshot says; its tensors are copied out of the file."""
+    """The contents of a snapshot's root; its tensors are copied out of the file."""
     if type(root) is not dict or not {"ema", "encoder", "loss_fn"} <= root.keys():
         raise ValueError("not an EDM2 snapshot: no dict with ema, encoder and loss_fn")
     ema, encoder, loss = (root[name] for name in ("ema", "encoder", "loss_fn"))
@@ -168,7 +168,7 @@ def _settings(ema: Record) -> dict[str, Any]:
 
 
 def _tensors(module: Record, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """The names and tensors of a module and of those inside it, in their order."""
+    """The names and tensors of a module and its submodules, in order."""
     own = {**_dict(module, "_parameters"), **_dict(module, "_buffers")}
     for name, tensor in own.items():
         if tensor is None:
@@ -189,7 +189,7 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def _dict(record: Record, name: str) -> dict[str, Any]:
-    """A dict in a record's state; {} where it has none."""
+    """A dict in a record's state; {} if absent."""
     value = record.state.get(name, {})
     if type(value) is not dict:
         raise ValueError(f"{name} of a {printable(record.name)[:80]} is not a dict")
@@ -206,7 +206,7 @@ def _persistent(saved: Any) -> Record:
 
 
 def _storage(data: Any, budget: Iterator[int]) -> np.ndarray:
-    """The flat array in the bytes of a torch file."""
+    """The flat array stored in the bytes of a torch file."""
     if type(data) is not memoryview:
         raise ValueError("a storage must be given as bytes")
     storage = torch_legacy.load(data, budget)

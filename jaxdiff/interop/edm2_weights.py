@@ -21,7 +21,7 @@ from jaxdiff.networks.edm2_unet import UNet
 from jaxdiff.types import Condition
 
 CONSTANTS = ("freqs", "phases")
-"""What is drawn once and never trained: the Fourier features' frequencies and phases."""
+"""The Fourier features' frequencies and phases, drawn once and never trained."""
 
 
 def from_state_dict(sd: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def to_state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def network(published: Published) -> UNet:
-    """The `UNet` that a published network is; it computes in float32.
+    """A published network as a `UNet`, which computes in float32.
 
     Raises:
-        ValueError: a setting that `UNet` does not have, or does not take.
+        ValueError: a setting that `UNet` does not have, or a value that it rejects.
     """
     fields = {f.name: f.default for f in dataclasses.fields(UNet)}
     settings = {k: v for k, v in published.settings.items() if k not in NOT_THE_NETWORKS}
@@ -78,7 +78,7 @@ def variables(published: Published) -> dict[str, PyTree]:
     """{"params", "constants"} of `network(published)`, float32.
 
     Raises:
-        ValueError: the tensors are not those of that network: the first that differs.
+        ValueError: the tensors do not fit that network; names the first that differs.
     """
     net, x = network(published), jax.ShapeDtypeStruct((1, *published.shape), np.float32)
     _require_layers(net, published)
@@ -101,16 +101,16 @@ NETWORKS = (
     *("label_balance", "concat_balance", "res_balance", "attn_balance", "dropout"),
     *("clip_act", "resample_filter", "logvar_channels"),
 )
-"""Settings that are UNet's, by the same names."""
+"""Settings that `UNet` has under the same names."""
 NOT_THE_NETWORKS = ("img_resolution", "img_channels", "sigma_data", "use_fp16")
-"""Settings that are the data's or the denoiser's."""
+"""Settings of the data or the denoiser."""
 
 
 def _as(default: Any, name: str, value: Any) -> Any:
-    """A setting in the type of UNet's own; None, "not at all", is 0 there.
+    """A setting in the type of UNet's field; None, "not at all", becomes 0.
 
     Raises:
-        ValueError: another type, or a size that no file's tensors could have.
+        ValueError: another type, or an implausible size.
     """
     numbers = list(value) if type(value) in (list, tuple) else [value]
     if value is None and name in ("channel_mult_noise", "channel_mult_emb", "clip_act"):
@@ -126,10 +126,10 @@ def _as(default: Any, name: str, value: Any) -> Any:
 
 
 def _require_layers(net: UNet, published: Published) -> None:
-    """Refuses settings that make more work than a network's, or another than the file's.
+    """Rejects settings with too many layers, or another number than the file has.
 
     Raises:
-        ValueError: the numbers of layers, before any is made.
+        ValueError: the numbers of layers, before any is built.
     """
     levels = len(net.channel_mult)
     layers = {tuple(name.split(".")[1:3]) for name in published.state_dict}
@@ -143,7 +143,7 @@ def _require_layers(net: UNet, published: Published) -> None:
 
 
 LAYERS = 200
-"""More layers than this no network has; EDM2's have 37."""
+"""Maximal number of layers; EDM2's networks have 37."""
 
 
 def _shapes(tree: PyTree) -> dict[tuple[str, ...], tuple[int, ...]]:

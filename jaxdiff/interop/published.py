@@ -1,14 +1,14 @@
-"""Files of published models: of which family and size each is, and what it holds.
+"""Reads files of published models, and recognises their family and size.
 
     edm2         a pickle with the averaged network, its settings and its encoder
     dit, sit     x_embedder ..., blocks.N ..., final_layer ...
     adm, iddpm   input_blocks.N.M ..., middle_block.M ..., output_blocks.N.M ...
 
-The family and the size follow from names and shapes, as far as they can. What no file says
-is known for the published networks, and is one of the `Choices` for all others. DiT's and
-SiT's files have the same names and shapes. Three things tell them apart: the settings
-beside the weights, if there are any; SiT's training never touches the second half of the
-last layer, which therefore stays 0; and the name of the file.
+The family and the size follow from the tensors' names and shapes where possible. Settings
+that files do not hold are known for the published networks; for others they are `Choices`.
+DiT's and SiT's files have the same names and shapes. Three things distinguish them: the
+settings beside the weights, if any; the second half of the last layer, which SiT's training
+leaves at 0; and the name of the file.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from jaxdiff.runtime.files import PathLike, Place, place, printable
 
 FAMILIES = ("edm2", "dit", "sit", "adm", "iddpm")
 ATTENTION = ("heads-first", "qkv-first")
-"""Orders of the channels of ADM's qkv: (head, q k v, c) and (q k v, head, c)."""
+"""Orders of the qkv channels in ADM: (head, q k v, c) and (q k v, head, c)."""
 SCHEDULES = ("linear-1000", "linear-4000", "cosine-1000", "cosine-4000")
 """Tables of betas that ADM's and Improved DDPM's networks were trained on."""
 KINDS = ("dit", "sit")
@@ -47,26 +47,26 @@ TRANSFORMERS: Mapping[str, tuple[str, int, int]] = MappingProxyType(
         for side in SIDES
     }
 )
-"""Size, patch and side of the latents of DiTs and SiTs, by names as dit-xl2-256."""
+"""Size, patch and latent side of DiTs and SiTs, by names such as dit-xl2-256."""
 NAMES = (*FAMILIES, *TRANSFORMERS, *adm.PUBLISHED)
-"""What `read` takes as a name: a family, or a published network."""
+"""The names that `read` accepts: families and published networks."""
 LISTED = "edm2, dit, sit, adm, iddpm, dit-xl2-256, sit-xl2-256, " + ", ".join(adm.PUBLISHED)
 _TABLES = {"iddpm": "cosine-4000", "adm-64": "cosine-1000", "adm": "linear-1000"}
-"""The tables of the published networks, the longer names first."""
+"""The tables of the published networks by prefix of their names, longest first."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What no file says, where the network is not a published one; 0, "" = unsaid.
+    """Settings that files do not hold, for unpublished networks; 0 or "" = not given.
 
-    `side` is that of images in pixels, `heads` the number of heads of attention, or
+    `side` is the side of images in pixels, `heads` the number of attention heads, or
     `channels_per_head` the width of one. `attention` is one of `ATTENTION`, `schedule` one
-    of `SCHEDULES`. `std` and `images` are EDM2's averaging length and images seen, where
-    the file's name does not say them. With `sure` a file is imported as the kind that was
-    named, DiT or SiT, whatever it looks like.
+    of `SCHEDULES`. `std` and `images` are EDM2's averaging length and images seen, needed
+    if the file's name lacks them. With `sure` a file is imported as the named kind, DiT or
+    SiT, even if it looks like the other.
 
     Raises:
-        ValueError: another attention or schedule.
+        ValueError: an unknown attention or schedule.
     """
 
     side: int = 0
@@ -94,35 +94,35 @@ READ_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""The choices that the reader of each family reads."""
+"""The choices that apply to each family."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network as its file has it, and what is known of it."""
+    """A network from a file, and what is known about it."""
 
     family: str
     """One of `FAMILIES`."""
     name: str
-    """The published network that it is, as dit-xl2-256; "" for another."""
+    """The name of the published network, such as dit-xl2-256; "" for any other."""
     network: nn.Module
     shape: tuple[int, int, int]
     """Height, width and channels of what the network denoises."""
     variables: PyTree
-    """The network's {"params", "constants"}: arrays in float32, or what `np.asarray` makes
-    one of when it is called, so that a file is read array by array."""
+    """The network's {"params", "constants"}: float32 arrays, or objects that `np.asarray`
+    turns into one, so that a file can be read array by array."""
     dtype: str
-    """The type that holds the file's numbers, float32 at most."""
+    """The type of the file's numbers, float32 at most."""
     schedule: str = ""
-    """The table of betas, one of `SCHEDULES`, of ADM and Improved DDPM."""
+    """For ADM and Improved DDPM, the table of betas, one of `SCHEDULES`."""
     lines: tuple[str, ...] = ()
     """How the family was recognised, and what was assumed."""
     snapshot: edm2_snapshot.Published | None = None
-    """What EDM2's file says beside its network."""
+    """For EDM2, the snapshot with the file's other contents."""
 
 
 def named(name: str) -> Model:
-    """A published network of DiT, SiT, ADM or Improved DDPM without its file: no variables.
+    """A published DiT, SiT, ADM or Improved DDPM network without its file or variables.
 
     Raises:
         ValueError: there is no such network.
@@ -145,12 +145,12 @@ def named(name: str) -> Model:
 def read(path: PathLike, name: str = "", choices: Choices = Choices()) -> Model:
     """The network in a published file. Nothing of the file is run or imported.
 
-    `name` is one of `NAMES`, by default what the file is recognised as.
+    `name` is one of `NAMES`; by default it is recognised from the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, damage, tensors missing or left over, a name that
-            the file contradicts, or choices that are missing or not read; one line.
+        ValueError: another kind of file, damage, missing or unexpected tensors, a name that
+            the file contradicts, or choices that are missing or do not apply; one line.
     """
     path = place(path)
     if name and name not in NAMES:
@@ -187,7 +187,7 @@ def _of_tensors(held: Weights, path: Place, name: str, choices: Choices) -> Mode
 
 
 def _architecture(tensors: Tensors) -> str:
-    """ "dit" or "adm", by a tensor that all files of the architecture have."""
+    """ "dit" or "adm", from a tensor that every file of that architecture has."""
     for tensor, family in (
         ("x_embedder.proj.weight", "dit"),
         ("time_embed.0.weight", "adm"),
@@ -207,8 +207,8 @@ def _architecture(tensors: Tensors) -> str:
 
 
 def _is_snapshot(path: Place) -> bool:
-    """Whether a file is a pickle, and neither torch's, which starts with a number, nor
-    safetensors."""
+    """Whether a file is a plain pickle: not safetensors, nor torch's, which starts with a
+    number."""
     start = bytes(archives.mapped(path)[:64])
     pickled = start[:1] == pickle.PROTO and b"\2" <= start[1:2] <= b"\5"
     torch = start.startswith(pickle.dumps(torch_legacy.MAGIC, 2))
@@ -216,7 +216,7 @@ def _is_snapshot(path: Place) -> bool:
 
 
 def _require_read(choices: Choices, family: str) -> None:
-    """Refuses choices that the reader of a family, if it is known, does not read."""
+    """Rejects choices that do not apply to the family, if it is known."""
     for field in dataclasses.fields(Choices):
         value = getattr(choices, field.name)
         if value != field.default and field.name not in READ_BY.get(family, (field.name,)):
@@ -229,10 +229,10 @@ def _require_read(choices: Choices, family: str) -> None:
 
 
 def _kind(held: Weights, file: str, named: str, sure: bool) -> tuple[str, str]:
-    """ "dit" or "sit", and the line that says why.
+    """ "dit" or "sit", and a line with the reason.
 
     Raises:
-        ValueError: the file is the other one, or does not say.
+        ValueError: the file is of the other kind, or could be either.
     """
     args = str(held.args.get("model", "")).lower()[:3]
     halves = _by_last_layer(held.tensors)
@@ -275,11 +275,11 @@ REASONS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("sit", "its name"): "says",
     }
 )
-"""How each thing tells that a file is DiT's or SiT's."""
+"""The reason for DiT or SiT, for each kind of evidence."""
 
 
 def _by_last_layer(tensors: Tensors) -> str:
-    """ "sit" where the second half of a trained last layer is 0, "dit" where it is not."""
+    """ "sit" if the second half of a trained last layer is 0, else "dit"."""
     patch, layer = (
         tensors.get(name)
         for name in ("x_embedder.proj.weight", "final_layer.linear.weight")
@@ -312,7 +312,7 @@ def _transformer(held: Weights, kind: Any, name: str, choices: Choices) -> Model
 
 
 def _named_transformer(net: DiT, shape: tuple[int, int, int], kind: str) -> str:
-    """The published name of a network of latents; "" where it has none."""
+    """The published name of a latent network; "" if it has none."""
     for name, (size, patch, side) in TRANSFORMERS.items():
         fields = {**SIZES[size], "patch": patch, "mlp_ratio": 4.0}
         same = all(getattr(net, field) == value for field, value in fields.items())
@@ -322,7 +322,7 @@ def _named_transformer(net: DiT, shape: tuple[int, int, int], kind: str) -> str:
 
 
 def _require_linear(args: Mapping[str, Any]) -> None:
-    """Refuses SiTs of other paths and predictions than the published ones'."""
+    """Rejects SiTs with another path or prediction than the published ones."""
     for setting, known in (("path_type", "linear"), ("prediction", "velocity")):
         value = args.get(setting, known)
         if str(value).lower() != known:
@@ -365,10 +365,10 @@ def _order(settings: adm.Settings) -> str:
 
 
 def _settings(known: str, choices: Choices) -> adm.Settings:
-    """What no file says: a published network's, or as it was chosen.
+    """The settings that the file does not hold: a published network's, or the choices.
 
     Raises:
-        ValueError: the network is not a published one, and something is missing.
+        ValueError: the network is not published, and a choice is missing.
     """
     missing = [] if known else [
         text for text, value in (
@@ -395,7 +395,7 @@ def _settings(known: str, choices: Choices) -> adm.Settings:
 
 
 def _require_network(known: str, net: adm.ADM) -> None:
-    """Refuses a network that is not the published one of that name, but for its classes."""
+    """Rejects a network that differs from the published one in more than its classes."""
     published = adm.PUBLISHED[known].network
     fields = ("model_channels", "channel_mult", "num_blocks", "attn_resolutions",
               "scale_shift", "resample_blocks", "learned_variance")  # fmt: skip

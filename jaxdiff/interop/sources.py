@@ -1,8 +1,8 @@
-"""From state dicts to variables: which tensor each variable is made of, and how.
+"""From state dicts to variables: which tensor each variable is made from, and how.
 
-A network's variables are known before a file is read, by abstract evaluation; a family of
-files says for each the `Source` it is made of. All names and shapes are compared first, so
-that a file is either the network's whole, or refused with every difference in one line.
+A network's variables are known before a file is read, by abstract evaluation; each family
+of files gives every variable its `Source`. All names and shapes are compared first, so a
+file either matches the whole network, or is rejected with every difference in one line.
 Layouts are those of PyTorch: weights [out, in] and [out, in, h, w].
 """
 
@@ -20,17 +20,17 @@ from jaxdiff import networks
 from jaxdiff.runtime.files import printable
 
 Path = tuple[str, ...]
-"""What leads to a variable: its collection, modules and name."""
+"""The path of a variable: its collection, modules and name."""
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
 """A state dict: tensors by name."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 LISTED = 8
-"""Differences of a kind that a message lists; of the others it gives the number."""
+"""Differences of each kind that a message lists; it counts the rest."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A tensor of a state dict, and the array that a variable is made of it."""
+    """A tensor of a state dict, and how a variable is made from it."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,10 +38,10 @@ class Source:
     older: tuple[str, ...] = ()
     """Other names that published files have for it."""
     flat: bool = False
-    """Whether axes of length 1 at the end may be left out, or added."""
+    """Whether trailing axes of length 1 may be missing or extra."""
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape is one that can be converted."""
+        """Whether a tensor of this shape can be converted."""
         return _flat(shape) == _flat(self.shape) if self.flat else shape == self.shape
 
 
@@ -65,13 +65,13 @@ def layer(name: str, leaf: str, shape: tuple[int, ...], **more: Any) -> Source:
 
 
 def shapes(net: nn.Module, image: tuple[int, int, int]) -> dict[Path, tuple[int, ...]]:
-    """The shape of each variable of a network of images [H, W, C]; nothing is computed."""
+    """The shape of each variable of a network for images [H, W, C]; nothing is computed."""
     return {tuple(n.split("/")): s for n, s in networks.shapes(net, image).items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Converted:
-    """A variable in float32 that `np.asarray` makes of its tensor, each time anew."""
+    """A float32 variable that `np.asarray` converts from its tensor, anew at each call."""
 
     source: Source
     name: str
@@ -94,8 +94,8 @@ def converted(
     """The variables {"params": ..., ...} that a state dict holds, nested, as `Converted`s.
 
     Raises:
-        ValueError: tensors that are missing, left over, of another shape, or no floats;
-            one line. What is not finite is refused when it is read.
+        ValueError: tensors that are missing, left over, of another shape, or not floats;
+            one line. Non-finite numbers are rejected when they are read.
     """
     require(network, sources.values(), tensors)
     made = {}
@@ -108,7 +108,7 @@ def converted(
 def variables(
     sources: Mapping[Path, Source], tensors: Tensors, network: str
 ) -> dict[str, Any]:
-    """What `converted` returns, read: nested arrays in float32.
+    """The same as `converted`, with the variables read as float32 arrays.
 
     Raises:
         ValueError: as `converted`, or numbers that are not finite.
@@ -117,10 +117,11 @@ def variables(
 
 
 def require(network: str, sources: Iterable[Source], tensors: Tensors) -> None:
-    """Refuses a state dict that is not a network's own.
+    """Rejects a state dict that does not match a network.
 
     Raises:
-        ValueError: the tensors missing, left over, of another shape or type; one line.
+        ValueError: the tensors that are missing, left over, or of another shape or type;
+            one line.
 
     >>> tensors = {"a": np.zeros(2), "c": np.zeros(1)}
     >>> require("tiny network", [Source("a", (3,)), Source("b", ())], tensors)
@@ -140,7 +141,7 @@ def require_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     types: Mapping[str, str] | None = None,
 ) -> None:
-    """Refuses tensors of these shapes, and types if they are given; see `require`.
+    """Rejects tensors by their shapes, and by their types if given; see `require`.
 
     Raises:
         ValueError: as `require`.
@@ -168,10 +169,10 @@ def require_shapes(
 
 
 def shape_of(tensors: Tensors, name: str, ndim: int, network: str) -> tuple[int, ...]:
-    """The shape of a tensor by which a network is recognised, of so many axes, none empty.
+    """The shape of a tensor that identifies a network: `ndim` axes, none of length 0.
 
     Raises:
-        ValueError: there is none, or it has another number of axes.
+        ValueError: the tensor is missing, or its shape is another.
     """
     if name not in tensors:
         raise ValueError(f"not a {network}: its file has a tensor {name}, which is missing")
@@ -184,7 +185,7 @@ def shape_of(tensors: Tensors, name: str, ndim: int, network: str) -> tuple[int,
 
 
 def numbered(tensors: Tensors, prefix: str) -> int:
-    """How many modules `prefix.0`, `prefix.1`, ... there are, one after the other.
+    """The number of consecutive modules `prefix.0`, `prefix.1`, ...
 
     >>> numbered({"b.0.w": np.zeros(1), "b.1.w": np.zeros(1), "b.3.w": np.zeros(1)}, "b")
     2
@@ -195,14 +196,14 @@ def numbered(tensors: Tensors, prefix: str) -> int:
 
 
 def output(source: Source, rows: int, take: Callable[[np.ndarray], np.ndarray]) -> Source:
-    """The source whose tensor has `rows` outputs, of which `take` makes the variable's."""
+    """The source with `rows` outputs in the file; `take` selects the variable's."""
     convert = source.convert
     shape = (rows, *source.shape[1:])
     return Source(source.name, shape, lambda a: convert(take(a)), source.older, source.flat)
 
 
 def _chosen(source: Source, tensors: Container[str]) -> str:
-    """The name that the file has for a source; the usual one where it has none."""
+    """A source's name in the file; its usual name if the file lacks it."""
     names = (source.name, *source.older)
     return next((name for name in names if name in tensors), source.name)
 

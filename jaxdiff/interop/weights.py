@@ -1,7 +1,7 @@
-"""Files of weights as users have them, read as state dicts: torch's formats, safetensors.
+"""Reads weight files in common formats as state dicts: torch's formats, safetensors.
 
-A training checkpoint is a dict of several things; its averaged weights, `ema`, are what
-published results were made with. `args`, an argparse Namespace, is data like the rest.
+A training checkpoint is a dict with several entries; published results were made with its
+averaged weights, `ema`. `args`, an argparse Namespace, is data like the rest.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ from jaxdiff.runtime import jsontext
 from jaxdiff.runtime.files import PathLike, place, printable
 
 PARTS = ("ema", "model", "state_dict")
-"""Entries of a checkpoint that are weights, the best first."""
+"""Entries of a checkpoint that are weights, in order of preference."""
 OTHERWISE = "neither a torch file nor safetensors: give .pt or .safetensors"
-"""What is said of another kind of file."""
+"""The message about another kind of file."""
 DTYPES: Mapping[str, np.dtype] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -33,12 +33,12 @@ DTYPES: Mapping[str, np.dtype] = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict, and what else its file says."""
+    """A state dict, and the other contents of its file."""
 
     tensors: Tensors
     """Tensors by name; views of the file, in its own types."""
     part: str = ""
-    """The entry of the checkpoint that they are from; "" if it holds nothing else."""
+    """The checkpoint's entry that holds them; "" if the file holds nothing else."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the training, as plain values."""
 
@@ -50,7 +50,7 @@ def read(path: PathLike) -> Weights:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, damage, or a name that is refused; one line.
+        ValueError: another kind of file, damage, or a name that is not allowed; one line.
     """
     path = place(path)
     try:
@@ -66,12 +66,12 @@ def read(path: PathLike) -> Weights:
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Whether a file that starts so is safetensors: a length of 8 bytes, then JSON."""
+    """Whether a file's start is that of safetensors: a length of 8 bytes, then JSON."""
     return start[8:9] == b"{"
 
 
 def _chosen(root: Any) -> Weights:
-    """The best weights of what torch saved."""
+    """The preferred weights in an object that torch saved."""
     part = ""
     args: dict[str, Any] = {}
     if type(root) is dict:
@@ -81,13 +81,13 @@ def _chosen(root: Any) -> Weights:
     tensors = torch_zip.arrays(root[part] if part else root)
     if not tensors:
         raise ValueError("there are no tensors in it")
-    if all(name.startswith("module.") for name in tensors):  # of a parallel wrapper
+    if all(name.startswith("module.") for name in tensors):  # from DataParallel
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return Weights(tensors, part, args)
 
 
 def _plain(args: Any) -> dict[str, Any]:
-    """The entries of a Namespace or a dict that are numbers, strings or nothing."""
+    """The entries of a Namespace or a dict that are numbers, strings or None."""
     state = args.state if type(args) is Record else args
     if type(state) is not dict:
         return {}
@@ -101,7 +101,7 @@ def _safetensors(path: PathLike, data: memoryview) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(str(path), "np"):
-            pass  # sizes, offsets and types agree with the length of the file
+            pass  # this checks sizes, offsets and types against the file's length
     except SafetensorError as error:
         text = printable(str(error).splitlines()[0])[:160]
         raise ValueError(f"no whole safetensors file: {text}") from error
@@ -112,7 +112,7 @@ def _safetensors(path: PathLike, data: memoryview) -> dict[str, np.ndarray]:
 
 
 def _view(name: str, data: memoryview, entry: Mapping[str, Any]) -> np.ndarray:
-    """The tensor that a header's entry says, which may hold more than is read."""
+    """The tensor that an entry of the header describes; its other keys are ignored."""
     dtype, shape, (start, end) = (entry[k] for k in ("dtype", "shape", "data_offsets"))
     if dtype not in DTYPES:
         raise ValueError(
