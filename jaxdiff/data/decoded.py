@@ -1,4 +1,4 @@
-"""Data as pictures, whatever is stored: latents are decoded on demand."""
+"""Data sets as images: latents are decoded on demand."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,7 @@ class Decoded:
     mesh: Mesh | None = None
 
     def stamp(self) -> str:
-        """Changes with the latents, and with the VAE."""
+        """A stamp that changes with the latents and with the VAE."""
         vae = getattr(self.encoder, "opened", lambda: None)()
         return f"{fingerprint(self.source)} {vae and vae.digest}"
 
@@ -31,17 +31,17 @@ class Decoded:
         return {name: a[0] for name, a in self.take(np.array([index])).items()}
 
     def take(self, indices: Int[np.ndarray, " B"]) -> dict[str, np.ndarray]:
-        """The images [B, H, W, C] and labels [B] of these numbers."""
+        """The images [B, H, W, C] and labels [B] at these indices."""
         rows = take(self.source, indices)
         mean, _ = self.encoder.moments(rows["image"])
         return {"image": self.encoder.decode(mean, self.mesh), "label": rows["label"]}
 
 
 def pictures(data: Any, mesh: Mesh | None = None) -> Dataset:
-    """The images of a data set in bytes, as they are or decoded on the mesh's devices.
+    """The images of a data set in bytes, unchanged or decoded on the mesh's devices.
 
     Raises:
-        ValueError: latents whose VAE is not at hand.
+        ValueError: latents whose VAE is not available.
     """
     encoder = encoder_of(data)
     if encoder.image_shape(data.shape) is None:

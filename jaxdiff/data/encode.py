@@ -1,16 +1,16 @@
-"""Latents of images as records to train on: written once, to go on where it stopped.
+"""Writes the latents of images as records to train on, resuming where it stopped.
 
 A record is the posterior's mean and then its std, in the VAE's own units, as [EDM2] stores
-them: training draws anew at each step. With a `seed` it is one draw and a std of 0:
+them; training draws from it at each step. With a `seed` it is one draw and a std of 0:
 
     latent = mean + std eps,     eps ~ N(0, I) from the key fold_in(seed, image's number)
 
-`mirrored` data are all images and then all of them again, left to right: the latents of
-a mirrored image are not the mirrored latents, so nothing can mirror them later.
+`mirrored` data are all images and then all of them again, flipped left to right: the
+latents of a mirrored image are not the mirrored latents, so they cannot be mirrored later.
 
-Every shard starts a batch of its own, and a device takes as many images at a time whatever
-the number of devices; so a command that was killed and given again, on as many devices or
-others of the same kind, leaves the same bytes as one that was not.
+Every shard starts a new batch, and the images per device at a time do not depend on the
+number of devices; so a command that was killed and repeated, on any number of devices of
+the same kind, writes the same bytes as one that was not.
 """
 
 import concurrent.futures
@@ -41,13 +41,13 @@ from jaxdiff.runtime.files import PathLike, place
 
 SCALINGS = ("ldm", "edm2", "measured")
 SIGMA_DATA = 0.5
-"""The std of x0 by `measured`, EDM2's."""
+"""The std of x0 with the scaling `measured`, as in EDM2."""
 
 PUBLISHED = VAELatents()
 """EDM2's scaling."""
 
 Row = dict[str, Any] | None
-"""An image and its label; None where it cannot be read and is to be skipped."""
+"""An image and its label; None if it cannot be read and is skipped."""
 
 
 def encode(
@@ -66,13 +66,13 @@ def encode(
 
     `mirrored` adds those of the mirrored images.
 
-    The same call again makes what is missing. It runs on the devices of the mesh, by
+    The same call again writes what is missing. It runs on the devices of the mesh, by
     default all of this process.
 
     Raises:
         ImportError: array_record is not installed.
         ValueError: data that are latents already or do not suit the VAE, an image that
-            cannot be read, numbers that `dtype` cannot hold, or a folder of other records.
+            cannot be read, numbers too large for `dtype`, or a folder with other records.
     """
     shards.module()
     out = place(out)
@@ -97,11 +97,11 @@ def encode(
 def opened(
     folder: PathLike, scaling: str, *, dtype: str = "float32", batch: int = 0
 ) -> VAE:
-    """The VAE of a folder, for images in the range that a scaling has; see `records`.
+    """The VAE in a folder, for images in the range of a scaling; see `records`.
 
     Raises:
-        FileNotFoundError, ValueError: as `vae.load`; another scaling, or one that does not
-            suit the VAE's channels.
+        FileNotFoundError, ValueError: as `vae.load`; an unknown scaling, or one that does
+            not suit the VAE's channels.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"scaling must be one of {SCALINGS}, got {scaling!r}")
@@ -117,7 +117,7 @@ def opened(
 
 
 def require_images(data: Any, vae: VAE) -> None:
-    """Refuses data that the VAE cannot encode.
+    """Rejects data that the VAE cannot encode.
 
     Raises:
         ValueError: latents, images that are not square, or as `VAE.latent_shape`.
@@ -141,7 +141,7 @@ def planned(
     """The header before the first shard.
 
     Raises:
-        ValueError: another dtype, a shard size below 1, or a seed that is not a uint32.
+        ValueError: an unknown dtype, a shard size below 1, or a seed that is not a uint32.
     """
     if dtype not in DTYPES or shard_size < 1 or not 0 <= (seed or 0) < 2**32:
         raise ValueError(
@@ -158,7 +158,7 @@ def planned(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mirrored:
-    """A source's images, and then each of them mirrored, left to right."""
+    """A data set's images, followed by all of them mirrored left to right."""
 
     of: Images
 
@@ -173,7 +173,7 @@ class Mirrored:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """What makes records of images."""
+    """Makes records from images."""
 
     source: Images
     shape: tuple[int, int, int]
@@ -185,11 +185,11 @@ class Run:
 
     @functools.cached_property
     def variables(self) -> Any:
-        """The encoder's, on the devices."""
+        """The encoder's variables, on the devices."""
         return self.vae.on_devices(ENCODER, self.mesh)
 
     def records(self, images: range, made: Callable[[int], object]) -> Iterator[bytes]:
-        """The records of these images, in order; the next ones are read meanwhile."""
+        """The records of these images, in order, reading the next batch meanwhile."""
         size = self.vae.batch * self.mesh.size
         parts = (images[i : i + size] for i in range(0, len(images), size))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -198,7 +198,7 @@ class Run:
                 made(len(numbers))
 
     def read(self, number: int) -> Row:
-        """An image; None where it cannot be read and these are skipped."""
+        """An image; None if it cannot be read and is skipped."""
         try:
             return self.source[number]
         except ValueError:
@@ -207,7 +207,7 @@ class Run:
             raise
 
     def packed(self, numbers: range, rows: list[Row]) -> Iterator[bytes]:
-        """The records of one batch of images, in which those to be skipped are black."""
+        """The records of one batch; skipped images are encoded as black and dropped."""
         black = np.zeros(self.shape, np.uint8)
         images = np.stack([row["image"] if row else black for row in rows])
         how = self.mesh, self.variables, self.vae.batch
@@ -226,7 +226,7 @@ class Run:
 def ahead(
     pool: concurrent.futures.Executor, read: Callable[[int], Row], parts: Iterator[range]
 ) -> Iterator[tuple[range, list[Row]]]:
-    """The rows of each part, while threads read those of the next."""
+    """The rows of each part, read by threads one part ahead."""
     waiting: deque[tuple[range, list[concurrent.futures.Future[Row]]]] = deque()
     for part in parts:
         waiting.append((part, [pool.submit(read, number) for number in part]))
@@ -241,7 +241,7 @@ def ahead(
 def normal(
     key: Key[Array, ""], numbers: Int[Array, " B"], shape: tuple[int, ...]
 ) -> Float[Array, "B H W C"]:
-    """eps of each image, by its number alone."""
+    """eps of each image, a function of its number alone."""
     one = lambda number: jax.random.normal(jax.random.fold_in(key, number), shape)
     return jax.vmap(one)(numbers)
 
@@ -251,10 +251,10 @@ def records(
 ) -> tuple[LatentRecords, Statistics]:
     """The data to train on, and the mean and std of each channel of the raw latents.
 
-    `folder` is the VAE's, and `scaling` says how a latent becomes x0: `ldm` by the factor
-    and shift of the VAE's config.json, `edm2` by EDM2's published means and stds, and
-    `measured` by those of these latents, so that each channel has mean 0 and std 0.5. The
-    statistics of x0 are kept where training finds them.
+    `folder` is the VAE's, and `scaling` is how a latent becomes x0: `ldm` uses the factor
+    and shift of the VAE's config.json, `edm2` EDM2's published means and stds, and
+    `measured` those of these latents, so that each channel has mean 0 and std 0.5. The
+    statistics of x0 are saved where training looks for them.
 
     """
     channels = vae.network.latent_channels

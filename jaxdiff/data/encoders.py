@@ -1,13 +1,13 @@
-"""How what is stored becomes x0, and x0 what can be stored: a value of each data set.
+"""Encoders: how a data set's stored arrays become x0, and x0 becomes images.
 
     Pixels       x0 = u / 127.5 - 1,                     u = 0 ... 255
     VAELatents   x0 = (mean + eps std) scale + bias,     eps ~ N(0, I), new at every draw
 
-A VAE, where its weights are at hand, makes pictures of latents; see `data.vae`.
+A VAE, if its weights are available, decodes latents to images; see `data.vae`.
 
-Batches hold what is stored, so that they are small and reading them needs no randomness.
-`encode` runs inside the compiled step and draws from the step's key: an image that comes
-back in another epoch comes back with another eps [EDM2].
+Batches hold the stored arrays, so they are small and reading them needs no randomness.
+`encode` runs inside the compiled step and draws from the step's key: in another epoch an
+image has another eps [EDM2].
 """
 
 import warnings
@@ -33,49 +33,49 @@ Moments = tuple[Float[np.ndarray, "B H W C"], Float[np.ndarray, "B H W C"]]
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What is stored [B, H, W, S] <-> x0 [B, H, W, C]. A frozen, hashable value."""
+    """Stored arrays [B, H, W, S] <-> x0 [B, H, W, C]. A frozen, hashable value."""
 
     def encode(
         self, key: Key[Array, ""], stored: Shaped[Array, "*B H W S"]
     ) -> Float[Array, "*B H W C"]:
-        """x0 in float32, one draw; a function of key and what is stored, to be jitted."""
+        """One draw of x0, float32; a pure function of the key and the stored arrays."""
         ...
 
     def moments(self, stored: Shaped[np.ndarray, "B H W S"]) -> Moments:
-        """What `encode` draws from, without drawing."""
+        """The moments of the distribution that `encode` draws from."""
         ...
 
     def decode(
         self, x0: Float[np.ndarray, "B H W C"], mesh: Mesh | None = None
     ) -> Shaped[np.ndarray, "B H2 W2 C2"]:
-        """The images that x0 stands for, in bytes; latents where no VAE is at hand.
+        """The images of x0, in bytes; raw latents if no VAE is available.
 
-        What is computed is computed on the devices of the mesh, by default this process'.
+        Runs on the devices of the mesh, by default those of this process.
         """
         ...
 
     def preview(
         self, decoded: Shaped[np.ndarray, "B H W C"]
     ) -> UInt8[np.ndarray, "B H W P"]:
-        """What `decode` gave, as a picture of one or three channels."""
+        """The result of `decode` as pictures of one or three channels."""
         ...
 
     def image_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-        """Height, width and channels of the image of an x0; None where no VAE is."""
+        """Height, width and channels of an x0's image; None without a VAE."""
         ...
 
     def of_images(
         self, images: UInt8[np.ndarray, "B H W C"], mesh: Mesh | None = None
     ) -> Float[np.ndarray, "B H2 W2 C2"]:
-        """The x0 that images in bytes stand for, the mean of those that `encode` draws.
+        """The x0 of images in bytes, the mean of the draws of `encode`.
 
         Raises:
-            ValueError: no VAE is at hand.
+            ValueError: no VAE is available.
         """
         ...
 
     def stored(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        """Shape and type of what is stored for an x0 of this shape [..., H, W, C]."""
+        """Shape and type of the stored array for an x0 of this shape [..., H, W, C]."""
         ...
 
 
@@ -83,9 +83,9 @@ class Encoder(Protocol):
 class Pixels:
     """Bytes: x0 = u / 127.5 - 1, in [-1, 1].
 
-    With `flip` each image is mirrored, left to right, with probability 1/2: one draw an
-    image, in the compiled step. Without, nothing is drawn, and the key is not used. Two
-    that store the same bytes are equal, flipped or not.
+    With `flip` each image is mirrored, left to right, with probability 1/2, drawn in the
+    compiled step; without it the key is not used. Equality ignores `flip`, as the stored
+    bytes are the same.
 
     >>> Pixels().decode(np.array([[[[-1.0, 0.25, 1.5]]]])).tolist()
     [[[[0, 159, 255]]]]
@@ -130,25 +130,25 @@ class Pixels:
 @dataclass(frozen=True)
 @checked
 class VAELatents:
-    """Posteriors N(mean, std^2) of a VAE, a draw brought to mean 0 and std sigma_data.
+    """Posteriors N(mean, std^2) of a VAE, each draw scaled to mean 0 and std sigma_data.
 
-    Stored are the posterior's mean and std, one after the other: [..., H, W, 2C]. With m_c
+    The stored array has the posterior's mean and then its std: [..., H, W, 2C]. With m_c
     and s_c the mean and standard deviation of channel c of the raw latents,
 
         x0 = (mean + eps std) scale + bias,   scale = sigma_data / s,   bias = -m scale
 
-    The defaults are those of [EDM2] for stabilityai/sd-vae-ft-mse, whose input is in [0, 1]
-    there, without the factor 0.18215 of [LDM]; `ldm` has the scaling of [LDM].
+    The defaults are those of [EDM2] for stabilityai/sd-vae-ft-mse with input in [0, 1],
+    without the factor 0.18215 of [LDM]; `ldm` has the scaling of [LDM].
 
-    `vae` names the folder with the VAE's config.json and weights, as diffusers has them.
-    With it `decode` gives pictures; without it, raw latents. `vae_low` is the number that
-    black is to the VAE, 0 [EDM2] or -1 [LDM]; white is 1. `vae_dtype` is what it computes
-    in, `vae_batch` how many images each device takes at a time, 0 as many as `vae.PIXELS`
-    allows. Two that make the same x0 are equal, whatever decodes it.
+    `vae` is the folder with the VAE's config.json and weights in diffusers' format. With it
+    `decode` gives pictures; without it, raw latents. `vae_low` is the VAE's value for
+    black, 0 [EDM2] or -1 [LDM]; white is 1. `vae_dtype` is the type it computes in,
+    `vae_batch` the number of images on each device at a time, 0 for the default of
+    `data.vae`. Equality compares the scaling of x0, not the VAE that decodes it.
 
     Raises:
         ValueError: mean and std of unequal length or empty, a std that is not positive, or
-            another range, dtype or batch of the VAE.
+            an invalid range, dtype or batch of the VAE.
 
     >>> VAELatents(mean=(2.0,), std=(4.0,)).decode(np.array([[[[0.25]]]])).tolist()
     [[[[4.0]]]]
@@ -180,9 +180,10 @@ class VAELatents:
         channels: int = 4,
         **vae: Any,
     ) -> "VAELatents":
-        """x0 = (latent - shift) factor, of a VAE of images in [-1, 1] [LDM].
+        """x0 = (latent - shift) factor, for a VAE of images in [-1, 1] [LDM].
 
-        DiT and SiT have the default factor 0.18215. `vae` are the fields `vae` and so on.
+        DiT and SiT use the default factor 0.18215. `vae` are the fields `vae`, `vae_dtype`
+        and so on.
 
         >>> VAELatents.ldm().decode(np.array([[[4 * [0.18215]]]])).round(6).tolist()
         [[[[1.0, 1.0, 1.0, 1.0]]]]
@@ -191,11 +192,11 @@ class VAELatents:
         return cls(mean, std, 1.0, **{"vae_low": -1, **vae})
 
     def opened(self) -> vaes.VAE | None:
-        """The VAE; None where none is named, or nothing lies there.
+        """The VAE; None if none is named or the folder does not exist.
 
         Raises:
-            FileNotFoundError, ValueError: the folder exists and is not a whole VAE, or has
-                other channels.
+            FileNotFoundError, ValueError: the folder is not a complete VAE, or its
+                channels do not fit.
         """
         if not self.vae or not place(self.vae).exists():
             return None
@@ -235,10 +236,10 @@ class VAELatents:
     def preview(
         self, decoded: Shaped[np.ndarray, "B H W C"]
     ) -> UInt8[np.ndarray, "B H W P"]:
-        """Pictures as they are; of latents, the first three channels as colours.
+        """Pictures unchanged; for raw latents, the first three channels as colours.
 
-        Mean -+ 3 std become 0 ... 255 of red, green and blue, and a warning says so: it
-        shows what is where without a VAE. A latent of one or two channels is grey.
+        Mean -+ 3 std become 0 ... 255 of red, green and blue, with a warning: without a VAE
+        this shows the layout. A latent of one or two channels is grey.
         """
         if decoded.dtype == np.uint8:
             return decoded
@@ -271,13 +272,13 @@ class VAELatents:
         return jax.ShapeDtypeStruct((*shape[:-1], 2 * shape[-1]), jnp.float32)
 
     def _affine(self, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-        """scale and bias, one number a channel."""
+        """scale and bias, one number per channel."""
         scale = self.sigma_data / np.array(self.std)
         return scale.astype(dtype), (-np.array(self.mean) * scale).astype(dtype)
 
 
 def encoder_of(source: Source) -> Encoder:
-    """The encoder that a data set names; `Pixels()` for those that name none.
+    """The encoder of a data source; `Pixels()` if it has none.
 
     >>> from jaxdiff.data import Digits
     >>> encoder_of(Digits())

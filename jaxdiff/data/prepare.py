@@ -1,9 +1,8 @@
-"""Any data set as array_record shards: written once, in order, to go on where it stopped.
+"""Writes any data set as array_record shards, in order, resuming where it stopped.
 
-Shard k has the images k S ... (k + 1) S - 1, less those that cannot be read where these
-are to be skipped. A shard takes its name once it is whole, and then the header, which is
-replaced, counts it among the finished ones. So whenever the process is killed, the same
-call makes what is missing, and no more.
+Shard k has the images k S ... (k + 1) S - 1, without unreadable ones if these are skipped.
+A shard gets its name once it is complete, and then a new header replaces the old one and
+lists it. So after a kill at any moment, the same call writes only what is missing.
 """
 
 import concurrent.futures
@@ -33,16 +32,16 @@ CHUNK = 64
 """Images in memory at a time."""
 
 Pack = Callable[[int], bytes | None]
-"""The record of an image; None where it is to be skipped."""
+"""The record of an image; None if it is skipped."""
 Rows = Callable[[range, Callable[[int], object]], Iterator[bytes]]
-"""(images, made) -> their records in order; calls `made` with how many more are done."""
+"""(images, made) -> their records in order; calls `made` with each number finished."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What there is now: the header, images that were skipped, shards there were before.
+    """The result: the header, skipped images, and the shards that existed before.
 
-    `left_out` are the files that are not used, by their reason.
+    `left_out` are the files that are not used, by reason.
     """
 
     header: shards.Header
@@ -54,15 +53,15 @@ class Prepared:
 def prepare(
     data: Any, out: Path, encoding: str, shard_size: int, *, progress: bool = True
 ) -> Prepared:
-    """Writes the images or latents of a data set's value, `shard_size` to a shard.
+    """Writes the images or latents of a data source, `shard_size` to a shard.
 
-    They are stored as arrays, raw; as PNG files of what the data set gives, png; or, of a
-    `Folder`, as the files that it reads, file.
+    `encoding` is "raw", arrays; "png", the cropped images as PNG files; or "file", for a
+    `Folder` only, the original files.
 
     Raises:
         ImportError: array_record is not installed.
-        ValueError: another encoding or size, data that do not suit it, an image that
-            cannot be read, or a folder of other records.
+        ValueError: an unknown encoding, an invalid size, data that do not suit the
+            encoding, an image that cannot be read, or a folder with other records.
     """
     shards.module()
     dataset = data.load()
@@ -79,7 +78,7 @@ def prepare(
 def complete(
     out: Path, header: shards.Header, rows: Rows, *, progress: bool
 ) -> shards.Header:
-    """Writes the shards that a header has not yet, each whole or not at all."""
+    """Writes the shards missing from a header, each atomically."""
     count, size = header.of["images"], header.of["shard_size"]
     first = min(len(header.shards) * size, count)
     how = {"unit": "img", "desc": "Writing records", "show": progress}
@@ -99,7 +98,7 @@ def planned(
     """The header before the first shard.
 
     Raises:
-        ValueError: another encoding or size, or data that do not suit it.
+        ValueError: an unknown encoding, an invalid size, or data that do not suit it.
     """
     if encoding not in ENCODINGS or shard_size < 1:
         raise ValueError(
@@ -127,10 +126,10 @@ def planned(
 
 
 def header_of(out: Path, new: shards.Header) -> shards.Header:
-    """The header of a folder of these records, which is made if it is not there.
+    """The header in a folder of these records; creates the folder if needed.
 
     Raises:
-        ValueError: the folder has other records, or anything else, or a shard is missing.
+        ValueError: the folder has other records or other files, or a shard is missing.
     """
     if not (out / shards.HEADER).exists():
         strange = next(out.iterdir(), None) if out.exists() else None
@@ -150,13 +149,13 @@ def header_of(out: Path, new: shards.Header) -> shards.Header:
         )
     for shard in header.shards:
         shards.opened(out / shard.name, shard)
-    for path in out.glob("tmp*"):  # of a process that was killed
+    for path in out.glob("tmp*"):  # left by a process that was killed
         path.unlink()
     return header
 
 
 def packer(source: Images, encoding: str, skips: bool) -> Pack:
-    """What makes an image's record; each is decoded once, so damage is found now."""
+    """A function that packs an image's record; it decodes each once, to detect damage."""
 
     def payload(index: int, image: np.ndarray) -> bytes:
         if encoding == "file":
@@ -181,7 +180,7 @@ def records(
     pool: concurrent.futures.Executor,
     made: Callable[[int], object],
 ) -> Iterator[bytes]:
-    """The records of these images in order, a few at a time by threads."""
+    """The records of these images in order; threads make a few at a time."""
     numbers = iter(images)
     while chunk := list(itertools.islice(numbers, CHUNK)):
         yield from (record for record in pool.map(pack, chunk) if record is not None)
@@ -189,7 +188,7 @@ def records(
 
 
 def write(path: Path, rows: Iterator[bytes]) -> shards.Shard:
-    """A shard of these records, on disk whole or not at all."""
+    """Writes a shard of these records atomically."""
     counted = itertools.count()
 
     def fill(file: BinaryIO) -> None:

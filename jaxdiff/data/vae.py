@@ -2,8 +2,8 @@
 
     image = low + (1 - low) u / 255,     u = 0 ... 255,     low = -1 [LDM] or 0 [EDM2]
 
-What a device holds at a time is bounded by `batch` images, however many there are. The same
-program runs on every device, so an image comes out the same on any number of them.
+A device holds at most `batch` images at a time, however many there are. The same program
+runs on every device, so an image's result does not depend on their number.
 """
 
 import functools
@@ -27,11 +27,11 @@ from jaxdiff.runtime.finite import require_finite
 
 PIXELS = {"cpu": 2**16}
 PIXELS_ELSEWHERE = 2**20
-"""Pixels of images that a device takes at a time: one image of 256 x 256 on a CPU, which
-is no faster with more, and 16 elsewhere. docs/results/vae.md has the memory."""
+"""Pixels on a device at a time by default: one image of 256 x 256 on a CPU, which is no
+faster with more, and 16 elsewhere. docs/results/vae.md has the memory."""
 DECODER = ("decoder", "post_quant")
 ENCODER = ("encoder", "quant")
-"""Modules with the parameters of each way."""
+"""The modules of the encoder and of the decoder."""
 ADVICE = "decode in float32 (vae_dtype), and see whether the weights are whole"
 
 Latent = Float[np.ndarray, "N h w c"]
@@ -41,9 +41,8 @@ Latent = Float[np.ndarray, "N h w c"]
 class VAE:
     """A network with its variables, and the range of its images.
 
-    `factor` and `shift` are what its publishers scale latents by,
-    x0 = (latent - shift) factor. `batch` is how many images a device takes at a time;
-    0 is as many as have `PIXELS`.
+    `factor` and `shift` are the published scaling of latents, x0 = (latent - shift) factor.
+    `batch` is the number of images on a device at a time; 0 chooses it by their pixels.
     """
 
     network: AutoencoderKL
@@ -71,8 +70,8 @@ class VAE:
         """Height, width and channels of the latent of an image [H, W, C].
 
         Raises:
-            ValueError: the image has other channels, or sides that are not multiples of
-                the VAE's factor.
+            ValueError: the image has another number of channels, or sides that are not
+                multiples of the VAE's factor.
         """
         f, channels = self.network.factor, self.network.image_channels
         height, width, held = image
@@ -90,7 +89,7 @@ class VAE:
         return (height // f, width // f, self.network.latent_channels)
 
     def at_once(self, image: tuple[int, ...], count: int = 2**31, mesh: Any = None) -> int:
-        """How many of `count` images [H, W, C] a device takes at a time."""
+        """How many of `count` images [H, W, C] a device holds at a time."""
         most = PIXELS.get(jax.default_backend(), PIXELS_ELSEWHERE)
         some = self.batch or max(1, most // (image[0] * image[1]))
         return min(some, -(-count // (mesh.size if mesh else 1)))
@@ -100,11 +99,11 @@ class VAE:
     ) -> UInt8[np.ndarray, "N H W C"]:
         """The images of latents in the VAE's own units, rounded to bytes.
 
-        By default on this process' devices; over a mesh of several processes all of them
-        call it alike, and each has the result.
+        Runs on this process' devices by default; over a mesh of several processes all of
+        them make the same call, and each gets the result.
 
         Raises:
-            NotFiniteError: an image has numbers that are not finite; says which.
+            NotFiniteError: names the images with numbers that are not finite.
         """
         mesh = mesh or sharding.data_mesh(jax.local_devices())
         batch = self.at_once(self.image_shape(latents.shape[1:]), len(latents), mesh)
@@ -142,13 +141,13 @@ class VAE:
         variables: PyTree[Array],
         batch: int,
     ) -> Iterator[tuple[Latent, Latent]]:
-        """`encode`, `batch` on each device at a time, with the `on_devices` variables."""
+        """`encode`, batch by batch, with variables from `on_devices`."""
         call = functools.partial(_encode, self.network, self.low)
         for _, part in self._batches(call, images, variables, mesh, batch):
             yield part
 
     def on_devices(self, modules: tuple[str, ...], mesh: Mesh) -> PyTree[Array]:
-        """The parameters of one way, a copy on each device."""
+        """The parameters of the encoder or decoder, a copy on each device."""
         own = {k: v for k, v in self.variables["params"].items() if k in modules}
         return jax.device_put({"params": own}, sharding.replicated(mesh))
 
@@ -160,7 +159,7 @@ class VAE:
         mesh: Mesh,
         batch: int,
     ) -> Iterator[tuple[int, Any]]:
-        """Number of the first row, and what is made of each batch, on the host."""
+        """(index of the first row, results on the host) for each batch."""
         for part in equal_batches(len(rows), batch * mesh.size, mesh, full=True):
             made = call(variables, part.put(rows[part.numbers]))
             yield int(part.numbers[0]), part.fetch(made)
@@ -170,7 +169,7 @@ class VAE:
 def _decode(
     network: AutoencoderKL, low: int, variables: PyTree, latents: Float[Array, "B H W C"]
 ) -> tuple[UInt8[Array, "B H2 W2 C2"], Bool[Array, " B"]]:
-    """Bytes, and whether all numbers that they are made of are finite, by image."""
+    """The bytes of each image, and whether all its numbers were finite."""
     images = network.apply(variables, latents, method="decode")
     share = (images - low) / (1 - low)
     finite = jnp.isfinite(images).all(axis=(1, 2, 3))
@@ -190,11 +189,11 @@ def _encode(
 def load(folder: PathLike, low: int = -1, *, dtype: str = "float32", batch: int = 0) -> VAE:
     """The VAE of a diffusers folder, kept in memory until another is loaded.
 
-    `dtype` is what its convolutions compute in; others as the fields of `VAE`.
+    `dtype` is the type of its convolutions; the others are fields of `VAE`.
 
     Raises:
-        FileNotFoundError: the folder, or a file in it, is not there.
-        ValueError: a file that is not what it should be; one line with its path.
+        FileNotFoundError: the folder, or a file in it, does not exist.
+        ValueError: a file is invalid; one line with its path.
     """
     folder = place(folder)
     files = [folder / name for name in (autoencoder.CONFIG, *autoencoder.FILES)]

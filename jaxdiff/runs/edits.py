@@ -1,4 +1,4 @@
-"""Images edited with an experiment's sampler: redrawn from a noise level, or in parts."""
+"""Edits images with an experiment's sampler: redraws them from a noise level, or parts."""
 
 from collections.abc import Callable
 
@@ -18,14 +18,13 @@ def editor(
     resampling: tuple[int, int] = (1, 1),
     guides: Guides = Guides(),
 ) -> Draw:
-    """The compiled editor of images; it takes two arrays an image more than a sampler.
+    """The compiled editor of images, which takes two more arrays than a sampler.
 
     (variables, keys, labels, x0 [B, H, W, C], known [B, H, W, C] or None) -> x0. The
     last floor(N strength) of the grid's N steps start from the image, noised to their
-    first level [SDEdit]; with strength 1 from noise alone, and known pixels are restored
+    first level [SDEdit], or with strength 1 from pure noise. Known pixels are restored
     after each step, on a grid that goes up by `resampling[0]` levels and down again,
-    `resampling[1]` times in all [RePaint]. `guides` are as `sampler` takes
-    them.
+    `resampling[1]` times in all [RePaint]. `guides` are as for `sampler`.
 
     Raises:
         ValueError: a strength outside [0, 1], or a resampling below 1.

@@ -22,23 +22,23 @@ from jaxdiff.runtime.progress import bar, compiling
 from jaxdiff.sampling import sample
 
 Draw = Callable[..., Float[Array, "B H W C"]]
-"""(variables, keys, labels) -> x0; an editor's takes an image and what is known too."""
+"""(variables, keys, labels) -> x0; an editor's also takes the image and the known mask."""
 
 
 def sampler(
     experiment: Experiment,
     guides: Guides = Guides(),
 ) -> Draw:
-    """The compiled sampler that `experiment.sampling` describes, guided as `guided` says.
+    """The compiled sampler that `experiment.sampling` describes, guided as in `guided`.
 
-    (variables, keys, labels) -> x0. The levels are not arguments of the program, so that
-    solvers may compute their coefficients in float64.
+    (variables, keys, labels) -> x0. The levels are constants of the program, so that
+    solvers can compute their coefficients in float64.
     """
     return compiled(from_noise, experiment, guides)
 
 
 def from_noise(experiment: Experiment) -> Callable[..., Float[Array, "B H W C"]]:
-    """(denoise, cond, keys) -> x0 from noise alone, for `compiled`."""
+    """(denoise, cond, keys) -> x0 from pure noise, for `compiled`."""
     s, shape = experiment.sampling, experiment.data.shape
     levels = s.grid(experiment.schedule, s.steps)
     return lambda denoise, cond, keys: sample(denoise, cond, keys, shape, levels, s.solver)
@@ -50,11 +50,11 @@ def compiled(
     guides: Guides = Guides(),
     *options: Any,
 ) -> Callable[..., PyTree[Array]]:
-    """make(experiment, *options), which is (denoise, cond, keys, …) -> results, compiled.
+    """Compiles make(experiment, *options), a function (denoise, cond, keys, …) -> results.
 
-    What it returns takes (variables, keys, labels, …). The weights of guidance are
-    arguments of the program, and the last `PROGRAMS` programs are kept: another guidance,
-    or the same call again, compiles nothing. All arguments can be hashed.
+    The compiled function takes (variables, keys, labels, …). Guidance weights are
+    arguments of the program, and the last `PROGRAMS` programs are kept: a new weight, or
+    the same call again, compiles nothing. All arguments must be hashable.
     """
     s, weights = experiment.sampling, guides.weights(experiment.sampling)
     on = {
@@ -88,7 +88,7 @@ def _program(
     guides: tuple[Experiment | None, ...],
     *options: Any,
 ) -> Callable[..., PyTree[Array]]:
-    """The compiled program of all weights that are not 0."""
+    """The compiled program for any nonzero values of the weights in use."""
     denoiser = guided(experiment, *guides)
     run = make(experiment, *options)
 
@@ -107,10 +107,10 @@ def _program(
 
 
 def image_keys(seeds: Int[np.ndarray, " B"]) -> Key[Array, " B"]:
-    """The key of each image, apart from all keys that training draws from.
+    """The key of each image, distinct from all keys of training.
 
     Raises:
-        ValueError: a seed outside 0 ... 2^32 - 1, which would be another's alias.
+        ValueError: a seed outside 0 ... 2^32 - 1, which would alias another.
     """
     require_seeds(seeds)
     key = lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING)
@@ -131,7 +131,7 @@ def require_seeds(seeds: Int[np.ndarray, " N"]) -> None:
 
 
 SAMPLING = 0x5A3B1E
-"""Sets image seeds apart from a run's seed: of one number, both make other keys."""
+"""Folded into image keys, so that they differ from those of a run with the same seed."""
 
 
 def images(
@@ -147,10 +147,10 @@ def images(
     what: str = "samples",
     progress: bool = False,
 ) -> Shaped[np.ndarray, "N H W C"]:
-    """One image a seed, drawn `batch` at a time over the mesh, as the encoder decodes it.
+    """One image per seed, drawn `batch` at a time over the mesh and decoded.
 
-    `more` is what `draw` takes of each image beside key and label. An image is a function
-    of these alone: a batch that is not full, or does not split over the devices, is
+    `more` are further arguments of `draw` for each image, after key and label. An image
+    depends only on these: a batch that is not full, or does not split over the devices, is
     padded with images that are discarded. `what` names the results in messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The denoiser that an experiment samples with: its network, guided as `Sampling` says."""
+"""The denoiser that an experiment samples with: its network with the set guidance."""
 
 import dataclasses
 import math
@@ -31,10 +31,10 @@ GuidanceWeights = Mapping[str, Array | float]
 
 @dataclass(frozen=True)
 class Guides:
-    """Other networks that guide, and by how much.
+    """Other networks that guide, and their weights.
 
-    The weights are not in `Sampling`, which has those of guidance by the network itself:
-    an experiment refuses them where its own network was not trained for that.
+    These weights are not in `Sampling`, whose weights are for guidance by the network
+    itself: an experiment rejects those if its own network was not trained for it.
 
     Raises:
         ValueError: a weight that is not finite.
@@ -42,12 +42,12 @@ class Guides:
 
     guide: Experiment | None = None
     guidance: float = 0.0
-    """w of the guide, in place of `sampling.guidance`."""
+    """w of the guide, instead of `sampling.guidance`."""
     estimator: Experiment | None = None
     noise_guidance: float = 0.0
-    """w of the estimator, in place of `sampling.noise_guidance`."""
+    """w of the estimator, instead of `sampling.noise_guidance`."""
     classifier: Experiment | None = None
-    """Of the classes; its w is `sampling.classifier_guidance`."""
+    """The classifier's run; its w is `sampling.classifier_guidance`."""
 
     def __post_init__(self) -> None:
         for name in ("guidance", "noise_guidance"):
@@ -60,7 +60,7 @@ class Guides:
         return self.guide, self.estimator, self.classifier
 
     def weights(self, sampling: Sampling) -> GuidanceWeights:
-        """What the weights are, by the names of the fields of `Sampling`."""
+        """The weights in use, under the names of the fields of `Sampling`."""
         return {
             "guidance": (self if self.guide else sampling).guidance,
             "noise_guidance": (self if self.estimator else sampling).noise_guidance,
@@ -74,19 +74,19 @@ def guided(
     estimator: Experiment | None = None,
     classifier: Experiment | None = None,
 ) -> Callable[[PyTree, GuidanceWeights], Denoiser]:
-    """What makes the denoiser that `experiment.sampling` describes: (variables, weights).
+    """(variables, weights) -> the denoiser that `experiment.sampling` describes.
 
-    The weights, by the names of their fields, are those of this call. With `guide`, another
-    network's experiment, `guidance` is away from it: autoguidance [AG], or [CFG] by an
-    unconditional network of its own. With `estimator`, of the noise level,
-    `noise_guidance` is by it [NAG]; with `classifier`, `classifier_guidance` is [ADM].
-    Variables are the network's, or a tuple of the network's and of those of guide,
-    estimator and classifier that there are.
+    Weights are passed by their field names. With `guide`, the experiment of another
+    network, `guidance` points away from that network: autoguidance [AG], or [CFG] with a
+    separate unconditional network. `noise_guidance` uses the noise-level `estimator`
+    [NAG] if there is one, and `classifier_guidance` the `classifier` [ADM]. Variables are
+    the network's, or a tuple of those of the network and, where given, of the guide,
+    estimator and classifier.
 
     Raises:
-        ValueError: the network, or the guide, denoises nothing, the estimator says no
-            noise levels or knows another path than the one that is sampled, the classifier
-            says no classes or others than the run has, or sizes differ.
+        ValueError: the network or the guide is not a denoiser, the estimator does not
+            estimate noise levels or was trained on another path than the one sampled, the
+            classifier has no classes or other ones than the run, or sizes differ.
     """
     s, others = experiment.sampling, [e for e in (guide, estimator, classifier) if e]
     _require_fit(experiment, guide, estimator, classifier)
@@ -127,7 +127,7 @@ def _require_fit(
     estimator: Experiment | None,
     classifier: Experiment | None,
 ) -> None:
-    """Refuses guidance that has no meaning for this experiment; see `guided`."""
+    """Rejects guidance that does not fit this experiment; see `guided`."""
     for e in (experiment, *([guide] if guide else [])):
         if what := e.network.estimates:
             raise ValueError(
@@ -171,12 +171,12 @@ def _require_fit(
 
 
 def _require_classes(experiment: Experiment, classifier: Experiment) -> None:
-    """Refuses a classifier that cannot say the classes that are asked for.
+    """Rejects a classifier that does not classify into the run's classes.
 
     It may be trained on any path: p(label | x) is a function on rays, as a denoiser is.
 
     Raises:
-        ValueError: what it says instead, or how many classes both know.
+        ValueError: what the network predicts instead, or both numbers of classes.
     """
     if (what := classifier.network.estimates) != "class":
         raise ValueError(
@@ -202,12 +202,12 @@ def _require_classes(experiment: Experiment, classifier: Experiment) -> None:
 
 
 def _require_path(experiment: Experiment, estimator: Experiment) -> None:
-    """Refuses guided levels that are not on the path where the estimator saw its states.
+    """Rejects guided levels off the path that the estimator was trained on.
 
-    A path and a logSNR give one level; off the path it is k times that, and so is x.
+    On a path, a logSNR determines the level; off it, level and x are k times those.
 
     Raises:
-        ValueError: k is not 1 somewhere; says which grid goes with which path.
+        ValueError: k is not 1 somewhere; the message names a grid and path that fit.
     """
     s, path = experiment.sampling, estimator.schedule
     levels = s.grid(experiment.schedule, s.steps)[:-1]
@@ -225,7 +225,7 @@ def _require_path(experiment: Experiment, estimator: Experiment) -> None:
 
 
 UNREAD = NoiseLevel(1.0, 1.0)
-"""A level for estimators, which read none."""
+"""A placeholder level for estimators, which do not read it."""
 
 
 def within(interval: tuple[float, float], w: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A published model made a run of ours: a folder that `restore` reads.
+"""Imports a published model as a run: a folder that `restore` reads.
 
 OUT gets the averaged network as a snapshot with its experiment, config.json, and
-LICENCE.txt, which says under which licence the weights are.
+LICENCE.txt, the licence of the weights.
 """
 
 import math
@@ -18,24 +18,24 @@ from jaxdiff.runs.snapshots import Snapshot
 from jaxdiff.runtime.files import PathLike, Place, place, write_atomically
 
 MOST = 2**40
-"""More images than any training has seen."""
+"""Upper bound on the images seen in training."""
 LICENCE = "LICENCE.txt"
 
 
 @dataclass(frozen=True, eq=False)
 class Import:
-    """A model that was read, and the snapshot that will be written of it."""
+    """A model that was read, and the snapshot to write from it."""
 
     model: Model
     snapshot: Snapshot
     path: Place
     """Where the snapshot is written."""
     licence: str
-    """The licence of the weights that the family published."""
+    """The licence of the family's published weights."""
 
     @property
     def lines(self) -> list[str]:
-        """What a user should know: what the file is, and what is written."""
+        """Lines for the user: what the file is, and what is written."""
         s, net = self.snapshot, self.model.network
         sizes = networks.shapes(net, self.model.shape).values()
         count = sum(map(math.prod, sizes))
@@ -54,7 +54,7 @@ class Import:
         """Writes the run's folder, and returns the snapshot's path.
 
         Raises:
-            ValueError: the network has nan or infinity in it; nothing is written.
+            ValueError: the network contains NaN or infinity; nothing is written.
         """
         out = self.path.parent.parent
         path = snapshots.write(self.path.parent, self.snapshot, self.model.dtype)
@@ -75,14 +75,14 @@ def load(
 ) -> Import:
     """The model in a published file, to be written to the folder `out`.
 
-    `name` and `choices` are as `interop.published.read` takes them; `data` is where the
-    images or latents are, to train on, `dtype` what the network computes in, and `vae` the
-    folder of the VAE that makes pictures of latents.
+    `name` and `choices` are as for `interop.published.read`; `data` leads to the images or
+    latents to train on, `dtype` is the type that the network computes in, and `vae` the
+    folder of the VAE that decodes latents.
 
     Raises:
-        FileNotFoundError: there is no such file, or no VAE.
-        ValueError: what is wrong with the file or the VAE, or `out` holds a run that was
-            trained, or another model.
+        FileNotFoundError: the file or the VAE does not exist.
+        ValueError: the file or the VAE is invalid, or `out` holds a trained run or another
+            model.
     """
     folder = place(out)
     if (folder / "checkpoints").is_dir():
@@ -100,9 +100,9 @@ def load(
 
 
 def _require_one(path: Place, run: Experiment) -> None:
-    """Refuses a folder with snapshots of other models than the one to be written."""
+    """Rejects a folder with snapshots of other models than the one to be written."""
     for entry in snapshots.entries(path.parent):
-        if entry.path == path:  # it is replaced
+        if entry.path == path:  # this one is replaced
             continue
         if lines := differences(snapshots.experiment_of(entry.path), run):
             raise ValueError(
@@ -121,9 +121,9 @@ def _snapshot(model: Model, run: Experiment) -> Snapshot:
 
 
 def _require_training(model: Model) -> None:
-    """Refuses an averaging length or a number of images that no training has."""
+    """Rejects an averaging length or a number of images that is out of range."""
     held = model.snapshot
-    std_to_exponent(held.std)  # refuses what is not a width
+    std_to_exponent(held.std)  # rejects an invalid width
     if not edm2_presets.BATCH <= held.images <= MOST:
         raise ValueError(
             f"images = {held.images} is not in [{edm2_presets.BATCH}, {MOST}], one "

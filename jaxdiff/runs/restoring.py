@@ -29,7 +29,7 @@ class Restored:
     """The network's {"params", "constants"}, the parameters averaged."""
     step: int
     classes: tuple[str, ...] = ()
-    """Names of the classes, in the order of their labels; () if none were kept."""
+    """Names of the classes, in the order of their labels; () if none were saved."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,15 +64,15 @@ def restore(
 ) -> Restored:
     """The denoiser of a run, from its newest checkpoint that can be read.
 
-    `std` chooses among the EMA widths that the run tracked, by default the one it samples
-    with, and those that were reconstructed after training; `step` chooses another
-    checkpoint, or snapshot, than the newest. The path of a snapshot restores that file,
-    which must be of the `std` and `step` that are given.
+    `std` chooses among the EMA widths that the run tracked or that were reconstructed
+    after training, by default the one it samples with; `step` chooses a checkpoint or
+    snapshot other than the newest. The path of a snapshot restores that file, whose width
+    and step must match `std` and `step` if given.
 
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint.
-        ValueError: no such EMA, no checkpoint can be read, or a snapshot is of another
-            width or step.
+        ValueError: no such EMA, no checkpoint can be read, or a snapshot has another width
+            or step.
     """
     folder = place(workdir)
     if folder.suffix == ".npz":

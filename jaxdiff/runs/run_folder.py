@@ -1,4 +1,4 @@
-"""A run's folder: locked by one run at a time, and described for people."""
+"""A run's folder: locked by one run at a time, with human-readable records."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from jaxdiff.runtime.files import PathLike, Place, place, write_atomically
 
 @contextmanager
 def alone(workdir: PathLike) -> Iterator[None]:
-    """Locks a run's folder for the processes of this run, until they end, however they end.
+    """Locks a run's folder for the processes of this run, until they end in any way.
 
     Raises:
         ValueError: another run trains in it, or not all processes see the same folder.
@@ -31,7 +31,7 @@ def _require_shared(workdir: Place) -> None:
     """Rejects a folder that is not shared by all hosts.
 
     Raises:
-        ValueError: a file that process 0 made in it is not seen by all.
+        ValueError: not all processes see a file that process 0 wrote there.
     """
     mark = workdir / f".shared-{os.getpid()}"
     if processes.first():
@@ -81,7 +81,7 @@ def describe(
 ) -> None:
     """Writes config.json, and classes.json: the names of the classes by their labels.
 
-    For people: a run's own record is in its checkpoints.
+    They are for people to read: the run itself uses the record in its checkpoints.
     """
     if classes:
         names = json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n"

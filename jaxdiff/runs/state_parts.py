@@ -1,4 +1,4 @@
-"""The arrays of a state: by name, in parts that fit in memory, and with checksums."""
+"""The arrays of a state: names, parts that fit in memory, and checksums."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from jaxdiff.runs.record import DamagedError
 from jaxdiff.runs.state import TrainState
 
 PART = 64 * 2**20
-"""Bytes of a state that are read back at once, or one array that is larger."""
+"""Bytes of a state to read back at a time; a larger array is read alone."""
 
 
 def parts(target: TrainState) -> Iterator[TrainState]:
-    """The state in parts of at most `PART` bytes, or one array: `...` for all others."""
+    """The state in parts of at most `PART` bytes, or one array; `...` replaces the rest."""
     leaves, tree = jax.tree.flatten(target)
     first, size = 0, 0
     for i, leaf in enumerate(leaves):
@@ -28,17 +28,17 @@ def parts(target: TrainState) -> Iterator[TrainState]:
 
 
 def _only(leaves: Sequence[Any], start: int, stop: int) -> list[Any]:
-    """The leaves with `...`, which Orbax does not read, outside of the range."""
+    """The leaves, outside of the range replaced by `...`, which Orbax does not read."""
     return [leaf if start <= i < stop else ... for i, leaf in enumerate(leaves)]
 
 
 def present(part: PyTree) -> list[Any]:
-    """The leaves of a part, without the `...` that stand for all others."""
+    """The leaves of a part, without the `...` for the others."""
     return [leaf for leaf in jax.tree.leaves(part) if leaf is not ...]
 
 
 def size_in_bytes(leaf: Any) -> int:
-    """Bytes of an array, or of the array that a shape and type describe."""
+    """Bytes of an array, or of one with this shape and type."""
     return leaf.size * leaf.dtype.itemsize
 
 
@@ -57,7 +57,7 @@ def compare(state: PyTree, computed: Sequence[int], kept: Sequence[int]) -> None
 
 
 def named(tree: PyTree) -> list[tuple[str, Any]]:
-    """Arrays by their names, as Orbax joins them, in the order of the tree."""
+    """Arrays with their names as Orbax joins them, in the order of the tree."""
     part = lambda key: str(
         getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))
     )
@@ -66,7 +66,7 @@ def named(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Shapes by name; keys of generators are left out, which are saved as numbers."""
+    """Shapes by name, without random keys, which are saved as integers."""
     return {
         name: tuple(leaf.shape)
         for name, leaf in named(tree)
@@ -76,10 +76,10 @@ def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 @jax.jit
 def checksum(state: PyTree) -> UInt32[Array, " leaves"]:
-    """One number for each array of a state, or of a part, that any flipped bit changes.
+    """One number for each array of a state, or of a part, which any flipped bit changes.
 
-    The sum over its 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of integers, so
-    the same on any number of devices.
+    The sum over the array's 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of
+    integers is the same on any number of devices.
     """
 
     def add(leaf: Array) -> UInt32[Array, ""]:

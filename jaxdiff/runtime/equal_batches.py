@@ -1,8 +1,8 @@
-"""Many items in batches of one size over a mesh, so that one compiled program does for all.
+"""Many items in batches of one size over a mesh, so that one compiled program serves all.
 
-The last batch, and one that does not split over the devices, is filled up with items that
-come again and whose results are thrown away. So where each item's result is a function of
-that item alone, neither the batch size nor the number of devices changes it.
+The last batch, and one that does not split over the devices, is padded with repeated items
+whose results are discarded. So if each item's result depends only on that item, neither the
+batch size nor the number of devices changes it.
 
     for batch in equal_batches(len(images), 256, mesh):
         features = look(variables, batch.put(images[batch.numbers]))
@@ -26,21 +26,21 @@ from jaxdiff.runtime.progress import bar, compiling
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Which items a batch holds. B is the same for all batches, and the mesh divides it."""
+    """The items in a batch. B is equal for all batches, and a multiple of the devices."""
 
     numbers: Int[np.ndarray, " B"]
-    """Of the items, the first `count` of which are new; the others fill up."""
+    """Indices of the items; the first `count` are new, the others are padding."""
     count: int
     mesh: Mesh
 
     @property
     def items(self) -> Int[np.ndarray, " n"]:
-        """The numbers of the `count` items whose results are kept."""
+        """The indices of the `count` items whose results are kept."""
         return self.numbers[: self.count]
 
     @property
     def real(self) -> Bool[np.ndarray, " B"]:
-        """True of items, False of what fills up."""
+        """True for items, False for padding."""
         return np.arange(len(self.numbers)) < self.count
 
     @property
@@ -49,9 +49,9 @@ class Batch:
         return bool(self.numbers[0] == 0)
 
     def put(self, arrays: PyTree[Shaped[Array | np.ndarray, "B ..."]]) -> PyTree[Array]:
-        """Arrays of one row an item, split over the devices; keys of generators also.
+        """Arrays with one row per item, split over the devices; random keys too.
 
-        Every process gives the whole batch, and places the rows that its devices hold.
+        Every process passes the whole batch, and places the rows that its devices hold.
         """
         rows = sharding.rows(self.mesh, len(self.numbers))
 
@@ -75,8 +75,8 @@ def equal_batches(
     """The items 0 ... total - 1, in order, in batches of one size over the mesh.
 
     The size is the smaller of `size` and `total`, rounded up to a multiple of the mesh's
-    devices; with `full` it is `size`, however few items there are, as a program that is
-    compiled already takes it.
+    devices; with `full` it starts from `size` even for fewer items, to match a program that
+    is already compiled.
 
     Raises:
         ValueError: no items, or a size below 1.
@@ -109,8 +109,8 @@ def over_items(
 ) -> PyTree[Shaped[np.ndarray, "N ..."]]:
     """function(*arrays) over N items, `size` at a time, as arrays on the host, in order.
 
-    Each of `arrays` is an array, or a tree of arrays, with one row an item. The function
-    is called with the rows of a batch on the devices, in batches of one size, and should
+    Each of `arrays` is an array, or a tree of arrays, with one row per item. The function
+    is called with the rows of one batch on the devices, all batches of one size, and should
     be compiled.
 
     Raises:

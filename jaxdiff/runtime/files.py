@@ -1,8 +1,8 @@
-"""Atomic file writes, paths of this machine and of buckets, and the cache folder.
+"""Atomic file writes, local and bucket paths, and the cache folder.
 
-A run's folder is a `Place`, which `place` makes of text, and is used by what both kinds of
-path have: `/`, `parent`, `name`, `exists`, `is_dir`, `mkdir`, `glob`, `open`, and the bytes
-and text of a file. Objects of a cloud are whole by nature, and nothing appends to them.
+A run's folder is a `Place`, which `place` makes from text. Code uses only what both kinds
+of path have: `/`, `parent`, `name`, `exists`, `is_dir`, `mkdir`, `glob`, `open`, and a
+file's bytes and text. Cloud objects are written atomically, and cannot be appended to.
 """
 
 import importlib.util
@@ -19,16 +19,16 @@ from typing import BinaryIO
 from etils import epath
 
 Place = Path | epath.Path
-"""Where a file or a folder lies: on this machine, or in a cloud."""
+"""The path of a file or folder, on this machine or in a cloud."""
 
 PathLike = str | os.PathLike[str]
 """What every public function takes as a path, and turns into a `Place` with `place`."""
 
 
 def place(text: PathLike) -> Place:
-    """The path that a text names: of this machine, or after gs:// of a bucket.
+    """The path for a text: local, or in a bucket if it starts with gs://.
 
-    A leading ~ or ~user is that home folder; a folder whose name begins so is ./~name.
+    A leading ~ or ~user is that home folder; write ./~name for a folder of that name.
 
     >>> place("runs/mine").name, place(place("runs/mine")).name
     ('mine', 'mine')
@@ -65,7 +65,7 @@ def place(text: PathLike) -> Place:
 
 
 def printable(text: object) -> str:
-    """A text that comes from files, as a path, on one line: control characters escaped.
+    """Text from outside, such as a path, on one line with control characters escaped.
 
     >>> printable("a\\x1b[31m\\nb"), printable("müde")
     ('a\\\\x1b[31m\\\\nb', 'müde')
@@ -80,7 +80,7 @@ def printable(text: object) -> str:
 def keep_text(value: object, field: str) -> None:
     """Turns a path field of a frozen dataclass into a string, so that JSON can hold it.
 
-    The text stays as it was written, ~ included, until it is opened.
+    The text is kept as written, ~ included, until the path is opened.
     """
     object.__setattr__(value, field, os.fspath(getattr(value, field)))
 
@@ -90,11 +90,10 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+[a-z0-9]")
 
 
 def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Calls `write` on a binary file that takes the name `path` once it is on disk.
+    """Calls `write` on a binary file that gets the name `path` once it is on disk.
 
-    Whatever goes wrong, and whenever the process is killed, `path` is what it was before
-    or all that was written. Missing folders are made. What goes to a cloud is gathered in
-    memory, and sent in one piece.
+    After any error or kill, `path` is either unchanged or complete. Missing folders are
+    created. For a cloud, the content is collected in memory and sent in one piece.
 
     Raises:
         OSError: it cannot be written there.
@@ -107,7 +106,7 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> Non
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"tmp{secrets.token_hex(8)}")
-    with temporary.open("xb") as file:  # with the rights that the user's umask leaves
+    with temporary.open("xb") as file:  # with permissions from the user's umask
         try:
             write(file)
             file.flush()
@@ -130,18 +129,18 @@ def _send(path: epath.Path, content: bytes) -> None:
 
 
 def lines(path: PathLike) -> list[str]:
-    """The lines of a text, with their ends, [] of no file; a kill may have cut the last."""
+    """A file's lines with their ends, [] if there is none; a kill may truncate the last."""
     if not (path := place(path)).exists():
         return []
     return path.read_bytes().decode(errors="replace").splitlines(keepends=True)
 
 
 class Resent:
-    """An object of a cloud that grows: sent again whole, as nothing appends to it.
+    """A growing cloud object, which is resent whole since objects cannot be appended to.
 
-    A flush sends it at most every `RESEND` seconds, and so does closing, where there is
-    something new: n bytes cost n / `RESEND` bytes a second, and the caller waits. A kill
-    loses what came since.
+    A flush sends it at most every `RESEND` seconds, and closing sends the rest: an object
+    of n bytes costs n / `RESEND` bytes a second, and the caller waits. A kill loses what
+    was written since the last send.
     """
 
     def __init__(
@@ -170,13 +169,13 @@ class Resent:
 
 
 RESEND = 30.0
-"""Seconds between two sendings of a file that grows in a cloud."""
+"""Minimal seconds between two sends of a growing cloud object."""
 
 
 def append(path: PathLike) -> BinaryIO | Resent:
-    """Opens a file to append to, and creates it and its folders if needed.
+    """Opens a file for appending, and creates it and its folders if needed.
 
-    What is flushed on this machine survives a kill; for a cloud see `Resent`.
+    Flushed data survive a kill on this machine; for a cloud see `Resent`.
     """
     path = place(path)
     if not isinstance(path, Path):
@@ -186,11 +185,11 @@ def append(path: PathLike) -> BinaryIO | Resent:
 
 
 def private_folder(path: PathLike) -> Path:
-    """A folder for code that will be run, made for its user alone where it is not there.
+    """A folder for code that will be run, created with permissions for this user alone.
 
     Raises:
-        ValueError: it belongs to another user, or others may write there: their code
-            would run as this user.
+        ValueError: it belongs to another user, or others can write there, so that their
+            code would run as this user.
     """
     folder = Path(place(path))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -207,5 +206,5 @@ def private_folder(path: PathLike) -> Path:
 
 
 def cache_folder() -> Path:
-    """$JAXDIFF_CACHE, or ~/.cache/jaxdiff where that is unset or empty."""
+    """$JAXDIFF_CACHE, or ~/.cache/jaxdiff if that is unset or empty."""
     return Path(place(os.environ.get("JAXDIFF_CACHE") or "~/.cache/jaxdiff"))

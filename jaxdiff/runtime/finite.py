@@ -1,4 +1,4 @@
-"""Checks results for NaN and infinity when they come from the devices to the host."""
+"""Checks results for NaN and infinity when they are fetched from the devices."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ SAMPLING_ADVICE = (
 MODEL_ADVICE = "try another checkpoint or average, and look at the run's samples"
 
 SHOWN = 8
-"""Numbers that a message lists."""
+"""Maximal number of rows that a message lists."""
 
 
 class NotFiniteError(ValueError):
-    """Results hold NaN or infinity; the message has which, and what to try."""
+    """Results contain NaN or infinity; the message names them, and what to try."""
 
 
 def require_finite(
@@ -31,12 +31,12 @@ def require_finite(
     Args:
         values: one row for each result, on the host.
         what: the results' name in the message, in the plural: "samples".
-        numbers: [N], what each row is called; by default 0 ... N - 1.
-        unit: what `numbers` are.
-        advice: what to try, as the end of the message.
+        numbers: [N], the number of each row in the message; by default 0 ... N - 1.
+        unit: what `numbers` count.
+        advice: what to try, at the end of the message.
 
     Raises:
-        NotFiniteError: names the rows that are not.
+        NotFiniteError: names the rows that are not finite.
 
     >>> require_finite(np.array([[0.0], [np.nan]]), "samples", [7, 8])
     Traceback (most recent call last):

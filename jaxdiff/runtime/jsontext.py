@@ -1,4 +1,4 @@
-"""Reads JSON that others may have written, edited or damaged, with types and bounds.
+"""Reads untrusted JSON, which may be edited or damaged, with checks of types and bounds.
 
 >>> row = loads('{"step": 5, "loss": -1}', "line 1")
 >>> fields(row, "line 1", step=Step)
@@ -17,12 +17,12 @@ from typing import Annotated, Any
 from jaxdiff.types.ranges import Whole, check, quote
 
 DEEPEST = 100
-"""Levels of lists and objects inside each other."""
+"""Maximal nesting depth of lists and objects."""
 LARGEST = 2**26
-"""Bytes of a document."""
+"""Maximal bytes of a document."""
 PARTS = 2**22
-"""Lists, objects and commas of a document, an object as four: what its values are made of
-may take a hundred times the memory of their text."""
+"""Maximal number of lists, objects (each counts as four) and commas in a document: its
+values can take a hundred times the memory of their text."""
 
 Step = Annotated[int, Whole(0, 10**9)]
 """Steps of training."""
@@ -38,8 +38,8 @@ def loads(
 ) -> Any:
     """The value of a JSON text, an object unless `kind` says otherwise.
 
-    `where` names the text, as a file does, and begins every message. `largest` and `parts`
-    bound its bytes and its parts, see `PARTS`.
+    `where` names the text, such as by its file, at the start of every message. `largest`
+    and `parts` bound its bytes and its parts, see `PARTS`.
 
     Raises:
         ValueError: not valid JSON, another type, a duplicate name, or a bound exceeded.
@@ -70,7 +70,7 @@ def fields(row: dict[str, Any], where: str, **hints: Any) -> list[Any]:
     """The values of an object's fields, checked against annotations (see `ranges`).
 
     Raises:
-        ValueError: one is missing, or does not fit.
+        ValueError: a field is missing, or does not fit.
     """
     for name, hint in hints.items():
         if name not in row:
@@ -80,9 +80,9 @@ def fields(row: dict[str, Any], where: str, **hints: Any) -> list[Any]:
 
 
 def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one on each line, as metrics.jsonl.
+    """The objects of a file with one per line, such as metrics.jsonl.
 
-    Other lines are skipped: a kill may have cut one in two.
+    Other lines are skipped: a kill may have truncated one.
     """
     for line in lines:
         with contextlib.suppress(ValueError):
@@ -90,7 +90,7 @@ def objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _whole(text: str) -> int:
-    if len(text) > 300:  # more than a float can hold
+    if len(text) > 300:  # larger than any float
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 

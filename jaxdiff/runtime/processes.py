@@ -1,8 +1,8 @@
-"""Several processes as one run: how they find each other, agree, and part.
+"""Several processes as one run: how they find each other, agree, and end.
 
 Every host runs the same command; `jax.distributed` makes all of their devices one system,
-and each computation runs on all of them. Whatever one process decides by itself (a file
-that it read, a signal that it got) has to be shared with the others before they act on it:
+and each computation runs on all of them. What one process learns by itself (a file that it
+read, a signal that it got) has to be shared with the others before they act on it, by
 `from_first` and `all_agree`. In a single process these do nothing.
 """
 
@@ -25,17 +25,17 @@ from jaxtyping import PyTree
 from jaxdiff.runtime import xla_flags
 
 HEARTBEAT = 20
-"""Seconds of silence after which a process counts as lost, and the others end."""
+"""Seconds without a heartbeat after which a process counts as lost and the others end."""
 
 AGAIN = 75
-"""Exit status that asks for the same command again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status that asks to start the same command again (EX_TEMPFAIL of sysexits.h)."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One process of several: where process 0 listens, how many there are, which it is.
+    """One process of several: process 0's address, the number of processes, and its own.
 
-    Without a coordinator, jax finds out by itself.
+    Without a coordinator, jax detects them.
     """
 
     coordinator: str = ""
@@ -77,13 +77,13 @@ def place(
 
 
 def join(at: Place) -> bool:
-    """Makes this process one of several; returns whether there are others.
+    """Connects this process to the others; returns whether there are any.
 
     Call it before anything uses jax's devices.
 
     Raises:
         ValueError: jax cannot find the other processes.
-        RuntimeError: the others did not come.
+        RuntimeError: the others did not connect.
     """
     where = f" at {at.coordinator}" if at.coordinator else ""
     name = f"process {at.process} of {at.processes}: " if at.coordinator else ""
@@ -92,7 +92,7 @@ def join(at: Place) -> bool:
     how = {"cluster_detection_method": "deactivate"} if address else {}
     if address:
         _reach(at)
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost yet
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save yet
     try:
         jax.distributed.initialize(*address, heartbeat_timeout_seconds=HEARTBEAT, **how)
     except ValueError as error:
@@ -111,7 +111,7 @@ def _reach(at: Place) -> None:
     """Waits until process 0 listens; in process 0, checks that its port is free.
 
     Raises:
-        ValueError: the port is taken, or nobody listens after `PATIENCE` seconds.
+        ValueError: the port is taken, or no process 0 listens after `PATIENCE` seconds.
     """
     host, _, port = at.coordinator.rpartition(":")
     if at.process == 0:
@@ -138,16 +138,16 @@ def _reach(at: Place) -> None:
 
 
 PATIENCE = 300
-"""Seconds that processes wait for each other at the start."""
+"""Seconds that processes wait for each other at start."""
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether an error of jax means that another process, or the network, is lost."""
+    """Whether a jax error means that another process or the network connection is lost."""
     return re.search(LOST, str(error)) is not None
 
 
 LOST = r"Gloo|NCCL|heartbeat|[Bb]arrier|coordination|^(UNAVAILABLE|DEADLINE_EXCEEDED): "
-"""Texts in such errors, of collectives and of the coordination service."""
+"""Texts in such errors, from collectives and from the coordination service."""
 
 
 def _require_whole(coordinator: str, processes: int, process: int) -> None:
@@ -180,7 +180,7 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     """The whole number in an environment variable.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not a whole number.
     """
     text = environ.get(name, "")
     if text and not text.isdigit():
@@ -191,8 +191,8 @@ def _number(environ: Mapping[str, str], name: str, default: int) -> int:
 def in_cluster(environ: Mapping[str, str]) -> bool:
     """Whether jax can find the other processes by itself.
 
-    True of a task of a Slurm step or of Open MPI that is not the only one, and on TPU
-    machines. False in a shell inside a Slurm allocation, which is not a step of tasks.
+    True on TPU machines, and in one of several tasks of a Slurm step or Open MPI. False in
+    a shell inside a Slurm allocation, which is not a task of a step.
 
     >>> in_cluster({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"})
     False
@@ -216,12 +216,12 @@ def several() -> bool:
 
 
 def first() -> bool:
-    """Whether this is process 0, which writes the files that are written once."""
+    """Whether this is process 0, which writes the files that only one process writes."""
     return jax.process_index() == 0
 
 
 def from_first(value: Any) -> Any:
-    """The value of process 0, on every process; any value of JSON."""
+    """Process 0's value, on every process; any value that JSON can hold."""
     if not several():
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -238,12 +238,12 @@ def all_agree(yes: bool) -> bool:
 
 
 def total(count: int) -> int:
-    """The sum of what all processes count."""
+    """The sum of the counts of all processes."""
     return int(np.sum(multihost_utils.process_allgather(np.array(count))))
 
 
 def on_host(tree: PyTree) -> PyTree[np.ndarray]:
-    """Arrays as NumPy arrays, whole on every process, one after the other."""
+    """Fetches whole arrays to every process as NumPy arrays, one at a time."""
 
     def fetched(a: jax.Array) -> np.ndarray:
         if isinstance(a, jax.Array) and not a.is_fully_addressable:
@@ -254,7 +254,7 @@ def on_host(tree: PyTree) -> PyTree[np.ndarray]:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process at once, without waiting for the others at any barrier."""
+    """Exits at once, without waiting for the other processes at a barrier."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

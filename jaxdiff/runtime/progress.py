@@ -10,14 +10,14 @@ Three functions, all of which write to stderr:
     with bar(total=1000, unit="image", desc="drawing") as drawn:
         drawn.update(64)                      progress bar
 
-On a terminal `doing` and `bar` are one line at the bottom that ticks every second (tqdm).
-In a pipe, a log file or a notebook they are plain lines: the first after `FIRST` seconds
-without any other line, then one whenever nothing was printed for `EVERY` seconds, and more
-rarely in computations that take hours. A thread prints them, so a single call may take
+On a terminal `doing` and `bar` are one line at the bottom that updates every second (tqdm).
+In a pipe, a log file or a notebook they print plain lines: the first after `FIRST` seconds
+without other output, then one after every `EVERY` seconds without output, and fewer in
+computations that take hours. A thread prints them, so they work during a call that takes
 minutes. Short work prints nothing in a pipe, except the text of `doing`.
 
-They nest: of several that run, the innermost ticks. `show=False` turns each off, which is
-how a library function that has `progress: bool` passes it on.
+They nest: only the innermost is updated. `show=False` turns each off; library functions
+with an argument `progress: bool` pass it on as `show`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 FIRST, EVERY, RARELY = 2.0, 8.0, 600.0
-"""Seconds until the first plain line, between two, and between two after many hours."""
+"""Seconds until the first plain line, between lines, and between lines after many hours."""
 
 
 @runtime_checkable
@@ -59,7 +59,7 @@ def say(text: str) -> None:
     """Writes a line to stderr, above a bar if there is one."""
     from tqdm import tqdm
 
-    with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
+    with contextlib.suppress(OSError, ValueError):  # the reader may have closed the pipe
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
     _ticker.last = time.monotonic()
@@ -67,9 +67,9 @@ def say(text: str) -> None:
 
 @contextmanager
 def doing(text: str, show: bool = True) -> Iterator[None]:
-    """Prints a text while the work inside runs, and for how long it has run.
+    """Prints a text and the elapsed time while the work inside runs.
 
-    Work that took long leaves a line with its time.
+    Long work leaves a line with its time.
     """
     if not show:
         yield
@@ -113,7 +113,7 @@ def bar(
 
 @contextmanager
 def compiling(beside: Bar, first: bool = True) -> Iterator[None]:
-    """Notes after a bar that a program is compiled, while its `first` call is made."""
+    """Shows "compiling" after a bar during the `first` call of a program."""
     if first:
         beside.set_postfix(now="compiling")
     try:
@@ -124,10 +124,10 @@ def compiling(beside: Bar, first: bool = True) -> Iterator[None]:
 
 
 def on_terminal() -> bool:
-    """Whether stderr is a terminal, where a line can be written over."""
+    """Whether stderr is a terminal, where a line can be overwritten."""
     try:
         return sys.stderr.isatty()
-    except (AttributeError, ValueError):  # a notebook's, or one that is closed
+    except (AttributeError, ValueError):  # stderr is a notebook's, or closed
         return False
 
 
@@ -149,7 +149,7 @@ def duration(seconds: float) -> str:
 
 
 class _Plain:
-    """A bar without a terminal: plain lines now and then, or none with `show` off."""
+    """A bar without a terminal: occasional plain lines, or none if `show` is off."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class _Plain:
         return f"{name}{done}, {duration(now - self._began)}{left}{self._extra}"
 
     def tick(self) -> None:
-        """Prints the progress, if nothing was printed for long enough."""
+        """Prints the progress if there was no output for long enough."""
         if _silent(self._began) >= (_pause(self._began) if self._lines else FIRST):
             self._lines += 1
             say(str(self))
@@ -213,7 +213,7 @@ class _Plain:
 
 
 class _Seconds:
-    """`doing` without a terminal: a text, and later its seconds."""
+    """`doing` without a terminal: a text, and later the elapsed time."""
 
     def __init__(self, text: str) -> None:
         self._text, self._began = text, time.monotonic()
@@ -228,7 +228,7 @@ class _Seconds:
 
 
 class _Line:
-    """`doing` on a terminal: a text and its seconds, cleared at the end."""
+    """`doing` on a terminal: a text and the elapsed time, cleared at the end."""
 
     def __init__(self, text: str) -> None:
         from tqdm import tqdm
@@ -250,7 +250,7 @@ def _terminal_bar(
     unit: str,
     desc: str,
 ) -> Bar:
-    """A tqdm bar whose seconds tick by themselves."""
+    """A tqdm bar that also updates its time between calls."""
     from tqdm import tqdm
 
     class Ticking(tqdm):
@@ -275,12 +275,12 @@ def _silent(began: float) -> float:
 
 
 def _pause(began: float) -> float:
-    """Seconds without output that are allowed for work that began then."""
+    """Allowed seconds without output, for work that started at `began`."""
     return min(max(EVERY, (time.monotonic() - began) / 60), RARELY)
 
 
 class _Ticker:
-    """Lets the innermost of what runs tick every second, in a thread while there is one."""
+    """Updates the innermost running task every second, in a thread that runs as needed."""
 
     def __init__(self) -> None:
         self.last = 0.0
@@ -310,11 +310,11 @@ class _Ticker:
                     self._thread = None
                     return
                 task = self._tasks[-1]
-            with contextlib.suppress(Exception):  # the display must not stop the work
+            with contextlib.suppress(Exception):  # a display error must not stop the work
                 task.tick()
 
 
 TICK = 1.0
-"""Seconds between two ticks."""
+"""Seconds between two updates."""
 
 _ticker = _Ticker()

@@ -1,4 +1,4 @@
-"""What made a run: versions, the commit, and the devices, noted at each of its starts."""
+"""A run's provenance: versions, commit and devices, recorded at each start."""
 
 import json
 import platform
@@ -18,9 +18,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def provenance() -> dict[str, str | int]:
-    """Versions by package, the commit where the code is a git clone's, and the devices.
+    """Versions by package, the commit if the code is in a git clone, and the devices.
 
-    A commit ends in + where the code differs from it. Nothing identifies the machine.
+    The commit ends in + if the code was modified. Nothing identifies the machine.
 
     >>> versions = provenance()
     >>> versions["jax"] == jax.__version__, versions["devices"] == jax.device_count()
@@ -42,7 +42,7 @@ def provenance() -> dict[str, str | int]:
 
 
 def commit_of(file: PathLike) -> str | None:
-    """The commit of a file's git clone, + if its folder differs; None without a clone."""
+    """The commit of a file's git clone, + if its folder is modified; None without one."""
     file = place(file)
 
     def git(*command: str) -> str:
@@ -53,7 +53,7 @@ def commit_of(file: PathLike) -> str | None:
         return completed.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)  # not merely inside of another clone
+        git("ls-files", "--error-unmatch", file.name)  # not just a folder in another clone
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -65,11 +65,11 @@ def started(
     experiment: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> None:
-    """Notes in starts.jsonl that a run begins, or goes on, after this many steps.
+    """Records in starts.jsonl that a run starts or resumes after this many steps.
 
-    A line is {"time", "step", those of `provenance`, "notes", "experiment"}, the whole
-    experiment as it is from that step on; `notes` say what changed, or where the network
-    comes from. A line that a kill cut short is dropped.
+    A line is {"time", "step", those of `provenance`, "notes", "experiment"}, with the whole
+    experiment from that step on; `notes` list what changed, or where the network comes
+    from. A line truncated by a kill is dropped.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"time": now, "step": start, **provenance(), "notes": list(notes)}

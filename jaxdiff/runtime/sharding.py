@@ -1,9 +1,9 @@
 """Where arrays live: a mesh of all devices, and one rule for each kind of array.
 
-The mesh has two axes. A batch is split over both; the state is split over `fsdp` and has a
-copy for each position along `data`. So fsdp = 1 is a copy on every device, and fsdp = all
-devices one copy in all. Computations are written for the global batch; jit splits them by
-the shardings of their arguments. Axes are Auto, so that XLA places intermediates.
+The mesh has two axes. A batch is split over both; the state is split over `fsdp`, with a
+copy for each position along `data`. So fsdp = 1 puts a copy on every device, and fsdp = all
+devices makes one copy in all. Computations are written for the global batch; jit splits
+them by the shardings of their arguments. Axes are Auto, so XLA places intermediates.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from jaxtyping import Int, PyTree
 AXES = ("data", "fsdp")
 
 SMALL = 1024
-"""Elements of an array up to which every device keeps a copy."""
+"""Arrays of up to this many elements are replicated on every device."""
 
 
 def data_mesh(devices: Sequence[jax.Device] = (), fsdp: int = 1) -> Mesh:
-    """Devices, by default all of all processes; each `fsdp` of them share one state.
+    """A mesh of devices, by default those of all processes; `fsdp` of them share a state.
 
     Raises:
         ValueError: the devices do not split into groups of `fsdp`.
@@ -49,11 +49,11 @@ def split(mesh: Mesh) -> NamedSharding:
 
 
 def shared(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
-    """The sharding of each array of a state, which holds shapes or arrays.
+    """The sharding of each array of a state, given as shapes or arrays.
 
-    An array of more than SMALL elements is split over `fsdp` along the longest of its axes
-    that divides evenly; others are on every device. Arrays of one shape lie alike, so an
-    average or a moment lies as its parameter does.
+    An array of more than SMALL elements is split over `fsdp` along its longest axis that
+    divides evenly; others are replicated. Arrays of equal shape have equal shardings, so
+    averages and moments are split like their parameters.
     """
     size = mesh.shape["fsdp"]
 
@@ -68,22 +68,22 @@ def shared(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
 
 
 def rows(mesh: Mesh, size: int) -> Int[np.ndarray, " b"]:
-    """Which images of a batch are this process', for its devices to hold, in order."""
+    """Indices of the images in a batch that this process' devices hold, in order."""
     held = split(mesh).addressable_devices_indices_map((size,))
     return np.unique(np.concatenate([np.arange(size)[index] for index in held.values()]))
 
 
 def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
-    """This process' `rows` of a batch, as part of the global arrays on the devices.
+    """Puts this process' `rows` of a batch on its devices, as part of global arrays.
 
-    Copies: the host's buffers may be written to again.
+    The data are copied, so the host's buffers can be reused.
     """
     place = lambda a: jax.make_array_from_process_local_data(split(mesh), a)
     return jax.tree.map(place, batch)
 
 
 def ahead(batches: Iterator[PyTree], mesh: Mesh, depth: int = 2) -> Iterator[PyTree]:
-    """The batches, on the devices, where a thread puts the next `depth` of them."""
+    """The batches on the devices; a thread transfers up to `depth` of them ahead."""
     put = lambda: put_batch(next(batches), mesh)
     with ThreadPoolExecutor(1, "batches") as reader:
         waiting = deque(reader.submit(put) for _ in range(depth))
@@ -95,12 +95,12 @@ def ahead(batches: Iterator[PyTree], mesh: Mesh, depth: int = 2) -> Iterator[PyT
 def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
     """A mesh over which a batch splits evenly.
 
-    Of a CPU's virtual devices, which are one for each core, it takes as many as divide
-    the batch, the same number in each process. Accelerators are not left idle.
+    On a CPU, with a virtual device for each core, it uses as many devices as divide the
+    batch, the same number in each process. It uses all accelerators.
 
     Raises:
-        ValueError: the batch does not split over the accelerators, or these not into
-            groups of `fsdp`.
+        ValueError: the batch does not split over the accelerators, or they do not split
+            into groups of `fsdp`.
     """
     devices = jax.devices()
     if devices[0].platform == "cpu":

@@ -1,8 +1,8 @@
 """Compiler flags that help GPUs and TPUs, to be set before jax starts a backend.
 
-XLA reads XLA_FLAGS, and a TPU's library LIBTPU_INIT_ARGS, once, when a backend starts. A
-flag that they do not know ends the process, and one of the user's is never overruled. None
-changes what is computed: each lets the exchange between devices run beside the computation.
+XLA reads XLA_FLAGS, and the TPU library LIBTPU_INIT_ARGS, once, when a backend starts. An
+unknown flag ends the process, and flags set by the user take precedence. None changes
+results: each lets communication between devices overlap with computation.
 """
 
 import importlib.util
@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Literal
 
 GPU = (
-    # exchange beside computation [docs.jax.dev/en/latest/gpu_performance_tips.html], the
-    # one flag of NVIDIA's JAX images [docs.nvidia.com/jax-toolbox/environment-variables]
+    # overlaps communication [docs.jax.dev/en/latest/gpu_performance_tips.html], the only
+    # flag of NVIDIA's JAX images [docs.nvidia.com/jax-toolbox/environment-variables]
     "--xla_gpu_enable_latency_hiding_scheduler=true",
 )
-"""XLA_FLAGS. Often recommended, and the default by now: xla_gpu_triton_gemm_any,
+"""XLA_FLAGS. Often recommended, but on by default now: xla_gpu_triton_gemm_any,
 xla_gpu_enable_highest_priority_async_stream and xla_gpu_enable_pipelined_reduce_scatter."""
 
 TPU = (
-    # the sum of gradients starts early and ends late [CF_FOR_ALL_REDUCE in
+    # the all-reduce of gradients is asynchronous [CF_FOR_ALL_REDUCE in
     # github.com/AI-Hypercomputer/maxtext, benchmarks/xla_flags_library.py]
     "--xla_enable_async_all_reduce=true",
-    # and is fused with what runs meanwhile; neither of the two does anything alone
+    # and fused with computation; neither flag has an effect alone
     # [suggested in github.com/openxla/xla, docs/flags_guidance.md]
     "--xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true",
 )
-"""LIBTPU_INIT_ARGS. The default by now: xla_tpu_enable_latency_hiding_scheduler and, for
+"""LIBTPU_INIT_ARGS. On by default now: xla_tpu_enable_latency_hiding_scheduler and, for
 the gathers of FSDP, xla_tpu_enable_async_collective_fusion with ..._fuse_all_gather."""
 
 OFF = "JAXDIFF_XLA_FLAGS"
@@ -34,10 +34,10 @@ OFF = "JAXDIFF_XLA_FLAGS"
 
 
 def settings(environ: Mapping[str, str], kind: Literal["gpu", "tpu", ""]) -> dict[str, str]:
-    """The variables to set for a kind of machine: our flags, then those that are there.
+    """The variables to set for a kind of machine: our flags, then those already set.
 
-    A flag that is there already, with whatever value, is left alone, and so is an XLA_FLAGS
-    that names a file of flags. Nothing on other machines, or where JAXDIFF_XLA_FLAGS=off.
+    A flag that is already set keeps its value, and an XLA_FLAGS that names a file of flags
+    is not changed. Empty on other machines, or with JAXDIFF_XLA_FLAGS=off.
 
     Raises:
         ValueError: JAXDIFF_XLA_FLAGS has another value.
@@ -60,9 +60,9 @@ def settings(environ: Mapping[str, str], kind: Literal["gpu", "tpu", ""]) -> dic
 
 
 def kind_of_machine(root: Path = Path("/")) -> Literal["gpu", "tpu", ""]:
-    """Whether there is an NVIDIA GPU or a TPU, by the files of devices and drivers.
+    """Detects an NVIDIA GPU or a TPU from device and driver files.
 
-    /dev/vfio and /dev/accel* are other hardware's too, and a TPU's only with its library.
+    Other hardware has /dev/vfio and /dev/accel* too; they mean a TPU only with its library.
     """
     if any((root / path).exists() for path in NVIDIA):
         return "gpu"
@@ -71,4 +71,4 @@ def kind_of_machine(root: Path = Path("/")) -> Literal["gpu", "tpu", ""]:
 
 
 NVIDIA = ("dev/nvidia0", "dev/nvidiactl", "dev/dxg", "proc/driver/nvidia/version")
-"""dev/dxg is that of Windows' subsystem for Linux."""
+"""Files of NVIDIA GPUs; dev/dxg is for the Windows Subsystem for Linux."""

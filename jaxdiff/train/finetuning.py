@@ -2,15 +2,15 @@
 
 Arrays are matched by name and shape. Three things may differ between the two runs:
 
-* the classes: with another number of them the label table is made anew, or left out;
+* the classes: if their number differs, the label table is initialised anew, or left out;
 * the resolution: blocks are named by their resolution, and matched level by level, finest
-  first, so that a network for 32 x 32 goes on at 64 x 64 where its blocks fit; a DiT's
-  table of positions is fixed, and made for the new size;
-* heads that only the new network has, such as an estimator's, which are made anew.
+  first, so that a network for 32 x 32 can continue at 64 x 64 where its blocks fit; a DiT's
+  table of positions is fixed, and computed for the new size;
+* heads that only the new network has, such as an estimator's, which are initialised anew.
 
-All else is an error: arrays of the old network that have no place in the new one, other
-new arrays, and fields that shapes do not show, such as the number of attention heads, with
-which the same weights are another function.
+All other differences are errors: arrays of the old network that have no place in the new
+one, other new arrays, and fields that change the function but no shape, such as the number
+of attention heads.
 """
 
 import re
@@ -30,7 +30,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Variables for a new network, under its names, and lines about them for the log."""
+    """Variables for a new network, under its names, and lines for the log."""
 
     variables: PyTree
     lines: list[str]
@@ -40,8 +40,8 @@ def fitted(variables: PyTree, there: Experiment, here: Experiment) -> Fitted:
     """The variables of the run `there` that the run `here` starts from.
 
     Raises:
-        ValueError: the networks mean something else, or one has no place for the other's
-            arrays; the message says what to set.
+        ValueError: inputs or outputs of the networks differ in meaning, or arrays do not
+            match; the message names the fields to set.
     """
     require_same_meaning(there, here)
     require_same_function(there, here)
@@ -72,24 +72,24 @@ MADE_ANEW = (
     *("logvar_fourier", "logvar_linear", "variance_conv", "variance_gain"),
     *("level_linear", "level_gain", "class_linear", "class_gain"),
 )
-"""Modules and arrays that may be new, or of another size, in the new network."""
+"""Modules and arrays that may be new, or have another size, in the new network."""
 FREE = (
     *("label_dim", "attn_resolutions", "uncertainty", "logvar_channels"),
     *("learned_variance", "learned_null", "dropout", "dtype", "remat"),
 )
-"""Fields of a network that may differ, as far as the arrays fit."""
+"""Fields of a network that may differ if the arrays fit."""
 SHOWN = 4
-"""New arrays that are named."""
+"""Maximal number of new arrays that are named."""
 
 
 def require_same_meaning(there: Experiment, here: Experiment) -> None:
-    """Rejects a network whose inputs or outputs mean something else.
+    """Rejects a network whose inputs or outputs differ in meaning.
 
-    The schedule may be another: a denoiser is a function on rays. An estimator takes
-    features alone, so what they were trained to predict is free as well.
+    The schedule may differ: a denoiser is a function on rays. An estimator uses only
+    features, so for it the prediction may differ, too.
 
     Raises:
-        ValueError: what differs, there and here.
+        ValueError: the differences, there and here.
     """
     encoders = (data.encoder_of(there.data), data.encoder_of(here.data))
     channels = (there.data.shape[-1], here.data.shape[-1])
@@ -105,7 +105,7 @@ def require_same_meaning(there: Experiment, here: Experiment) -> None:
 
 
 def require_same_function(there: Experiment, here: Experiment) -> None:
-    """Rejects a network with which the same weights would be another function.
+    """Rejects a network in which the same weights would compute another function.
 
     Raises:
         ValueError: the fields that differ, there and here.
@@ -121,7 +121,7 @@ def require_same_function(there: Experiment, here: Experiment) -> None:
 def _differences(
     there: Experiment, here: Experiment, free: tuple[str, ...] = ()
 ) -> list[str]:
-    """A line for each field of the networks that differs; of estimators, the backbones'."""
+    """A line for each field that differs in the networks, or in estimators' backbones."""
     before, now = (to_dict(e.network.backbone) for e in (there, here))
     path = "network" if here.network.backbone is here.network else "network.backbone"
     if before["type"] != now["type"]:
@@ -154,9 +154,9 @@ def _classes_note(there: int, here: int) -> list[str]:
 def _moved(
     arrays: Mapping[str, jax.Array], size: tuple[int, ...], to: tuple[int, ...]
 ) -> dict[str, jax.Array]:
-    """The arrays as they are named at another size, without tables of positions.
+    """The arrays under their names at another size, without tables of positions.
 
-    Blocks named by resolution become those of the same level.
+    Blocks named by resolution take the names of the same levels.
     """
     if size == to:
         return dict(arrays)
@@ -170,7 +170,7 @@ def _moved(
 
 
 def _top(name: str) -> str:
-    """The module of an array, or its own name: "conv" of "params/conv/weight"."""
+    """An array's outermost module, or its own name: "conv" for "params/conv/weight"."""
     return name.split("/")[1]
 
 
@@ -181,7 +181,7 @@ def _short(name: str) -> str:
 def _refusal(
     name: str, theirs: Shapes, ours: Shapes, there: Experiment, here: Experiment
 ) -> str:
-    """Why an array has no place, or comes from nowhere, and which fields to set."""
+    """The message for an array that does not match, with the fields to set."""
     lines = [line for line in _differences(there, here) if "label_dim" not in line]
     kinds = [type(e.network).__name__ for e in (there, here)]
     if kinds[0] != kinds[1]:

@@ -1,4 +1,4 @@
-"""Where a run's wall time goes, and how much of it was spent in training steps."""
+"""Where a run's wall time goes, and the share spent in training steps."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds by name; what is not named is steps.
+    """Seconds by activity; all other time counts as training steps.
 
     >>> clock = Clock()
     >>> with clock("pictures"):
@@ -19,26 +19,26 @@ class Clock:
         self._began = time.perf_counter()
         self.spent: dict[str, float] = {}
         self.made = 0
-        """Steps that were made."""
+        """Steps made so far."""
 
     @property
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         return time.perf_counter() - self._began
 
     @property
     def steps(self) -> float:
-        """Seconds that went into steps, waiting for their data included."""
+        """Seconds spent in steps, including the wait for their data."""
         return self.total - sum(s for name, s in self.spent.items() if name != "data")
 
     @property
     def goodput(self) -> float:
-        """The share of the time that went into steps."""
+        """The share of the time spent in steps."""
         return self.steps / self.total
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """What is done inside is no step, but that."""
+        """Counts the time inside the block under a name instead of steps."""
         began = time.perf_counter()
         try:
             yield
@@ -48,11 +48,11 @@ class Clock:
 
     @property
     def is_meaningful(self) -> bool:
-        """Whether its shares mean something: of many steps, which took minutes."""
+        """Whether there were enough steps and minutes for shares to be meaningful."""
         return self.made >= 100 and self.steps >= 300
 
     def __str__(self) -> str:
-        """One line for people, the largest first."""
+        """A readable line, largest share first."""
         parts = sorted(self.spent.items(), key=lambda item: -item[1])
         parts = [(name, s) for name, s in parts if s >= 0.05 and name != "data"]
         rest = "".join(f", {name} {s:.1f} s" for name, s in parts)

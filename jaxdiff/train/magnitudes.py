@@ -3,10 +3,10 @@
 The magnitude of an array is its root mean square. `probe` measures, at one step,
 
     activations   of each block's output, on the step's batch, at training's noise levels,
-    weights       of each weight tensor, as the next step finds it,
+    weights       of each weight tensor, after the step,
     updates       |w_after - w_before| / |w_before| of each weight tensor.
 
-In config G of EDM2 all three keep still; in the networks before it they drift.
+In config G of EDM2 all three stay constant; in the earlier configs they drift.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ def activations(
 ) -> dict[str, Float[Array, ""]]:
     """Magnitude of the output of every block of the encoder and the decoder.
 
-    Of a network without these two, of its outermost modules; without any, its own output.
+    For a network without these, of its outermost modules, or else of its own output.
     """
     e = experiment
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
@@ -87,14 +87,14 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one kind of magnitude moved over a run, its layers' values v(step, layer)."""
+    """How one kind of magnitude v(step, layer) changed over a run."""
 
     first: float
     """Geometric mean over layers at the first row."""
     last: float
     """The same at the last row."""
     span: float
-    """Largest over smallest of these means, over rows: 1 = it kept still."""
+    """Largest over smallest of these means, over rows: 1 = constant."""
     smallest: float
     """min v, over all layers and rows."""
     largest: float
@@ -102,20 +102,20 @@ class Drift:
     growth: float
     """The largest of any layer, v(last) / v(first)."""
     layer: str
-    """The layer that grew so."""
+    """The layer that grew most."""
 
     @property
     def ratio(self) -> float:
-        """last / first, which a way back makes 1 as well."""
+        """last / first; also 1 if the magnitude went away and came back."""
         return self.last / self.first
 
 
 def drift(rows: Rows, kind: str) -> Drift:
-    """How far "activations", "weights" or "updates" moved from the first row to the last.
+    """How "activations", "weights" or "updates" changed from the first row to the last.
 
     Raises:
-        ValueError: they are all 0, as the updates of a run's first step are, or the rows
-            are of different layers.
+        ValueError: they are all 0, like the updates of a run's first step, or the rows
+            have different layers.
 
     >>> rows = [{"weights": {"a": 1.0, "b": 4.0}}, {"weights": {"a": 3.0, "b": 3.0}}]
     >>> round(drift(rows, "weights").ratio, 9), drift(rows, "weights").layer
@@ -130,9 +130,9 @@ def drift(rows: Rows, kind: str) -> Drift:
 
 
 def _moving(rows: Rows, kind: str) -> tuple[Rows, dict[str, np.ndarray]]:
-    """Rows where anything is not 0, and layers that are not 0 in any of these.
+    """Rows with a nonzero value, and the layers that are nonzero in all of these.
 
-    The first step's updates are 0, by its learning rate, and some layers start at 0.
+    The first step's updates are 0, as its learning rate is, and some layers start at 0.
     """
     rows = [row for row in rows if any(row[kind].values())]
     names = rows[0][kind] if rows else {}
@@ -156,10 +156,10 @@ def _geometric_mean(layers: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def plot(runs: Mapping[str, Rows]) -> "Figure":
-    """Activations, weights and updates of runs over steps, a row of panels a run.
+    """Activations, weights and updates of runs over steps, one row of panels per run.
 
-    A run is the rows of its magnitudes.jsonl. Thin lines are layers, the encoder's blue
-    and the decoder's orange; the thick line is their geometric mean.
+    A run is given by the rows of its magnitudes.jsonl. Thin lines are layers, blue in the
+    encoder and orange in the decoder; the thick line is their geometric mean.
     """
     from matplotlib.figure import Figure
 
@@ -211,6 +211,6 @@ def _relative(before: Float[Array, "..."], after: Float[Array, "..."]) -> Array:
 
 
 def _by_name(tree: PyTree) -> dict[str, Array]:
-    """Weights alone, gains left out, by path; all arrays where none is called so."""
+    """Weights by path, without gains; all arrays if none is named weight or kernel."""
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {k: v for k, v in flat.items() if k.endswith(("weight", "kernel"))} or flat

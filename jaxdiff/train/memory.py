@@ -1,8 +1,8 @@
-"""What a training step needs of a device, from shapes alone: nothing is allocated.
+"""Memory and compute of a training step per device, from shapes: nothing is allocated.
 
-What the state holds follows from its shapes and how it lies on the mesh; what is `kept` is
-what the traced program hands from the forward pass to the gradient, whatever the compiler;
-the rest is the compiler's plan for these devices; another accelerator's plans otherwise.
+The size of the state follows from its shapes and shardings; `kept` is what the traced
+program saves in the forward pass for the gradient, before compilation; the rest is the
+compiler's plan for these devices, and differs on other accelerators.
 """
 
 import math
@@ -22,12 +22,12 @@ from jaxdiff.runtime import sharding
 from jaxdiff.train import compiled_step, training
 
 Line = tuple[str, float, str]
-"""A name, bytes on one device (FLOPs in the last line), and what is meant."""
+"""A name, bytes on one device (FLOPs in the last line), and an explanation."""
 
 COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
 )  # fmt: skip
-"""HLO's operations between devices."""
+"""HLO's collective operations."""
 
 
 def footprint(experiment: Experiment, mesh: Mesh) -> Iterator[Line]:
@@ -63,7 +63,7 @@ def abstract_batch(experiment: Experiment, mesh: Mesh) -> PyTree:
 
 
 def placed(shapes: PyTree, places: PyTree) -> PyTree:
-    """Shapes that say where they lie."""
+    """Shapes with their shardings."""
     one = lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)
     return jax.tree.map(one, shapes, places)
 
@@ -77,15 +77,15 @@ def held(shapes: PyTree) -> int:
 
 
 def count(shapes: PyTree) -> int:
-    """Numbers in a tree of shapes."""
+    """Total number of elements in a tree of shapes."""
     return sum(math.prod(a.shape) for a in jax.tree.leaves(shapes))
 
 
 def kept(experiment: Experiment, size: int) -> int:
     """Bytes that a batch's forward pass keeps for the gradient, as traced.
 
-    Parameters count where the gradient reads them. A compiler may keep less, or more: the
-    CPU's finds what `network.remat` computes twice, and keeps it after all.
+    Parameters count if the gradient reads them. A compiler may keep less, or more: on CPU
+    it merges what `network.remat` would compute twice, and keeps it after all.
     """
     e, zero = experiment, jnp.zeros(())
     x = jnp.zeros((size, *e.data.shape))
@@ -104,7 +104,7 @@ def kept(experiment: Experiment, size: int) -> int:
 
 
 def moved(program: str) -> int:
-    """Bytes that the collectives of a compiled program give out on one device.
+    """Bytes that a compiled program's collectives output on one device.
 
     >>> moved("  %x = f32[4,8]{1,0} all-gather(%p), dimensions={0}")
     128

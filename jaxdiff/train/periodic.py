@@ -1,4 +1,4 @@
-"""What a run makes of its averages beside training: snapshots, pictures, scores."""
+"""What a run makes from its averages during training: snapshots, pictures, scores."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,9 +26,9 @@ def save_averages(
     images: int,
     classes: tuple[str, ...] = (),
 ) -> None:
-    """Writes the tracked averages as snapshots; a step made again writes the same.
+    """Writes the tracked averages as snapshots; a repeated step writes the same files.
 
-    `images` are those seen so far, `classes` the names of the data's.
+    `images` is the number seen so far, `classes` the names of the data's classes.
     """
     step = int(state.step)
     for std in experiment.optimizer.lengths:
@@ -43,7 +43,7 @@ def save_averages(
 
 @contextmanager
 def warning_if_not_finite(step: int, what: str) -> Iterator[None]:
-    """Goes on after a warning, without `what`, where samples of a step are not finite."""
+    """Turns NotFiniteError into a warning that `what` is missing at this step."""
     try:
         yield
     except NotFiniteError as error:
@@ -53,7 +53,7 @@ def warning_if_not_finite(step: int, what: str) -> Iterator[None]:
 def show(
     experiment: Experiment, draw: generate.Draw, state: TrainState, mesh: Mesh
 ) -> UInt8[np.ndarray, "N H W C"]:
-    """The images of a run's picture: seeds 0, 1, …, and the classes in turn."""
+    """The images of a run's picture, with seeds 0, 1, … and the classes in turn."""
     seeds = np.arange(experiment.sampling.images)
     label = seeds % max(experiment.network.label_dim, 1)
     variables = ema_variables(experiment, state, experiment.sampling.std)
@@ -69,12 +69,12 @@ def examiner(
     draw: generate.Draw,
     mesh: Mesh,
 ) -> Callable[[TrainState], Mapping[str, float]]:
-    """What scores a run's images: always of the same seeds, and of labels like the data's.
+    """A function that scores a run's images, with fixed seeds and the data's label shares.
 
-    Every process scores all of them, as the others would only wait for it.
+    Every process scores all images, since the others could only wait.
 
     Raises:
-        ValueError: the data are not pixels, or an extractor's weights are not there.
+        ValueError: the data are not pixels, or an extractor's weights are missing.
     """
     e, encoder = experiment, data.encoder_of(experiment.data)
     here = sharding.data_mesh(jax.local_devices())
@@ -86,7 +86,7 @@ def examiner(
 
     def examine(state: TrainState) -> Mapping[str, float]:
         variables = ema_variables(e, state, e.sampling.std)
-        batch = e.sampling.images  # that of pictures, whose program is compiled
+        batch = e.sampling.images  # as for pictures, to reuse their compiled program
         images = generate.images(draw, variables, encoder, seeds, label, mesh, batch)
         return judge(evaluation.in_memory(images))[0]
 

@@ -41,7 +41,7 @@ class Start:
     images: int
     """Images seen so far."""
     lines: list[str]
-    """What was loaded from another run's network, or which fields change from here on."""
+    """What was loaded from another run's network, or which fields change from now on."""
 
 
 def first_or_last(
@@ -54,7 +54,7 @@ def first_or_last(
     """The newest saved state of a run, or the state before its first step.
 
     Raises:
-        ValueError: the folder is another experiment's, or was trained on other data, or
+        ValueError: the folder holds another experiment or a run on other data, or
             `init_from` does not fit.
     """
     if not saved.steps():
@@ -63,7 +63,7 @@ def first_or_last(
         return Start(state, 0, fitted.lines if fitted else [])
     state, record = saved.restore(mesh)
     before, step = record.experiment, int(state.step)
-    # Checked first: other data may imply another network, by their number of classes.
+    # Checked first: other data may imply another network through their number of classes.
     if not any(line.startswith("data.") for line in differences(before, experiment)):
         require_same_data(workdir, record.data, data.identity(dataset))
     require_same(workdir, before, experiment)
@@ -75,7 +75,7 @@ def loaded(experiment: Experiment) -> finetuning.Fitted | None:
     """The averages of `init_from` that fit; None if it is empty.
 
     Raises:
-        ValueError: that run's network means something else, or is of another size.
+        ValueError: that run's network differs in meaning or size.
     """
     if not experiment.init_from:
         return None
@@ -88,7 +88,7 @@ def loaded(experiment: Experiment) -> finetuning.Fitted | None:
 def initial_state(
     experiment: Experiment, mesh: Mesh, fitted: finetuning.Fitted | None = None
 ) -> TrainState:
-    """The state before the first step, from those of another run's averages that fit.
+    """The state before the first step, with the variables that fit from another run.
 
     By default, these are `loaded` from `init_from`.
 
@@ -109,7 +109,7 @@ def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
     """Rejects resuming a run with another experiment.
 
     Raises:
-        ValueError: it differs; the message names how, and what to do.
+        ValueError: the differences, and what to do.
     """
     if lines := differences(before, now):
         raise ValueError(
@@ -122,12 +122,12 @@ def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:
 def require_same_data(
     workdir: Place, before: Mapping[str, Any] | None, now: Mapping[str, Any]
 ) -> None:
-    """Rejects other data than those that a run began with; the path may differ.
+    """Rejects data that differ from those a run began with; the path may differ.
 
     Runs that recorded nothing about their data are not checked.
 
     Raises:
-        ValueError: what differs, and what to do.
+        ValueError: the difference, and what to do.
     """
     if before and (line := data.differences(before, now)):
         raise ValueError(
@@ -138,9 +138,9 @@ def require_same_data(
 
 
 def save_statistics(experiment: Experiment, workdir: Place, dataset: Dataset) -> None:
-    """Writes statistics.json, if they are known; small data sets are measured.
+    """Writes statistics.json if the statistics are known; small data sets are measured.
 
-    launch/measure_data.py measures many.
+    launch/measure_data.py measures large ones.
     """
     few = len(dataset) <= MEASURED
     look = statistics.measured if few else statistics.stored
@@ -150,14 +150,14 @@ def save_statistics(experiment: Experiment, workdir: Place, dataset: Dataset) ->
 
 
 MEASURED = 10_000
-"""Images that are measured when training starts, which takes a second or so."""
+"""Data sets up to this size are measured when training starts, in about a second."""
 
 
 def require_alike(experiment: Experiment) -> None:
     """Rejects processes with different experiments.
 
     Raises:
-        ValueError: this one's is not process 0's.
+        ValueError: this process' experiment differs from process 0's.
     """
     known = differences(
         from_dict(processes.from_first(to_dict(experiment))), experiment, PLACES
@@ -170,12 +170,12 @@ def require_alike(experiment: Experiment) -> None:
 
 
 def require_path(path: Schedule) -> None:
-    """Refuses a schedule that is no path from data to noise, or whose `time` is no inverse.
+    """Rejects a schedule that is not a path from data to noise, or has a wrong `time`.
 
-    Looks at t = 0, 1/4, ..., 1, on the device.
+    Checks t = 0, 1/4, ..., 1, on the device.
 
     Raises:
-        ValueError: what it is at which t, and what it should be.
+        ValueError: the value at which t, and what it should be.
     """
     t = np.linspace(0, 1, 5, dtype=np.float32)
     levels = path(jnp.asarray(t))
@@ -218,11 +218,11 @@ def require_finite_objective(experiment: Experiment) -> None:
     """Rejects a weighting whose mean over the law of t diverges; warns if it vanishes.
 
     Raises:
-        ValueError: which, and what to use.
+        ValueError: the weighting and the law, and what to use.
     """
     e = experiment
     for term in parts(e.loss, losses.WeightedError):
         require_finite_mean(term.weighting, e.parameterization, e.schedule, e.times)
-    learned = parts(e.loss, losses.Uncertain)  # which balances levels by itself
+    learned = parts(e.loss, losses.Uncertain)  # learns its own weighting
     if (weightings := curves.weightings(e.loss)) and not any(learned):
         warn_of_vanishing_weight(weightings, e.parameterization, e.schedule)

@@ -5,19 +5,20 @@
 Every prediction is affine in x0, so this is the same as guiding eps, v, score or flow.
 D_i is a weaker denoiser: the same network without the label (classifier-free guidance
 [CFG], of scale 1 + w), a smaller or less trained one (autoguidance [AG]), or the same
-network without the noise level (noise awareness guidance [NAG]). `less_likely` makes it of
-a log-probability: a classifier's for classifier guidance [ADM], or in `noise_aware` that
-of an estimator of the level.
+network without the noise level (noise awareness guidance [NAG]). `less_likely` makes one
+from a log-probability: a classifier's for classifier guidance [ADM], or in `noise_aware`
+that of a noise-level estimator.
 
-Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and so may be
+Values nest: `thresholded(rescaled(guide(D, (D_1, w)), 0.7))` is a denoiser, and can be
 guided again. `rescaled`, `projected` and `zero_star` choose how the differences are
-combined, and `first_channels` in which channels, so they take what `guide` returns.
+combined, and `first_channels` in which channels; all take the result of `guide`.
 
 A weight may be a function of the level. An `Interval` [GI] switches guidance on for some
-steps of a sampler, and a step is guided in all its evaluations or in none; `PlusPlus`
-weighs a step by both its ends. Heun evaluates the level between two steps twice, once for
-each, so the level alone does not identify the step: `sample` passes both ends of each step,
-`during(denoise, at, to, memory)`. A step without guidance does not call the guides.
+steps of a sampler, and a step is guided in all its evaluations or in none; the weight of
+`PlusPlus` depends on both ends of a step. Heun evaluates the level between two steps twice,
+once for each, so the level alone does not identify the step: `sample` passes both ends of
+each step, `during(denoise, at, to, memory)`. A step without guidance does not call the
+guides.
 """
 
 from jaxdiff.denoisers import during, initial

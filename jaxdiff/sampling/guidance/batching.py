@@ -1,4 +1,4 @@
-"""Several denoisers at one point, with one call for each network that is among them."""
+"""Evaluates several denoisers at one point, with one call per distinct network."""
 
 from dataclasses import fields
 
@@ -18,12 +18,12 @@ def evaluate(
     at: NoiseLevel,
     cond: Condition,
 ) -> list[Denoised]:
-    """All denoisers at one point; those that differ in their condition alone in a batch.
+    """All denoisers at one point; those that differ only in their condition share a batch.
 
-    A `LessLikely` among them is made of the first.
+    A `LessLikely` is computed from the first denoiser's result.
     """
     called = [d for d in denoisers if not isinstance(d, LessLikely)]
-    with jax.ensure_compile_time_eval():  # labels that are known stay so, to be checked
+    with jax.ensure_compile_time_eval():  # concrete labels stay concrete, to be checked
         roots, conds = zip(*(_root(d, cond, x.shape[0]) for d in called), strict=True)
     results: list[Denoised | None] = [None] * len(called)
     for root in {id(r): r for r in roots}.values():
@@ -49,7 +49,7 @@ def _root(denoise: Denoiser, cond: Condition, batch: int) -> tuple[Denoiser, Con
 
 
 def _interleave(arrays: list[Array]) -> Array:
-    """Batches as one, image by image: an image's copies stay on its device."""
+    """Merges batches image by image, so an image's copies stay on its device."""
     stacked = jnp.stack(arrays, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
 

@@ -1,4 +1,4 @@
-"""Guidance of some channels alone, as DiT's and SiT's published samples were made."""
+"""Guidance of only some channels, as DiT's and SiT's published samples were made."""
 
 from dataclasses import dataclass, replace
 
@@ -35,7 +35,7 @@ class FirstChannels:
 
 
 def first_channels(guided: Denoiser, count: int = 3) -> Guided:
-    """Guidance of the first `count` channels alone.
+    """Guidance of only the first `count` channels.
 
     Raises:
         TypeError: `guided` is not what `guide` returns.

@@ -1,4 +1,4 @@
-"""Guided denoisers: D and the differences D - D_i, put together by a rule."""
+"""Guided denoisers: D and the differences D - D_i, combined by a rule."""
 
 from dataclasses import dataclass, replace
 
@@ -31,7 +31,7 @@ class Guided:
     weaker: tuple[tuple[Denoiser | LessLikely, Weight], ...]
     rule: Rule = Sum()
     memory: PyTree = None
-    """The rule's and, in a tuple, each denoiser's; None before the first step."""
+    """(the rule's memory, the denoisers' memories); None before the first step."""
 
     def __call__(
         self, x: State, at: NoiseLevel, cond: Condition = UNCONDITIONAL
@@ -59,7 +59,7 @@ class Guided:
     def _evaluations(
         self, x: State, at: NoiseLevel, cond: Condition
     ) -> tuple[Denoised, list[State], list[PyTree]]:
-        """D, and x0 and memory of each weaker one; D's x0 where one is not called."""
+        """D, and each weaker one's x0 and memory; D's x0 for those that are not called."""
         kept = [initial(d, x) for d, _ in self.weaker]
         kept = kept if self.memory is None else self.memory[1][1:]
 
@@ -87,10 +87,11 @@ def _on(weight: Weight) -> bool | Bool[Array, ""]:
 
 
 def guide(denoise: Denoiser, *weaker: tuple[Denoiser | LessLikely, Weight]) -> Guided:
-    """D + sum_i w_i (D - D_i), over pairs (D_i, w_i); `less_likely` is a D_i made of D.
+    """D + sum_i w_i (D - D_i), over pairs (D_i, w_i); `less_likely` makes a D_i from D.
 
-    Evaluations of one network that differ in their condition alone are stacked into one
-    batch. w may be traced or a function of the level: changing it compiles nothing.
+    Evaluations of one network that differ only in their condition are stacked into one
+    batch. w may be traced, and then a new value compiles nothing, or a function of the
+    level.
 
     Raises:
         ValueError: an argument that is not a pair (denoiser, weight).
@@ -107,10 +108,10 @@ def guide(denoise: Denoiser, *weaker: tuple[Denoiser | LessLikely, Weight]) -> G
 
 
 def rescaled(guided: Denoiser, phi: float, on: Parameterization = X0()) -> Guided:
-    """Guidance that keeps part, phi, of the unguided prediction's standard deviation.
+    """Guidance rescaled, by the fraction phi, to the unguided standard deviation.
 
-    `on` is the prediction that is rescaled, in the papers the one the network makes:
-    `Eps()`, which has no value at alpha = 0, or `V()` [ZTSNR sec. 3.4].
+    `on` is the prediction that is rescaled, in the papers the network's own: `Eps()`, which
+    has no value at alpha = 0, or `V()` [ZTSNR sec. 3.4].
 
     Raises:
         TypeError: `guided` is not what `guide` returns.
@@ -122,7 +123,7 @@ def rescaled(guided: Denoiser, phi: float, on: Parameterization = X0()) -> Guide
 def projected(
     guided: Denoiser, limit: float, momentum: float = -0.5, parallel: float = 0.0
 ) -> Guided:
-    """Guidance without what lies along D, less of the last steps' [APG alg. 1].
+    """Guidance without its component along D, with momentum over steps [APG alg. 1].
 
     `limit` is the longest difference over an image: 2.5 on EDM2's latents, 15 on SDXL's.
 
@@ -134,7 +135,7 @@ def projected(
 
 
 def zero_star(guided: Denoiser, on: Parameterization = Flow()) -> Guided:
-    """Guidance from the weaker prediction's best multiple, CFG-Zero* [CFG-Zero].
+    """CFG-Zero*: guidance away from the weaker prediction's optimal multiple [CFG-Zero].
 
     Raises:
         TypeError: `guided` is not what `guide` returns.

@@ -1,4 +1,4 @@
-"""Guidance towards what a probability says: classifiers, and any other log p(x).
+"""Guidance towards higher probability: classifiers, and any other log p(x).
 
 With score_w = score + w grad_x ln p(x) and D = (x + sigma^2 score) / alpha,
 
@@ -8,10 +8,10 @@ which is `guide(D, (less_likely(log_prob), w))`: guidance away from the denoiser
 
     D_i = D - (sigma^2 / alpha) grad_x ln p(x)
 
-of data that p speaks against, so that weights, intervals and rules are those of all
-guidance. With p(y | x) of a classifier that knows the level, this is classifier guidance
-in ADM's deterministic form [ADM alg. 2], its scale w. The exact p(y | x) and w = 1 make
-the class-conditional denoiser of an unconditional one.
+of data that are less likely under p, so weights, intervals and rules apply as to all
+guidance. With the p(y | x) of a noise-conditional classifier, this is the deterministic
+form of classifier guidance [ADM alg. 2] with scale w. The exact p(y | x) and w = 1 turn an
+unconditional denoiser into the class-conditional one.
 """
 
 from collections.abc import Callable
@@ -33,17 +33,17 @@ Logits = Callable[[Float[Array, "B ..."], NoiseLevel], Float[Array, "B classes"]
 
 @dataclass(frozen=True)
 class LessLikely:
-    """What `guide` takes as a weaker denoiser, made of the one it guides."""
+    """A weaker denoiser for `guide`, made from the denoiser that it guides."""
 
     log_prob: LogProb
     variance: Variance | None = None
     between: Posterior | None = None
-    """The step whose variance counts; None outside a sampler."""
+    """The posterior of the current step; None outside a sampler."""
 
     def __call__(
         self, first: Denoised, x: Float[Array, "B ..."], at: NoiseLevel, cond: Condition
     ) -> Denoised:
-        """D_i, where the denoiser that is guided has returned `first`."""
+        """D_i, where `first` is the output of the guided denoiser."""
         at = jax.tree.map(jnp.asarray, at)
         idle = (at.alpha == 0) | (at.sigma == 0)
         level = jax.tree.map(lambda a: jnp.where(idle, 1, a), at)
@@ -58,7 +58,7 @@ class LessLikely:
         return self if self.variance is None else replace(self, between=posterior(at, to))
 
     def _amount(self, at: NoiseLevel, first: Denoised) -> Float[Array, "..."]:
-        """What the slope is multiplied by."""
+        """The factor of the gradient."""
         if self.variance is None:
             return at.sigma**2 / at.alpha
         if self.between is None:
@@ -71,16 +71,15 @@ class LessLikely:
 
 
 def less_likely(log_prob: LogProb, variance: Variance | None = None) -> LessLikely:
-    """The denoiser of data that `log_prob` speaks against, for `guide` to lead away from.
+    """The denoiser of data less likely under `log_prob`, for `guide` to point away from.
 
-    At alpha = 0, where the rule has a pole and x knows nothing of the data, and at sigma
-    = 0 it is the denoiser that is guided. Steps that an `Interval` leaves alone call no
-    log_prob.
+    At alpha = 0, where the rule has a pole and x is pure noise, and at sigma = 0 it equals
+    the guided denoiser. Steps outside an `Interval` do not call log_prob.
 
-    With the `variance` of `Ancestral`, the mean of each of its steps is moved by
-    w variance grad_x ln p instead, as ADM's published ancestral samples were [ADM alg. 1]:
-    the smaller the steps, the nearer to the amount w (sigma^2 / alpha). A step that lands
-    on the data, whose variance is 0, is not moved.
+    With the `variance` of `Ancestral`, the mean of each of its steps is shifted by
+    w variance grad_x ln p instead, as for ADM's published ancestral samples [ADM alg. 1].
+    In the limit of small steps both agree. The last step, whose variance is 0, is not
+    shifted.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> from jaxdiff.sampling.guidance import guide, less_likely

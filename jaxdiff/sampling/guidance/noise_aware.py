@@ -6,7 +6,7 @@ score_w = score + w grad_x ln g(u | x),  u = ln(sigma / alpha) = -logsnr / 2, so
 
 with g(u | x) = N(u; mean(x), exp(logvar(x))). u is the same on every ray, and noise in n
 dimensions determines it to 1 / sqrt(2 n) at every level. But the marginal of x over levels,
-hence g, depends on the path: sample on the path that the estimator was trained on.
+and so g, depends on the path: sample on the path that the estimator was trained on.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ from jaxdiff.types import Condition, Denoiser, NoiseLevel
 from jaxdiff.types.arguments import require_denoiser
 
 LevelEstimator = Callable[[State], tuple[Float[Array, " B"], Float[Array, " B"]]]
-"""x [B, ...] -> (mean, logvar) of u = ln(sigma / alpha), both [B]; it knows no level."""
+"""x [B, ...] -> (mean, logvar) of u = ln(sigma / alpha), both [B]; takes no level."""
 
 
 def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> Guided:
-    """Guidance towards states whose estimated noise level is the level they have [NAG].
+    """Guidance towards states whose estimated noise level is the nominal one [NAG].
 
-    It does nothing at alpha = 0, where x is pure noise, which no step before it can have
-    made too noisy or too clean.
+    It does nothing at alpha = 0, where x is pure noise and no earlier step can have made
+    it too noisy or too clean.
     """
     require_denoiser(denoise)
     return guide(denoise, (less_likely(level_log_prob(estimator)), w))
 
 
 def level_log_prob(estimator: LevelEstimator) -> LogProb:
-    """ln g(u | x), but for the constant ln(2 pi) / 2."""
+    """ln g(u | x), without the constant -ln(2 pi) / 2."""
 
     def log_prob(x: State, at: NoiseLevel, cond: Condition) -> Float[Array, " B"]:
         mean, logvar = estimator(x)

@@ -1,7 +1,7 @@
-"""Rules of guidance: how the differences D - D_i, weighed by w_i, are added to D.
+"""Rules of guidance: how the differences D - D_i, weighted by w_i, are added to D.
 
-Sums over an image are over all axes but the first. With c_skip that of a prediction F,
-F is (D - c_skip x) / c_out, so what is linear in F, or its ratio, needs no c_out.
+Sums over an image are over all axes but the first. A prediction is
+F = (D - c_skip x) / c_out, so rules that are linear in F, or use ratios, need no c_out.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Pairs = Sequence[tuple[State, Real]]
 
 @runtime_checkable
 class Rule(Protocol):
-    """(x, level, D, pairs, memory) -> guided D, memory; D itself if all weights are 0."""
+    """(x, level, D, pairs, memory) -> (guided D, memory); D itself if all weights are 0."""
 
     def init(self, x: State, weaker: int) -> PyTree:
         """The memory before the first step, for `weaker` weaker denoisers."""
@@ -61,9 +61,9 @@ class Sum:
 class Rescaled:
     """Another rule's F, with part of its standard deviation taken back [ZTSNR sec. 3.4].
 
-    F' = phi (std(F) / std(F_guided)) F_guided + (1 - phi) F_guided, image by image, F the
-    prediction `on`: it is not linear, so guiding x0, eps or v are three rules. Where F is
-    constant over the image it is left alone.
+    F' = phi (std(F) / std(F_guided)) F_guided + (1 - phi) F_guided, image by image, with F
+    the prediction `on`. This is not linear, so rescaling x0, eps or v gives different
+    results. An image where F is constant is not rescaled.
     """
 
     of: Rule
@@ -90,10 +90,10 @@ class Rescaled:
 class Projected:
     """Adaptive projected guidance [APG alg. 1], with a memory m_i of each difference.
 
-    m <- (D - D_i) + momentum m, once a step, is shortened to `limit` where it is longer,
-    split along D and across, and D + w (across + parallel along) is the guided D. Steps
-    that are not guided leave m as it is. The norm is over an image: it grows with the
-    root of its number of elements.
+    Once a step, m <- (D - D_i) + momentum m is clipped to the norm `limit` and split into
+    components along D and orthogonal to it; the guided D is D + w (orthogonal + parallel
+    along). Steps without guidance do not change m. The norm is over an image: it grows
+    with the square root of its number of elements.
     """
 
     limit: Limit
@@ -121,9 +121,9 @@ class Projected:
 @dataclass(frozen=True)
 @checked
 class ZeroStar:
-    """Guidance by the weaker prediction's best multiple, CFG-Zero* [CFG-Zero].
+    """CFG-Zero*: guidance away from the weaker prediction's optimal multiple [CFG-Zero].
 
-    F + sum_i w_i (F - s_i F_i), s_i = <F, F_i> / |F_i|^2 image by image, on the flow.
+    F + sum_i w_i (F - s_i F_i), s_i = <F, F_i> / |F_i|^2 image by image, F the flow.
     """
 
     on: Parameterization = Flow()
@@ -147,11 +147,11 @@ def _mean(a: State) -> State:
 
 
 def _dot(a: State, b: State) -> State:
-    """<a, b> of each image, [B, 1, ...]."""
+    """<a, b> for each image, [B, 1, ...]."""
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
 
 
 def _together_positive(*squares: State) -> list[State]:
-    """Sums of squares, all 1 where one is 0: what they divide is 0 or not wanted there."""
+    """Sums of squares, all replaced by 1 where any is 0, to divide by safely."""
     positive = jnp.stack(squares).min(0) > 0
     return [jnp.where(positive, square, 1) for square in squares]

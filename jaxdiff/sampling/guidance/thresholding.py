@@ -54,11 +54,12 @@ def thresholded(
 ) -> Thresholded:
     """clip(D, -q, q) / q, q = clip(quantile of |D|, floor, ceiling) [Imagen sec. 2.3].
 
-    For pixels in [-1, 1], around all other guidance; solvers take eps from the same x0.
+    For pixels in [-1, 1], applied after all other guidance; solvers compute eps from the
+    thresholded x0.
 
     Raises:
-        ValueError: quantile outside (0, 1], or not 0 < floor < ceiling: with both equal it
-            is a plain clip, which is `Clipped`.
+        ValueError: quantile outside (0, 1], or not 0 < floor < ceiling; for a plain clip,
+            with both equal, use `Clipped`.
 
     >>> from jaxdiff.denoisers import gaussian_denoiser
     >>> bright = gaussian_denoiser(jnp.asarray([0.0, 1.0, 2.0, 4.0]), 0.0)

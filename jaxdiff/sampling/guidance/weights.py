@@ -1,4 +1,4 @@
-"""Weights of guidance that a step decides, once for all its evaluations."""
+"""Weights of guidance that are set once per step, for all its evaluations."""
 
 import math
 from collections.abc import Callable
@@ -22,15 +22,15 @@ Weight = Number | Callable[[NoiseLevel], Float[Array, "..."]]
 class Interval:
     """The weight w for low < sigma / alpha <= high, 0 elsewhere [GI].
 
-    Publications name the steps that are guided by their levels, rounded: of EDM2's 32
-    steps, (0.28, 2.90] stands for steps 15 ... 21, counted from 0, but as numbers these
-    ends take in steps 16 ... 22. `Interval.of_steps` puts them between levels.
+    Papers give the guided steps by rounded levels: for EDM2's 32 steps, (0.28, 2.90] means
+    steps 15 ... 21, counted from 0, but taken literally it contains steps 16 ... 22.
+    `Interval.of_steps` puts the ends between two levels.
 
         EDM2 on ImageNet-512   best FID                   best FD-DINOv2
         S                      steps 15 ... 21, w = 1.1   steps 13 ... 19, w = 2.2
         XXL                    steps 17 ... 22, w = 1.0   steps 13 ... 19, w = 1.9
 
-    w is the published scale less 1, beside classifier-free guidance by XS [GI].
+    w is the published scale minus 1, for classifier-free guidance by XS [GI].
 
     Raises:
         ValueError: not 0 <= low < high.
@@ -55,12 +55,12 @@ class Interval:
         return Switch(self.contains(at), self.w)(at)
 
     def contains(self, at: NoiseLevel) -> Bool[Array, "..."]:
-        """Whether the level lies within; pure noise, alpha = 0, is at infinity."""
+        """Whether the level is in the interval; pure noise, alpha = 0, is at infinity."""
         ratio = jnp.divide(at.sigma, at.alpha)
         return (self.low < ratio) & (ratio <= self.high)
 
     def during(self, at: NoiseLevel, to: NoiseLevel) -> Weight:
-        """The weight for all evaluations of a step: w if its start lies within, else 0."""
+        """The weight for all evaluations of a step: w if it starts inside, else 0."""
         w = decided(self.w, at, to)
         whole = self.low == 0 and self.high == math.inf
         return w if whole else Switch(self.contains(at), w)
@@ -75,7 +75,7 @@ class Interval:
     ) -> "Interval":
         """Guides steps first ... last of a grid, counted from 0; step i starts at level i.
 
-        The ends are halfway to the next level, in ln sigma, so rounding moves no step.
+        The ends are halfway between levels in ln sigma, so rounding affects no step.
 
         Raises:
             ValueError: not 0 <= first <= last < number of steps.
@@ -96,11 +96,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class PlusPlus:
-    """CFG++: the left-endpoint step onwards from the guided x0 along the weaker eps.
+    """CFG++: the left-endpoint step, with the guided x0 and the weaker denoiser's eps.
 
     x' = alpha' (D_1 + scale (D - D_1)) + sigma' eps_1, 0 <= scale <= 1 [CFG++ alg. 2],
     is a step of `Euler` with w = scale / (1 - q) - 1, q = alpha sigma' / (alpha' sigma).
-    So scale 0 is D_1 alone, and no scale is D alone: eps is always the weaker one's.
+    So scale 0 is D_1 alone, and no scale is D alone, since eps is always that of D_1.
 
     >>> halfway = NoiseLevel(1.0, 2.0), NoiseLevel(1.0, 1.0)
     >>> PlusPlus(0.75).during(*halfway)
@@ -122,7 +122,7 @@ class PlusPlus:
 
 
 Scale = float | Float[Array, ""] | PlusPlus
-"""What an `Interval` may switch on."""
+"""A weight inside an `Interval`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class Switch:
 
 
 def decided(weight: Weight, at: NoiseLevel, to: NoiseLevel) -> Weight:
-    """The weight in all evaluations of one step; plain functions stay what they are."""
+    """The weight for all evaluations of one step; plain functions are unchanged."""
     return weight.during(at, to) if hasattr(weight, "during") else weight
 
 

@@ -16,8 +16,8 @@ class Without:
     """A denoiser with one field of its condition withheld; made by `without`.
 
     A value rather than a closure, so that `guide` sees that it is the same network.
-    Without "noise" c_noise is withheld; c_in, c_skip and c_out stay those of
-    the level, which is what makes the difference point from more noise to less [NAG].
+    Without "noise", c_noise is withheld, but c_in, c_skip and c_out are still those of the
+    level; that makes the difference point from more noise to less [NAG].
     """
 
     denoise: Denoiser
@@ -51,10 +51,10 @@ WITHHELD = {
     "label": _no_label,
     "noise": lambda noise, batch: jnp.full((batch,), False),
 }
-"""For each field of a condition, (its value, batch size) -> the field withheld."""
+"""For each field of a condition, (its value, batch size) -> the withheld value."""
 
 DEFAULTS = WITHHELD | {"noise": lambda noise, batch: jnp.full((batch,), True)}
-"""Likewise, -> what None stands for: no label, but a noise level that is given."""
+"""Likewise, -> the meaning of None: the label is withheld, the noise level is not."""
 
 
 def without(denoise: Denoiser, field: str) -> Without:
