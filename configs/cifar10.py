@@ -3,10 +3,10 @@
     python launch/train.py --config=configs/cifar10.py --workdir=runs/cifar10 \\
         --config.data.path=my/cifar-10-python.tar.gz
 
-The archive is read as it was published, https://www.cs.toronto.edu/~kriz/cifar.html, or
-extracted; nothing in its pickles is run. Batches are of 512 images, for 200 million images
-in all, as in [EDM]; labels are withheld from a tenth, for guidance. It is made for GPUs:
-nobody has trained it with jaxdiff yet, and no quality is claimed.
+The archive is read as published, https://www.cs.toronto.edu/~kriz/cifar.html, or extracted;
+nothing in its pickles is run. Batches have 512 images, 200 million images in all, as in
+[EDM]; labels are withheld from a tenth, for guidance. The config is for GPUs: nobody has
+trained it with jaxdiff yet, and no quality is claimed.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python launch/train.py --config=configs/digits_flow.py --workdir=runs/flow
 
-For comparison with configs/digits.py by benchmarks/digits_quality.py. Not yet compared: no
-quality is claimed.
+For comparison with configs/digits.py by benchmarks/digits_quality.py, which has not been
+done yet: no quality is claimed.
 """
 
 import dataclasses

@@ -4,10 +4,10 @@
         --workdir=runs/hybrid
     python launch/likelihood.py --workdir=runs/hybrid
 
-After the colon: simple, hybrid or vlb (which draws t by importance), and linear or cosine.
-Some 7 minutes a run on one CPU core. Bits/dim of the held-out digits, one seed, standard
-errors 0.02: simple-linear 4.68, simple-cosine 4.57 (both with the large variance),
-hybrid-linear 4.46, hybrid-cosine 4.40, vlb-cosine 5.74, so L_vlb does not win. By
+After the colon: simple, hybrid or vlb (with importance-sampled t), and linear or cosine.
+A run takes some 7 minutes on one CPU core. Bits/dim of the held-out digits, one seed,
+standard errors 0.02: simple-linear 4.68, simple-cosine 4.57 (both with the large variance),
+hybrid-linear 4.46, hybrid-cosine 4.40, vlb-cosine 5.74, so L_vlb does not win. Measured by
 
     python benchmarks/improved_ddpm.py --runs=runs/iddpm --out=docs/results
 

@@ -1,21 +1,21 @@
-"""Noise awareness guidance on handwritten digits: a denoiser, and its instrument.
+"""Noise awareness guidance on handwritten digits: a denoiser and a noise-level estimator.
 
     python launch/train.py --config=configs/digits_nag.py --workdir=runs/nag
     python launch/train.py --config=configs/digits_nag.py:level --workdir=runs/level \\
         --config.init_from=runs/nag
 
-The first is configs/digits.py with the noise level withheld from a tenth of the images,
-which guidance by it needs [NAG]; the second turns it into an estimator of the noise level
-that images hold, for launch/noise_shift.py. A denoiser that was trained without gains the
-branch in a short second training:
+The first is configs/digits.py with the noise level withheld from a tenth of the images, as
+noise awareness guidance needs [NAG]; the second turns it into an estimator of an image's
+noise level, for launch/noise_shift.py. A denoiser that was trained without this dropout can
+learn it in a short second training:
 
     python launch/train.py --config=configs/digits_nag.py:finetune \\
         --config.init_from=runs/digits --workdir=runs/finetune
 
 They take 10, 8 and 4 minutes on 2 CPU cores that have other work too (commit d8638c8). The
 estimator's spread over forward states of one level, sigma from 0.3 up, is 0.09 to 0.13 in
-ln sigma, where 64 pixels of pure noise tell it to 1 / sqrt(128) = 0.09. What the guidance
-does, and does not, is in docs/results/nag.md.
+ln sigma; 64 pixels of pure noise determine it to 1 / sqrt(128) = 0.09. For the effect of
+the guidance see docs/results/nag.md.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ def get_config(name: str = "denoiser") -> ConfigDict:
 
 
 def denoiser() -> Experiment:
-    """Told the noise level nine times in ten, the class likewise and apart from that."""
+    """The denoiser, with independent noise and label dropout of 0.1."""
     optimizer = dataclasses.replace(DIGITS.optimizer, stds=(0.05, 0.10))
     return dataclasses.replace(DIGITS, optimizer=optimizer, noise_dropout=0.1)
 
 
 def finetune() -> Experiment:
-    """A quarter of the training more, from a denoiser that always knew the level."""
+    """A further quarter of the training, from a denoiser trained without noise dropout."""
     e = denoiser()
     optimizer = dataclasses.replace(e.optimizer, learning_rate=0.005)
     return dataclasses.replace(
@@ -56,7 +56,7 @@ def finetune() -> Experiment:
 
 
 def level() -> Experiment:
-    """An estimator of ln sigma on a denoiser's backbone, told the class and no level."""
+    """An estimator of ln sigma on a denoiser's backbone, conditioned only on the class."""
     e = denoiser()
     return dataclasses.replace(
         e,

@@ -4,13 +4,13 @@
         --mirror --out=my/imagenet256
     python launch/train.py --config=configs/dit.py:xl2 --workdir=runs/dit-xl2
 
-After the colon: the size s, b, l or xl and the patch 2, 4 or 8, "-512" behind it for
+After the colon: the size s, b, l or xl and the patch 2, 4 or 8, with the suffix "-512" for
 512x512 pixels. Settings are the published ones: AdamW at 1e-4 without decay or warm-up,
-batches of 256, an average of decay 0.9999, labels withheld from a tenth. DiT-XL/2 reached
-FID 9.62 after 7 million batches, and 2.27 with guidance; nobody has trained it with jaxdiff
-yet. The published runs mirror half of the images before the VAE, hence --mirror.
---config.network.dtype=bfloat16, --config.network.remat=true and --config.fsdp save memory,
-as docs/results/dit_memory.md counts it.
+batches of 256, EMA decay 0.9999, labels withheld from a tenth. DiT-XL/2 reached FID 9.62
+after 7 million batches, and 2.27 with guidance; nobody has trained it with jaxdiff yet. The
+published runs mirror half of the images before the VAE, hence --mirror.
+--config.network.dtype=bfloat16, --config.network.remat=true and --config.fsdp save memory
+(docs/results/dit_memory.md).
 
     python launch/train.py --config=configs/dit.py:tiny-digits --workdir=runs/dit-digits
     python launch/train.py --config=configs/dit.py:tiny-openmoji --workdir=runs/dit-emoji

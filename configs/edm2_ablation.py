@@ -1,12 +1,12 @@
-"""EDM2's ladder from the ADM baseline to its final network, each step one to train.
+"""EDM2's ablation from the ADM baseline to its final network, each step a config to train.
 
     python launch/train.py --config=configs/edm2_ablation.py:c --workdir=runs/c \\
         --config.data.path=my/imagenet512.npz
     python launch/train.py --config=configs/edm2_ablation.py:c-digits --workdir=runs/c
 
-Behind the colon stands the rung, a to g; with -digits behind it, a tiny network on 8x8
-digits that a CPU trains. What the paper found on ImageNet-512 in 2^31 images, without
-guidance, and at the EMA length that was best for each [EDM2 tab. 1]:
+After the colon: the rung, a to g; with the suffix -digits, a tiny network on 8x8 digits for
+a CPU. The paper's results on ImageNet-512 after 2^31 images, without guidance, each at its
+best EMA length [EDM2 tab. 1]:
 
     rung                                     FID   10^6 params    10^9 op.   EMA std
     a  EDM's training of the ADM network    8.00         295.9       110.4     0.034
@@ -17,10 +17,10 @@ guidance, and at the EMA length that was best for each [EDM2 tab. 1]:
     f  + no group norm                      2.71         280.2       102.1     0.100
     g  + magnitude-preserving functions     2.56         280.2       102.2     0.130
 
-benchmarks/macs.py counts parameters and operations of ours. a was averaged with a half-life
-of 50e6 images, and tracks that beside the two widths from which others can be made. The
-paper computed in float16; these do in bfloat16. Nobody has trained them with jaxdiff yet,
-and the digits' learning rates are the paper's ratios, not tuned: no ranking is claimed.
+benchmarks/macs.py counts parameters and operations of ours. The paper's rung a has an EMA
+half-life of 50e6 images; ours tracks it and two widths from which others can be made. The
+paper computed in float16; these use bfloat16. Nobody has trained them with jaxdiff yet, and
+the digits' learning rates follow the paper's ratios without tuning: no ranking is claimed.
 In 3000 steps on digits all weights of g kept an rms of 0.99990: docs/results/magnitudes.md.
 """
 
@@ -61,7 +61,7 @@ def experiment(name: str) -> Experiment:
 
 
 def down(g: Experiment, rung: str) -> Experiment:
-    """The rung a ... g of the same data, size and number of images as config G's."""
+    """The rung a ... g with the data, size and number of images of config G."""
     e, network, optimizer = g, g.network, g.optimizer
     if rung <= "f":
         network = network.clone(fixed_magnitudes=False, dropout=0.1)

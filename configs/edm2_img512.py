@@ -3,11 +3,11 @@
     python launch/train.py --config=configs/edm2_img512.py:s --workdir=runs/img512-s \\
         --config.data.path=my/imagenet512.npz
 
-Behind the colon stands the size: xxs, xs, s (the default), m, l, xl or xxl; s-uncond and
-the like know no classes. `jaxdiff.data.write_latents` writes the file. The published S
-network took 5.3 days on 32 A100 and reached FID 2.56 without guidance, XXL 9.1 days and
-1.91 [EDM2 tab. 2]; nobody has trained these with jaxdiff yet. launch/train.py
---dry_run says what a device has to hold.
+After the colon: the size xxs, xs, s (the default), m, l, xl or xxl; s-uncond and the like
+are unconditional. `jaxdiff.data.write_latents` writes the file. The published S network
+took 5.3 days on 32 A100 and reached FID 2.56 without guidance, XXL 9.1 days and 1.91 [EDM2
+tab. 2]; nobody has trained these with jaxdiff yet. launch/train.py --dry_run prints the
+memory that each device needs.
 """
 
 from ml_collections import ConfigDict

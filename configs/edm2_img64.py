@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/edm2_img64.py:s --workdir=runs/img64-s \\
         --config.data.path=my/imagenet
 
-Behind the colon stands the size: xs, s (the default), m, l or xl; s-uncond and the like
-know no classes. The folder has a sub-folder for each of the 1,000 classes; images are
+After the colon: the size xs, s (the default), m, l or xl; s-uncond and the like are
+unconditional. The folder has a sub-folder for each of the 1,000 classes; images are
 cropped and resized as they are read, so a folder of 64x64 PNG files reads fastest. The
 published S network reached FID 1.58 without guidance, M 1.43 and L 1.33 [EDM2 tab. 3];
 nobody has trained these with jaxdiff yet.

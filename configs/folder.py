@@ -1,12 +1,12 @@
-"""Images of your own, in a folder or a ZIP file, one sub-folder a class; or records.
+"""Your own images, in a folder or a ZIP file with one sub-folder per class; or records.
 
     python launch/train.py --config=configs/folder.py --workdir=runs/mine \\
         --config.data.path=my/images --config.data.size=64
 
-Labels may also stand in a dataset.json, as EDM2 writes it; without either, the model is
-unconditional. --config.data.flip=True mirrors images at random. With :records behind the
-config's name the path is that of shards that launch/prepare_data.py wrote. The network
-suits 64x64 on a GPU. For a first try, on a CPU too, put :try there: 16x16, a small network,
+Labels may also be in a dataset.json, as EDM2 writes it; without either, the model is
+unconditional. --config.data.flip=True mirrors images at random. With :records after the
+config's name the path is a folder of shards from launch/prepare_data.py. The network suits
+64x64 on a GPU. For a first try, also on a CPU, use :try instead: 16x16, a small network,
 2,000 steps, and a picture every 250.
 """
 
@@ -26,7 +26,7 @@ def get_config(of: str = "images") -> ConfigDict:
     """The experiment, as flags can change it.
 
     Raises:
-        ValueError: another word than images, records and try.
+        ValueError: a word other than images, records and try.
     """
     if of not in ("images", "records", "try"):
         raise ValueError(f"{of!r} is none of images, records and try")
@@ -37,7 +37,7 @@ def get_config(of: str = "images") -> ConfigDict:
 
 
 def experiment() -> Experiment:
-    """Of images in a folder, at 64x64."""
+    """Images in a folder, at 64x64."""
     edm = EDM(sigma_data=0.5)
     return Experiment(
         data=Folder(path="my/images", size=64),
@@ -65,7 +65,7 @@ def experiment() -> Experiment:
 
 
 def first_try(e: Experiment) -> Experiment:
-    """The same, small enough to see in minutes whether it works."""
+    """The same, small enough to show in minutes whether it works."""
     optimizer = dataclasses.replace(
         e.optimizer, learning_rate=0.02, ref_batches=1000.0, rampup_images=6_400.0
     )

@@ -5,10 +5,10 @@
     python launch/train.py --config=configs/iddpm.py:imagenet64 --workdir=runs/iddpm-64 \\
         --config.data.path=my/imagenet
 
-Neither knows classes. Adam at 1e-4, batches of 128, an average of decay 0.9999, dropout 0.3
-on CIFAR-10; 500,000 and 1,500,000 batches. Pictures are drawn in 250 of the 4000 steps with
-the learned variance. Made for GPUs: nobody has trained it with jaxdiff yet.
-configs/digits_iddpm.py has the objective on a CPU.
+Both are unconditional. Adam at 1e-4, batches of 128, EMA decay 0.9999, dropout 0.3 on
+CIFAR-10; 500,000 and 1,500,000 batches. Pictures are drawn in 250 of the 4000 steps with
+the learned variance. For GPUs: nobody has trained it with jaxdiff yet.
+configs/digits_iddpm.py trains with this objective on a CPU.
 """
 
 import dataclasses

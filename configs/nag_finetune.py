@@ -1,16 +1,17 @@
-"""Noise awareness for DiT and SiT: a published model learns to do without the noise level.
+"""Noise awareness guidance for DiT and SiT: fine-tunes a published model for it.
 
     python launch/import_model.py DiT-XL-2-256x256.pt models/dit-xl2 --as=dit-xl2-256
     python launch/train.py --config=configs/nag_finetune.py:dit --workdir=runs/nag-dit \\
         --config.init_from=models/dit-xl2
     python launch/sample.py --workdir=runs/nag-dit --noise_guidance=1
 
-and likewise :sit. As the paper fine-tunes them: ten epochs of ImageNet, 50,000 batches of
-256, all else as in the model's own training, with the noise level withheld from a tenth of
-the images. Without guidance by labels it reports FID 2.59 of DiT-XL/2, 9.62 before, and
-2.26 of SiT-XL/2, 8.61 before; with it 2.14 and 1.72 [NAG]. Nobody has run this with jaxdiff
-yet. What we do not know of the paper is ours: a learned embedding, 0 at first, stands for
-the withheld level; label and level are withheld independently; pictures' weight is 1.
+and likewise :sit. As in the paper: ten epochs of ImageNet, 50,000 batches of 256, and all
+else as in the model's own training, with the noise level withheld from a tenth of the
+images. Without classifier-free guidance it reports FID 2.59 for DiT-XL/2, 9.62 before, and
+2.26 for SiT-XL/2, 8.61 before; with it 2.14 and 1.72 [NAG]. Nobody has run this with
+jaxdiff yet. Details that the paper does not give are our choice: a learned embedding,
+initially 0, replaces the withheld level; label and level are withheld independently; the
+weight for pictures is 1.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ def get_config(name: str = "dit") -> ConfigDict:
 
 
 def finetuning(family: str) -> Experiment:
-    """The published training, ten epochs of it, from an imported model."""
+    """Ten epochs of the published training, from an imported model."""
     e = published.training(f"{family}-xl2-256")
     return dataclasses.replace(
         e,

@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/openmoji.py --workdir=runs/openmoji
 
 Needs `pip install "jaxdiff[openmoji]"`; the SVG files are rendered once, in seconds. For
-64x64 use --config.data.size=64. Made for a GPU. Not yet trained to
-its end: no quality is claimed.
+64x64 use --config.data.size=64. For a GPU. Not yet trained to the end: no quality is
+claimed.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,9 @@
 
 Emoji on white. `eps` predicts the noise on Stable Diffusion's table, whose last entry
 still holds 6.8 % of the image; `v` predicts v on the same table with zero terminal SNR.
-All else is alike. Needs `pip install -e ".[openmoji]"`. Small, for a CPU: some 20
-minutes a run on one core. Mean brightness of 512 images in 50 steps: eps 0.40 by Stable
-Diffusion's leading steps and 0.42 by trailing ones, v 0.66, the data 0.65. By
+All else is equal. Needs `pip install -e ".[openmoji]"`. Small, for a CPU: some 20
+minutes a run on one core. Mean brightness of 512 images in 50 steps: eps 0.40 with Stable
+Diffusion's leading steps and 0.42 with trailing ones, v 0.66, the data 0.65. Measured by
 
     python benchmarks/zero_terminal_snr.py --runs=runs/ztsnr --out=docs/results
 

@@ -4,8 +4,8 @@
         --mirror --out=my/imagenet256
     python launch/train.py --config=configs/sit.py:xl2 --workdir=runs/sit-xl2
 
-After the colon: the size s, b, l or xl and the patch 2, 4 or 8, "-512" behind it for
-512x512 pixels. Training is DiT's (configs/dit.py). SiT-XL/2 reached FID 8.61 after 7
+After the colon: the size s, b, l or xl and the patch 2, 4 or 8, with the suffix "-512" for
+512x512 pixels. Training is as for DiT (configs/dit.py). SiT-XL/2 reached FID 8.61 after 7
 million batches, and 2.06 with guidance; nobody has trained it with jaxdiff yet.
 
     python launch/train.py --config=configs/sit.py:tiny-digits --workdir=runs/sit-digits

@@ -1,4 +1,4 @@
-"""Bits per dimension of a run on images that it has not seen, by the probability flow.
+"""Bits per dimension of a run on held-out images, by the probability flow.
 
     python examples/bits_per_dim.py runs/digits
 

@@ -1,9 +1,9 @@
-"""Guide a run that is trained: away from what it draws without being told the class.
+"""Guide a trained run away from its own unconditional samples.
 
     python examples/guide_a_run.py runs/digits
 
-Any denoiser guides any other: here the run guides itself, which its `label_dropout` of
-training makes possible. Writes guided.png, one row a weight.
+Any denoiser can guide any other: here the run guides itself, which needs `label_dropout` in
+training. Writes guided.png, one row per weight.
 """
 
 import sys
@@ -16,7 +16,7 @@ import jaxdiff as jd
 
 
 def main(workdir: str = "runs/digits", out: str = "guided.png") -> np.ndarray:
-    """Draws each class with three weights from the same noise; returns all images."""
+    """Draws each class with three weights from the same noise, and returns all images."""
     run = jd.restore(workdir)
     print(run)
     classes = min(run.experiment.network.label_dim, 10)

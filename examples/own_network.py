@@ -1,10 +1,10 @@
-"""A network of your own on data of your own: points of a spiral, drawn by three solvers.
+"""Your own network on your own data: points of a spiral, drawn by three solvers.
 
     python examples/own_network.py
 
 A network is any function (params, x, c_noise, cond) -> jd.Output, such as a Flax module's
-`apply`. `jd.denoiser` gives it a meaning, here the flow eps - x0, and every schedule,
-solver and grid takes what comes out. Prints how far from the spiral the points lie.
+`apply`. `jd.denoiser` sets what it predicts, here the flow eps - x0; the result works with
+every schedule, solver and grid. Prints the distance of the points to the spiral.
 """
 
 import jax
@@ -22,7 +22,7 @@ def spiral(key: jax.Array, count: int) -> jax.Array:
 
 
 class Network(nn.Module):
-    """Dense layers of x [B, 2] and of sines of the noise level."""
+    """Dense layers on x [B, 2] and sines of the noise level."""
 
     @nn.compact
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond: jd.Condition) -> jd.Output:

@@ -1,9 +1,9 @@
-"""Train with an Optax chain of your own.
+"""Train with your own Optax chain.
 
     python examples/own_optimizer.py
 
-`jaxdiff.train` brings EDM2's optimiser, checkpoints and exact resuming. For another chain
-write the loop yourself, of pure functions: draw t, corrupt, denoise, weigh the error.
+`jaxdiff.train` has EDM2's optimiser, checkpoints and exact resuming. For another chain you
+can write the loop yourself from pure functions: draw t, corrupt, denoise, weight the error.
 Prints the loss and writes digits.png, ten samples of each class.
 """
 

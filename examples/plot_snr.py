@@ -1,10 +1,10 @@
-"""Plot the signal-to-noise ratio of schedules, and where a law of t looks.
+"""Plot the signal-to-noise ratio of schedules, and where a law of t puts its samples.
 
     python examples/plot_snr.py
 
-Writes snr.png and where.png, and prints what each schedule leaves of the data at t = 1. A
-schedule is a function of t, so one of your own can stand beside the known ones. In a
-notebook a figure shows itself.
+Writes snr.png and where.png, and prints how much signal each schedule leaves at t = 1. A
+schedule is a function of t, so you can add your own to the plot. In a notebook the figures
+are shown.
 """
 
 import jaxdiff as jd

@@ -1,4 +1,4 @@
-"""Plots and a table of what schedules, laws of t, weightings and grids do.
+"""Plots schedules, laws of t, weightings and grids, with a table.
 
     python launch/analyze.py --out=analysis
     python launch/analyze.py --out=analysis --config=configs/digits.py
@@ -6,7 +6,7 @@
 Without --config: all built-in tables and paths, and well-known recipes. With it: that
 experiment's schedule, law, weighting and grid; any field can be changed by a flag such as
 --config.times.std=1.4. Writes schedules.png, densities.png, weightings.png, grids.png,
-terminal.csv and terminal.json, and prints the table of what is left of the data at t = 1.
+terminal.csv and terminal.json, and prints the table of the signal left at t = 1.
 """
 
 import csv
@@ -47,7 +47,7 @@ DRAWN: Mapping[str, Schedule] = {
     "rectified flow": FLOW,
     "EDM": EDM,
 }
-"""The schedules that a plot has room for; the others lie on top of these."""
+"""The schedules to plot; the other curves coincide with these."""
 SCHEDULES: Mapping[str, Schedule] = {
     **DRAWN,
     "DDPM, zero terminal SNR": jd.zero_terminal_snr(DDPM),
@@ -94,7 +94,7 @@ WRITTEN = (
     *("schedules.png", "densities.png", "weightings.png", "grids.png"),
     *("terminal.csv", "terminal.json"),
 )
-"""The files in OUT."""
+"""The files written to OUT."""
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:
-    """The one schedule, law and grid of an experiment, and the weightings of its loss."""
+    """An experiment's schedule, law and grid, and the weightings of its loss."""
     schedule, law = experiment.schedule, experiment.times
     weightings = curves.weightings(experiment.loss)
     if not weightings:
@@ -149,7 +149,7 @@ def _of(experiment: Experiment) -> tuple[dict, dict, dict, dict]:
 
 
 def _write_table(out: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """The residual signals on the screen, as CSV and as JSON."""
+    """Prints the residual signals, and writes them as CSV and JSON."""
     fields = [field.name for field in dataclasses.fields(curves.Terminal)]
     width = max(len(name) for name in rows)
     print("What is left of the data at t = 1 (amplitude alpha / r, power its square):\n")
@@ -169,7 +169,7 @@ def _write_table(out: Path, rows: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _json(value: float) -> float | str:
-    """JSON has no infinity: a string there."""
+    """Infinity as a string, since JSON has none."""
     return value if abs(value) < float("inf") else str(value)
 
 

@@ -1,8 +1,8 @@
-"""Says that a command is being imported, which takes a minute where nothing is cached yet.
+"""Reports that a command is still importing, which takes a minute without cached bytecode.
 
-To be imported before anything that takes long; needs Python alone. A command that starts
-within `FIRST` seconds says nothing, and JAXDIFF_QUIET_IMPORT=1 silences it for programs
-that read what a command writes to stderr.
+Import it before any slow module; it needs only Python's standard library. A command that
+starts within `FIRST` seconds prints nothing, and JAXDIFF_QUIET_IMPORT=1 silences it for
+programs that read a command's stderr.
 """
 
 import os
@@ -12,18 +12,18 @@ import time
 from pathlib import Path
 
 FIRST, EVERY = 2.0, 8.0
-"""Seconds until the first line, and between two."""
+"""Seconds until the first line, and between lines."""
 
 _ended = threading.Event()
 
 
 def done() -> None:
-    """All is imported."""
+    """Ends the reports, once everything is imported."""
     _ended.set()
 
 
 def say() -> None:
-    """A line now and then until `done`."""
+    """Prints a line every few seconds until `done`."""
     began, pause = time.monotonic(), FIRST
     while not _ended.wait(pause):
         seconds = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""What the commands of this folder share: their set-up, and errors in one line."""
+"""Shared code of the commands in this folder: their set-up, and errors in one line."""
 
 import errno
 import faulthandler
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import beginning  # before what takes long
+import beginning  # before the slow imports
 import config_files
 import jax
 import own_types
@@ -56,14 +56,14 @@ PROCESS = flags.DEFINE_integer(
 
 
 def run(main: Callable[[], None], together: bool = False) -> None:
-    """Runs a command; `together` with other processes, if the environment has some.
+    """Runs a command; with `together`, as one of several processes if there are others.
 
-    Its exit status is 0 when done, 1 on a mistake, 2 on a wrong flag, 130 when stopped by
-    Ctrl-C, and 75 when the same command is to be started again: it was preempted, or
-    lost another process. A mistake is printed as one line; JAXDIFF_TRACEBACK=1 prints the
-    traceback.
-    Compiled code is kept in JAX_COMPILATION_CACHE_DIR, by default in `xla` of the cache
-    folder, $JAXDIFF_CACHE or ~/.cache/jaxdiff; an empty value turns that off.
+    The exit status is 0 when done, 1 after a user's mistake, 2 for a wrong flag, 130 when
+    stopped by Ctrl-C, and 75 if the same command should be started again because it was
+    preempted or lost another process. A mistake is printed as one line;
+    JAXDIFF_TRACEBACK=1 prints the traceback.
+    Compiled code is cached in JAX_COMPILATION_CACHE_DIR, by default in `xla` in the cache
+    folder, $JAXDIFF_CACHE or ~/.cache/jaxdiff; an empty value disables the cache.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -86,7 +86,7 @@ def run(main: Callable[[], None], together: bool = False) -> None:
             status = _judged(error, joined)
         else:
             return
-        if joined:  # the others may never come to the barrier at a process' end
+        if joined:  # the others may never reach the barrier at the end of a process
             processes.leave(status)
         sys.exit(status)
 
@@ -97,7 +97,7 @@ def folder(flag: flags.FlagHolder[str]) -> Place:
     """The folder that a flag names.
 
     Raises:
-        ValueError: it names nothing.
+        ValueError: the flag is empty.
     """
     if not flag.value:
         raise ValueError(f"--{flag.name} is missing or empty: name a folder, as runs/mine")
@@ -108,7 +108,7 @@ def names(flag: flags.FlagHolder[list[str]], example: str = "") -> list[str]:
     """The names that a flag lists; `example` is one, by default the flag's default.
 
     Raises:
-        ValueError: it lists none, or an empty one.
+        ValueError: the list is empty, or has an empty name.
     """
     if not flag.value or not all(flag.value):
         text = ",".join(flag.value)
@@ -118,22 +118,22 @@ def names(flag: flags.FlagHolder[list[str]], example: str = "") -> list[str]:
 
 
 def beside(flag: flags.FlagHolder[str]) -> Place:
-    """Where results go by default: into the run's folder, or beside its snapshot."""
+    """The default folder for results: the run's folder, or the one of its snapshot."""
     workdir = folder(flag)
     return workdir.parent if workdir.suffix == ".npz" else workdir
 
 
 def whole(text: str, most: int = 10**9) -> bool:
-    """Whether a text is a number 0, 1, …, most, in the digits 0 to 9."""
+    """Whether a text is a number 0, 1, …, most, written in the digits 0 to 9."""
     plain = text.isascii() and text.isdigit() and len(text) <= 18
     return plain and int(text) <= most
 
 
 def interval(flag: flags.FlagHolder[list[str]]) -> tuple[float, float] | None:
-    """LOW,HIGH, as two numbers; None where the flag is not given.
+    """The numbers of LOW,HIGH; None if the flag is not given.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the flag is not of this form.
     """
     if flag.value is None:
         return None
@@ -146,12 +146,12 @@ def interval(flag: flags.FlagHolder[list[str]]) -> tuple[float, float] | None:
 
 
 def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[str, Place]:
-    """The files to write, by suffix: OUT.png and the like, OUT given with one or without.
+    """The files to write, by suffix, such as OUT.png; OUT may include a suffix.
 
     Replaced files are listed at the end; see `writes`.
 
     Raises:
-        ValueError: the folder cannot be written to, or be made where it would lie.
+        ValueError: the folder cannot be created or written to.
     """
     out = place(flag.value) if flag.value else default
     if flag.value and (flag.value.endswith(os.sep) or out.is_dir()):
@@ -163,10 +163,10 @@ def output(flag: flags.FlagHolder[str], default: Place, *suffixes: str) -> dict[
 
 
 def writes(flag: flags.FlagHolder[str], *paths: Place) -> None:
-    """Files that the command will write: at its end it lists those it has replaced.
+    """Registers files that the command will write; at its end it lists the replaced ones.
 
     Raises:
-        ValueError: a folder cannot be written to, or be made where it would lie.
+        ValueError: a folder cannot be created or written to.
     """
     for parent in dict.fromkeys(path.parent for path in paths if isinstance(path, Path)):
         there = next(p for p in (parent / "x").absolute().parents if p.exists())
@@ -178,11 +178,11 @@ def writes(flag: flags.FlagHolder[str], *paths: Place) -> None:
 
 
 _BEFORE: dict[Place, float] = {}
-"""When the files that a command writes were written last, before it."""
+"""Modification times, before the command, of the files that it writes."""
 
 
 def _written(path: Place) -> float:
-    """When a file, or an object of a bucket, was written last, in seconds."""
+    """Modification time of a file or a bucket's object, in seconds."""
     about = path.stat()
     return about.st_mtime if isinstance(path, Path) else about.mtime
 
@@ -197,10 +197,10 @@ def _say_replaced() -> None:
 
 
 def need(*pairs: tuple[flags.FlagHolder, flags.FlagHolder]) -> None:
-    """Refuses a flag that was given without the other, which it needs.
+    """Rejects a flag that is given without the other flag that it needs.
 
     Raises:
-        ValueError: names both.
+        ValueError: the names of both flags.
     """
     for flag, other in pairs:
         if flag.present and not other.value:
@@ -208,15 +208,15 @@ def need(*pairs: tuple[flags.FlagHolder, flags.FlagHolder]) -> None:
 
 
 MISTAKES = (ValueError, OSError, ImportError)
-"""What is raised where a user's value enters; anything else is ours and is traced."""
+"""Errors that a user's input can cause; any other is a bug and prints its traceback."""
 
 
 def _set_up(together: bool) -> bool:
-    """What every command needs; whether it is one of several processes."""
-    logging.set_verbosity(logging.FATAL)  # errors that matter arrive as exceptions,
+    """Sets up a command; returns whether it is one of several processes."""
+    logging.set_verbosity(logging.FATAL)  # relevant errors arrive as exceptions; after one,
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
-    sys.unraisablehook = lambda _: None  # and Orbax's event loop and TensorBoard's
-    threading.excepthook = lambda _: None  # thread die noisily after one
+    sys.unraisablehook = lambda _: None  # Orbax's event loop and TensorBoard's thread
+    threading.excepthook = lambda _: None  # would print noise as they die
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = _warn
     os.environ |= xla_flags.settings(os.environ, xla_flags.kind_of_machine())
@@ -234,18 +234,18 @@ def _set_up(together: bool) -> bool:
         sys.exit(
             _report(f"cannot join the other processes: {_line(error)}", processes.AGAIN)
         )
-    faulthandler.disable()  # a process that lost another ends with one line, and no dump
+    faulthandler.disable()  # a process that lost another prints one line, without a dump
     return True
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    """Prints a warning; what comes from files moves no cursor."""
+    """Prints a warning, with control characters from files escaped."""
     text = "\n".join(printable(line) for line in str(message).split("\n"))
     print(f"warning: {text}", file=sys.stderr)
 
 
 def _compiled(cache: str) -> str | None:
-    """Where compiled code is kept: in no folder that others can put theirs into."""
+    """The folder for compiled code; None if others could write to it."""
     if not cache or CLOUD.match(cache):
         return cache or None
     try:
@@ -256,10 +256,10 @@ def _compiled(cache: str) -> str | None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Flags, of which a config is one: its own errors become one line too."""
+    """Parses flags, including the config, whose own errors become one line too."""
     argv = _expanded(argv)
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["import"])
-    logging.set_verbosity(logging.FATAL)  # what is wrong is said once, below
+    logging.set_verbosity(logging.FATAL)  # the error is printed once, below
     if wrong := config_files.complaint(argv) or own_types.imported(argv):
         _fail(wrong, 2)
     try:
@@ -272,11 +272,11 @@ def _parse(argv: list[str]) -> list[str]:
         if wrong := config_files.fault(argv):
             _fail(wrong, 2)
         if HELP & {argument.lstrip("-").partition("=")[0] for argument in argv}:
-            sys.exit(0)  # absl says 1
+            sys.exit(0)  # absl exits with 1
         raise ended
     except flags.UnrecognizedFlagError as error:
         _fail(f"{str(error).splitlines()[0]}; --help lists them", 2)
-    except Exception as error:  # also what a config file raises, which may be anything
+    except Exception as error:  # a config file may raise anything
         _fail(config_files.fault(argv) or _of_flags(error), 2, error)
     if wrong := config_files.fault(argv):  # get_config returned something else
         _fail(wrong, 2)
@@ -284,7 +284,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 HELP = {"?", "help", "helpfull", "helpshort", "helpxml"}
-"""Flags that print what flags there are."""
+"""Flags that print the available flags."""
 
 
 def _of_flags(error: Exception) -> str:
@@ -299,7 +299,7 @@ def _of_flags(error: Exception) -> str:
 
 
 def _expanded(argv: list[str]) -> list[str]:
-    """--config=~/mine.py, whose ~ a shell leaves alone; as two arguments, or with one -."""
+    """Expands the ~ in --config=~/mine.py, also as two arguments, or with a single -."""
     expanded, names = [], ("--config", "-config")
     for before, argument in zip(["", *argv], argv, strict=False):
         flag, equals, path = argument.partition("=")
@@ -312,7 +312,7 @@ def _expanded(argv: list[str]) -> list[str]:
 
 
 def _judged(error: Exception, joined: bool) -> int:
-    """Prints an error, and returns the exit status; raises a fault of jaxdiff."""
+    """Prints a user's error and returns the exit status; raises bugs of jaxdiff."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return _report(_out_of_memory(error))
     if joined and processes.is_lost_process(error):
@@ -327,7 +327,7 @@ def _judged(error: Exception, joined: bool) -> int:
 
 
 def _out_of_memory(error: Exception) -> str:
-    """The line of an error of memory, with the flags and fields that reduce it."""
+    """The line for an out-of-memory error, with the flags and fields that reduce memory."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     sizes = {name: flags.FLAGS[name].value for name in SIZES if name in flags.FLAGS}
     current = [f"--{name}={value}" for name, value in sizes.items() if value]
@@ -346,7 +346,7 @@ CONFIG_SIZES = (
     *("batch_size", "network.label_dim", "network.model_channels", "network.channel_mult"),
     *("network.num_blocks", "data.size", "data.shape", "data.labels"),
 )
-"""Flags and fields that memory grows with."""
+"""Flags and fields that determine the use of memory."""
 
 BUG = "a fault of jaxdiff, not of yours: please report the command and the lines below"
 
@@ -370,10 +370,10 @@ def _report(error: Exception | str, status: int = 1) -> int:
 
 
 def _line(error: Exception | str) -> str:
-    """The line of an error that says what happened."""
+    """The most informative line of an error."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
-    if first.endswith(":"):  # a heading over a traceback, whose last line is the cause
+    if first.endswith(":"):  # a heading above a traceback, whose last line is the cause
         first = f"{first} {lines[-1]}"
     short = re.sub(r"\S{200,}", lambda word: f"{word[0][:60]}…{word[0][-20:]}", first)
     return printable(short)

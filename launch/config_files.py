@@ -1,7 +1,7 @@
 """--config: files that return an experiment, and flags that change any field of it.
 
-A field that holds one of jaxdiff's own values is changed as --solver is, by writing the
-value: --config.schedule=Cosine() or --config.times="NormalLogSigma(mean=-1.0)".
+A field that holds one of jaxdiff's own values is set like --solver, by writing the value:
+--config.schedule=Cosine() or --config.times="NormalLogSigma(mean=-1.0)".
 """
 
 import inspect
@@ -20,7 +20,7 @@ from jaxdiff.types.ranges import quote
 
 
 class _Parser(flags.ArgumentParser):
-    """Keeps what was written for a field until `fill` knows what the field may hold."""
+    """Keeps the text given for a field until `fill` knows the field's type."""
 
     def parse(self, argument: str | ConfigDict) -> ConfigDict:
         kept = isinstance(argument, ConfigDict)
@@ -32,10 +32,10 @@ config_flags.register_flag_parser_for_type(ConfigDict, _Parser())
 
 
 def fill(config: ConfigDict, where: str = "config") -> None:
-    """Puts values where flags wrote them, in place.
+    """Replaces the texts from flags by values, in place.
 
     Raises:
-        ValueError: the flag, and what may stand there.
+        ValueError: the flag, and the values that it accepts.
     """
     fields = fields_of(TYPES.get(config.get("type"), Experiment))
     for name, value in config.items():
@@ -52,7 +52,7 @@ def fill(config: ConfigDict, where: str = "config") -> None:
 
 
 def complaint(argv: list[str]) -> str:
-    """What is wrong with how --config and its fields were given; "" if nothing is."""
+    """The error in the flags --config and --config.FIELD; "" if there is none."""
     for argument in argv:
         if match := re.match(r"--?(config[\w.]*)\.type(?:=(.*)|$)", argument):
             field, kind = match.groups()
@@ -66,7 +66,7 @@ def complaint(argv: list[str]) -> str:
         return ""
     try:
         is_file = Path(path.split(":")[0]).is_file()
-    except (OSError, ValueError) as error:  # too long, or with a null byte
+    except (OSError, ValueError) as error:  # the name is too long, or has a null byte
         return f"--config={quote(path, 60)}: {getattr(error, 'strerror', None) or error}"
     if not is_file:
         known = ", ".join(sorted(str(f) for f in Path("configs").glob("*.py")))
@@ -78,9 +78,9 @@ def complaint(argv: list[str]) -> str:
 
 
 def fault(argv: list[str]) -> str:
-    """What is wrong with the config file itself, or with a field's name; "" if nothing is.
+    """The error in the config file itself, or in a field's name; "" if there is none.
 
-    The file is run again, by itself, so that its own error can be distinguished.
+    The file is run again on its own, to distinguish its errors from others.
     """
     path = config_file(argv)
     if path is None:
@@ -104,7 +104,7 @@ def fault(argv: list[str]) -> str:
 
 
 def config_file(argv: list[str]) -> str | None:
-    """What --config names, the last time that it is given."""
+    """The value of the last --config flag."""
     named = None
     for i, argument in enumerate(argv):
         if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
@@ -124,7 +124,7 @@ def _misfit(get_config: Any, file: str, argument: list[str]) -> str:
 
 
 def where(error: BaseException, file: str) -> str:
-    """File, line and error; the message alone where the file refuses something itself."""
+    """File, line and error; only the message if the file raises it itself."""
     text = next((line for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
@@ -140,7 +140,7 @@ def _kind(value: Any) -> str:
 
 
 def _unknown_field(argv: list[str], config: ConfigDict) -> str:
-    """Which --config.a.b names no field, and what fields there are; "" if none does."""
+    """The --config.a.b that names no field, and the existing fields; "" if all exist."""
     for flag in (a.lstrip("-").split("=")[0] for a in argv if a.startswith("--config.")):
         node, names = config, flag.split(".")[1:]
         for i, name in enumerate(names):

@@ -1,16 +1,16 @@
-"""Makes a file of weights for a feature extractor out of the one that was published.
+"""Converts the published weights of a feature extractor to a file for jaxdiff.
 
     python launch/convert_features.py --network=inception --out=weights \\
         --source=pt_inception-2015-12-05-6726825d.pth
     python launch/convert_features.py --network=dinov2_vitl14 --out=weights \\
         --source=dinov2_vitl14_pretrain.pth
 
-The first is pytorch-fid's InceptionV3, the second a network of torch's hub, without
-registers; both have to be downloaded by you. Any file that torch wrote will do: a state
-dict, alone or inside of a checkpoint (.pth, .pt, zip or legacy), or a TorchScript module.
-It is read as data: nothing in it is run, and torch is not needed. Every tensor must be
-there with its name and shape, and no other. OUT is a folder, in which the file is called
-NETWORK.npz, or the file; JAXDIFF_WEIGHTS=OUT tells the extractors where it is.
+The first is pytorch-fid's InceptionV3, the second a network from torch.hub, without
+registers; you have to download both. Any file written by torch works: a state dict, alone
+or inside a checkpoint (.pth, .pt, zip or legacy), or a TorchScript module. It is read as
+data: nothing in it is run, and torch is not needed. It must have every tensor with its name
+and shape, and no others. OUT is the new file, or a folder where it is called NETWORK.npz;
+set JAXDIFF_WEIGHTS=OUT for the extractors.
 """
 
 import re
@@ -31,7 +31,7 @@ NETWORKS: Mapping[str, Callable[[], Shapes]] = {
     "inception": inception.shapes,
     **{name: partial(dinov2.shapes, net) for name, net in dinov2.NETWORKS.items()},
 }
-"""The networks whose weights are files, and the names and shapes of their tensors."""
+"""The networks that need weight files, and the names and shapes of their tensors."""
 
 SOURCE = flags.DEFINE_string("source", "", "The published file.")
 NETWORK = flags.DEFINE_enum("network", None, list(NETWORKS), "Whose weights it has.")
@@ -60,11 +60,11 @@ def main() -> None:
 
 
 def convert(source: Path, network: str, shapes: Shapes) -> Weights:
-    """The weights of a network, out of a file of torch's.
+    """The weights of a network from a torch file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, is not the one its name says, or holds other tensors.
+        ValueError: it cannot be read, is not the file of its name, or holds other tensors.
     """
     stored = tensors.read(source)
     digest = weights.sha256(source)
@@ -84,9 +84,9 @@ def convert(source: Path, network: str, shapes: Shapes) -> Weights:
 def own(
     stored: Mapping[str, np.ndarray], network: str, shapes: Shapes
 ) -> dict[str, np.ndarray]:
-    """The tensors of a network among all those of a file, wherever its state dict is.
+    """A network's tensors among all those of a file, wherever its state dict is.
 
-    Counts of batches may be missing, as in state dicts older than torch's counting.
+    Batch counts may be missing, as in state dicts from before torch counted batches.
 
     Raises:
         ValueError: tensors that are missing, extra or of another shape; or two networks.

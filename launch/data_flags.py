@@ -1,4 +1,4 @@
-"""The flags that name a source of images, and the summary of the records made of it."""
+"""Flags that name a source of images, and the summary of the records made from it."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def data() -> Any:
     """The data that the flags name.
 
     Raises:
-        ValueError: they name none, or two.
+        ValueError: the flags name no data, or two.
     """
     if bool(IMAGES.value) == bool(CONFIG.value):
         raise ValueError("name the data: either --images=FOLDER or --config=FILE")
@@ -33,7 +33,7 @@ def data() -> Any:
 
 
 def report(out: Path, made: Prepared) -> None:
-    """Prints how many records there are, and what was left out."""
+    """Prints the number of records, and what was left out."""
     header = made.header
     size = sum(shard.bytes for shard in header.shards)
     print(

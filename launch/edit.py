@@ -1,4 +1,4 @@
-"""Edits images with a run: draws them anew from a level of noise, or parts of them.
+"""Edits images with a run: redraws them from a noise level, or redraws parts of them.
 
     python launch/edit.py --workdir=runs/digits --strength=0.6 --labels=3
 
@@ -7,14 +7,14 @@
 
     python launch/edit.py --workdir=runs/mine --image=photo.png --mask=mask.png --labels=7
 
-Images are the run's own held-out ones, or --image, a picture or a folder of them, which
-are cropped and resized as `data.Folder` does. --strength is how far back along the grid an
-edit starts [SDEdit]: 0 returns the image, 1 draws it from noise. --mask is a picture,
-white where the image is drawn anew and black where it is kept; --box says the same of a
-rectangle. Parts that are kept come out as they were. --resample=JUMP,TIMES goes back up
-JUMP steps and down again, TIMES in all, so that both parts come to agree [RePaint]; give
-it a solver that draws noise. All flags of launch/sample.py that say how to draw hold here.
-Writes a sheet as PNG (originals, what is kept of them, edits) and the edits as NPZ.
+Images are the run's own held-out ones, or --image, a picture or a folder of them, cropped
+and resized as `data.Folder` does. --strength is how far back along the grid an edit starts
+[SDEdit]: 0 returns the image, 1 draws it from noise. --mask is a picture, white where the
+image is redrawn and black where it is kept; --box redraws a rectangle. Kept parts are
+unchanged. --resample=JUMP,TIMES goes back up JUMP steps and down again, TIMES in all, so
+that both parts agree with each other [RePaint]; use it with a stochastic solver. All
+sampling flags of launch/sample.py work here, too.
+Writes a sheet as PNG (originals, their kept parts, edits) and the edits as NPZ.
 A run on latents needs its VAE, --vae: a latent is kept where all of its pixels are.
 """
 
@@ -102,7 +102,7 @@ def _images(
 ) -> tuple[
     Float32[np.ndarray, "N h w c"], UInt8[np.ndarray, "N H W C"], Int[np.ndarray, " N"]
 ]:
-    """What is edited, as x0 and as pictures, and the classes it becomes."""
+    """The images to edit, as x0 and as pictures, and their target classes."""
     experiment, mesh = model.experiment, sharding.data_mesh()
     encoder, classes = encoder_of(experiment.data), experiment.network.label_dim
     if IMAGE.value is None:
@@ -132,14 +132,14 @@ def _images(
 def _broadcast(
     known: Bool[np.ndarray, "H W 1"], shape: tuple[int, int, int, int]
 ) -> Bool[np.ndarray, "N h w c"]:
-    """Where each x0 [N, h, w, c] is kept: where all pixels that it is of are."""
+    """The mask of kept elements of x0 [N, h, w, c]: those whose pixels are all kept."""
     _, height, width, _ = shape
     blocks = known.reshape(height, known.shape[0] // height, width, -1)
     return np.broadcast_to(blocks.all(axis=(1, 3))[None, ..., None], shape)
 
 
 def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
-    """Where the image is kept; None where all may change."""
+    """The mask of kept pixels; None if all may change."""
     from PIL import Image
 
     height, width, _ = shape

@@ -1,4 +1,4 @@
-"""Makes latents of images with a VAE, as records to train on.
+"""Encodes images to latents with a VAE, as records to train on.
 
     python launch/encode.py --images=my/photos --size=256 --vae=sd-vae-ft-mse \\
         --out=my/latents
@@ -6,22 +6,22 @@
     python launch/encode.py --config=configs/openmoji.py --config.data.size=256 \\
         --vae=sd-vae-ft-mse --scaling=edm2 --out=my/latents
 
---vae is a folder as diffusers has it, config.json and weights beside it (.safetensors or
-.bin), of which nothing is run. --images is a folder or a ZIP file; a config gives any data
-that launch/train.py takes. Every device encodes; the same command again goes on where it
-was stopped, at the first shard that is not whole, and ends with the same bytes.
+--vae is a folder in diffusers' format, config.json and weights (.safetensors or .bin),
+which are read without running anything. --images is a folder or a ZIP file; a config can
+name any data that launch/train.py takes. All devices encode; the same command again resumes
+at the first incomplete shard, and ends with the same bytes.
 
-A record has the mean and the std of the VAE's posterior, of which training draws anew at
-each step; --seed=0 stores one draw of each image instead. --mirror adds the latents of the
-mirrored images, as DiT and SiT were trained on. --scaling says how latents become what the
-network sees, and what black is to the VAE:
+A record has the mean and the std of the VAE's posterior, from which training draws at each
+step; --seed=0 stores one draw of each image instead. --mirror adds the latents of the
+mirrored images, as DiT and SiT were trained on. --scaling sets how latents are scaled for
+the network, and the VAE's value for black:
 
     ldm       (latent - shift) factor, from the VAE's config.json; black is -1
     edm2      EDM2's mean and std of each channel, for sd-vae-ft-mse; black is 0
     measured  mean 0 and std 0.5 in each channel of these latents; black is -1
 
-At the end it prints mean and std of each channel, keeps them where training finds them, and
-says what to write to train on the latents.
+At the end it prints mean and std of each channel, saves them for training, and prints the
+config line that trains on the latents.
 """
 
 import command
@@ -49,7 +49,7 @@ flags.adopt_module_key_flags(data_flags)
 
 
 def main() -> None:
-    """Encodes, measures, and says what to do next."""
+    """Encodes, measures, and prints the next step."""
     data, out, folder = data_flags.data(), command.folder(OUT), command.folder(VAE)
     opened = encode.opened(folder, SCALING.value, dtype=DTYPE.value, batch=BATCH.value)
     how = {"seed": DRAW.value, "dtype": STORED.value, "shard_size": SHARD_SIZE.value}

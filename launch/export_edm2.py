@@ -1,11 +1,11 @@
-"""Writes a network of jaxdiff under the names and in the layout of EDM2's own, as NPZ.
+"""Exports a jaxdiff network as NPZ, with the names and layout of the EDM2 code.
 
     python launch/export_edm2.py --workdir=runs/mine --std=0.05 --out=mine.npz
 
 The NPZ holds one array for each tensor of a state dict, `unet.enc.64x64_conv.weight` and
-so on: convolutions [out, in, h, w], linear layers [out, in], float32. In torch,
-{name: torch.from_numpy(array)} of it is what load_state_dict takes. --workdir may also be
-one snapshot's file, runs/edm2-s/snapshots/1048576-0.13.npz.
+so on: convolutions [out, in, h, w], linear layers [out, in], float32. In torch, pass
+{name: torch.from_numpy(array)} to load_state_dict. --workdir may also be the file of a
+snapshot, runs/edm2-s/snapshots/1048576-0.13.npz.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ CONFIG_G: Mapping[str, bool] = {
     "uncertainty": True,
     "learned_variance": False,
 }
-"""What the published networks are, where UNet may be something else."""
+"""The fields of UNet that are fixed in the published networks."""
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     SAMPLING = field_flags.define(Sampling)
     sampling = dataclasses.replace(run.experiment.sampling, **field_flags.values(SAMPLING))
 
-A field's annotation says what it holds and, in a text, what it means, so that a new field
-is a flag by itself. A flag that is not given is None and changes nothing.
+A field's annotation has its type and its help text, so a new field becomes a flag by
+itself. A flag that is not given is None and changes nothing.
 """
 
 import typing
@@ -28,10 +28,10 @@ class FieldFlag:
     hint: Any
 
     def value(self) -> Any:
-        """What the field becomes; None where the flag is not given.
+        """The field's new value; None if the flag is not given.
 
         Raises:
-            ValueError: a text that does not describe such a value.
+            ValueError: the text does not describe such a value.
         """
         if self.flag.value is None or self.hint in PLAIN:
             return self.flag.value
@@ -41,7 +41,7 @@ class FieldFlag:
 
 
 PLAIN = (bool, int, float)
-flags.disclaim_key_flags()  # they are those of the module that calls `define`
+flags.disclaim_key_flags()  # the flags belong to the module that calls `define`
 
 
 def define(cls: type, but: Container[str] = (), only: Container[str] | None = None) -> (
@@ -49,7 +49,7 @@ def define(cls: type, but: Container[str] = (), only: Container[str] | None = No
 ):  # fmt: skip
     """A flag for each field of the class, by name: all `but` some, or `only` some.
 
-    Pairs of numbers are LOW,HIGH, and other values are written as Python prints them.
+    Pairs of numbers are written as LOW,HIGH, and other values as Python prints them.
     """
     annotations = typing.get_type_hints(cls, include_extras=True)
     return {
@@ -60,13 +60,13 @@ def define(cls: type, but: Container[str] = (), only: Container[str] | None = No
 
 
 def values(fields: Mapping[str, FieldFlag]) -> dict[str, Any]:
-    """What is given, by the names of the fields."""
+    """The values of the given flags, by the names of their fields."""
     flagged = {name: field.value() for name, field in fields.items()}
     return {name: value for name, value in flagged.items() if value is not None}
 
 
 def _flag(name: str, hint: Any, notes: tuple[Any, ...]) -> flags.FlagHolder:
-    """The flag of a field whose annotation has these notes beside the type."""
+    """The flag of a field whose annotation has these notes after the type."""
     text = next((note for note in notes if isinstance(note, str)), "")
     if hint is bool:
         return flags.DEFINE_bool(name, None, text)

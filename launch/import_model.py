@@ -1,4 +1,4 @@
-"""Makes a published model one of jaxdiff's: a run that samples, evaluates and trains on.
+"""Imports a published model as a run, to sample, evaluate and fine-tune.
 
     python launch/import_model.py DiT-XL-2-256x256.pt runs/dit --vae=sd-vae-ft-ema
     python launch/sample.py --workdir=runs/dit
@@ -10,13 +10,13 @@
 Families are edm2, dit, sit, adm and iddpm (Improved DDPM); their files are torch's .pt, a
 training checkpoint with `ema` in it, .safetensors, or EDM2's .pkl. A file is read as data:
 nothing that it names is imported or run, and torch is not needed. Family and size are
-recognised from names and shapes; --as says what cannot be, such as DiT or SiT. Of a network
-that is not a published one, say what no file says: --heads, and for ADM --side,
+recognised from names and shapes; --as sets what cannot be recognised, such as DiT or SiT.
+For unpublished networks give the settings that files lack: --heads, and for ADM --side,
 --attention and --schedule.
 
 OUT/snapshots/ gets the averaged network with its experiment, OUT/LICENCE.txt the licence of
-the weights. Several snapshots of one EDM2 training may share an OUT, and other EMA lengths
-can then be reconstructed from them.
+the weights. Several snapshots of one EDM2 training may share an OUT; other EMA lengths can
+then be reconstructed from them.
 """
 
 import itertools
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def named(argv: list[str]) -> list[str]:
-    """The command line with --file= and --out= before its first two bare arguments."""
+    """The command line with --file= and --out= added to its two positional arguments."""
     names, arguments = iter(("--file=", "--out=")), argv[:1]
     for before, argument in itertools.pairwise(argv):
         value = before.startswith("--") and "=" not in before and before != "--sure"

@@ -1,4 +1,4 @@
-"""Bits/dim of a run on its data: by the probability flow, or by the variational bound.
+"""Bits/dim of a run on its data, by the probability flow or the variational bound.
 
     python launch/likelihood.py --workdir=runs/digits --split=test
 
@@ -6,18 +6,18 @@
 
     python launch/likelihood.py --workdir=runs/digits --by=bound
 
-No config file is needed. Runs on a table of betas are measured by the bound, others by the
-flow: the bound's decoder is as narrow as a step of the path [IDDPM], and the small steps of
-EDM's path make it cost more than an image without a model. --by says which.
+No config file is needed. By default runs on a table of betas use the bound, others the
+flow: the bound's decoder is as narrow as a step of the path [IDDPM], and with the small
+steps of EDM's path it costs more bits than no model at all. --by chooses.
 The bound has --timesteps steps, at t = 1/T ... 1 of the run's schedule: a table's entries
-by default, 1000 steps of a closed form. The flow is integrated
-from the least noise of the schedule, by --steps of order 4 or within a tolerance
-(--adaptive), and its divergence is exact or estimated by --probes; pixels are dequantised
-uniformly. Image i's noise depends on --seed and i alone, not on --batch or the devices.
+by default, 1000 steps of a closed form. The flow is integrated from the schedule's lowest
+noise level, with --steps of order 4 or within a tolerance (--adaptive), and its divergence
+is exact or estimated with --probes; pixels are dequantised uniformly. Image i's noise
+depends only on --seed and i, not on --batch or the devices.
 
-Writes OUT.json, with the numbers of every image, and OUT.png: of the bound every term and
-the loss by logSNR, of the flow how bits/dim are spread over images, beside those of the
-bound where that was measured before on the same images.
+Writes OUT.json, with the numbers of every image, and OUT.png: for the bound every term and
+the loss by logSNR, for the flow the distribution of bits/dim over images, beside that of
+the bound if it was measured before on the same images.
 """
 
 import json
@@ -48,7 +48,7 @@ from jaxdiff.schedules import Table, posterior
 from jaxdiff.types.ranges import Finite, check
 
 Files = dict[str, Place]
-"""What is written, by suffix."""
+"""The files to write, by suffix."""
 
 VARIANCES = ("SmallVariance", "LargeVariance", "LearnedVariance")
 
@@ -91,7 +91,7 @@ flags.declare_key_flag("cpu_devices")
 
 OWN = {"bound": (TIMESTEPS, VARIANCE, CLIP, BINS), "flow": (STEPS, ADAPTIVE, PROBES)}
 OWN["flow"] += (SKILLING, EXACT)
-"""Flags that one way alone reads."""
+"""Flags that only one of the two uses."""
 
 
 def main() -> None:
@@ -111,13 +111,13 @@ def main() -> None:
 
 
 NAMES = {"bound": "bits", "flow": "bits_flow"}
-"""The names of what each way writes, by default."""
+"""Default names of the output files, by method."""
 
 
 def _bound(
     run: restoring.Restored, dataset: Dataset, settings: dict[str, Any], out: Files
 ) -> None:
-    """The variational bound, and losses by logSNR."""
+    """Measures the variational bound, and losses by logSNR."""
     experiment = run.experiment
     count = TIMESTEPS.value or getattr(experiment.schedule, "steps", 1000)
     head = experiment.network.learned_variance
@@ -166,7 +166,7 @@ def _flow(
     rule: AdaptiveRule | None,
     divergence: Divergence,
 ) -> None:
-    """Densities by the flow."""
+    """Measures densities by the flow."""
     levels = likelihood.rising(run.experiment.schedule, STEPS.value)
     earlier, start = _earlier(), time.perf_counter()
     measured = dataset_flow.measure(
@@ -202,7 +202,7 @@ def _flow(
 
 
 def _check_sense(bits: float, why: str) -> None:
-    """Warns of more bits/dim than bytes have, which cost 8 without any model."""
+    """Warns about more than 8 bits/dim, the cost of bytes without any model."""
     if bits > BITS:
         warnings.warn(
             f"{bits:.2f} bits/dim are more than the {BITS} that an image of bytes costs "
@@ -216,10 +216,10 @@ BITS = 8
 
 
 def _chosen() -> str:
-    """The way that the flags name, by --by or by what one way alone reads; "" if none.
+    """The method chosen by --by, or by a flag that only one method uses; "" if neither.
 
     Raises:
-        ValueError: a flag that this way does not read, or that another one replaces.
+        ValueError: a flag that this method does not use, or that another flag replaces.
     """
     read = {way: [f for f in owned if f.present] for way, owned in OWN.items()}
     ways = [BY.value] if BY.value else [way for way, owned in read.items() if owned]

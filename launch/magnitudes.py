@@ -1,13 +1,13 @@
-"""Draws how large activations, weights and updates were in training, layer by layer.
+"""Plots the magnitudes of activations, weights and updates in training, layer by layer.
 
     python launch/train.py --config=configs/digits.py --workdir=runs/digits \\
         --config.magnitudes_every=50
     python launch/magnitudes.py --workdirs=runs/digits,runs/other --out=magnitudes.png
 
-A row of panels a run [EDM2 fig. 3], and a table of how far each quantity moved: its
+One row of panels per run [EDM2 fig. 3], and a table of how much each quantity changed: its
 geometric mean over layers at the first and the last row, their ratio, and the span of that
-mean, largest over smallest; the smallest and the largest of any layer at any row; and the
-most that a layer grew, last over first, with that layer's name.
+mean, largest over smallest; the extremes over all layers and rows; and the largest growth
+of a layer, last over first, with that layer's name.
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(_row(line))
         except ValueError as error:
-            if n < len(lines):  # a last line without its end is still being written
+            if n < len(lines):  # an incomplete last line is still being written
                 raise ValueError(f"{path}, line {n}: {error}") from error
     return rows
 

@@ -2,9 +2,9 @@
 
     python launch/measure_data.py --config=configs/digits.py
 
-Reads every image once, shows each channel's mean and std of x0, and keeps them in the cache
-folder ($JAXDIFF_CACHE or ~/.cache/jaxdiff), where training finds them; --again measures
-what is known already. Any field of the config can be changed: --config.data.path=my/images.
+Reads every image once, prints each channel's mean and std of x0, and saves them in the
+cache folder ($JAXDIFF_CACHE or ~/.cache/jaxdiff) for training; --again repeats an earlier
+measurement. Any field of the config can be changed: --config.data.path=my/images.
 """
 
 import command
@@ -21,7 +21,7 @@ flags.mark_flags_as_required(["config"])
 
 
 def main() -> None:
-    """Measures, keeps, prints."""
+    """Measures, saves, prints."""
     experiment = from_config(CONFIG.value)
     data = experiment.data
     dataset = data.load()

@@ -4,11 +4,11 @@
     python launch/noise_shift.py --workdir=runs/nag --estimator=runs/level \\
         --solver=EulerMaruyama --steps=25 --noise_guidance=1 --noise_interval=0,5
 
-The estimator says ln(sigma / alpha) of the states that the sampler passes and of forward
-states of data, of the same classes; the shift is the difference of the means. Prints it
-level by level and whether guidance can help this solver at these steps, and draws what the
-estimator says at six levels, and the shift over all. Writes OUT.png, and OUT.json with all
-numbers. An estimator is trained with configs/digits_nag.py:level, see there.
+The estimator predicts ln(sigma / alpha) of the sampler's states and of forward states of
+data, with the same classes; the shift is the difference of the means. Prints it level by
+level and whether guidance can help this solver at these steps, and plots the estimates at
+six levels and the shift over all. Writes OUT.png, and OUT.json with all numbers. To train
+an estimator see configs/digits_nag.py:level.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
 
 Said = dict[str, Float[np.ndarray, "N n"]]
-"""Estimates at N levels of each kind of states, forward ones first."""
+"""Estimates at N levels for each kind of states, forward ones first."""
 FORWARD, SAMPLED = "forward", "sampled"
 
 
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def chosen(experiment: Experiment) -> Experiment:
-    """The run's experiment, sampled as the flags say."""
+    """The run's experiment with the sampling settings of the flags."""
     flagged = field_flags.values(SAMPLING)
     if STEPS.value is not None:
         flagged["steps"] = STEPS.value
@@ -100,7 +100,7 @@ def estimates(
     experiment: Experiment,
     levels: NoiseLevel,
 ) -> Said:
-    """Forward states of data, then sampled ones, the latter unguided and guided."""
+    """Estimates for forward states of data, then sampled ones, unguided and guided."""
     mesh, batch = sharding.data_mesh(), BATCH.value
     seeds = SEED.value + np.arange(NUMBER.value)
     generate.require_seeds(seeds)
@@ -123,7 +123,7 @@ def estimates(
 
 
 def shifts_of(estimated: Said) -> dict[str, noise_shift.Shift]:
-    """The shift of each kind of states against the forward ones."""
+    """The shift of each kind of states from the forward ones."""
     pair = lambda sampled: noise_shift.Estimates(sampled, estimated[FORWARD])
     return {kind: noise_shift.measure(pair(values)) for kind, values in estimated.items()}
 
@@ -143,7 +143,7 @@ def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:
 def as_numbers(
     experiment: Experiment, levels: NoiseLevel, shifts: dict[str, noise_shift.Shift]
 ) -> dict[str, Any]:
-    """All that was measured, as JSON has it."""
+    """All measurements, as values for JSON."""
     s = experiment.sampling
     listed = lambda shift: {k: np.asarray(v).tolist() for k, v in vars(shift).items()}
     return {
@@ -163,7 +163,7 @@ def as_numbers(
 def draw(
     levels: NoiseLevel, estimated: Said, shifts: dict[str, noise_shift.Shift]
 ) -> "Figure":
-    """Densities of the estimates at six levels, and the shift at all."""
+    """Densities of the estimates at six levels, and the shift at all levels."""
     from matplotlib.figure import Figure
 
     nominal = -np.asarray(levels.logsnr) / 2

@@ -1,4 +1,4 @@
-"""--import: files of one's own, run before anything is restored, and before other flags."""
+"""--import: runs a user's files before other flags are parsed and runs restored."""
 
 import importlib
 import importlib.util
@@ -15,9 +15,9 @@ from jaxdiff.types.ranges import quote
 
 
 def imported(argv: list[str]) -> str:
-    """Imports what --import names, in turn; what is wrong with it, "" if nothing is.
+    """Imports what --import names, in order; returns the error, "" if there is none.
 
-    The folder of a config file is on the path, for the files beside it that it imports.
+    The folder of a config file is on the path, so that it can import files beside it.
     """
     if path := config_file(argv):
         _add_folder(Path(path.split(":")[0]).absolute())
@@ -30,9 +30,9 @@ def imported(argv: list[str]) -> str:
 
 
 def fault(error: Exception) -> str:
-    """File and line of an error in a user's own code; "" where it is of other code.
+    """File and line of an error in a user's own code; "" if it is in other code.
 
-    A user's is what stands in no library and is called last.
+    The user's code is the innermost frame outside of all libraries.
     """
     libraries = [Path(p).resolve() for p in {*sysconfig.get_paths().values(), *ROOTS}]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -46,7 +46,7 @@ def fault(error: Exception) -> str:
 
 
 ROOTS = tuple(Path(__file__).resolve().parents[1] / name for name in ("jaxdiff", "launch"))
-"""Code of ours."""
+"""jaxdiff's own code."""
 
 
 def _names(argv: list[str]) -> list[str]:
@@ -79,7 +79,7 @@ def _import(name: str) -> None:
 
 
 def _add_folder(path: Path) -> None:
-    """Lets a file import the files beside it."""
+    """Adds a file's folder to the path, so that it can import the files beside it."""
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
 

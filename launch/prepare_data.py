@@ -1,13 +1,13 @@
-"""Writes a data set as array_record shards, which any number of threads read at random.
+"""Writes a data set as array_record shards, for random access by many threads.
 
     python launch/prepare_data.py --images=my/photos --size=256 --out=my/records
     python launch/prepare_data.py --config=configs/openmoji.py --out=my/records
 
---images is a folder or a ZIP file, as configs/folder.py takes it; a config gives any data.
-The same command again goes on where it was stopped, at the first shard that is not whole.
+--images is a folder or a ZIP file, as for configs/folder.py; a config can name any data.
+The same command again resumes at the first incomplete shard.
 
---encoding says what a record holds: png, the images as they are after cropping; raw, their
-bytes, or latents; file, the image files themselves, which are cropped when they are read.
+--encoding is what a record holds: png, the cropped images; raw, their bytes, or latents;
+file, the original image files, which are cropped when they are read.
 --on_error=skip leaves out images that cannot be read, and counts them.
 """
 
@@ -29,7 +29,7 @@ flags.adopt_module_key_flags(data_flags)
 
 
 def main() -> None:
-    """Writes, counts, and says what to do next."""
+    """Writes, counts, and prints the next step."""
     data = data_flags.data()
     latents = not isinstance(encoder_of(data), Pixels)
     encoding = ENCODING.value or ("raw" if latents else "png")

@@ -1,15 +1,15 @@
-"""Averages of any width, made after training from a run's snapshots [EDM2 sec. 3].
+"""Reconstructs averages of any width from a run's snapshots [EDM2 sec. 3].
 
     python launch/train.py --config=configs/digits.py --workdir=runs/lengths \\
         --config.snapshot_every=100
     python launch/reconstruct.py --workdir=runs/lengths --std=0.03,0.05,...,0.25
     python launch/sample.py --workdir=runs/lengths --std=0.07
 
-The width of an average is its standard deviation as a fraction of training. Of
-twenty snapshots of widths 0.05 and 0.10 the profile of any from 0.03 to 0.20 comes out
-within 3 %, that of 0.02 or 0.25 within 9 %: more snapshots reach further. What the
-profile of each lacks is printed, above 3 % with a warning, and above 50 % none is made.
-They are read once for every eight widths, and each result is a file in WORKDIR/posthoc.
+The width of an average is its standard deviation as a fraction of training. From twenty
+snapshots of widths 0.05 and 0.10, the profile of any width from 0.03 to 0.20 is matched
+within 3 %, that of 0.02 or 0.25 within 9 %; more snapshots extend the range. The error of
+each profile is printed; above 3 % there is a warning, and above 50 % nothing is written.
+Snapshots are read once for every eight widths; each result is a file in WORKDIR/posthoc.
 """
 
 import warnings
@@ -32,7 +32,7 @@ TOGETHER = flags.DEFINE_integer(
 flags.mark_flags_as_required(["workdir", "std"])
 
 WORTH_SAYING, USELESS = 3.0, 50.0
-"""Percent of a profile that an average may lack before a warning, and at all."""
+"""Percent error of a profile above which a warning is printed, and nothing is written."""
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _checked(workdir: Path, stds: Sequence[float]) -> dict[float, float]:
-    """Percent of each width's profile that the snapshots cannot make."""
+    """Percent error of each width's profile, reconstructed from the snapshots."""
     errors = snapshots.profile_errors(workdir / snapshots.TRACKED, stds, STEP.value)
     lacks = {std: 100 * error for std, error in zip(stds, errors, strict=True)}
     listed = lambda least: ", ".join(

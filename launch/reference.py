@@ -1,4 +1,4 @@
-"""Makes a reference: what extractors see of real images, to score others against.
+"""Makes a reference: features or statistics of real images, to score others against.
 
     python launch/reference.py --config=configs/openmoji.py --out=openmoji.npz
 
@@ -8,10 +8,10 @@
         --out=cifar10.npz
 
 The data of a config (any field can be changed, --config.data.size=64), or all images of a
-folder or NPZ as they are, or statistics that another tool wrote: TTUR's, pytorch-fid's,
-EDM's and ADM's NPZ, EDM2's pickle, which are read as data. The file says which extractor,
-weights and preparation it is of, and launch/evaluate.py refuses any other. Metrics beside
-the Frechet distance need the features of all images, which --moments leaves out.
+folder or NPZ unchanged, or statistics that another tool wrote: TTUR's, pytorch-fid's, EDM's
+and ADM's NPZ, EDM2's pickle, which are read as data. The file records its extractor,
+weights and preprocessing, and launch/evaluate.py rejects any other. Metrics other than the
+Frechet distance need the features of all images, which --moments leaves out.
 """
 
 import command
@@ -45,7 +45,7 @@ flags.declare_key_flag("cpu_devices")
 
 
 def main() -> None:
-    """Looks at all images, writes."""
+    """Computes the features of all images, and writes them."""
     ways = {"config": CONFIG, "images": IMAGES, "published": PUBLISHED}
     chosen = [name for name, flag in ways.items() if flag.value]
     if len(chosen) != 1 or not OUT.value:
@@ -68,7 +68,7 @@ def _published() -> evaluation.Observed:
 
 
 def _observed() -> evaluation.Observed:
-    """What the extractors see of the images."""
+    """The features of the images, by extractor."""
     extractors = [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
     if IMAGES.value:
         source, images = IMAGES.value, evaluation.images_in(IMAGES.value, size=SIZE.value)

@@ -12,18 +12,18 @@
     python launch/sample.py --workdir=runs/digits --reference \\
         --compare="Heun, Euler, DPMSolverPP(order=3), UniPC" --compare_steps=6,12,24
 
---guide names another run, or a snapshot of one, that is weaker: smaller or trained for
-less (autoguidance), or without labels. --classifier names a run that says classes of
-noisy images (configs/digits_classifier.py), whose scale is --classifier_guidance.
-Solvers, grids and rules are written as Python prints them, with the fields that differ
-from the default: "Karras(rho=5.0)",
+--guide names another run, or a snapshot of one, that is weaker: smaller or less trained
+(autoguidance), or without labels. --classifier names a run that classifies noisy images
+(configs/digits_classifier.py), with the scale --classifier_guidance.
+Solvers, grids and rules are written as Python prints them, with the fields that differ from
+the default: "Karras(rho=5.0)",
 "DDIM(eta=0.5)", "EulerMaruyama(SigmaW(), clock=RectifiedFlow())", "Projected(limit=2.5)"
 (adaptive projected guidance), "Rescaled(Sum(), phi=0.7)". --compare draws the same seeds
-with several solvers and numbers of steps, into one sheet and a table; name the most exact
-one first, as images are compared with the first row's. No config file is needed. What is
-not given here is as in the checkpoint. Image i has seed --seed + i and depends on that and
-its label alone, not on --batch or the devices. The NPZ holds images [N, H, W, C] uint8
-(latents of a VAE: float32), labels [N] and seeds [N].
+with several solvers and numbers of steps, into one sheet and a table; put the most accurate
+one first, since all images are compared with the first row's. No config file is needed.
+Settings that are not given come from the checkpoint. Image i has seed --seed + i and
+depends only on that and its label, not on --batch or the devices. The NPZ holds images
+[N, H, W, C] uint8 (latents of a VAE: float32), labels [N] and seeds [N].
 """
 
 import command
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _compare(model: sampling_flags.Model, seeds: np.ndarray, label: np.ndarray) -> None:
-    """Draws and measures all, and writes the sheet and the table."""
+    """Draws and compares all solvers, and writes the sheet and the table."""
     chosen = expressions.read_all(COMPARE.value, Solver)
     texts = COMPARE_STEPS.value
     if not texts or not all(command.whole(t, MOST_STEPS) and int(t) for t in texts):

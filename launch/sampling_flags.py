@@ -1,8 +1,8 @@
-"""The flags that say how images are drawn from a run, for every command that draws.
+"""The sampling flags of every command that draws images from a run.
 
-`model_from_flags` reads them: the run, the experiment that says how to sample it, and the
-networks that guide it. `SAMPLING` is made from the fields of `Sampling`, so that a new
-field is a flag of all these commands.
+`model_from_flags` reads them: the run, the experiment with its sampling settings, and the
+networks that guide it. `SAMPLING` is made from the fields of `Sampling`, so a new field
+becomes a flag of all these commands.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from jaxdiff.runs.restoring import Restored
 from jaxdiff.types import Source
 
 MOST = 10_000_000
-"""Images that a command draws."""
+"""Maximal number of images that a command draws."""
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 STD = flags.DEFINE_float(
@@ -53,7 +53,7 @@ CLASSIFIER = flags.DEFINE_string(
     "classifier", None, "A run of configs/digits_classifier.py and the like, to guide by."
 )
 SAMPLING = field_flags.define(Sampling, but=("std", "images"))
-"""A flag for each field. Another flag chooses the average, and numbers of images."""
+"""A flag for each field; other flags set the average and the number of images."""
 
 
 VAE = flags.DEFINE_string(
@@ -63,7 +63,7 @@ VAE = flags.DEFINE_string(
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A run, the experiment that says how to sample it, and what guides it."""
+    """A run, the experiment with its sampling settings, and the networks that guide it."""
 
     run: Restored
     experiment: Experiment
@@ -75,7 +75,7 @@ class Model:
 
     @property
     def variables(self) -> PyTree:
-        """Of all networks, as `guided_denoiser.guided` reads them."""
+        """The variables of all networks, in the order of `guided_denoiser.guided`."""
         others = [o for o in (self.guide, self.estimator, self.classifier) if o]
         return (self.run.variables, *(o.variables for o in others)) if others else (
             self.run.variables
@@ -83,7 +83,7 @@ class Model:
 
     @property
     def guides(self) -> Guides:
-        """What `generate.sampler` takes beside the experiment."""
+        """The guides for `generate.sampler`."""
         own = lambda other: other and other.experiment
         return Guides(
             *(own(self.guide), self.guidance, own(self.estimator), self.noise_guidance),
@@ -97,10 +97,10 @@ class Model:
 
 
 def model_from_flags() -> Model:
-    """The model that the flags ask for.
+    """The model that the flags describe.
 
     Raises:
-        ValueError: a flag that another makes meaningless, or that needs another.
+        ValueError: a flag that another flag makes meaningless, or that needs another.
         FileNotFoundError: there is no such run.
     """
     _refuse_unread()
@@ -115,10 +115,10 @@ def model_of(
     estimator: Restored | None,
     classifier: Restored | None,
 ) -> Model:
-    """The model that the flags make of these networks, which `model_from_flags` restores.
+    """The model with these networks, which `model_from_flags` restores, and the flags.
 
     Raises:
-        ValueError: a flag that needs another, or that these networks do not fit.
+        ValueError: a flag that needs another, or does not fit these networks.
     """
     preset = edm2_presets.SAMPLING.get(PRESET.value)
     flagged = field_flags.values(SAMPLING)
@@ -162,10 +162,10 @@ def model_of(
 
 
 def _decoded(data: Source) -> Source:
-    """The data, decoded by --vae.
+    """The data with --vae as their decoder.
 
     Raises:
-        ValueError: they are pixels, or there is no VAE of theirs.
+        ValueError: the data are pixels, or the VAE does not exist.
     """
     encoder = encoder_of(data)
     if not isinstance(encoder, VAELatents):
@@ -177,10 +177,10 @@ def _decoded(data: Source) -> Source:
 
 
 def labels(run: Restored) -> list[int]:
-    """The labels that --labels names, by number or name; all of them by default.
+    """The labels in --labels, by number or name; all of them by default.
 
     Raises:
-        ValueError: one that the run does not have; lists those that it has.
+        ValueError: a label that the run does not have; lists those that it has.
     """
     count = run.experiment.network.label_dim
     if not LABELS.value:
@@ -196,19 +196,19 @@ def labels(run: Restored) -> list[int]:
 
 
 NO_LABEL = ("-1", "none")
-"""What --labels calls an image without a label."""
+"""Values of --labels for an image without a label."""
 LISTED = 20
-"""Classes that a message lists, at most."""
+"""Maximal number of classes that a message lists."""
 
 
 def classes(run: Restored) -> tuple[str, ...]:
-    """The names of a run's labels; () where they are not known."""
+    """The names of a run's labels; () if they are not known."""
     kept = getattr(run, "classes", ())
     if kept:
         return tuple(kept)
     try:
         names = tuple(run.experiment.data.classes)
-    except (OSError, ValueError, ImportError):  # the data are elsewhere
+    except (OSError, ValueError, ImportError):  # the data are not available here
         return ()
     return names if len(names) == run.experiment.network.label_dim else ()
 
@@ -217,7 +217,7 @@ def _label(text: str, count: int, names: Sequence[str]) -> int:
     """The number of the label that a text names.
 
     Raises:
-        ValueError: there is none; lists those that there are.
+        ValueError: there is no such label; lists the existing ones.
     """
     if command.whole(text) and int(text) < count:
         if text in names and names.index(text) != int(text):
@@ -248,12 +248,12 @@ def _label(text: str, count: int, names: Sequence[str]) -> int:
 
 
 def beside() -> Path:
-    """Where images go by default: into the run's folder, or beside its snapshot."""
+    """The default folder for images: the run's folder, or the one of its snapshot."""
     return command.beside(WORKDIR)
 
 
 def _models() -> tuple[Restored, Restored | None]:
-    """What to sample, and another run to guide it, if any."""
+    """The run to sample, and another run to guide it, if any."""
     folder = command.folder(WORKDIR)
     if PRESET.value in edm2_presets.SAMPLING:
         preset = edm2_presets.SAMPLING[PRESET.value]
@@ -275,7 +275,7 @@ def _restored(flag: flags.FlagHolder, *which: Any) -> Restored:
 
 
 def _published(folder: Path, model: edm2_presets.Model) -> Restored:
-    """A preset's model, as it was imported or reconstructed."""
+    """A preset's model, imported or reconstructed."""
     try:
         return restoring.restore(folder, model.std, model.step)
     except FileNotFoundError as error:
@@ -287,7 +287,7 @@ def _published(folder: Path, model: edm2_presets.Model) -> Restored:
 
 
 def _fitting(run: Restored, guide: Restored) -> Restored:
-    """The guide, if it denoises the same images with the same classes or none."""
+    """The guide, if it has the run's image shape and the same classes or none."""
     if guide.shape != run.shape:
         raise ValueError(
             f"the guide's images are {guide.shape}, the run's {run.shape}: guide by a run "
@@ -303,7 +303,7 @@ def _fitting(run: Restored, guide: Restored) -> Restored:
 
 
 def _refuse_unread() -> None:
-    """Flags that another flag makes meaningless, or that need another."""
+    """Rejects flags that another flag makes meaningless, or that need another."""
     preset = edm2_presets.SAMPLING.get(PRESET.value)
     fixed = (STD, STEP, GUIDE, GUIDE_STD, GUIDE_STEP) if preset else ()
     guidance = (SAMPLING["guidance"].flag,) if preset and preset.guide else ()

@@ -1,16 +1,16 @@
-"""Shows what metrics say of images whose faults are known, for a data set and extractors.
+"""Tests how metrics respond to known image faults, for a data set and extractors.
 
     python launch/sanity.py --config=configs/openmoji.py --out=docs/results/metrics
 
-Half of the images are the reference, the other half are degraded: by growing noise, blur,
-darkening, desaturation, JPEG, warp and missing classes. --splits random halves give a mean
-and a standard deviation. Then the two halves against each other at several sizes, which is
-all bias; and traps, images that no one wants and some metric rewards, scored beside a
+Half of the images are the reference, the other half are degraded: by increasing noise,
+blur, darkening, desaturation, JPEG, warp and missing classes. --splits random halves give a
+mean and a standard deviation. It also scores the two halves against each other at several
+sizes, which shows only bias; and traps, bad images that some metric rewards, beside a
 quarter of the images, with another quarter held out.
 
-Writes OUT.json, OUT.png and OUT.md, of which only what stands between the markers is
-replaced, and prints whether the metrics grow with each fault. Any field of the data can be
-changed, --config.data.size=64. --extractors other than lite0 and pixels8 need weights.
+Writes OUT.json, OUT.png and OUT.md, where only the text between the markers is replaced,
+and prints whether the metrics grow with each fault. Any field of the data can be changed,
+--config.data.size=64. --extractors other than lite0 and pixels8 need weights.
 """
 
 import dataclasses

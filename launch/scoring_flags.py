@@ -1,7 +1,7 @@
-"""The flags that say how many images of a run are scored and by what, for each command.
+"""Flags for the number of scored images and the extractors, shared by the commands.
 
-`image_settings` and `draw` are the run's side, `judge` that of the real images. Beside
-these flags, those of sampling_flags say how the images are drawn.
+`image_settings` and `draw` handle the run's images, `judge` the real ones. The flags of
+sampling_flags set how the images are drawn.
 """
 
 import dataclasses
@@ -39,24 +39,24 @@ BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 
 
 def extractors() -> list[Extractor]:
-    """Those that --extractors names, with their weights.
+    """The extractors in --extractors, with their weights.
 
     Raises:
-        ValueError: none is named, or one that there is not.
+        ValueError: none is named, or an unknown one.
     """
     return [extractor(name, WEIGHTS.value) for name in command.names(EXTRACTORS)]
 
 
 def reference() -> evaluation.Observed:
-    """What --reference holds."""
+    """The contents of --reference."""
     return evaluation.load(place(REFERENCE.value))
 
 
 def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
-    """The judge of a run's data, or of those and --reference.
+    """The judge with a run's data, and with --reference if it is given.
 
     Raises:
-        ValueError: a reference that the run's images cannot be held against.
+        ValueError: the run's images cannot be compared with the reference.
     """
     mesh, against = sharding.data_mesh(), reference() if REFERENCE.value else None
     if against:
@@ -67,14 +67,14 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
         )
         alone = Judge(tuple(by), against, mesh, batch=BATCH.value, progress=True)
         alone.check(shape, NUMBER.value)
-        if not pixels:  # decoding all of the data would take longer than drawing
+        if not pixels:  # decoding all of the data would take longer than sampling
             return alone
     own = evaluation.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
     return dataclasses.replace(own, reference=against) if against else own
 
 
 def label(run: Restored) -> Int[np.ndarray, " N"]:
-    """Of each image of all blocks: --labels in turn, or as the data have them."""
+    """The label of each image in all blocks: --labels in turn, or as in the data."""
     count = NUMBER.value * BLOCKS.value
     if count > sampling_flags.MOST:
         raise ValueError(
@@ -92,7 +92,7 @@ def label(run: Restored) -> Int[np.ndarray, " N"]:
 
 
 def image_settings(model: Model, weights: str | None = None) -> dict[str, Any]:
-    """All that an image depends on beside its seed and label, as JSON has it."""
+    """Everything that an image depends on except seed and label, as values for JSON."""
     encoder = encoder_of(model.experiment.data)
     vae = encoder.opened() if isinstance(encoder, VAELatents) else None
     return {
@@ -111,7 +111,7 @@ def draw(
     *,
     progress: bool = False,
 ) -> Parts:
-    """The images of all blocks, those drawn that the folder does not hold."""
+    """The images of all blocks; draws those that are not in the folder yet."""
     encoder, mesh = encoder_of(model.experiment.data), sharding.data_mesh()
     make = lambda seeds, label: generate.images(
         sampler, model.variables, encoder, seeds, label, mesh, BATCH.value

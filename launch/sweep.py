@@ -8,16 +8,16 @@
     python launch/sweep.py --workdir=runs/mine --steps=12 \\
         --over="solver=Heun, DPMSolverPP(order=3), UniPC"
 
-An axis is a flag that says how images are drawn, NAME=VALUE,VALUE,…: std, guidance,
+An axis is a sampling flag with its values, NAME=VALUE,VALUE,…: std, guidance,
 noise_guidance, classifier_guidance, their intervals (LOW:HIGH), steps, solver, grid,
-rule or threshold; two axes make their product, and every other flag holds at all
-points. Averages that the run did not track are made of its snapshots, in memory. Each
-point is --number images in each of --blocks blocks, of the same seeds and labels,
-scored as launch/evaluate.py does. Rows go to WORKDIR/quality/sweep.jsonl as they are
-measured: a stopped sweep goes on, within a point too, and a wider one measures what is
-new. A point's images are deleted once they are scored; with --keep they stay where
-evaluate.py finds them. Other weights of guidance and other averages compile nothing.
-Writes OUT.md with tables, the best points and whether they lie inside, OUT.json, and
+rule or threshold; two axes give all combinations, and every other flag applies to all
+points. Averages that the run did not track are made from its snapshots, in memory. Each
+point has --number images in each of --blocks blocks, with the same seeds and labels,
+scored as in launch/evaluate.py. Rows go to WORKDIR/quality/sweep.jsonl as they are
+measured: a stopped sweep resumes, even within a point, and a wider one measures only what
+is new. A point's images are deleted once they are scored; --keep leaves them for
+evaluate.py. Other guidance weights and other averages need no compilation.
+Writes OUT.md with tables, the best points and whether they are interior, OUT.json, and
 OUT.png with curves.
 """
 
@@ -50,7 +50,7 @@ OVER = flags.DEFINE_multi_string(
 KEEP = flags.DEFINE_bool("keep", False, "Keep the images of every point.")
 OUT = flags.DEFINE_string("out", None, "OUT.md, .json and .png; default: WORKDIR/quality.")
 TOGETHER = 4
-"""Averages made of one reading of the snapshots, and held in memory."""
+"""Averages made in one pass over the snapshots, and held in memory."""
 flags.mark_flags_as_required(["workdir", "over"])
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(sampling_flags)
@@ -59,7 +59,7 @@ flags.adopt_module_key_flags(scoring_flags)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-    """A point, what draws its images but for the average, and what its row is found by."""
+    """A point, the model that draws its images, and the key of its row."""
 
     point: sweep_axes.Point
     model: Model
@@ -67,12 +67,12 @@ class Asked:
 
     @property
     def std(self) -> float | None:
-        """The width of the average, where that is an axis."""
+        """The width of the average, if that is an axis."""
         return float(self.point["std"]) if "std" in self.point else None
 
 
 def main() -> None:
-    """Measures the points that are missing, and writes what all say."""
+    """Measures the missing points, and writes the report on all."""
     axes = [sweep_axes.axis(text) for text in OVER.value]
     points = sweep_axes.points(axes)
     _refuse(axes)
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
-    """Axes that no picture has room for, or whose flag is given too."""
+    """Rejects too many axes for a plot, and axes whose flag is given too."""
     if len(axes) > 2:
         raise ValueError(f"--over is given once or twice, got {len(axes)} axes")
     for axis in axes:
@@ -111,7 +111,7 @@ def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
 
 
 def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Asked]:
-    """What the flags and each point describe together; networks are restored once."""
+    """The model for each point with the flags; networks are restored once."""
     _set(points[0])
     base = sampling_flags.model_from_flags()
     own = sampling_flags.STD.value or base.experiment.sampling.std
@@ -126,7 +126,7 @@ def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Aske
         model = sampling_flags.model_of(
             base.run, base.guide, base.estimator, base.classifier
         )
-        _ = model.sampler  # refuses what does not go together
+        _ = model.sampler  # rejects settings that do not fit together
         made_by = scoring_flags.image_settings(model, weights) | {
             "std": float(point.get("std", own)),
             "number": scoring_flags.NUMBER.value,
@@ -141,7 +141,7 @@ def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Aske
 
 
 def _set(point: sweep_axes.Point) -> None:
-    """Gives each flag the point's value; std has no flag, see `_averages`."""
+    """Sets each flag to the point's value, except std, see `_averages`."""
     for name, text in point.items():
         if name != "std":
             text = text.replace(":", ",") if name in sweep_axes.INTERVALS else text
@@ -154,10 +154,10 @@ def _set(point: sweep_axes.Point) -> None:
 def _averages(
     runs: Sequence[Asked],
 ) -> Callable[[Sequence[Asked]], Iterator[tuple[Asked, Restored]]]:
-    """What yields points with their networks, an average at a time.
+    """A function that yields points with their networks, average by average.
 
     Raises:
-        ValueError: the run has no snapshots to make an average of.
+        ValueError: the run has no snapshots to make an average from.
     """
     base = runs[0].model.run
     folder, step = command.folder(sampling_flags.WORKDIR), base.step
@@ -204,7 +204,7 @@ def _write(
     rows: list[dict],
     model: Model,
 ) -> None:
-    """Tables, verdicts and curves."""
+    """Writes tables, verdicts and curves."""
     title = f"{sampling_flags.WORKDIR.value}, step {model.run.step}"
     number, blocks = scoring_flags.NUMBER.value, scoring_flags.BLOCKS.value
     judged = list(sweep_report.verdicts(axes, rows))

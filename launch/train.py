@@ -1,14 +1,14 @@
-"""Trains a diffusion model; the same command again goes on where it stopped.
+"""Trains a diffusion model; the same command again resumes where it stopped.
 
     python launch/train.py --config=configs/digits.py --workdir=runs/digits
 
 Any field of the config can be changed: --config.batch_size=64 --config.times.std=1.4;
-some of a run that exists too, and --config.init_from starts from another run's network
+some also for an existing run, and --config.init_from starts from another run's network
 (docs/finetuning.md).
 The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and pictures.
-Ctrl-C and SIGTERM save and stop. On several hosts, give each the same command
+Ctrl-C and SIGTERM save and stop. On several hosts, start the same command on each
 (docs/clusters.md). --profile=100:110 traces these steps. --dry_run trains nothing, and
-says what a step holds and moves on each device, from shapes alone:
+prints the memory and communication of a step on each device, from shapes alone:
 
     python launch/train.py --config=configs/edm2_img512.py:s --dry_run --cpu_devices=8 \\
         --config.batch_size=64 --config.fsdp=8
@@ -45,7 +45,7 @@ for name in ("cpu_devices", "coordinator", "processes", "process"):
 
 
 def main() -> None:
-    """Parses, trains, and says what to do next."""
+    """Parses, trains, and prints the next step."""
     experiment = from_config(CONFIG.value)
     if DRY_RUN.value:
         return _dry_run(experiment)
@@ -65,7 +65,7 @@ def main() -> None:
     more = f" (it has {step})" if step > experiment.steps else ""
     see = "; see samples.png there" if experiment.sample_every else ""
     print(f"{workdir} has all its {experiment.steps} steps{more}{see}")
-    if not experiment.sample_every:  # as an estimator, which draws nothing
+    if not experiment.sample_every:  # such as an estimator, which draws nothing
         return
     command_file = str(Path(sys.argv[0]).with_name("sample.py"))
     sample = [sys.executable, command_file, f"--workdir={workdir}"]
@@ -77,7 +77,7 @@ def _steps(text: str) -> tuple[int, int]:
     """The first and the last step that --profile names.
 
     Raises:
-        ValueError: it is not such a pair.
+        ValueError: the text is not a pair of steps.
     """
     if not text:
         return 0, 0
@@ -89,8 +89,8 @@ def _steps(text: str) -> tuple[int, int]:
 
 
 def _dry_run(experiment: Experiment) -> None:
-    """Prints what a step needs, line by line."""
-    if experiment.network.label_dim == -1:  # as many as the data have
+    """Prints the needs of a step, line by line."""
+    if experiment.network.label_dim == -1:  # the number of classes in the data
         experiment = resolve(experiment, experiment.data.load())
     part = experiment.batch_size // experiment.accumulation
     for line in memory.table(experiment, sharding.mesh_for(part, experiment.fsdp)):

@@ -1,9 +1,9 @@
 """The 2-D toy of autoguidance, where the right answer is known [AG].
 
-A small network cannot follow the twigs of the tree and spreads mass between them. Guided
-by a smaller, less trained version of itself, it takes that mass away again; classifier-free
-guidance instead pushes samples away from the other class, and loses twigs. This is an
-example, not part of the library; `benchmarks/toy2d.py` trains, samples and draws it.
+A small network cannot resolve the twigs of the tree and spreads mass between them. Guidance
+by a smaller, less trained version of itself removes that mass; classifier-free guidance
+instead pushes samples away from the other class, and loses twigs. This is an example, not
+part of the library; `benchmarks/toy2d.py` trains, samples and draws it.
 
 >>> import jax
 >>> data, network = fractal("A"), EnergyMLP(features=8)

@@ -8,7 +8,7 @@ Under `EDM(sigma_data)`, y = c_in x, the score of the denoiser is then the gradi
 
     G(x; sigma) = E(c_in x; c_noise) / sigma - |c_in x|^2 / 2,
 
-so that what is learned is a log-density at every level, up to a constant.
+so the network learns a log-density at every level, up to a constant.
 """
 
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ from jaxdiff.types.ranges import Blocks, Positive, Width, checked
 class EnergyMLP(nn.Module):
     """Points y [B, d] and c_noise, which broadcasts to [B, 1], to F [B, d].
 
-    One layer in and `layers` more, all `features` wide; gain starts at 0, where the
-    denoiser is that of N(0, sigma_data^2 I). Conditions are ignored.
+    One input layer and `layers` more, all `features` wide; gain starts at 0, which gives
+    the denoiser of N(0, sigma_data^2 I). Conditions are ignored.
     """
 
     features: Width = 64

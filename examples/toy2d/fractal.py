@@ -2,7 +2,7 @@
 
 With V_k = alpha^2 C_k + sigma^2 I and q_k = V_k^-1 (x - alpha mu_k),
 
-    p(x; alpha, sigma) = sum_k w_k N(x; alpha mu_k, V_k),    r_k = the k-th term's share,
+    p(x; alpha, sigma) = sum_k w_k N(x; alpha mu_k, V_k),    r_k = term k / p,
     score(x)  = -sum_k r_k q_k,
     D(x)      = sum_k r_k (mu_k + alpha C_k q_k).
 
@@ -21,15 +21,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, Leaf, NoiseLevel, pytree
 
 Point = Callable[[Array, Array, Array], Array]
-"""What is known of one point: (x [2], alpha, sigma) -> an array."""
+"""A function of one point: (x [2], alpha, sigma) -> an array."""
 
 
 @pytree
 class Mixture:
-    """Gaussians of weights w_k in the plane, and, called, their exact denoiser."""
+    """Gaussians with weights w_k in the plane; calling it evaluates the exact denoiser."""
 
     weight: Leaf
-    """[K], w_k, of sum 1."""
+    """[K], w_k, with sum 1."""
     mean: Leaf
     """[K, 2], mu_k."""
     covariance: Leaf
@@ -75,7 +75,7 @@ class Mixture:
     def _terms(
         self, x: Float[Array, "2"], alpha: Float[Array, ""], sigma: Float[Array, ""]
     ) -> tuple[Float[Array, " K"], Float[Array, "2 K"]]:
-        """At one point: ln of each term of p, and q_k; V_k is inverted by hand."""
+        """At one point: ln of each term of p, and q_k; V_k is inverted in closed form."""
         c = self.covariance
         v00, v11 = (alpha**2 * c[:, i, i] + sigma**2 for i in (0, 1))
         v01 = alpha**2 * c[:, 0, 1]
@@ -87,7 +87,7 @@ class Mixture:
 
 
 def _each(point: Point, x: Float[Array, "B 2"], at: NoiseLevel) -> Float[Array, "B ..."]:
-    """point(x, alpha, sigma) of every x, 64 at a time: what a CPU's cache holds."""
+    """point(x, alpha, sigma) of every x, 64 at a time, to fit into a CPU's cache."""
     level = (jnp.broadcast_to(a, (len(x), 1))[:, 0] for a in (at.alpha, at.sigma))
     return jax.lax.map(lambda args: point(*args), (x, *level), batch_size=64)
 
@@ -99,7 +99,7 @@ def fractal(classes: str = "A") -> Mixture:
     by +-0.7^k (1 + 0.2 N(0, 1)). Mean about 0 and standard deviation about 0.5.
 
     Raises:
-        ValueError: no class, or one that there is not.
+        ValueError: no class, or an unknown one.
 
     >>> fractal("AB").mean.shape
     (2032, 2)
@@ -127,8 +127,8 @@ def _branch(
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
     """(weight, mean, covariance) of a branch's Gaussians, then of its children's.
 
-    The order of the draws is part of the definition: the length, then, for each child,
-    its angle and all that grows on it.
+    The order of the draws is part of the definition: the length, then, for each child, its
+    angle and its whole subtree.
     """
     if k == 7:
         return

@@ -1,10 +1,10 @@
-"""A small network learns the exact denoiser of the toy, and is followed to the data.
+"""Trains a small network on the exact denoiser of the toy, and samples with it.
 
     sigma = exp(1.5 N(0, 1) - 2.3),    loss = sigma^2 mean (score - score*)^2
 
-with score* exact, so what the network gets wrong is its own weakness, not noise of its
-targets [AG]. In terms of x0 the loss is (D - D*)^2 / sigma^2, which is
-`WeightedError(UniformOnNetwork(Eps()))` with D* in the place of x0.
+with score* exact, so the network's errors come from its capacity, not from noisy targets
+[AG]. In terms of x0 the loss is (D - D*)^2 / sigma^2, which is
+`WeightedError(UniformOnNetwork(Eps()))` with D* instead of x0.
 """
 
 from dataclasses import replace
@@ -38,21 +38,21 @@ OPTIMIZER = EDM2Optimizer(
 GRID = Karras(sigma_min=0.002, sigma_max=5.0)
 SCHEDULE = LogSigma(GRID.sigma_min, GRID.sigma_max)
 CHUNK = 64
-"""Training steps in one compiled call."""
+"""Training steps per compiled call."""
 
 Carry = tuple[PyTree, Any]
-"""What a scan hands from step to step."""
+"""The carry of a scan over steps."""
 
 
 def learned(network: EnergyMLP, params: PyTree) -> Denoiser:
-    """The denoiser that a network with these parameters is."""
+    """The denoiser of a network with these parameters."""
     return denoiser(network.apply, params, EDM(network.sigma_data))
 
 
 def loss(
     network: EnergyMLP, params: PyTree, data: Mixture, noised: Noised
 ) -> Float[Array, " B"]:
-    """sigma^2 (score - score*)^2 of each point, the exact score* being the data's."""
+    """sigma^2 (score - score*)^2 of each point, with the data's exact score*."""
     exact = replace(noised, x0=data(noised.x, noised.at).x0)
     return LOSS(learned(network, params)(noised.x, noised.at), exact)
 
@@ -65,10 +65,10 @@ def train(
     batch: int = 4096,
     name: str | None = None,
 ) -> PyTree:
-    """The average over a run of `steps` steps; with a name, behind a progress bar.
+    """The averaged parameters after `steps` steps; with a name, shows a progress bar.
 
     Raises:
-        ValueError: steps are not a multiple of CHUNK.
+        ValueError: `steps` is not a multiple of CHUNK.
     """
     if steps < 1 or steps % CHUNK:
         raise ValueError(f"steps are made {CHUNK} at a time: use a multiple, not {steps}")
@@ -110,6 +110,6 @@ def follow(
     steps: int = 32,
     solver: Solver = Heun(),
 ) -> Float[Array, "N B 2"]:
-    """All steps + 1 states on the way from x, at sigma_max, to the data."""
+    """All steps + 1 states on the path from x, at sigma_max, to the data."""
     levels = GRID(None, steps)
     return trajectory(denoise, UNCONDITIONAL, None, x, levels, solver).x
