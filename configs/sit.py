@@ -24,6 +24,7 @@ number of steps was chosen on another run. The emoji have not been trained.
 """
 
 import dataclasses
+import re
 
 from ml_collections import ConfigDict
 
@@ -41,6 +42,11 @@ def get_config(name: str = "xl2") -> ConfigDict:
 def latents(size: str) -> Experiment:
     """ImageNet in the latents of Stable Diffusion's VAE; size as in xl2 or xl2-512."""
     name, _, pixels = size.partition("-")
+    if not re.fullmatch("(s|b|l|xl)[248]", name) or pixels not in ("", "256", "512"):
+        raise ValueError(
+            f"{size!r} is not a size: use s, b, l or xl with the patch 2, 4 or 8, such as "
+            "xl2 or xl2-512; or tiny-digits or tiny-openmoji"
+        )
     e = published.training(f"sit-{name}-{pixels or 256}")
     path = f"my/imagenet{pixels or 256}"
     data = LatentRecords(path=path, size=e.data.size, encoder=e.data.encoder)

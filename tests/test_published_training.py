@@ -141,8 +141,10 @@ def test_tiny_ones_make_a_step(file: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "name", "complaint"),
     [
-        ("dit", "m2", "'dit-m2-256' is not a published network"),
-        ("sit", "xl2-64", "'sit-xl2-64' is not a published network"),
+        ("dit", "m2", "'m2' is not a size: use s, b, l or xl"),
+        ("dit", "tiny-digit", "'tiny-digit' is not a size: .*; or tiny-digits"),
+        ("sit", "xl2-64", "'xl2-64' is not a size: use s, b, l or xl"),
+        ("sit", "", "'' is not a size: use s, b, l or xl"),
         ("iddpm", "lsun", "'lsun' is none of cifar10, imagenet64"),
         ("nag_finetune", "adm", "'adm' is none of dit, sit"),
     ],
