@@ -151,24 +151,29 @@ def forward(
 ) -> tuple[Float[np.ndarray, "N n"], Int[np.ndarray, " n"]]:
     """The estimates of forward states at N levels, and the classes of their images.
 
-    The images are the data set's, in turn and again, each time under fresh noise.
+    The images are the data set's, in turn and again, each time under fresh noise; that
+    of state i depends on `seed` and i alone.
     """
     rows = dataset.take(np.arange(number) % len(dataset))
     image, label = rows["image"], rows["label"]
     root = jax.random.key(seed)
 
+    def noisy(number: Array, image: Array) -> Array:
+        first, second = jax.random.split(jax.random.fold_in(root, number))
+        x0 = encoder_of(estimator.data).encode(first, image[None])
+        keys = jax.random.split(second, levels.sigma.shape[0])
+        return noise_shift.forward(keys, x0, levels)[:, 0]
+
     @jax.jit
-    def estimate(key: Key[Array, ""], image: Array, label: Array) -> Array:
-        first, *others = jax.random.split(key, 1 + levels.sigma.shape[0])
-        x0 = encoder_of(estimator.data).encode(first, image)
-        states = noise_shift.forward(jnp.stack(others), x0, levels)
+    def estimate(numbers: Array, image: Array, label: Array) -> Array:
+        states = jax.vmap(noisy, out_axes=1)(numbers, image)
         return jax.lax.map(level_mean(estimator, variables, label), states)
 
     estimates = []
     parts = list(equal_batches(number, batch, mesh))
     for part in bar(parts, unit="batches", desc="noising data", show=progress):
-        placed = part.put((image[part.numbers], label[part.numbers]))
-        level = estimate(jax.random.fold_in(root, part.numbers[0]), *placed)
+        placed = part.put((part.numbers, image[part.numbers], label[part.numbers]))
+        level = estimate(*placed)
         estimates.append(part.fetch(level.T).T)
         _require_estimates(estimates[-1], part.items, "image")
     return np.concatenate(estimates, axis=1), label
