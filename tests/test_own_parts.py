@@ -14,6 +14,8 @@ from flax import linen as nn
 import jaxdiff as jd
 from jaxdiff.config import resolve
 from jaxdiff.networks import initial
+from jaxdiff.objectives import timesteps
+from jaxdiff.objectives.weightings import require_finite_mean, warn_of_vanishing_weight
 from jaxdiff.runs.state import init_state
 from jaxdiff.train.setup import require_path
 from jaxdiff.train.step import make_step, noised_batch
@@ -74,6 +76,14 @@ def loss(mean: Callable) -> Any:
     return own(__call__=lambda self, denoised, noised: mean(denoised.x0 - noised.x0))
 
 
+def finite_mean(weighting: Any, *path: Any) -> None:
+    require_finite_mean(weighting, *path, timesteps.Uniform())
+
+
+def no_vanishing(weighting: Any, *path: Any) -> None:
+    warn_of_vanishing_weight([(1.0, weighting)], *path)
+
+
 def test_what_is_right_is_trained() -> None:
     assert trained() == ()
     assert trained(loss=weighted(lambda snr: 1.0)) == ()
@@ -94,6 +104,13 @@ def test_what_is_right_is_trained() -> None:
 def test_what_would_train_on_something_else_is_refused(parts: Any, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         trained(**parts)
+
+
+@pytest.mark.parametrize("check", [finite_mean, no_vanishing])
+def test_a_weight_of_another_shape_is_refused_before_training(check: Callable) -> None:
+    columns = own(__call__=lambda self, at: at.snr[..., None])
+    with pytest.raises(ValueError, match=r"Own.* is of shape \(\d+, 1\) for levels of"):
+        check(columns, jd.EDM(), jd.RectifiedFlow())
 
 
 def test_a_network_has_something_to_train() -> None:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxdiff.objectives.weightings import weight_of_each
 from jaxdiff.schedules import Table
 from jaxdiff.schedules.posterior import (
     LearnedVariance,
@@ -50,19 +51,13 @@ class WeightedError:
     """The squared x0 error, weighted by the level it was made at.
 
     Raises:
-        ValueError: the weights are not shaped as the level, such as [B], which would
-            broadcast along the image instead of the batch.
+        ValueError: the weights are not shaped as the level.
     """
 
     weighting: Weighting
 
     def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
-        weight = self.weighting(noised.at)
-        if jnp.ndim(weight) not in (0, noised.x0.ndim):
-            raise ValueError(
-                f"{self.weighting} is of shape {jnp.shape(weight)} for levels of shape "
-                f"{jnp.shape(noised.at.sigma)}: return a weight of each level, so shaped"
-            )
+        weight = weight_of_each(self.weighting, noised.at)
         return _per_image(weight * (denoised.x0 - noised.x0) ** 2)
 
 

@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdiff.types import NoiseLevel, Parameterization, Schedule
+from jaxdiff.types import NoiseLevel, Parameterization, Schedule, Weighting
 from jaxdiff.types.ranges import LogSNR, NonNegative, Positive, Whole, checked
 
 LIMIT = 40.0
@@ -211,8 +211,27 @@ class Sigmoid:
         return ELBO(self.schedule)(at) * jax.nn.sigmoid(self.bias - _logsnr(at))
 
 
+def weight_of_each(weighting: Weighting, at: NoiseLevel) -> Float[Array, "..."]:
+    """The weight of each level, a number or shaped as the levels.
+
+    Raises:
+        ValueError: it has other dimensions, such as [B] for levels [B, 1, 1, 1], which
+            would broadcast along the image instead of the batch.
+    """
+    weight = jnp.asarray(weighting(at))
+    if weight.ndim not in (0, jnp.ndim(at.sigma)):
+        raise ValueError(
+            f"{weighting} is of shape {weight.shape} for levels of shape "
+            f"{jnp.shape(at.sigma)}: return a weight of each level, so shaped"
+        )
+    return weight
+
+
 def require_finite_mean(
-    weighting: object, parameterization: Parameterization, schedule: Schedule, times: object
+    weighting: Weighting,
+    parameterization: Parameterization,
+    schedule: Schedule,
+    times: object,
 ) -> None:
     """Raises ValueError for a weighting whose mean over a law of t is infinite at the data.
 
@@ -230,7 +249,7 @@ def require_finite_mean(
     def weight(t: Float[Array, " 2"]) -> Float[Array, " 2"]:
         at = schedule(t)
         c_out = parameterization(at).c_out
-        return weighting(at) * c_out**2 * times.density(t, schedule)
+        return weight_of_each(weighting, at) * c_out**2 * times.density(t, schedule)
 
     near, far = (float(w) for w in weight(jnp.asarray([1e-5, 1e-4], jnp.float32)))
     power = jnp.log10(near / far) if near > 0 and far > 0 else 0.0
@@ -248,7 +267,7 @@ FORGOTTEN = 1e-6
 
 
 def warn_of_vanishing_weight(
-    weightings: Sequence[tuple[float, object]],
+    weightings: Sequence[tuple[float, Weighting]],
     parameterization: Parameterization,
     schedule: Schedule,
 ) -> None:
@@ -261,7 +280,7 @@ def warn_of_vanishing_weight(
     @jax.jit
     def weigh(t: Float[Array, " n"]) -> Float[Array, " n"]:
         at = schedule(t)
-        total = sum(factor * weighting(at) for factor, weighting in weightings)
+        total = sum(factor * weight_of_each(each, at) for factor, each in weightings)
         return total * parameterization(at).c_out ** 2
 
     *some, last = weigh(jnp.linspace(0.0, 1.0, 129)[1:]).tolist()
