@@ -12,6 +12,12 @@ prints the memory and communication of a step on each device, from shapes alone:
 
     python launch/train.py --config=configs/edm2_img512.py:s --dry_run --cpu_devices=8 \\
         --config.batch_size=64 --config.fsdp=8
+
+With --topology it compiles for TPUs or GPUs that need not be there, and says whether a step
+fits into their memory, and what time their compiler estimates; --sample does the same for
+drawing --config.sampling.images images:
+
+    python launch/train.py --config=configs/digits.py --dry_run --topology=v5e:2x2
 """
 
 import shlex
@@ -20,6 +26,7 @@ import sys
 from pathlib import Path
 
 import command
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -27,11 +34,15 @@ from jaxdiff import train
 from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment, from_config, own_files, resolve
 from jaxdiff.runtime import processes, sharding
-from jaxdiff.train import memory
+from jaxdiff.train import forecasting, memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only say what a step needs.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "With --dry_run: the accelerators to compile for, as v5e:4x4 or h100:8."
+)
+SAMPLE = flags.DEFINE_bool("sample", False, "With --topology: draw instead of train.")
 PROFILE = flags.DEFINE_string("profile", "", "Steps to trace, first:last, as 100:110.")
 WANDB = flags.DEFINE_string("wandb", "", "A project of Weights & Biases to report to.")
 flags.mark_flags_as_required(["config"])
@@ -47,6 +58,7 @@ for name in ("cpu_devices", "coordinator", "processes", "process"):
 def main() -> None:
     """Parses, trains, and prints the next step."""
     experiment = from_config(CONFIG.value)
+    command.need((TOPOLOGY, DRY_RUN), (SAMPLE, TOPOLOGY))
     if DRY_RUN.value:
         return _dry_run(experiment)
     workdir = command.folder(WORKDIR)
@@ -92,6 +104,11 @@ def _dry_run(experiment: Experiment) -> None:
     """Prints the needs of a step, line by line."""
     if experiment.network.label_dim == -1:  # the number of classes in the data
         experiment = resolve(experiment, experiment.data.load())
+    if TOPOLOGY.value:
+        jax.config.update("jax_platforms", "cpu")  # only compilers of others are used
+        for line in forecasting.table(experiment, TOPOLOGY.value, SAMPLE.value):
+            print(line, flush=True)
+        return
     part = experiment.batch_size // experiment.accumulation
     for line in memory.table(experiment, sharding.mesh_for(part, experiment.fsdp)):
         print(line, flush=True)

@@ -92,8 +92,8 @@ def ahead(batches: Iterator[PyTree], mesh: Mesh, depth: int = 2) -> Iterator[PyT
             yield waiting.popleft().result()
 
 
-def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
-    """A mesh over which a batch splits evenly.
+def mesh_for(batch_size: int, fsdp: int = 1, devices: Sequence[jax.Device] = ()) -> Mesh:
+    """A mesh over which a batch splits evenly, by default of all devices.
 
     On a CPU, with a virtual device for each core, it uses as many devices as divide the
     batch, the same number in each process. It uses all accelerators.
@@ -102,7 +102,7 @@ def mesh_for(batch_size: int, fsdp: int = 1) -> Mesh:
         ValueError: the batch does not split over the accelerators, or they do not split
             into groups of `fsdp`.
     """
-    devices = jax.devices()
+    devices = devices or jax.devices()
     if devices[0].platform == "cpu":
         groups = itertools.groupby(devices, lambda device: device.process_index)
         here = [list(ours) for _, ours in groups]

@@ -5,6 +5,7 @@ or resumes a run; `reporting` and `periodic` write metrics, pictures and scores;
 `preemption` handles signals, `goodput` measures time, `profiling` traces chosen steps.
 """
 
+from jaxdiff.train.forecasting import Forecast, forecast
 from jaxdiff.train.loop import NotFinite, fit, require_finite
 from jaxdiff.train.periodic import examiner
 from jaxdiff.train.preemption import Stopped
@@ -12,11 +13,13 @@ from jaxdiff.train.setup import initial_state
 from jaxdiff.train.step import compiled_step, make_step, training, withhold
 
 __all__ = [
+    "Forecast",
     "NotFinite",
     "Stopped",
     "compiled_step",
     "examiner",
     "fit",
+    "forecast",
     "initial_state",
     "make_step",
     "require_finite",

@@ -6,7 +6,6 @@ compiler's plan for these devices, and differs on other accelerators.
 """
 
 import math
-import re
 from collections.abc import Iterator
 
 import jax
@@ -17,23 +16,17 @@ from jaxtyping import PyTree
 from jaxdiff import optim
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
-from jaxdiff.runs.state import init_state, labelled
-from jaxdiff.runtime import sharding
-from jaxdiff.train import compiled_step, training
+from jaxdiff.runs.state import TrainState, init_state, labelled
+from jaxdiff.runtime import hlo, sharding
+from jaxdiff.train.step import compiled_step, training
 
 Line = tuple[str, float, str]
 """A name, bytes on one device (FLOPs in the last line), and an explanation."""
 
-COLLECTIVES = (
-    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
-)  # fmt: skip
-"""HLO's collective operations."""
-
 
 def footprint(experiment: Experiment, mesh: Mesh) -> Iterator[Line]:
     """The lines of the report, each as soon as it is known: compiling comes last."""
-    shapes = jax.eval_shape(lambda: init_state(experiment))
-    state = placed(shapes, sharding.shared(shapes, mesh))
+    state = abstract_state(experiment, mesh)
     batch = abstract_batch(experiment, mesh)
     averages = optim.averages(state.opt_state)
     images = experiment.batch_size // mesh.size
@@ -50,8 +43,14 @@ def footprint(experiment: Experiment, mesh: Mesh) -> Iterator[Line]:
     yield "arguments", plan.argument_size_in_bytes, "state and batch, by the plan"
     yield "temporary", plan.temp_size_in_bytes, "gradients and activations, by the plan"
     yield "total", total, "the state is donated, so it counts once"
-    yield "collectives", moved(compiled.as_text()), "what they give out in a step"
+    yield "collectives", moved(compiled.as_text(), mesh.size), "sent in a step"
     yield "FLOPs", cost.get("flops", math.nan), "of a step, on one device"
+
+
+def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
+    """The shapes of the state before the first step, placed as in training."""
+    shapes = jax.eval_shape(lambda: init_state(experiment))
+    return placed(shapes, sharding.shared(shapes, mesh))
 
 
 def abstract_batch(experiment: Experiment, mesh: Mesh) -> PyTree:
@@ -103,21 +102,11 @@ def kept(experiment: Experiment, size: int) -> int:
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
 
 
-def moved(program: str) -> int:
-    """Bytes that a compiled program's collectives output on one device.
-
-    >>> moved("  %x = f32[4,8]{1,0} all-gather(%p), dimensions={0}")
-    128
-    """
-    total = 0
-    for line in program.splitlines():
-        match = re.search(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
-        for kind, shape in re.findall(
-            r"([a-z]+\d+)\[([\d,]*)\]", match[1] if match else ""
-        ):
-            bits = int(re.sub(r"\D", "", kind)[:2])
-            total += math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
-    return total
+def moved(program: str, devices: int) -> float:
+    """Bytes that one device sends in a compiled program's collectives, on rings."""
+    text = hlo.read(program)
+    every = ((one, times) for op, times in text.executed() for one in text.within(op))
+    return sum(times * hlo.wire(one, devices) for one, times in every if one.collective)
 
 
 def table(experiment: Experiment, mesh: Mesh) -> Iterator[str]:

@@ -64,9 +64,10 @@ def make_step(
         (loss, losses), grads = accumulated(
             gradient, state.params, whole, dropout_key, e.accumulation
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        bad = ~all_finite((loss, grads, params, opt_state))
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            bad = ~all_finite((loss, grads, params, opt_state))
         made = {
             "params": params,
             "opt_state": opt_state,
