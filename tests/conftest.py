@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `from tests.toys import ...`
 
-from tests import compiling as compiling  # isort: skip  # JAX reads what it sets
+from tests import checking as checking, compiling  # isort: skip  # JAX reads what it sets
 
 import jax
 
@@ -24,6 +24,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A program's origin in the source, up to 100 frames for each operation, is not written.
 jax.config.update("jax_traceback_in_locations_limit", 0)
+compiling.share_contexts()
 
 HEAVY = 3 * 2**30
 """Bytes of a process above which it lets go of the programs that past files compiled."""

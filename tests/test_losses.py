@@ -1,5 +1,6 @@
 """Loss terms: published losses and gradients, one weighting under every prediction."""
 
+import functools
 from typing import Any
 
 import jax
@@ -66,15 +67,27 @@ def test_one_weighting_trains_the_same_under_every_prediction(
 @pytest.mark.parametrize("row", ROWS)
 def test_every_loss_and_gradient_is_finite_at_both_ends(path: str, row: str) -> None:
     end = 0.999 if row in POLES and path in PURE_NOISE else 1.0
+    noised, weights = at_both_ends(path, end)
+    raw = jax.random.normal(jax.random.key(1), noised.x.shape)
+
+    def losses(raw: Any) -> Any:
+        loss = lambda w: _loss(raw, ROWS[row], jd.WeightedError(lambda at: w), noised)
+        return jax.vmap(loss)(weights)
+
+    values, pull = jax.vjp(losses, raw)
+    (grads,) = jax.vmap(pull)(jnp.eye(len(ALL))[:, :, None] * jnp.ones(3))
+    for name, loss, grad in zip(ALL, values, grads, strict=True):
+        assert np.isfinite(loss).all(), name
+        assert np.isfinite(grad).all(), name
+
+
+@functools.cache
+def at_both_ends(path: str, end: float) -> tuple[jd.Noised, Any]:
+    """Images at three levels, and the weights of each weighting there."""
     t = jnp.asarray([0.0, 1e-6, end]).reshape(3, 1, 1, 1)
     x0, eps = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
     noised = _noised(SCHEDULES[path], t, x0, eps)
-    raw = jax.random.normal(jax.random.key(1), x0.shape)
-    for name, weighting in ALL.items():
-        loss = lambda raw, w=weighting: _loss(raw, ROWS[row], jd.WeightedError(w), noised)
-        values, grad = loss(raw), jax.grad(lambda raw, loss=loss: loss(raw).sum())(raw)
-        assert np.isfinite(values).all(), name
-        assert np.isfinite(grad).all(), name
+    return noised, jnp.stack([weighting(noised.at) for weighting in ALL.values()])
 
 
 def test_each_image_is_weighted_by_its_own_level() -> None:
@@ -154,6 +167,11 @@ class Given:
         return jd.Denoised(jnp.clip(x0, -1, 1) if clip else x0, v)
 
 
+@functools.cache
+def given(file: str, prefix: str = "", dtype: str = "float64") -> Given:
+    return Given(np.load(GOLDEN / "iddpm" / f"{file}.npz"), prefix, dtype)
+
+
 def objectives(golden: Given) -> dict[str, LossTerm]:
     """The published objectives as values."""
     steps = golden.table.steps
@@ -177,7 +195,7 @@ def objectives(golden: Given) -> dict[str, LossTerm]:
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_published_objectives_and_gradients(process: str, x64: None) -> None:
-    golden, close = Given(LOSSES, f"{process}__"), np.testing.assert_allclose
+    golden, close = given("losses", f"{process}__"), np.testing.assert_allclose
     simple = objectives(golden)["EPSILON_MSE"].terms[0][1]
     losses = simple(golden.denoised(golden.raw, "EPSILON"), golden.noised)
     close(losses, LOSSES[f"{process}__EPSILON_FIXED_MSE__loss"], rtol=1e-9)
@@ -206,7 +224,7 @@ def test_published_objectives_and_gradients(process: str, x64: None) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_published_hybrid_loss_in_float32(process: str) -> None:
-    golden = Given(LOSSES, f"{process}__", "float32")
+    golden = given("losses", f"{process}__", "float32")
     term = objectives(golden)["EPSILON_RESCALED_MSE"]
     loss = term(golden.denoised(golden.raw, "EPSILON"), golden.noised)
     assert loss.dtype == jnp.float32
@@ -219,7 +237,7 @@ def test_published_hybrid_loss_in_float32(process: str) -> None:
 def test_a_stopped_mean_has_the_gradient_of_the_plain_error(
     process: str, x64: None
 ) -> None:
-    golden = Given(LOSSES, f"{process}__")
+    golden = given("losses", f"{process}__")
     terms = objectives(golden)
     plain = terms["EPSILON_MSE"].terms[0][1]
     grad = lambda term: jax.grad(
@@ -235,7 +253,7 @@ def test_a_stopped_mean_has_the_gradient_of_the_plain_error(
 
 @pytest.mark.parametrize("clip", [0, 1])
 def test_published_terms_of_the_bound(clip: int, x64: None) -> None:
-    golden = Given(VLB, "term_")
+    golden = given("vlb", "term_")
     denoised = golden.denoised(golden.raw, "EPSILON", bool(clip))
     np.testing.assert_allclose(golden.noised.x, VLB["term_x_t"], rtol=1e-12)
     for name, rule in {
@@ -259,7 +277,7 @@ def as_shipped(name: str, row: Any) -> Any:
 def test_published_weighted_losses_and_gradients(case: str, x64: None) -> None:
     """<repository>__<prediction>: the weight is on the error and leaves the bound alone."""
     name, kind = case.split("__")
-    golden, row = Given(WEIGHTED), ON_EPS[kind]
+    golden, row = given("weighted_losses"), ON_EPS[kind]
     apply = lambda raw, x, c_noise, cond: jd.Output(*jnp.split(raw, 2, axis=1))
     terms = {
         "mse": jd.WeightedError(as_shipped(name, row)),
@@ -342,7 +360,7 @@ def test_with_the_small_variance_a_term_is_half_the_loss_of_snr(
 
 
 def test_at_minus_one_the_learned_variance_is_the_small_one(x64: None) -> None:
-    golden = Given(VLB, "term_")
+    golden = given("vlb", "term_")
     out = golden.denoised(golden.raw, "EPSILON")
     lowest = jd.Denoised(out.x0, jnp.full_like(out.x0, -1))
     learned, small = (
@@ -376,7 +394,7 @@ def test_published_discrete_loss_of_vdm(steps: int, x64: None) -> None:
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1e6, 1e15])
 def test_the_bound_and_its_gradient_are_finite_in_float32(kind: str, scale: float) -> None:
     """An untrained network may say anything, at either end and at pixels of any value."""
-    golden = Given(LOSSES, "cosine_T4000__", "float32")
+    golden = given("losses", "cosine_T4000__", "float32")
     noised = jd.Noised(
         golden.noised.x0.at[..., 0].set(-1).at[..., 1].set(1),
         *(getattr(golden.noised, name) for name in ("eps", "x", "t", "at")),
@@ -395,6 +413,6 @@ def test_the_bound_and_its_gradient_are_finite_in_float32(kind: str, scale: floa
 
 
 def test_the_bound_says_what_it_needs() -> None:
-    golden = Given(VLB, "term_", "float32")
+    golden = given("vlb", "term_", "float32")
     with pytest.raises(ValueError, match=r"network\.learned_variance = True"):
         VariationalBound(golden.table)(jd.Denoised(golden.noised.x0), golden.noised)

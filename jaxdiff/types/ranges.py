@@ -231,14 +231,15 @@ def _all(every: list[Callable[[str, Any], None]]) -> Callable[[str, Any], None]:
 def _check_tuple(hints: tuple[Any, ...], name: str, value: Any) -> None:
     if not isinstance(value, tuple):
         raise ValueError(f"{name} must be a tuple, got {quote(value)}")
-    if hints[-1] is ...:
-        hints = hints[:1] * len(value)
-    if len(hints) != len(value):
+    repeated = hints[-1] is ...
+    every = [_rule(hints[0])] * len(value) if repeated else [_rule(h) for h in hints]
+    if len(every) != len(value):
         raise ValueError(
             f"{name} must have {len(hints)} elements, got {len(value)}: {quote(value)}"
         )
-    for i, (element, hint) in enumerate(zip(value, hints, strict=True)):
-        check(f"{name}[{i}]", element, hint)
+    for i, (element, rule) in enumerate(zip(value, every, strict=True)):
+        if rule:
+            rule(f"{name}[{i}]", element)
 
 
 def _check_kind(kinds: tuple[type, ...], name: str, value: Any) -> None:
