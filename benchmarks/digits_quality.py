@@ -9,19 +9,14 @@ digits. Beside the latter stand the 300 held-out real digits, which are few, and
 draws as images of the Gaussian with the training digits' own mean and covariance.
 """
 
-import sys
-from pathlib import Path
-
 import digits_judge
 import numpy as np
 from absl import flags
 
+from jaxdiff.commands import command
 from jaxdiff.data import encoder_of
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 NUMBER = flags.DEFINE_integer("number", 1000, "How many images.", lower_bound=20)

@@ -7,9 +7,7 @@ round trip through the latents leads astray. Takes about a minute on 2 idle CPU 
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +18,13 @@ from matplotlib.figure import Figure
 
 from jaxdiff import Ancestral, Heun
 from jaxdiff.analysis import image_grid
+from jaxdiff.commands import command
 from jaxdiff.data import Pixels
 from jaxdiff.runs import checkpoint, generate, restoring
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.sampling import editing, follow, sample
 from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Condition
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 OUT = flags.DEFINE_string("out", "docs/results", "The folder for the pictures.")

@@ -27,16 +27,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from jaxdiff.commands import command
 from jaxdiff.runs import checkpoint
 from jaxdiff.runtime import sharding
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
-import jax
 
 ROOT = Path(__file__).parents[1]
 KILLS = flags.DEFINE_integer("kills", 100, "Kills, a quarter at each kind of moment.")

@@ -35,6 +35,7 @@ from absl import flags
 from PIL import Image
 from tqdm import tqdm
 
+from jaxdiff.commands import command
 from jaxdiff.data import (
     Dataset,
     Folder,
@@ -46,9 +47,6 @@ from jaxdiff.data import (
     write_latents,
 )
 from jaxdiff.evaluation import images_in
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 FLIPS = flags.DEFINE_integer("flips", 2000, "Flips for each kind of file.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the random bits.")

@@ -18,10 +18,8 @@ So there one batch is the faster for a few images, and large batches outgrow the
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +28,10 @@ from absl import flags
 from ml_collections import config_flags
 
 import jaxdiff as jd
+from jaxdiff.commands import command
 from jaxdiff.config import from_config, resolve
 from jaxdiff.runs.state import ema_variables, init_state, run_denoiser
 from jaxdiff.types import Condition, NoiseLevel
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "A configuration.")
 TURNS = flags.DEFINE_integer("turns", 40, "Calls of each kind.", lower_bound=3)

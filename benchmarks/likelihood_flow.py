@@ -9,12 +9,11 @@ explain, and evaluations of the denoiser an image.
 """
 
 import dataclasses
-import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
+from jaxdiff.commands import command
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import (
     RK4,
@@ -27,9 +26,6 @@ from jaxdiff.evaluation.likelihood import (
 from jaxdiff.runs import restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules.posterior import LargeVariance
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
 FEW = flags.DEFINE_integer("few", 8, "Images with exact divergence.", lower_bound=2)

@@ -12,7 +12,6 @@ records decode nothing, and show what is left for grain and the disk.
 """
 
 import io
-import sys
 import tempfile
 import time
 import zipfile
@@ -24,11 +23,9 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageOps
 
+from jaxdiff.commands import command
 from jaxdiff.data import Folder, Pixels, Records, prepare
 from jaxdiff.data.batches import Stream
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 NUMBER = flags.DEFINE_integer("number", 512, "Images read in a round of each row.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds.")

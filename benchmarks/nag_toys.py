@@ -10,7 +10,6 @@ shares are off in total variation, which 2,048 draws cannot tell below some 0.02
 """
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from matplotlib.figure import Figure
 
 import jaxdiff as jd
 from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.commands import command
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Blobs, LevelPosterior, Unaware
 from jaxdiff.runtime.files import write_atomically
@@ -33,9 +33,6 @@ from jaxdiff.sampling import trajectory
 from jaxdiff.sampling.guidance import Interval
 from jaxdiff.sampling.solvers.sde import SigmaW
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel, Scaling, Solver
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 OUT = flags.DEFINE_string(
     "out", "docs/results/nag_toys.png", "Where the figure goes, a PNG."

@@ -17,9 +17,7 @@ work, jax 0.10.2, --rounds=16, the commit before this file's:
 """
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +27,13 @@ from jaxtyping import Array, Float
 from ml_collections import config_flags
 
 import jaxdiff as jd
+from jaxdiff.commands import command
 from jaxdiff.config import Experiment, expressions, from_config, resolve
 from jaxdiff.evaluation.compare_solvers import short
 from jaxdiff.runs.generate import image_keys
 from jaxdiff.runs.state import init_state, labelled, run_denoiser
 from jaxdiff.sampling import evaluations
 from jaxdiff.types import Solver
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "A configuration.")
 BATCH = flags.DEFINE_integer("batch", 64, "Images.", 1)

@@ -27,20 +27,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from jaxdiff.commands import command
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.runs import checkpoint, record, snapshots, state_parts
 from jaxdiff.runs.state import TrainState, ema_variables, init_state
 from jaxdiff.runtime import sharding
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
-import jax
 
 FLIPS = flags.DEFINE_integer("flips", 2000, "Bits of a snapshot.")
 RESTORES = flags.DEFINE_integer("restores", 500, "Bits of a checkpoint's metadata.")

@@ -19,10 +19,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from jaxdiff.commands import command
 from jaxdiff.data import OpenMoji
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 ROOT = Path(__file__).parents[1]
 NUMBER = flags.DEFINE_integer("number", 10_000, "Images in each set.", lower_bound=10)

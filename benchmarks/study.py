@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
 sys.path.append(str(Path(__file__).parents[1] / "configs"))
-import command
+from jaxdiff.commands import command
 
 RUNS = flags.DEFINE_string("runs", None, "The folder that holds the runs.")
 OUT = flags.DEFINE_string("out", "docs/results", "The folder for figures and numbers.")

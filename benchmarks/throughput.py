@@ -9,10 +9,8 @@ to minute.
 """
 
 import functools
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +20,11 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from jaxdiff import train
+from jaxdiff.commands import command
 from jaxdiff.config import Experiment, from_config, resolve
 from jaxdiff.runs import generate
 from jaxdiff.runs.state import TrainState, ema_variables
 from jaxdiff.runtime import sharding
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 SECONDS = flags.DEFINE_float("seconds", 10.0, "How long to measure each, about.")

@@ -37,10 +37,8 @@ from jaxdiff.runtime.files import write_atomically
 from jaxdiff.types import Denoiser, NoiseLevel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
-
 from examples import toy2d
+from jaxdiff.commands import command
 
 OUT = flags.DEFINE_string("out", "docs/results/toy2d.png", "Where the figure goes, a PNG.")
 STEPS = flags.DEFINE_integer(

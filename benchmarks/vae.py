@@ -13,9 +13,7 @@ machines differ, and shared ones from minute to minute.
 import json
 import os
 import resource
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,14 +23,12 @@ from absl import flags
 from flax import traverse_util
 
 from jaxdiff import networks
+from jaxdiff.commands import command
 from jaxdiff.data import vae
 from jaxdiff.data.vae import DECODER, ENCODER, VAE
 from jaxdiff.networks import AutoencoderKL
 from jaxdiff.runtime import sharding
 from jaxdiff.runtime.files import place, write_atomically
-
-sys.path.append(str(Path(__file__).parents[1] / "launch"))
-import command
 
 SIZE = flags.DEFINE_integer("size", 256, "Pixels of a side.", 8)
 BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Images that a device takes.")

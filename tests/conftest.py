@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,23 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A program's origin in the source, up to 100 frames for each operation, is not written.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 compiling.share_contexts()
+
+
+class Unchecked:
+    """Finds the commands as Python does, in place of jaxtyping, which would check types.
+
+    They are imported anew for each command that a test runs (cases/commands.py), and
+    beartype takes a class of the same name for the one of the first import.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *where: Any) -> ModuleSpec | None:
+        """A module of the commands; None for any other."""
+        ours = name.startswith("jaxdiff.commands")
+        return PathFinder.find_spec(name, *where) if ours else None
+
+
+sys.meta_path.insert(0, Unchecked())
 
 HEAVY = 3 * 2**30
 """Bytes of a process above which it lets go of the programs that past files compiled."""

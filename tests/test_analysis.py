@@ -316,7 +316,7 @@ def test_the_command_refuses_before_it_writes(
 
 def test_every_built_in_schedule_is_in_the_table() -> None:
     """A recipe of betas, or a path, that is added has to be listed."""
-    text = (ROOT / "launch" / "analyze.py").read_text()
+    text = (ROOT / "jaxdiff" / "commands" / "analyze.py").read_text()
     listed = {"Betas", "ListedBetas", "RespacedBetas", "ZeroTerminalBetas", "Table"}
     for name in schedules.__all__:
         if name[0].isupper() and name not in listed | {"Shifted"}:

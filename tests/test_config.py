@@ -29,7 +29,7 @@ from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.runs.state import init_state
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(ROOT.glob("configs/*.py"))
+CONFIGS = sorted(ROOT.glob("jaxdiff/config/ready/[!_]*.py"))
 
 
 def load(path: Path) -> Experiment:
@@ -50,7 +50,7 @@ def test_every_config_survives_json(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_says_how_to_run_it(path: Path) -> None:
-    assert f"--config=configs/{path.name}" in path.read_text()
+    assert f"--config={path.stem}" in path.read_text()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -1,10 +1,9 @@
 """Weights of extractors: converted, saved, loaded, and refused."""
 
 import json
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxdiff.evaluation.extractors import dinov2, weights
 from jaxdiff.evaluation.extractors.weights import Weights
 from tests import import_writer as writer
 from tests import torch_writer
+from tests.cases import commands
 from tests.cases.commands import run
 
 ROOT = Path(__file__).parents[1]
@@ -28,26 +28,12 @@ GOOD = Weights("tiny", TENSORS, "tiny.pth", "ab" * 32)
 
 
 @pytest.fixture(scope="module")
-def command() -> Any:
-    """What the command's file defines; flags are what they were before, others' too."""
-    from absl import flags
+def command() -> ModuleType:
+    """The module of the command; its flags are gone."""
+    with commands._fresh():
+        from jaxdiff.commands import convert_features
 
-    loaded = "command" in sys.modules
-    others = {n: flags.FLAGS[n] for n in ("network", "out", "source") if n in flags.FLAGS}
-    for name in others:
-        delattr(flags.FLAGS, name)
-    known = set(flags.FLAGS)
-    sys.path.insert(0, str(ROOT / "launch"))
-    try:
-        return runpy.run_path(str(ROOT / "launch" / "convert_features.py"))
-    finally:
-        sys.path.remove(str(ROOT / "launch"))
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        for name, flag in others.items():
-            flags.FLAGS[name] = flag
-        if not loaded:
-            sys.modules.pop("command", None)
+        return convert_features
 
 
 def test_weights_are_loaded_as_they_were_saved(tmp_path: Path) -> None:
@@ -104,7 +90,7 @@ def flipped(path: Path) -> None:
     path.write_bytes(data[:at] + b"\1" + data[at + 1 :])
 
 
-GIVE = "give one that launch/convert_features.py wrote"
+GIVE = "give one that jaxdiff convert_features wrote"
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another network": (saved({"network": "large"}), "the weights of 'large', not of tiny"),
     "another schema": (saved({"schema": 2}), f"its schema is 2, not 1: {GIVE}"),
@@ -148,18 +134,20 @@ def test_nothing_bad_is_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_state_dict_is_found_inside_of_a_checkpoint(command: Any, tmp_path: Path) -> None:
+def test_a_state_dict_is_found_inside_of_a_checkpoint(
+    command: ModuleType, tmp_path: Path
+) -> None:
     plain, inner = tmp_path / "plain.pth", tmp_path / "inner.pth"
     plain.write_bytes(torch_writer.state_dict(SHAPES))
     inner.write_bytes(torch_writer.state_dict(SHAPES, epoch=3))
     for path in (plain, inner):
-        converted = command["convert"](path, "tiny", SHAPES)
+        converted = command.convert(path, "tiny", SHAPES)
         assert {n: a.shape for n, a in converted.tensors.items()} == SHAPES
         assert (converted.source, converted.sha256) == (path.name, weights.sha256(path))
 
 
-def test_which_tensors_are_a_network_s(command: Any) -> None:
-    chosen = lambda tensors: command["own"](tensors, "tiny", SHAPES)
+def test_which_tensors_are_a_network_s(command: ModuleType) -> None:
+    chosen = lambda tensors: command.own(tensors, "tiny", SHAPES)
     old = {n: a for n, a in TENSORS.items() if n != "bn.num_batches_tracked"}
     assert chosen(old)["bn.num_batches_tracked"] == 0  # as torch before 0.4.1 wrote it
     assert chosen(TENSORS)["bn.num_batches_tracked"] == 7
@@ -174,14 +162,14 @@ def test_which_tensors_are_a_network_s(command: Any) -> None:
         chosen({})
 
 
-def test_a_damaged_download_is_refused(command: Any, tmp_path: Path) -> None:
+def test_a_damaged_download_is_refused(command: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "net-01234567.pth"
     path.write_bytes(torch_writer.state_dict(SHAPES))
     digest = weights.sha256(path)
     with pytest.raises(ValueError, match=f"begins 01234567, it begins {digest[:8]}"):
-        command["convert"](path, "tiny", SHAPES)
+        command.convert(path, "tiny", SHAPES)
     renamed = path.rename(tmp_path / f"net-{digest[:8]}.pth")
-    assert command["convert"](renamed, "tiny", SHAPES).sha256 == digest
+    assert command.convert(renamed, "tiny", SHAPES).sha256 == digest
 
 
 def test_the_command_converts(tmp_path: Path) -> None:

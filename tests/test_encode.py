@@ -80,7 +80,7 @@ def test_records_are_mean_and_std_of_each_image(made: Path, opened: vae.VAE) -> 
 def test_latents_that_are_not_there_or_not_whole_are_to_be_encoded(
     made: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(FileNotFoundError, match=r"of latents with launch/encode\.py"):
+    with pytest.raises(FileNotFoundError, match=r"of latents with jaxdiff encode"):
         LatentRecords(str(tmp_path), 8).load()
     part = tmp_path / "part"
     shutil.copytree(made, part)

@@ -1,7 +1,6 @@
 """Flags made from a dataclass's fields: the fields of `Sampling` are all flags."""
 
 import dataclasses
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -31,8 +30,7 @@ class Settings:
 
 @pytest.fixture
 def field_flags(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "launch"))
-    import field_flags
+    from jaxdiff.commands import field_flags
 
     return field_flags
 
@@ -73,7 +71,7 @@ def test_flags_that_are_not_given_change_nothing(
 def test_every_field_of_sampling_is_a_flag_with_help(
     field_flags: Any, parsed: flags.FlagValues
 ) -> None:
-    """All but those that other flags say; see launch/sampling_flags.py."""
+    """All but those that other flags say; see commands/sampling_flags.py."""
     fields = field_flags.define(Sampling, but=("std", "images"))
     assert fields.keys() == {f.name for f in dataclasses.fields(Sampling)} - {
         "std",

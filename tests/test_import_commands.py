@@ -20,7 +20,7 @@ GOLDEN = ROOT / "tests" / "golden" / "edm2" / "net_c_micro.npz"
 
 def run(command: str, *arguments: Any) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, ROOT / "launch" / f"{command}.py", *map(str, arguments)],
+        [sys.executable, "-m", "jaxdiff", command, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
@@ -79,7 +79,7 @@ def test_numbers_that_are_none_are_called_so(imported: Any) -> None:
 EXPORT = """
 import sys, types
 from absl import flags
-import export_edm2
+from jaxdiff.commands import export_edm2
 from jaxdiff.networks import UNet
 
 def restored(**options):
@@ -105,7 +105,7 @@ def test_only_config_g_is_exported_and_names_are_kept(tmp_path: Path) -> None:
         [sys.executable, "-c", EXPORT, tmp_path / "c-0.130"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'launch'}"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     *refused, written = done.stdout.splitlines()
     names = ("fixed_magnitudes", "weight_norm", "uncertainty")

@@ -145,7 +145,7 @@ ESTIMATES = dataclasses.replace(
 @pytest.mark.parametrize(
     ("experiment", "estimator", "aware", "words"),
     [
-        (DRAWS, DRAWS, False, "configs/digits_nag.py:level --config.init_from=RUN"),
+        (DRAWS, DRAWS, False, "digits_nag:level --config.init_from=RUN"),
         (ESTIMATES, ESTIMATES, False, "measure the run that it started from, runs/here"),
         (dataclasses.replace(DRAWS, noise_dropout=0.0), ESTIMATES, True, ":finetune"),
         (dataclasses.replace(DRAWS, schedule=jd.Cosine()), ESTIMATES, False, "schedule"),
@@ -195,5 +195,5 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     done = run("noise_shift", f"--workdir={denoiser}")
     assert done.status == 1
     assert done.err.startswith("error: --estimator is missing")
-    assert "configs/digits_nag.py:level" in done.err
+    assert "digits_nag:level" in done.err
     assert done.err.count("\n") == 1

@@ -141,7 +141,7 @@ def test_damaged_references_are_refused_in_a_line(tmp_path: Path) -> None:
             np.savez(path, **case)
         with pytest.raises(ValueError, match="is not a reference, or is damaged"):
             evaluation.load(path)
-    with pytest.raises(FileNotFoundError, match=r"launch/reference\.py makes one"):
+    with pytest.raises(FileNotFoundError, match=r"jaxdiff reference makes one"):
         evaluation.load(tmp_path / "none.npz")
 
 

@@ -327,7 +327,7 @@ def test_the_command_line_imports_files_first(tmp_path: Path) -> None:
     (tmp_path / "beside" / "config.py").write_text("import parts\n")
     root = Path(__file__).parents[1]
     code = (
-        "import sys; sys.path.insert(0, 'launch'); import own_types\n"
+        "from jaxdiff.commands import own_types\n"
         f"print(own_types.imported(['x', '--import={tmp_path}/own.py']))\n"
         f"print(own_types.imported(['x', '--import', '{tmp_path}/broken.py']))\n"
         "print(own_types.imported(['x', '--import=missing.py']))\n"

@@ -1,4 +1,4 @@
-"""launch/prepare_data.py as people run it: killed, run again, given nonsense."""
+"""`jaxdiff prepare_data` as people run it: killed, run again, given nonsense."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def command(*flags: str) -> list[str]:
-    return [sys.executable, "launch/prepare_data.py", *flags]
+    return [sys.executable, "-m", "jaxdiff", "prepare_data", *flags]
 
 
 def run(*flags: str) -> Done:
@@ -46,7 +46,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     message = f"1,497 records of 10 classes in 94 shards ({kept} were there)"
     assert message in done.out
     assert f"--config.data.path={out} --config.data.size=8" in done.out
-    assert "--config=configs/folder.py:records" in done.out
+    assert "--config=folder:records" in done.out
     numbers = np.arange(1497)
     stored = Records(str(out), size=8, channels=1).load().take(numbers)
     expected = Digits().load().take(numbers)

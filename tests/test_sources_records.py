@@ -266,7 +266,7 @@ def test_a_label_without_a_class_is_refused(copied: Path) -> None:
 
 def test_what_is_not_there(records: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"make records of images with launch/prepare_data\.py"
+        FileNotFoundError, match=r"make records of images with jaxdiff prepare_data"
     ):
         Records(str(tmp_path)).load()
     with pytest.raises(ValueError, match=r"has uint8 \(8, 8, 3\), but .* \(16, 16, 3\)"):

@@ -24,7 +24,7 @@ def modules() -> dict[str, Path]:
     names = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        names[".".join(p for p in parts if p != "__init__")] = path
+        names[".".join(p for p in parts if p not in ("__init__", "__main__"))] = path
     del names[""]
     return names
 

@@ -6,7 +6,8 @@ An `Experiment` holds everything that a run needs. A config file builds one and 
 {"type": "times.NormalLogSigma", "mean": -1.2, "std": 1.2}. Only types in the table of
 `registry` can be named, to which `register` adds others: reading a config imports and runs
 nothing. `experiment` has the values and their checks, `serialization` converts them both
-ways, and `files` loads the experiments of config files, which other configs can start from.
+ways, `files` loads the experiments of config files, which other configs can start from, and
+`ready` is the folder of the ready ones.
 """
 
 from jaxdiff.config.experiment import (
@@ -16,7 +17,7 @@ from jaxdiff.config.experiment import (
     resolve,
 )
 from jaxdiff.config.fields import parts
-from jaxdiff.config.files import from_file
+from jaxdiff.config.files import READY, file_of, from_file, ready_names
 from jaxdiff.config.registration import own_files, register
 from jaxdiff.config.registry import KINDS, NAMES, TYPES, allowed
 from jaxdiff.config.serialization import (
@@ -37,6 +38,7 @@ __all__ = [
     "KINDS",
     "NAMES",
     "PLACES",
+    "READY",
     "SNAPSHOT_DTYPES",
     "TYPES",
     "Experiment",
@@ -44,11 +46,13 @@ __all__ = [
     "allowed",
     "changes",
     "differences",
+    "file_of",
     "from_config",
     "from_dict",
     "from_file",
     "own_files",
     "parts",
+    "ready_names",
     "register",
     "resolve",
     "to_config",

@@ -3,7 +3,7 @@
 `TRAINING` has a row for each network that was trained [EDM2; AG], `SAMPLING` one for
 each published way to sample, with the value it reached. Networks differ from `UNet()` only
 in width and dropout; batches have 2048 images, and Adam's betas are 0.9 and 0.99.
-`experiment` turns a row into a run, which configs/edm2_img512.py and edm2_img64.py return.
+`experiment` turns a row into a run, which the configs edm2_img512 and edm2_img64 return.
 """
 
 import math

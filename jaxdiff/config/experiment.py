@@ -141,7 +141,7 @@ class Experiment:
     `snapshot_every` also writes each average to a file of `snapshot_dtype`, from which
     averages of other widths are made after training; `magnitudes_every` logs the
     magnitudes of activations, weights and updates, layer by layer; `eval_every` scores
-    `eval_images` images against the data with `eval_extractors`, as launch/evaluate.py
+    `eval_images` images against the data with `eval_extractors`, as jaxdiff evaluate
     does. The latest `keep` checkpoints are kept, and those whose step is a multiple of
     `keep_every`.
 
@@ -216,7 +216,7 @@ class Experiment:
             raise ValueError(
                 f"sampling.noise_guidance is {self.sampling.noise_guidance}, which needs a "
                 "network trained with and without noise levels, but noise_dropout is 0: "
-                "train on with configs/digits_nag.py:finetune as the model, or use an "
+                "train on with --config=digits_nag:finetune as the model, or use an "
                 "estimator of the level"
             )
         if self.sampling.noise_guidance and isinstance(prediction, parameterizations.X0):

@@ -79,7 +79,7 @@ def images_in(
         images = stored[name].read()
     except ValueError as error:
         raise ValueError(
-            f"{path} is not an NPZ of images, such as launch/sample.py writes: {error}"
+            f"{path} is not an NPZ of images, such as jaxdiff sample writes: {error}"
         ) from error
     _require(images, path)
     count = _count(len(images), number, path)

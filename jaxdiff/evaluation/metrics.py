@@ -143,7 +143,7 @@ def require_alike(real: Observed, extractors: Sequence[Extractor]) -> None:
                 raise ValueError(
                     f"the reference's {ours.name} has {key} {there!r}, the images' "
                     f"{here!r}: numbers of different protocols do not compare; make the "
-                    "reference again with launch/reference.py"
+                    "reference again with jaxdiff reference"
                 )
 
 

@@ -189,7 +189,7 @@ def load(path: PathLike) -> Observed:
     """
     path = place(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: launch/reference.py makes one")
+        raise FileNotFoundError(f"there is no file {path}: jaxdiff reference makes one")
     try:
         meta = jsontext.loads(str(npz.load(path, ["meta"])["meta"]), "its description")
         if meta["jaxdiff_observed"] != VERSION:
@@ -210,7 +210,7 @@ def load(path: PathLike) -> Observed:
             raise ValueError("names no extractor")
     except (ValueError, KeyError, TypeError, OSError, ArithmeticError) as error:
         raise ValueError(
-            f"{path} is not a reference, or is damaged ({error}): launch/reference.py "
+            f"{path} is not a reference, or is damaged ({error}): jaxdiff reference "
             "makes one, also of other tools' files with --published"
         ) from error
     return Observed(str(meta["source"]), shape, seen)

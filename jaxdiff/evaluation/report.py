@@ -68,7 +68,7 @@ def save_page(
     """Draws the page as a PNG.
 
     `near` are the training images nearest to the first images, and `bins` what
-    launch/likelihood.py measures by logSNR: both are left out where there are none.
+    jaxdiff likelihood measures by logSNR: both are left out where there are none.
     """
     from matplotlib.figure import Figure
 

@@ -150,7 +150,7 @@ def _require_fit(
     if s.classifier_guidance and not classifier:
         raise ValueError(
             f"sampling.classifier_guidance is {s.classifier_guidance}, which needs a "
-            "classifier: name a run of configs/digits_classifier.py and the like, as "
+            "classifier: name a run of --config=digits_classifier and the like, as "
             "--classifier"
         )
     if s.plus_plus and not (guide or experiment.label_dropout):
@@ -162,7 +162,7 @@ def _require_fit(
     if estimator and (what := estimator.network.estimates) != "noise level":
         raise ValueError(
             f"the estimator says {what and 'the '}{what or 'x0'} and no noise level: train "
-            "one with configs/digits_nag.py:level"
+            "one with --config=digits_nag:level"
         )
     if estimator:
         _require_path(experiment, estimator)
@@ -181,7 +181,7 @@ def _require_classes(experiment: Experiment, classifier: Experiment) -> None:
     if (what := classifier.network.estimates) != "class":
         raise ValueError(
             f"the classifier says {what and 'the '}{what or 'x0'} and no class: train one "
-            "with configs/digits_classifier.py"
+            "with --config=digits_classifier"
         )
     ours, theirs = experiment.network.label_dim, classifier.network.label_dim
     if not ours:

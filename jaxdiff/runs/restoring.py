@@ -93,7 +93,7 @@ def restore(
             return of_snapshot(snapshots.read(path))
         raise FileNotFoundError(
             f"{folder} holds no run (no folder `checkpoints` in it) and no such snapshot: "
-            "give the --workdir that launch/train.py was given"
+            "give the --workdir that jaxdiff train was given"
         )
     with checkpoints(folder) as saved:
         if step is not None and step not in saved.steps():

@@ -149,7 +149,7 @@ def _named(path: Place) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        say = f"there is no snapshot {path}: launch/reconstruct.py and training write them"
+        say = f"there is no snapshot {path}: jaxdiff reconstruct and training write them"
         raise FileNotFoundError(say) from error
     except DAMAGED as error:
         raise ValueError(

@@ -96,7 +96,7 @@ def ema_variables(experiment: Experiment, state: TrainState, std: float) -> PyTr
     if std not in stds:
         raise ValueError(
             f"this run tracks no EMA of std {std}; it has {', '.join(map(str, stds))}. "
-            "launch/reconstruct.py makes others of its snapshots"
+            "jaxdiff reconstruct makes others of its snapshots"
         )
     params = optim.averages(state.opt_state)[stds.index(std)]
     return {"params": params, "constants": state.constants}

@@ -140,7 +140,7 @@ def require_same_data(
 def save_statistics(experiment: Experiment, workdir: Place, dataset: Dataset) -> None:
     """Writes statistics.json if the statistics are known; small data sets are measured.
 
-    launch/measure_data.py measures large ones.
+    jaxdiff measure_data measures large ones.
     """
     few = len(dataset) <= MEASURED
     look = statistics.measured if few else statistics.stored

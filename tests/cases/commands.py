@@ -1,7 +1,6 @@
-"""Commands of launch/ inside of this process: seconds less than a process of their own."""
+"""Commands inside of this process: seconds less than a process of their own."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import sys
@@ -16,7 +15,7 @@ from absl import app, flags
 from absl import logging as logging  # its flags are of BASE too, as grain's are
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = ROOT / "launch"
+COMMANDS = ROOT / "jaxdiff" / "commands"
 
 
 class Done(NamedTuple):
@@ -28,7 +27,7 @@ class Done(NamedTuple):
 
 
 def run(script: str, *arguments: object) -> Done:
-    """Runs launch/SCRIPT.py as a shell would, but for its set-up of the process."""
+    """Runs `jaxdiff SCRIPT` as a shell would, but for its set-up of the process."""
     out, err = io.StringIO(), io.StringIO()
     argv = [script, *map(str, arguments)]
     with (
@@ -41,19 +40,15 @@ def run(script: str, *arguments: object) -> Done:
         warnings.simplefilter("default")
         warnings.simplefilter("ignore", DeprecationWarning)  # as Python does by default
         patch.setattr(sys, "argv", argv)
-        patch.setattr(sys, "path", [str(LAUNCH), *sys.path])
+        patch.setattr(sys, "path", [*sys.path])
+        patch.setattr(sys.modules["__main__"], "__doc__", "")
+        patch.setenv("JAXDIFF_QUIET_IMPORT", "1")
         try:
-            path = LAUNCH / f"{script}.py"
-            spec = importlib.util.spec_from_file_location(f"launched_{script}", path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-            import command
+            from jaxdiff.commands import command, main
 
             patch.setattr(warnings, "showwarning", command._warn)
             patch.setattr(command, "_set_up", lambda *_: False)
-            together = {"together": True} if script == "train" else {}
-            command.run(module.main, **together)
+            main.main(script)
             status = 0
         except SystemExit as done:
             status = done.code or 0
@@ -62,8 +57,9 @@ def run(script: str, *arguments: object) -> Done:
 
 @contextlib.contextmanager
 def _fresh() -> Iterator[None]:
-    """The flags and modules of launch/ are imported anew, and gone afterwards."""
-    own = {p.stem for p in LAUNCH.glob("*.py")} | {"config_config"}  # of ml_collections
+    """The flags and modules of commands are imported anew, and gone afterwards."""
+    own = {f"jaxdiff.commands.{path.stem}" for path in COMMANDS.glob("*.py")}
+    own |= {"jaxdiff.commands", "config_config"}  # the latter is of ml_collections
     held = {name: flags.FLAGS[name] for name in flags.FLAGS}
     before, folder = set(sys.modules), Path.cwd()
     _forget(set(held) - set(BASE))
@@ -79,7 +75,7 @@ def _fresh() -> Iterator[None]:
             if name not in flags.FLAGS:
                 flags.FLAGS[name] = flag
         for name in set(sys.modules) - before:
-            if name in own or name.startswith("launched_"):
+            if name in own:
                 del sys.modules[name]
 
 

@@ -1,6 +1,5 @@
 """--config: values written as flags; a mistake in a file of the user's is one line."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ from jaxdiff.config import Experiment, from_config
 from jaxdiff.denoisers.parameterizations import AngleLabel
 from jaxdiff.objectives.timesteps import NormalLogSigma, Stratified, Uniform
 from jaxdiff.sampling.solvers.sde import SigmaW
-from tests.cases.commands import LAUNCH, run
+from tests.cases.commands import run
 
 DIGITS = "--config=configs/digits.py"
 
 
-def experiment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Experiment:
-    monkeypatch.setattr(sys, "path", [str(LAUNCH), *sys.path])
-    import config_files
+def experiment(*arguments: str) -> Experiment:
+    from jaxdiff.commands import config_files
 
     argv, values = ["train", DIGITS, *arguments], flags.FlagValues()
     flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -50,7 +48,7 @@ def experiment(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Experiment:
 def test_values_are_written_as_for_solver(
     flag: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parsed: Any = experiment(monkeypatch, f"--config.{flag}")
+    parsed: Any = experiment(f"--config.{flag}")
     for name in flag.partition("=")[0].split("."):
         parsed = getattr(parsed, name)
     assert parsed == value
@@ -59,7 +57,7 @@ def test_values_are_written_as_for_solver(
 def test_fields_of_plain_values_and_of_written_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parsed = experiment(monkeypatch, "--config.times=Uniform()", "--config.batch_size=64")
+    parsed = experiment("--config.times=Uniform()", "--config.batch_size=64")
     assert (parsed.times, parsed.batch_size) == (Uniform(), 64)
 
 
@@ -142,10 +140,9 @@ def test_the_trace_of_a_file_is_shown_on_demand(
 
 
 def test_a_fault_of_ours_says_so_before_its_trace(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(LAUNCH), *sys.path])
-    import command
+    from jaxdiff.commands import command
 
     with pytest.raises(RuntimeError, match="broken"):
         command._judged(RuntimeError("broken"), False)
@@ -156,10 +153,9 @@ def test_a_fault_of_ours_says_so_before_its_trace(
 
 
 def test_what_was_out_of_memory_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(LAUNCH), *sys.path])
-    import command
+    from jaxdiff.commands import command
 
     error = MemoryError("Unable to allocate 3.7 GiB for an array with shape (50000000, 20)")
     assert command._judged(error, False) == 1

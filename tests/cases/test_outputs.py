@@ -275,15 +275,12 @@ def test_more_seeds_than_there_are_cost_nothing(
 
 
 def test_lines_of_a_warning_stay_apart(capsys: pytest.CaptureFixture) -> None:
-    launch = str(Path(__file__).parents[2] / "launch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(launch)
-        from tests.cases.commands import _fresh
+    from tests.cases.commands import _fresh
 
-        with _fresh():
-            import command
+    with _fresh():
+        from jaxdiff.commands import command
 
-            command._warn("two\nlines\x1b[31m")
+        command._warn("two\nlines\x1b[31m")
     assert capsys.readouterr().err == "warning: two\nlines\\x1b[31m\n"
 
 

@@ -20,6 +20,7 @@ from jaxdiff.config import Experiment, from_dict, to_dict
 from jaxdiff.runs import restoring, run_folder, snapshots
 from jaxdiff.runtime import files
 from jaxdiff.train import writers
+from tests.cases.commands import COMMANDS
 from tests.test_fit import QUIET
 from tests.test_snapshots import snapshot
 
@@ -200,8 +201,7 @@ def test_the_home_of_nobody_is_refused() -> None:
 
 
 def test_flags_know_what_home_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "launch"))
-    import command
+    from jaxdiff.commands import command
 
     for flag in ("--config", "-config"):
         expanded = command._expanded(["train", f"{flag}=~/mine.py:a", flag, "~/b.py"])
@@ -211,7 +211,7 @@ def test_flags_know_what_home_is(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_no_command_makes_a_path_of_a_flag_by_itself() -> None:
-    for command in (Path(__file__).parents[2] / "launch").glob("*.py"):
+    for command in COMMANDS.glob("*.py"):
         for node in ast.walk(ast.parse(command.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Path":
                 assert ".value" not in ast.unparse(node), f"{command.name}:{node.lineno}"

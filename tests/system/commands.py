@@ -19,7 +19,7 @@ TINY = "--config=tests/system/tiny.py"
 
 
 def command(script: str, *arguments: object) -> list[str]:
-    return [sys.executable, f"launch/{script}.py", *map(str, arguments)]
+    return [sys.executable, "-m", "jaxdiff", script, *map(str, arguments)]
 
 
 def train(workdir: Path, *arguments: object) -> list[str]:

@@ -35,7 +35,8 @@ def photos(at: Path, count: int = 40) -> Path:
 
 
 KILLED = """
-import os, runpy, signal, sys
+import os, signal, sys
+from jaxdiff.commands.main import main
 from jaxdiff.data import encode
 
 packed = encode.Run.packed
@@ -47,10 +48,9 @@ def mortal(run, numbers, rows):
 
 encode.Run.packed = mortal
 sys.argv = sys.argv[1:]
-sys.path.insert(0, "launch")
-runpy.run_path("launch/encode.py", run_name="__main__")
+main("encode")
 """
-"""`launch/encode.py`, killed in its second shard of 16 images."""
+"""`jaxdiff encode`, killed in its second shard of 16 images."""
 
 
 def encoded(at: Path, environment: dict[str, str]) -> str:

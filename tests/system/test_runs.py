@@ -48,7 +48,7 @@ def finished(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     workdir = tmp_path_factory.mktemp("finished") / "run"
     done = run(train(workdir), environment)
     assert done.returncode == 0, done.stderr
-    assert "python launch/sample.py --workdir" in done.stdout.splitlines()[-1]
+    assert "jaxdiff sample --workdir" in done.stdout.splitlines()[-1]
     return workdir
 
 
@@ -178,7 +178,10 @@ def errors(done: subprocess.CompletedProcess | Done) -> str:
         (["--config.network.dtype=foo"], "config.network.dtype must be one of"),
         (["--config.seed=-1"], "config.seed must be"),
         (["--config=configs/digits_ddpm.py:nope"], "'nope' is none of constant, p2"),
-        (["--config=configs/nope.py"], "there is no file configs/nope.py; there are"),
+        (
+            ["--config=configs/nope.py"],
+            "there is no file configs/nope.py; there are the ready",
+        ),
         (["--workdir=/dev/null/run"], "/dev/null"),
     ],
 )

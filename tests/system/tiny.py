@@ -1,6 +1,6 @@
 """The smallest run that has everything: seconds on any machine.
 
-python launch/train.py --config=tests/system/tiny.py --workdir=runs/tiny
+jaxdiff train --config=tests/system/tiny.py --workdir=runs/tiny
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The smallest DiT that has everything of a published one, on latents of 8 x 8.
 
-python launch/train.py --config=tests/system/tiny_dit.py --config.data.path=my/latents
+jaxdiff train --config=tests/system/tiny_dit.py --config.data.path=my/latents
 """
 
 import dataclasses

@@ -108,7 +108,7 @@ def read_header(folder: Path) -> Header:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no {str(path)!r}: make records of images with "
-            "launch/prepare_data.py, of latents with launch/encode.py"
+            "jaxdiff prepare_data, of latents with jaxdiff encode"
         )
     try:
         content = jsontext.loads(path.read_bytes(), "it")

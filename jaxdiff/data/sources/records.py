@@ -1,6 +1,6 @@
 """Images or latents in array_record shards.
 
-launch/prepare_data.py writes them, and launch/encode.py latents of images.
+jaxdiff prepare_data writes them, and jaxdiff encode latents of images.
 
 Shards suit data of any size on any disk: few large files, each record read where it
 stands. For the format see `shards`.
@@ -186,4 +186,4 @@ def _require(path: str) -> None:
         ValueError: it is empty.
     """
     if not path:
-        raise ValueError("path is empty: name a folder that launch/prepare_data.py wrote")
+        raise ValueError("path is empty: name a folder that jaxdiff prepare_data wrote")

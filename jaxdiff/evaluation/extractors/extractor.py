@@ -84,7 +84,7 @@ class Network:
 def extractor(name: str, weights: PathLike | None = None) -> Extractor:
     """The extractor of that name.
 
-    `weights` is a file that launch/convert_features.py wrote or a folder of such files;
+    `weights` is a file that jaxdiff convert_features wrote or a folder of such files;
     None is the folder that JAXDIFF_WEIGHTS names. lite0 and pixels8 need none.
 
     Raises:
@@ -149,8 +149,8 @@ def _converted(
     variables: Callable[[Mapping[str, np.ndarray]], Any],
     path: Path | None,
 ) -> tuple[PyTree, str]:
-    """Of a file that launch/convert_features.py wrote."""
-    how = f"launch/convert_features.py --network={network} makes {network}.npz"
+    """Of a file that jaxdiff convert_features wrote."""
+    how = f"jaxdiff convert_features --network={network} makes {network}.npz"
     if path is None:
         raise ValueError(
             f"{network} needs weights, which are never downloaded: give the folder of "

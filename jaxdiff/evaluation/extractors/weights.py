@@ -2,7 +2,7 @@
 
 Its arrays have the names and layouts of the published state dict; one more, `json`, has the
 schema's version, the network's name, and the name and SHA-256 of the file it was made from.
-`launch/convert_features.py` writes them. Reading builds arrays and runs nothing.
+`jaxdiff convert_features` writes them. Reading builds arrays and runs nothing.
 """
 
 import hashlib
@@ -107,7 +107,7 @@ def _origin(stored: Stored | None) -> dict[str, Any]:
     Raises:
         ValueError: it has none of these, or another schema.
     """
-    give = "give one that launch/convert_features.py wrote"
+    give = "give one that jaxdiff convert_features wrote"
     try:
         small = stored is not None and stored.shape < (2**16,)
         origin = jsontext.loads(bytes(stored.read()), "it") if small else {}

@@ -38,7 +38,7 @@ def check(experiment: Experiment, estimator: Experiment, aware: bool) -> None:
             another path; or guidance without the noise level, of a network that always
             knew it.
     """
-    train = "python launch/train.py --config=configs/digits_nag.py"
+    train = "jaxdiff train --config=digits_nag"
     if what := experiment.network.estimates:
         raise ValueError(
             f"this run estimates the {what} and draws no images: measure the run that it "

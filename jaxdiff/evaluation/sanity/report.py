@@ -19,7 +19,7 @@ from jaxdiff.evaluation.sanity.verdict import (
     sentences,
 )
 
-START, END = "<!-- begin: launch/sanity.py writes this -->", "<!-- end -->"
+START, END = "<!-- begin: jaxdiff sanity writes this -->", "<!-- end -->"
 SHOWN = (*JUDGED, "recall", "coverage", "brightness", "copied")
 """Kinds of metrics on the page; the JSON has all."""
 COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73"), ("-", (0, (4, 1.5)), (0, (1, 1)))

@@ -1,0 +1,111 @@
+"""Trains a diffusion model; the same command again resumes where it stopped.
+
+    jaxdiff train --config=digits --workdir=runs/digits
+
+Any field of the config can be changed: --config.batch_size=64 --config.times.std=1.4;
+some also for an existing run, and --config.init_from starts from another run's network
+(docs/finetuning.md).
+The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and pictures.
+Ctrl-C and SIGTERM save and stop. On several hosts, start the same command on each
+(docs/clusters.md). --profile=100:110 traces these steps. --dry_run trains nothing, and
+prints the memory and communication of a step on each device, from shapes alone:
+
+    jaxdiff train --config=edm2_img512:s --dry_run --cpu_devices=8 \\
+        --config.batch_size=64 --config.fsdp=8
+
+With --topology it compiles for TPUs or GPUs that need not be there, and says whether a step
+fits into their memory, and what time their compiler estimates; --sample does the same for
+drawing --config.sampling.images images:
+
+    jaxdiff train --config=digits --dry_run --topology=v5e:2x2
+"""
+
+import signal
+import sys
+
+import jax
+from absl import flags
+
+from jaxdiff import train
+from jaxdiff.analysis import image_grid
+from jaxdiff.commands import command, config_files
+from jaxdiff.config import Experiment, from_config, own_files, resolve
+from jaxdiff.runtime import processes, sharding
+from jaxdiff.train import forecasting, memory
+
+CONFIG = config_files.define()
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only say what a step needs.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "With --dry_run: the accelerators to compile for, as v5e:4x4 or h100:8."
+)
+SAMPLE = flags.DEFINE_bool("sample", False, "With --topology: draw instead of train.")
+PROFILE = flags.DEFINE_string("profile", "", "Steps to trace, first:last, as 100:110.")
+WANDB = flags.DEFINE_string("wandb", "", "A project of Weights & Biases to report to.")
+flags.mark_flags_as_required(["config"])
+flags.register_multi_flags_validator(
+    ["workdir", "dry_run"],
+    lambda values: values["dry_run"] or values["workdir"] is not None,
+    "--workdir is missing; see --help",
+)
+for name in ("cpu_devices", "coordinator", "processes", "process"):
+    flags.declare_key_flag(name)
+SEVERAL_PROCESSES = True
+"""The others are started on other hosts."""
+
+
+def main() -> None:
+    """Parses, trains, and prints the next step."""
+    experiment = from_config(CONFIG.value)
+    command.need((TOPOLOGY, DRY_RUN), (SAMPLE, TOPOLOGY))
+    if DRY_RUN.value:
+        return _dry_run(experiment)
+    workdir = command.folder(WORKDIR)
+    try:
+        traced = _steps(PROFILE.value)
+        state = train.fit(experiment, workdir, profile=traced, wandb=WANDB.value)
+    except train.Stopped as stopped:
+        if processes.first():
+            print(f"\n{stopped}. To go on:")
+            print(f"  {command.line('train', *sys.argv[1:])}")
+        sys.exit(130 if stopped.signal == signal.SIGINT else processes.AGAIN)
+    step = int(state.step)
+    if not processes.first():
+        return
+    image_grid.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
+    more = f" (it has {step})" if step > experiment.steps else ""
+    see = "; see samples.png there" if experiment.sample_every else ""
+    print(f"{workdir} has all its {experiment.steps} steps{more}{see}")
+    if not experiment.sample_every:  # such as an estimator, which draws nothing
+        return
+    own = (f"--import={file}" for file in own_files(experiment))
+    print(f"To sample:\n  {command.line('sample', f'--workdir={workdir}', *own)}")
+
+
+def _steps(text: str) -> tuple[int, int]:
+    """The first and the last step that --profile names.
+
+    Raises:
+        ValueError: the text is not a pair of steps.
+    """
+    if not text:
+        return 0, 0
+    first, _, last = text.partition(":")
+    numbers = command.whole(first) and command.whole(last)
+    if not (numbers and 0 < int(first) <= int(last)):
+        raise ValueError(f"--profile is {text!r}: give the first and last step, as 100:110")
+    return int(first), int(last)
+
+
+def _dry_run(experiment: Experiment) -> None:
+    """Prints the needs of a step, line by line."""
+    if experiment.network.label_dim == -1:  # the number of classes in the data
+        experiment = resolve(experiment, experiment.data.load())
+    if TOPOLOGY.value:
+        jax.config.update("jax_platforms", "cpu")  # only compilers of others are used
+        for line in forecasting.table(experiment, TOPOLOGY.value, SAMPLE.value):
+            print(line, flush=True)
+        return
+    part = experiment.batch_size // experiment.accumulation
+    for line in memory.table(experiment, sharding.mesh_for(part, experiment.fsdp)):
+        print(line, flush=True)

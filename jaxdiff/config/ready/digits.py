@@ -1,0 +1,66 @@
+"""Handwritten digits, 8x8, class-conditional: EDM2's network and training, tiny.
+
+    jaxdiff train --config=digits --workdir=runs/digits
+
+takes 4 min 41 s on 2 CPU cores, compilation included (commit a35266d). At commit 621359b
+
+    python benchmarks/digits_quality.py --workdir=runs/digits
+
+reports for 1,000 samples: a classifier trained on the real digits recognises the requested
+class in 99.0 % (98.4 % of another 1,000, with --seed=2000000; 98.7 % of held-out digits).
+The mean distance to the nearest training digit is 0.997 times that of held-out digits
+(standard error 0.013), so none were memorised; that to the nearest other sample is 1.062
+times that among real digits, so there is no mode collapse.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdiff import EDM, Heun, LogSigma, Uncertain, UniformOnNetwork, WeightedError
+from jaxdiff.config import Experiment, Sampling, to_config
+from jaxdiff.data import Digits
+from jaxdiff.networks import UNet
+from jaxdiff.objectives.timesteps import NormalLogSigma
+from jaxdiff.optim import EDM2Optimizer
+from jaxdiff.sampling.grids import Karras
+
+SIGMA_DATA = 0.75
+
+
+def get_config() -> ConfigDict:
+    """The experiment, as flags can change it."""
+    edm = EDM(sigma_data=SIGMA_DATA)
+    return to_config(
+        Experiment(
+            data=Digits(split="train"),
+            network=UNet(
+                label_dim=10,
+                model_channels=32,
+                channel_mult=(1, 2),
+                num_blocks=1,
+                attn_resolutions=(4,),
+                channels_per_head=32,
+                dropout=0.1,
+            ),
+            schedule=LogSigma(sigma_min=0.02, sigma_max=40.0),
+            times=NormalLogSigma(mean=-0.6, std=1.2),
+            parameterization=edm,
+            loss=Uncertain(WeightedError(UniformOnNetwork(edm))),
+            optimizer=EDM2Optimizer(
+                learning_rate=0.02,
+                ref_batches=1000.0,
+                rampup_images=20_000.0,
+                stds=(0.05, 0.10, 0.20),
+            ),
+            sampling=Sampling(
+                grid=Karras(sigma_min=0.02, sigma_max=40.0),
+                steps=18,
+                solver=Heun(),
+                std=0.10,
+            ),
+            batch_size=128,
+            steps=2000,
+            label_dropout=0.1,
+            sample_every=1000,
+            checkpoint_every=500,
+        )
+    )
