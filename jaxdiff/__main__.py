@@ -2,4 +2,5 @@
 
 from jaxdiff.commands.main import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -53,7 +53,7 @@ def public() -> Iterator[tuple[str, Any]]:
     """Their names and sources; of a package whose modules are inside, its `__all__`."""
     for module in pkgutil.walk_packages(jaxdiff.__path__, "jaxdiff."):
         short = module.name.removeprefix("jaxdiff.")
-        if module.ispkg:
+        if module.ispkg or short.startswith("commands."):  # defines flags
             continue
         exported = None
         if f"{short}.".startswith(INSIDE):
