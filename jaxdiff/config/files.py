@@ -18,7 +18,8 @@ def ready_names() -> list[str]:
 
 def file_of(config: PathLike) -> Path:
     """The file of the ready config of this name, or else the file at this path."""
-    return READY / f"{config}.py" if str(config) in ready_names() else place(config)
+    path = place(config)
+    return READY / f"{path}.py" if str(path) in ready_names() else path
 
 
 def from_file(config: PathLike, variant: str | None = None) -> Experiment:

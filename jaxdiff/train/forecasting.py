@@ -176,7 +176,7 @@ def training(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def sampling(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
-    """The sampler of a batch, with parameters on every device as in launch/sample.py."""
+    """The sampler of a batch, with parameters on every device as in `jaxdiff sample`."""
     size, everywhere = padded(experiment, mesh), sharding.replicated(mesh)
     place = lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
     state = jax.eval_shape(lambda: init_state(experiment))
@@ -236,7 +236,7 @@ def alternatives(experiment: Experiment, mesh: Mesh) -> Iterator[dict[str, Any]]
 
 
 def flags_of(changes: dict[str, Any]) -> str:
-    """The flags of launch/train.py that make changes of `alternatives`."""
+    """The flags of jaxdiff train that make changes of `alternatives`."""
     shown = {("network.remat" if k == "network" else k): v for k, v in changes.items()}
     shown |= {"network.remat": "true"} if "network.remat" in shown else {}
     return " ".join(f"--config.{name}={value}" for name, value in shown.items())
