@@ -111,9 +111,18 @@ def test_collectives_send_what_a_ring_sends(tpu: hlo.Program, gpu: hlo.Program) 
     started = named(gpu, "all-reduce-start")
     assert hlo.group_size(started, 8) == 4
     assert hlo.wire(started, 8) == 2 * 16384 * 32 * 2 * 3 / 4
+    assert hlo.results(started) == started.outputs
     pair = named(gpu, "all-gather-start")  # its operand and its result
     assert hlo.wire(pair, 8) == pytest.approx(64 * 32 * 2 * 3 / 4)
     assert named(gpu, "all-reduce-done").collective == ""
+
+
+def test_a_collective_spread_over_fusions_counts_once(tpu: hlo.Program) -> None:
+    kinds = [(op.collective, times) for op, times in tpu.collectives()]
+    assert kinds == [("all-gather", 1), ("all-gather", 1), ("all-reduce", 1)]
+    assert tpu.communicates(named(tpu, "fusion.4"))
+    assert not tpu.communicates(named(tpu, "fusion.5"))  # it computes meanwhile
+    assert not tpu.communicates(named(tpu, "fusion.1"))
 
 
 def test_time_is_split_by_kind_and_by_layer(tpu: hlo.Program) -> None:
@@ -124,7 +133,8 @@ def test_time_is_split_by_kind_and_by_layer(tpu: hlo.Program) -> None:
     assert cycles["attention"] == pytest.approx(5 * 300)
     assert cycles["copies and transposes"] == pytest.approx(5 * 100)
     assert cycles["optimizer and averages"] == pytest.approx(1500)
-    sent = 9 * 64 * 192 * 2 * 3 / 4 + (64 * 64 + 1) * 4
+    assert cycles["elementwise"] == pytest.approx(700)
+    sent = 9 * 64 * 192 * 2 * 3 / 4 + 64 * 64 * 2 * 3 / 4 + (64 * 64 + 1) * 4
     assert measured.kinds["collectives"].seconds == pytest.approx(sent / chip.links)
     assert measured.wire == pytest.approx(sent)
     assert measured.unestimated == 0

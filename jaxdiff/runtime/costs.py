@@ -94,21 +94,20 @@ class Costs:
 def measure(program: hlo.Program, chip: Chip, devices: int) -> Costs:
     """The costs of one call of a program that was compiled for so many chips."""
     costs = Costs(unknown_loops=program.unknown_loops())
+    for op, times in program.collectives():
+        sent = hlo.wire(op, devices)
+        one = Collective(op.collective, hlo.results(op), times, sent, op.source)
+        costs.collectives.append(one)
+        costs.kinds["collectives"].seconds += times * sent / chip.links
     for op, times in program.executed():
         for inner in program.within(op):
-            if inner.collective:
-                sent = hlo.wire(inner, devices)
-                costs.collectives.append(
-                    Collective(inner.collective, inner.outputs, times, sent, inner.source)
-                )
-                costs.kinds["collectives"].seconds += times * sent / chip.links
             if (product := hlo.product(inner)).flops:
                 costs.products.append((product, times, inner.source or op.source))
             if inner.kind in HOST or (
                 inner.kind == "custom-call" and "callback" in inner.target
             ):
                 costs.hosts.append(f"{inner.kind} {inner.target} {inner.source}".strip())
-        if op.kind not in hlo.FREE and not op.collective:
+        if op.kind not in hlo.FREE and not program.communicates(op):
             _add(costs, program, op, times, chip)
     return costs
 
@@ -174,7 +173,7 @@ def layer(source: str) -> str:
     at = [i for i, part in enumerate(parts) if NETWORK.fullmatch(part)]
     if not at:
         return "outside of the network"
-    modules = [p for p in parts[at[0] + 1 : -1] if "." not in p and "(" not in p]
+    modules = [part for part in parts[at[0] + 1 : -1] if re.fullmatch(r"[\w-]+", part)]
     return "/".join(modules[:2]) or "between layers"
 
 

@@ -119,6 +119,26 @@ class Program:
             else:
                 yield op, times
 
+    def collectives(self) -> Iterator[tuple[Op, int]]:
+        """The collectives that a call runs and how often, each once.
+
+        A TPU's compiler spreads one over the fusions that run meanwhile: each of them
+        repeats it, with the same chain.
+        """
+        chains = set()
+        for op, times in self.executed():
+            for inner in self.within(op):
+                chain = CHAIN.search(inner.attributes)
+                if inner.collective and not (chain and chain[1] in chains):
+                    chains |= {chain[1]} if chain else set()
+                    yield inner, times
+
+    def communicates(self, op: Op) -> bool:
+        """Whether an operation is a collective, or a part of one, and nothing else."""
+        inner = [one for one in self.within(op) if one.kind not in FREE]
+        part = lambda one: one.collective or one.target.startswith("AsyncCollective")
+        return bool(inner) and all(map(part, inner))
+
     def unknown_loops(self) -> int:
         """How many loops are counted as one round."""
         every = (op for ops in self.computations.values() for op in ops)
@@ -318,11 +338,16 @@ def group_size(op: Op, devices: int) -> int:
     return devices
 
 
+def results(op: Op) -> tuple[Shape, ...]:
+    """The results of a collective; one that starts may have its operands before them."""
+    operands = sum(len(shapes) for shapes in op.inputs)
+    starts = op.kind.endswith("-start") and len(op.outputs) >= 2 * operands
+    return op.outputs[operands : 2 * operands] if starts else op.outputs
+
+
 def wire(op: Op, devices: int) -> int | float:
     """Bytes that each device sends for a collective, on a ring."""
-    n, size = group_size(op, devices), sum(shape.bytes for shape in op.outputs)
-    if op.kind in ("all-gather-start", "collective-permute-start", "all-to-all-start"):
-        size -= sum(shape.bytes for shapes in op.inputs for shape in shapes)
+    n, size = group_size(op, devices), sum(shape.bytes for shape in results(op))
     share = (n - 1) / n
     match op.collective:
         case "all-reduce":
@@ -399,6 +424,7 @@ CALLS = re.compile(
     r"(?:calls|to_apply|body|true_computation|false_computation|branch_computations)="
     r"(\{[^}]*\}|%[\w.-]+)"
 )
+CHAIN = re.compile(r'chain_id="([^"]*)"')
 SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')

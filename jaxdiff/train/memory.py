@@ -104,9 +104,8 @@ def kept(experiment: Experiment, size: int) -> int:
 
 def moved(program: str, devices: int) -> float:
     """Bytes that one device sends in a compiled program's collectives, on rings."""
-    text = hlo.read(program)
-    every = ((one, times) for op, times in text.executed() for one in text.within(op))
-    return sum(times * hlo.wire(one, devices) for one, times in every if one.collective)
+    every = hlo.read(program).collectives()
+    return sum(times * hlo.wire(op, devices) for op, times in every)
 
 
 def table(experiment: Experiment, mesh: Mesh) -> Iterator[str]:
