@@ -71,6 +71,7 @@ def register_metric(name: str, better: int = -1) -> Callable[[Distance], Distanc
 
 
 NEIGHBOURS = 5
+"""Nearest neighbours that precision, recall, density and coverage are measured with."""
 MANY = 10_000
 """Images from which the inception score is the mean of ten parts, as published."""
 

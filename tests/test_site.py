@@ -1,0 +1,128 @@
+"""The documentation site lists every public name and page, and its links lead somewhere.
+
+All of it is read from the sources; `mkdocs build --strict` also renders the pages.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import jaxdiff
+from tools import architecture, site
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
+REFERENCE = site.pages()
+SITE = PAGES | REFERENCE
+FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    assert sorted(re.findall(r"[\w/]+\.md", nav)) == sorted(SITE)
+
+
+def test_every_public_name_has_an_entry() -> None:
+    text = "".join(REFERENCE.values())
+    entries = set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
+    modules = {f"jaxdiff.{name}" for name in architecture.modules()}
+    with_names = {
+        max((m for m in modules if f"jaxdiff.{name}".startswith(f"{m}.")), key=len)
+        for name, _ in architecture.public()
+    }
+    assert with_names <= entries
+    assert [
+        n for n, t in site.public_names().items() if f"| [`{n}`][{t}] |" not in text
+    ] == []
+
+
+def test_every_public_name_has_a_summary() -> None:
+    named = site.public_names()
+    assert [name for name, target in named.items() if not site.summary(target)] == []
+
+
+def test_names_are_what_python_says() -> None:
+    named = site.public_names()
+    for name, target in named.items():
+        value = _value(name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert f"{value.__module__}.{value.__qualname__}" == target
+    ours = [n for n in jaxdiff.__all__ if n not in ("jaxtyping", "__version__")]
+    assert [n for n in ours if site.definition(f"jd.{n}") is None] == []
+    assert {f"jd.{n}" for n in ours if not isinstance(_value(f"jd.{n}"), ModuleType)} <= {
+        *named
+    }
+
+
+def _value(name: str) -> object:
+    value: object = jaxdiff
+    for part in name.split(".")[1:]:
+        value = getattr(value, part)
+    return value
+
+
+def test_a_name_that_is_not_there_has_no_definition() -> None:
+    names = ["jd.Heun", "jd.solvers.Heun", "jd.NoiseLevel.snr", "jd.runs.restoring.restore"]
+    assert all(site.definition(name) for name in names)
+    names = ["jd.heun", "jd.Heun.snr", "jd.nothing.Heun", "jd.NoiseLevel.snr.real"]
+    assert [site.definition(name) for name in names] == [None] * 4
+
+
+def names(text: str) -> Iterator[str]:
+    """Each jd.name of a page: in its text, and in its blocks of Python."""
+    all_names = re.findall(r"(?<![\w/.])jd(?:\.[A-Za-z]\w*)+", text)
+    yield from (name for name in all_names if name not in ("jd.name", "jd.package.name"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_names_of_a_page_exist(page: str) -> None:
+    unknown = [name for name in names(PAGES[page]) if site.definition(name) is None]
+    assert unknown == []
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as Python-Markdown makes them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    clean = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in plain]
+    return {re.sub(r"[-\s]+", "-", heading) for heading in clean}
+
+
+def links(text: str) -> list[str]:
+    """Where a page leads to within the repository."""
+    return re.findall(r"\]\((?!https?:)([^)\s]+)\)", FENCED.sub("", text))
+
+
+@pytest.mark.parametrize("page", SITE)
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    broken = []
+    for link in links(SITE[page]):
+        path, _, anchor = link.partition("#")
+        target = (
+            ((DOCS / page).parent / path).resolve() if path else (DOCS / page).resolve()
+        )
+        name = str(target.relative_to(DOCS)) if target.is_relative_to(DOCS) else None
+        there = name in SITE or target.exists()
+        if not there or (anchor and anchor not in anchors(SITE.get(name, ""))):
+            broken.append(link)
+    assert broken == []
+
+
+def test_links_are_checked_with_their_anchors() -> None:
+    text = "## Two words: `jd.Heun`, once\n```\n# code\n```\n[a](b.md#c) [d](https://e)"
+    assert anchors(text) == {"two-words-jdheun-once"}
+    assert links(text) == ["b.md#c"]
+
+
+def test_names_in_a_page_become_links_and_code_stays() -> None:
+    text = (
+        "`jd.Heun()` and `jd.nothing`\n```python\n`jd.Heun`\n```\n[x](../tests/README.md)"
+    )
+    heun = "jaxdiff.sampling.solvers.euler_heun_ddim.Heun"
+    linked = f"[`jd.Heun()`][{heun}] and `jd.nothing`\n```python\n`jd.Heun`\n```\nx"
+    assert site.linked(text) == linked

@@ -1,0 +1,193 @@
+"""The documentation site: its API reference, and what `jd.name` stands for.
+
+    pip install -e ".[docs]" && mkdocs build --strict    # the site, into site/
+    python tools/site.py                                 # its figures
+
+`mkdocs.yml` loads this file as its hook, which adds one reference page per room, with every
+public name of every module, and links each `jd.name` in the text of a page to its entry
+there. Names are read from the sources, so building imports neither jaxdiff nor jax.
+"""
+
+import ast
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools import architecture  # noqa: E402
+
+ROWS = re.compile(r"^\| (?:\d*) ?\| `(\w+)/?`(?: ●)? \| (.*) \|$", re.MULTILINE)
+OPTIONS = "\n    options:\n      heading_level: 2\n      show_root_full_path: true"
+NAME = re.compile(r"(?<!\[)`(jd(?:\.\w+)+)((?:\([^`\n]*\))?)`")
+FENCE = re.compile(r"(^ *```.*?^ *```\n?)", re.MULTILINE | re.DOTALL)
+OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:CHANGELOG|tests|jaxdiff|configs)[^)]*\)")
+
+
+@cache
+def files() -> dict[str, Path]:
+    """All modules of the package by their dotted names, `jaxdiff` itself included."""
+    named = {f"jaxdiff.{name}": path for name, path in architecture.modules().items()}
+    return {"jaxdiff": architecture.PACKAGE / "__init__.py", **named}
+
+
+@cache
+def defined(module: str) -> dict[str, ast.stmt]:
+    """The public names that a module itself defines: functions, classes and constants."""
+    names: dict[str, ast.stmt] = {}
+    for node in ast.parse(files()[module].read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {t.id: node for t in targets if isinstance(t, ast.Name)}
+    return {name: node for name, node in names.items() if name[0] != "_"}
+
+
+@cache
+def imported(module: str) -> dict[str, str]:
+    """The names that a package takes from its modules, and where each comes from."""
+    if files()[module].name != "__init__.py":
+        return {}
+    names = {}
+    for node in ast.walk(ast.parse(files()[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxdiff"):
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def definition(dotted: str) -> str | None:
+    """Where a name is defined: `jd.Heun` is jaxdiff.sampling.solvers.euler_heun_ddim.Heun.
+
+    None if there is no such name.
+    """
+    at, *rest = re.sub(r"^jd\b", "jaxdiff", dotted).split(".")
+    for depth, name in enumerate(rest):
+        if at not in files():
+            return _member(at, rest[depth:])
+        if name in imported(at):
+            at = _follow(imported(at)[name])
+        elif f"{at}.{name}" in files() or name in defined(at):
+            at = f"{at}.{name}"
+        else:
+            return None
+    return at
+
+
+def _follow(target: str) -> str:
+    """The end of a chain of imports."""
+    module, _, name = target.rpartition(".")
+    if name in imported(module) and imported(module)[name] != target:
+        return _follow(imported(module)[name])
+    return target
+
+
+def _member(owner: str, names: list[str]) -> str | None:
+    """A method or a field of a class."""
+    module, _, name = owner.rpartition(".")
+    node = defined(module).get(name) if module in files() else None
+    if len(names) != 1 or not isinstance(node, ast.ClassDef):
+        return None
+    return f"{owner}.{names[0]}" if names[0] in architecture.members(node) else None
+
+
+@cache
+def public_names() -> dict[str, str]:
+    """All names that a user reaches as jd.name or jd.package.name, and their definitions.
+
+    Each definition has its shortest name; a package or a module is not in the list.
+    """
+    names: dict[str, str] = {}
+    packages, seen = ["jd"], set()
+    while packages:
+        package = packages.pop(0)
+        for name in (n for n in imported(definition(package)) if n[0] != "_"):
+            target = definition(f"{package}.{name}")
+            if target in files():
+                if target not in seen and files()[target].name == "__init__.py":
+                    packages.append(f"{package}.{name}")
+                seen.add(target)
+            elif target not in names.values():
+                names[f"{package}.{name}"] = target
+    return names
+
+
+def rooms() -> dict[str, str]:
+    """The rooms of docs/architecture.md in their order, and what each holds."""
+    return dict(ROWS.findall((ROOT / "docs" / "architecture.md").read_text()))
+
+
+def modules_of(room: str) -> list[str]:
+    """The modules of a room that define something public, the room itself first."""
+    names = [
+        m for m in files() if m == f"jaxdiff.{room}" or m.startswith(f"jaxdiff.{room}.")
+    ]
+    return [m for m in names if m == f"jaxdiff.{room}" or defined(m)]
+
+
+def summary(target: str) -> str:
+    """The first line of a name's docstring, or what is written below a constant."""
+    module, _, name = target.rpartition(".")
+    node = defined(module)[name]
+    if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        body = ast.parse(files()[module].read_text()).body
+        below = [n for n in body if n.lineno > node.lineno][:1]
+        node = ast.Module(below, [])
+    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+
+
+def page(room: str, holds: str) -> str:
+    """The reference page of one room."""
+    names = {n: t for n, t in public_names().items() if t.split(".")[1] == room}
+    rows = [f"| [`{n}`][{t}] | {summary(t).replace('|', chr(92) + '|')} |"
+            for n, t in names.items()]  # fmt: skip
+    table = ["| name | |", "|---|---|", *rows, ""] if rows else []
+    entries = [f"::: {module}{OPTIONS}\n" for module in modules_of(room)]
+    return "\n".join([f"# jaxdiff.{room}", "", f"{holds}.", "", *table, *entries])
+
+
+def pages() -> dict[str, str]:
+    """The reference pages by their paths in the site."""
+    rows = [
+        f"| [`jaxdiff.{room}`]({room}.md) | {holds} |" for room, holds in rooms().items()
+    ]
+    index = ["# API reference", "", "| room | what it holds |", "|---|---|", *rows, ""]
+    return {
+        "reference/index.md": "\n".join(index),
+        **{f"reference/{room}.md": page(room, holds) for room, holds in rooms().items()},
+    }
+
+
+def linked(markdown: str) -> str:
+    """A page whose `jd.name`s lead to the reference, without links out of the site."""
+
+    def link(match: re.Match) -> str:
+        target = definition(match[1])
+        return f"[`{match[1]}{match[2]}`][{target}]" if target else match[0]
+
+    parts = FENCE.split(markdown)
+    parts[::2] = [OUTSIDE.sub(r"\1", NAME.sub(link, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the reference to the site's pages (mkdocs calls this)."""
+    from mkdocs.structure.files import File
+
+    for path, text in pages().items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links the names of a page (mkdocs calls this)."""
+    return linked(markdown)
+
+
+if __name__ == "__main__":
+    for name, target in public_names().items():
+        print(f"{name:50s} {target}")
