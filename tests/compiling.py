@@ -25,6 +25,7 @@ DEVICES = (
 if QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} {DEVICES}"
 
+os.environ["JAX_PLATFORMS"] = "cpu"  # compilers for other devices may be installed
 os.environ["JAXDIFF_QUIET_IMPORT"] = "1"  # tests read stderr, on busy machines too
 
 # What one process has compiled, the others of this run load, notebooks too.
