@@ -58,9 +58,9 @@ def main() -> None:
         taken: tuple[list[float], list[float]] = ([], [])
         for _ in range(40):
             for step, times in zip(steps, taken, strict=True):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 jax.block_until_ready(step(q, k, v))
-                times.append(1e3 * (time.perf_counter() - began))
+                times.append(1e3 * (time.perf_counter() - start))
         quartiles = [statistics.quantiles(times, n=4) for times in taken]
         cells = [" / ".join(f"{value:.2f}" for value in row) for row in quartiles]
         ratio = quartiles[0][1] / quartiles[1][1]

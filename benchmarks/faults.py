@@ -89,12 +89,12 @@ class Run:
         names = os.listdir(folder) if folder.exists() else []
         return sorted(int(name) for name in names if name.isdigit())
 
-    def phase(self, began: int) -> str:
-        """What the run is doing, as seen from outside; `began` is its step at the start."""
+    def phase(self, first: int) -> str:
+        """What the run is doing, as seen from outside; `first` is its step at the start."""
         if self.saving():
             return "save"
         step = self.step()
-        if step == began:
+        if step == first:
             return "start"
         return "images" if step % EVERY == 0 else "steps"
 
@@ -107,9 +107,9 @@ def until(ready: Callable[[], bool], processes: list[subprocess.Popen]) -> None:
 
 def ended(processes: list[subprocess.Popen]) -> tuple[list[int], float]:
     """The exit status of all processes, and the seconds that the last one took to end."""
-    began = time.monotonic()
+    start = time.monotonic()
     status = [process.wait(timeout=300) for process in processes]
-    return status, time.monotonic() - began
+    return status, time.monotonic() - start
 
 
 def state(workdir: Path) -> dict[str, np.ndarray]:
@@ -127,7 +127,7 @@ def state(workdir: Path) -> dict[str, np.ndarray]:
 
 def moment(run: Run, kind: str, took: float, chance: random.Random) -> Callable[[], bool]:
     """When to kill: true once a random moment of that kind has come."""
-    began, step = time.monotonic(), run.step()
+    start, step = time.monotonic(), run.step()
     late = chance.uniform(0, 1)
     after = step + chance.randrange(1, 12)
     since: list[float] = []
@@ -135,7 +135,7 @@ def moment(run: Run, kind: str, took: float, chance: random.Random) -> Callable[
     def come() -> bool:
         now = time.monotonic()
         if kind == "start":
-            return now - began > late * took
+            return now - start > late * took
         there = {
             "steps": lambda: run.step() >= after,
             "save": lambda: run.step() > step and run.saving(),
@@ -161,10 +161,10 @@ def main() -> None:
         whole, run = place("whole"), place("run")
         for _ in range(2):  # the second time nothing is compiled
             shutil.rmtree(whole.workdir, ignore_errors=True)
-            began = time.monotonic()
+            start = time.monotonic()
             started = whole.start()
             until(lambda: whole.step() > 0, started)
-            took = time.monotonic() - began
+            took = time.monotonic() - start
             assert ended(started)[0] == [0] * processes, "the uninterrupted run failed"
         print(f"start to first step {took:.1f} s; 4 kinds of moments, {KILLS.value} kills")
         expected = state(whole.workdir)
@@ -222,10 +222,10 @@ def stopped(run: Run, chance: random.Random) -> float:
     """Seconds from SIGTERM, at a random step, to the end of a run that saved that step."""
     started, step = run.start(), chance.randrange(2, 30)
     until(lambda: run.step() >= step, started)
-    began = time.monotonic()
+    start = time.monotonic()
     chance.choice(started).terminate()
     status, _ = ended(started)
-    took = time.monotonic() - began
+    took = time.monotonic() - start
     assert set(status) == {75}, status
     assert run.saved()[-1] >= step
     return took

@@ -72,7 +72,7 @@ def _expression(chance: random.Random) -> Callable[[], Any]:
         piece = "".join(chance.choices(PIECES, k=chance.randint(0, 4)))
         text = text[:start] + piece + text[start + chance.randrange(4) :]
     kind = chance.choice((Solver, Grid, Times))
-    return lambda: expressions.read(text, kind)
+    return lambda: expressions.parse(text, kind)
 
 
 WHOLE = json.dumps(to_dict(Experiment(schedule=jd.Table(jd.ListedBetas((0.1, 0.2))))))

@@ -75,9 +75,9 @@ def _alternating(calls: dict[str, Callable], x: jax.Array) -> dict[str, list[flo
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(TURNS.value):
         for name, call in calls.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             call(x).block_until_ready()
-            taken[name].append(1000 * (time.perf_counter() - began))
+            taken[name].append(1000 * (time.perf_counter() - start))
     return taken
 
 

@@ -46,9 +46,9 @@ def main() -> None:
         seconds = {name: [] for name in rows}
         for _ in range(ROUNDS.value):
             for name, read in rows.items():
-                began = time.process_time()
+                start = time.process_time()
                 read(NUMBER.value)
-                seconds[name].append((time.process_time() - began) / NUMBER.value)
+                seconds[name].append((time.process_time() - start) / NUMBER.value)
     plain = np.median(seconds["plain Pillow"])
     size = sum(len(jpeg(i)) for i in range(8)) / 8
     print(f"JPEG files of {size / 1e3:.0f} kB, {WIDE}x{SIZE}, cropped to {SIZE}x{SIZE}")

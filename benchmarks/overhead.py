@@ -49,16 +49,16 @@ def main() -> None:
     experiment = from_config(CONFIG.value)
     experiment = resolve(experiment, experiment.data.load())
     print("| solver | NFE | sample | network alone | ratio |\n|---|---:|---:|---:|---:|")
-    for solver in expressions.read_all(SOLVERS.value, Solver):
+    for solver in expressions.parse_all(SOLVERS.value, Solver):
         sides, nfe = both(experiment, solver)
         taken: tuple[list[float], list[float]] = ([], [])
         for side in sides:
             jax.block_until_ready(side())
         for _ in range(ROUNDS.value):
             for side, times in zip(sides, taken, strict=True):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 jax.block_until_ready(side())
-                times.append(1e3 * (time.perf_counter() - began) / nfe)
+                times.append(1e3 * (time.perf_counter() - start) / nfe)
         quartiles = [statistics.quantiles(times, n=4) for times in taken]
         cells = [" / ".join(f"{value:.3f}" for value in row) for row in quartiles]
         ratio = quartiles[0][1] / quartiles[1][1]

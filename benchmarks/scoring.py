@@ -52,14 +52,14 @@ def varied(number: int, seed: int) -> UInt8[np.ndarray, "N 32 32 3"]:
 def timed(script: str, *arguments: str) -> str:
     """Runs a command, prints what it took, and returns what it said."""
     line = [sys.executable, str(ROOT / "launch" / script), *arguments]
-    began = time.perf_counter()
+    start = time.perf_counter()
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         output = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ValueError(f"{script} failed: {output}")
-    seconds, cpu = time.perf_counter() - began, used.ru_utime + used.ru_stime
+    seconds, cpu = time.perf_counter() - start, used.ru_utime + used.ru_stime
     peak = used.ru_maxrss / 1024  # kB on Linux
     print(f"{script}: {seconds:.0f} s, {cpu:.0f} s of CPU, peak {peak:.0f} MiB", flush=True)
     return output

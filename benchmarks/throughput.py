@@ -47,9 +47,9 @@ def main() -> None:
     state = train.initial_state(experiment, mesh)
     for name, build in (("sampling", _sampling), ("training", _training)):
         call, images, lowered = build(experiment, state, mesh)
-        began = time.perf_counter()
+        start = time.perf_counter()
         compiled = lowered.compile()
-        compile_s = time.perf_counter() - began
+        compile_s = time.perf_counter() - start
         seconds = _seconds(functools.partial(call, compiled))
         flops = compiled.cost_analysis().get("flops", float("nan")) * mesh.size
         share = flops / seconds / peak if name == "training" else float("nan")
@@ -89,9 +89,9 @@ def _seconds(call: Callable[[], jax.Array]) -> float:
     jax.block_until_ready(call())
     times, until = [], time.perf_counter() + SECONDS.value
     while len(times) < 3 or time.perf_counter() < until:
-        began = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(call())
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return float(np.median(times))
 
 

@@ -97,9 +97,9 @@ def measured(count: int, size: int, batch: int) -> list[dict[str, Any]]:
     rows = []
     for way, (call, inputs) in ways.items():
         call(inputs[: mesh.size * batch], mesh)
-        before, began = os.getloadavg()[0], time.perf_counter()
+        before, start = os.getloadavg()[0], time.perf_counter()
         call(inputs, mesh)
-        seconds = (time.perf_counter() - began) / count
+        seconds = (time.perf_counter() - start) / count
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         row = {"way": way, "images": count, "size": size, "batch": batch}
         row |= {"seconds_an_image": round(seconds, 2), "gflops_of_matmul": matmul()}
@@ -114,9 +114,9 @@ def matmul(n: int = 3072) -> int:
     product(a).block_until_ready()
     best = np.inf
     for _ in range(3):
-        began = time.perf_counter()
+        start = time.perf_counter()
         product(a).block_until_ready()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return round(2 * n**3 / best / 1e9)
 
 

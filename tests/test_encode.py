@@ -286,7 +286,7 @@ def test_the_command(folder: Path, tmp_path: Path, cache: None) -> None:
     assert "4 records" in done.out
     assert "1 images could not be read" in done.out
     text = done.out.splitlines()[-1].strip()
-    data = expressions.read(text, Source)
+    data = expressions.parse(text, Source)
     assert len(data.load()) == 4
     images = Folder(str(photos), 16).load().source
     expected, _ = vae.load(folder).encode(images[4]["image"][None])

@@ -23,17 +23,17 @@ SOLVERS = [
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_what_repr_prints_is_read_back(solver: Solver) -> None:
-    assert expressions.read(repr(solver), Solver) == solver
+    assert expressions.parse(repr(solver), Solver) == solver
 
 
 def test_lists_and_nested_values() -> None:
-    values = expressions.read_all(", ".join(map(repr, SOLVERS)), Solver)
+    values = expressions.parse_all(", ".join(map(repr, SOLVERS)), Solver)
     assert values == SOLVERS
-    assert expressions.read("Karras", Grid) == Karras()
-    assert expressions.read("Listed((2.0, 1.0, 0.0))", Grid) == Listed((2.0, 1.0, 0.0))
-    rule = expressions.read("Rescaled(Projected(2.5, momentum=-0.5), phi=0.7)", Rule)
+    assert expressions.parse("Karras", Grid) == Karras()
+    assert expressions.parse("Listed((2.0, 1.0, 0.0))", Grid) == Listed((2.0, 1.0, 0.0))
+    rule = expressions.parse("Rescaled(Projected(2.5, momentum=-0.5), phi=0.7)", Rule)
     assert rule == Rescaled(Projected(2.5), 0.7)
-    assert expressions.read("Sum()", Rule) == Sum()
+    assert expressions.parse("Sum()", Rule) == Sum()
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_lists_and_nested_values() -> None:
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        expressions.read(text, Solver)
+        expressions.parse(text, Solver)
 
 
 def test_what_has_no_default_is_asked_for() -> None:
     with pytest.raises(ValueError, match=r"^Rescaled needs values for of and phi$"):
-        expressions.read("Rescaled", Rule)
+        expressions.parse("Rescaled", Rule)
     with pytest.raises(ValueError, match=r"^Rescaled.of needs a value for limit$"):
-        expressions.read("Rescaled(Projected(), 0.7)", Rule)
+        expressions.parse("Rescaled(Projected(), 0.7)", Rule)
 
 
 def test_every_solver_and_grid_can_be_named() -> None:
@@ -83,4 +83,4 @@ def test_every_solver_and_grid_can_be_named() -> None:
             cls = TYPES[name]
             if name.startswith(group) and not cls.__name__.endswith(("W", "Proportional")):
                 text = f"{cls.__name__}({needs.get(cls.__name__, '')})"
-                assert type(expressions.read(text, kind)) is cls
+                assert type(expressions.parse(text, kind)) is cls

@@ -149,8 +149,12 @@ def test_a_way_keeps_the_run_s_average_and_needs_its_table(
     sde = published.sampled_as(sit, "sit-sde-guided-3")
     assert isinstance(sde.sampling.solver, EulerMaruyama)
     assert (sde.sampling.std, sde.sampling.images) == (0.9999, 64)
-    with pytest.raises(ValueError, match="picks a table's entries"):
-        published.sampled_as(sit, "dit")
+    for experiment, name, needed in (
+        (sit, "dit", "trained on a Table, and this one was on a RectifiedFlow"),
+        (dit, "sit-ode", "trained on a RectifiedFlow, and this one was on a Table"),
+    ):
+        with pytest.raises(ValueError, match=f"'{name}' samples networks .*{needed}"):
+            published.sampled_as(experiment, name)
     unlabelled: Experiment = dataclasses.replace(
         sit, network=sit.network.clone(label_dim=0), label_dropout=0.0,
         sampling=dataclasses.replace(sit.sampling, guidance=0.0),

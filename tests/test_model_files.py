@@ -286,7 +286,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "another shape": (safetensors({}, a=entry("F32", [3], 0, 8)), "safetensors"),
     "a cut": (safetensors({"a": PAIR})[:-1], "not fully covered"),
-    "no header": (b"\x08\0\0\0\0\0\0\0{ello wo", "no whole safetensors file"),
+    "no header": (
+        b"\x08\0\0\0\0\0\0\0{ello wo",
+        "incomplete or damaged safetensors file",
+    ),
     "text": (b"hello", "neither a torch file nor safetensors"),
     "nothing": (b"", "the file is empty"),
     "os.system": (torch_writer.archive({"ema": Runs()}, {}), "which is refused"),

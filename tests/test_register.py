@@ -86,7 +86,7 @@ def test_a_saved_experiment_comes_back_and_its_names_are_of_its_kind(
     assert from_dict(tree, kind=jd.Experiment) == experiment
     assert "weightings.Powered" in allowed(Weighting)
     assert "weightings.Powered" not in allowed(Schedule) + allowed(Solver)
-    assert expressions.read("Powered(power=2.0)", Weighting) == own.Powered(2.0)
+    assert expressions.parse("Powered(power=2.0)", Weighting) == own.Powered(2.0)
 
 
 def test_a_file_that_is_read_again_takes_the_place_of_what_it_was(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def mutable() -> type:
         (
             lambda: make(body="def time(self): ..."),
             "",
-            "Own is nothing that jaxdiff knows; the nearest is Schedule, which has "
+            "Own fits none of jaxdiff's protocols; the nearest is Schedule, which has "
             "__call__, reaches_pure_noise, time",
         ),
         (

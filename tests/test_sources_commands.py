@@ -63,6 +63,11 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
             ["--config=configs/digits.py", "--encoding=file", "--out=x"],
             "these data are not image files: use --encoding=png or raw",
         ),
+        (
+            ["--config=digits", "--out=setup.py"],
+            f"--out: cannot write to setup.py: {ROOT / 'setup.py'} is a file: choose "
+            "another place",
+        ),
     ],
     ids=str,
 )

@@ -299,7 +299,10 @@ def test_a_wider_sweep_measures_what_is_new_alone(workdir: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--steps=2", "--over=steps=2,3"), "--steps and --over=steps=… say two things"),
+        (
+            ("--steps=2", "--over=steps=2,3"),
+            "--steps and --over=steps=… both set it",
+        ),
         (("--over=guidance=0,1",), "sampling.guidance is 1.0, which needs a network"),
         (("--over=threshold=0.5,2",), "threshold must be a number from 0 to 1, got 2.0"),
         (("--over=steps=4,20000",), "--over=steps=…: flag --steps=20000: "),

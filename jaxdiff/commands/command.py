@@ -126,6 +126,17 @@ def folder(flag: flags.FlagHolder[str]) -> Place:
     return place(flag.value)
 
 
+def new_folder(flag: flags.FlagHolder[str]) -> Place:
+    """The folder that a flag names, for results: there, or to be made.
+
+    Raises:
+        ValueError: the flag is empty, or the folder cannot be created or written to.
+    """
+    path = folder(flag)
+    _check_writable(flag, path)
+    return path
+
+
 def names(flag: flags.FlagHolder[list[str]], example: str = "") -> list[str]:
     """The names that a flag lists; `example` is one, by default the flag's default.
 
@@ -190,13 +201,21 @@ def writes(flag: flags.FlagHolder[str], *paths: Place) -> None:
     Raises:
         ValueError: a folder cannot be created or written to.
     """
-    for parent in dict.fromkeys(path.parent for path in paths if isinstance(path, Path)):
-        there = next(p for p in (parent / "x").absolute().parents if p.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise ValueError(
-                f"--{flag.name}: cannot write to {parent}: choose another place"
-            )
+    for parent in dict.fromkeys(path.parent for path in paths):
+        _check_writable(flag, parent)
     _BEFORE.update({path: _written(path) for path in paths if path.exists()})
+
+
+def _check_writable(flag: flags.FlagHolder[str], folder: Place) -> None:
+    """Rejects a folder that cannot be created or written to, unless it is in a bucket."""
+    if not isinstance(folder, Path):
+        return
+    there = next(p for p in (folder / "x").absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "it is closed to you" if there.is_dir() else f"{there} is a file"
+        raise ValueError(
+            f"--{flag.name}: cannot write to {folder}: {why}: choose another place"
+        )
 
 
 _BEFORE: dict[Place, float] = {}

@@ -66,7 +66,7 @@ def fill(config: ConfigDict, where: str = "config") -> None:
             fill(value, f"{where}.{name}")
             continue
         try:
-            made = expressions.read(value[WRITTEN], fields.get(name, Any))
+            made = expressions.parse(value[WRITTEN], fields.get(name, Any))
         except ValueError as error:
             raise ValueError(f"--{where}.{name}: {error}") from error
         config[name] = ConfigDict(to_dict(made))

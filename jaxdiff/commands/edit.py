@@ -123,7 +123,7 @@ def _images(
     if height != width:
         raise ValueError(f"--image are squares, this run's images are {height} by {width}")
     files = pictures[: NUMBER.value]
-    image = np.stack([folder.read(file, height, channels) for file in files])
+    image = np.stack([folder.read_image(file, height, channels) for file in files])
     label = np.resize(sampling_flags.labels(model.run), len(image))
     return encoder.of_images(image, mesh), image, label
 
@@ -143,7 +143,7 @@ def _known(shape: tuple[int, int, int]) -> Bool[np.ndarray, "H W 1"] | None:
 
     height, width, _ = shape
     if MASK.value is not None and BOX.value is not None:
-        raise ValueError("--mask and --box say the same: give one of them")
+        raise ValueError("--mask and --box both choose what is redrawn: give one")
     if MASK.value is not None:
         try:
             with image_files.opened(listing.content(place(MASK.value))) as file:

@@ -49,7 +49,7 @@ flags.adopt_module_key_flags(data_flags)
 
 def main() -> None:
     """Encodes, measures, and prints the next step."""
-    data, out, folder = data_flags.data(), command.folder(OUT), command.folder(VAE)
+    data, out, folder = data_flags.data(), command.new_folder(OUT), command.folder(VAE)
     opened = encode.opened(folder, SCALING.value, dtype=DTYPE.value, batch=BATCH.value)
     how = {"seed": DRAW.value, "dtype": STORED.value, "shard_size": SHARD_SIZE.value}
     how["mirrored"] = MIRROR.value

@@ -37,7 +37,7 @@ class FieldFlag:
             return self.flag.value
         if typing.get_origin(self.hint) is tuple:
             return command.interval(self.flag)
-        return expressions.read(self.flag.value, self.hint)
+        return expressions.parse(self.flag.value, self.hint)
 
 
 PLAIN = (bool, int, float)

@@ -54,7 +54,7 @@ OUT = flags.DEFINE_string("out", None, "OUT.json and OUT.png; default WORKDIR/no
 flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
 
-Said = dict[str, Float[np.ndarray, "N n"]]
+EstimatesByKind = dict[str, Float[np.ndarray, "N n"]]
 """Estimates at N levels for each kind of states, forward ones first."""
 FORWARD, SAMPLED = "forward", "sampled"
 
@@ -98,7 +98,7 @@ def estimates(
     estimator: restoring.Restored,
     experiment: Experiment,
     levels: NoiseLevel,
-) -> Said:
+) -> EstimatesByKind:
     """Estimates for forward states of data, then sampled ones, unguided and guided."""
     mesh, batch = sharding.data_mesh(), BATCH.value
     seeds = SEED.value + np.arange(NUMBER.value)
@@ -121,7 +121,7 @@ def estimates(
     return estimated
 
 
-def shifts_of(estimated: Said) -> dict[str, noise_shift.Shift]:
+def shifts_of(estimated: EstimatesByKind) -> dict[str, noise_shift.Shift]:
     """The shift of each kind of states from the forward ones."""
     pair = lambda sampled: noise_shift.Estimates(sampled, estimated[FORWARD])
     return {kind: noise_shift.measure(pair(values)) for kind, values in estimated.items()}
@@ -160,7 +160,7 @@ def as_numbers(
 
 
 def draw(
-    levels: NoiseLevel, estimated: Said, shifts: dict[str, noise_shift.Shift]
+    levels: NoiseLevel, estimated: EstimatesByKind, shifts: dict[str, noise_shift.Shift]
 ) -> "Figure":
     """Densities of the estimates at six levels, and the shift at all levels."""
     from matplotlib.figure import Figure

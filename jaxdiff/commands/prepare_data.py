@@ -29,7 +29,7 @@ def main() -> None:
     data = data_flags.data()
     latents = not isinstance(encoder_of(data), Pixels)
     encoding = ENCODING.value or ("raw" if latents else "png")
-    out = command.folder(OUT)
+    out = command.new_folder(OUT)
     made = prepare.prepare(data, out, encoding, SHARD_SIZE.value)
     data_flags.report(out, made)
     if latents:

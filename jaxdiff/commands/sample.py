@@ -91,7 +91,7 @@ def main() -> None:
 
 def _compare(model: sampling_flags.Model, seeds: np.ndarray, label: np.ndarray) -> None:
     """Draws and compares all solvers, and writes the sheet and the table."""
-    chosen = expressions.read_all(COMPARE.value, Solver)
+    chosen = expressions.parse_all(COMPARE.value, Solver)
     texts = COMPARE_STEPS.value
     if not texts or not all(command.whole(t, MOST_STEPS) and int(t) for t in texts):
         raise ValueError(

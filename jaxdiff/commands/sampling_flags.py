@@ -102,7 +102,7 @@ def model_from_flags() -> Model:
         ValueError: a flag that another flag makes meaningless, or that needs another.
         FileNotFoundError: there is no such run.
     """
-    _refuse_unread()
+    _check_combinations()
     named = lambda flag: None if flag.value is None else _restored(flag)
     others = named(ESTIMATOR), named(CLASSIFIER)
     return model_of(*_models(), *others)
@@ -301,12 +301,12 @@ def _fitting(run: Restored, guide: Restored) -> Restored:
     return guide
 
 
-def _refuse_unread() -> None:
+def _check_combinations() -> None:
     """Rejects flags that another flag makes meaningless, or that need another."""
     preset = edm2_presets.SAMPLING.get(PRESET.value)
     fixed = (STD, STEP, GUIDE, GUIDE_STD, GUIDE_STEP) if preset else ()
     guidance = (SAMPLING["guidance"].flag,) if preset and preset.guide else ()
     for flag in (*fixed, *guidance):
         if flag.value is not None:
-            raise ValueError(f"--preset={PRESET.value} says it: leave out --{flag.name}")
+            raise ValueError(f"--preset={PRESET.value} sets --{flag.name}: leave that out")
     command.need((GUIDE_STD, GUIDE), (GUIDE_STEP, GUIDE))

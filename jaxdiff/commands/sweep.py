@@ -56,7 +56,7 @@ flags.adopt_module_key_flags(scoring_flags)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Asked:
+class SweepPoint:
     """A point, the model that draws its images, and the key of its row."""
 
     point: sweep_axes.Point
@@ -73,47 +73,47 @@ def main() -> None:
     """Measures the missing points, and writes the report on all."""
     axes = [sweep_axes.axis(text) for text in OVER.value]
     points = sweep_axes.points(axes)
-    _refuse(axes)
+    _check_axes(axes)
     kept = sampling_flags.beside() / "quality"
     out = command.output(OUT, kept / "sweep", "md", "json", "png")
     extractors = scoring_flags.extractors()
-    runs = _runs(points, [e.name for e in extractors])
-    made = _averages(runs)
+    planned = _planned(points, [e.name for e in extractors])
+    networks_of = _averages(planned)
     book = sweep_axes.Book(kept / "sweep.jsonl")
-    missing = [a for a in runs if not book.find(a.made_by)]
+    missing = [p for p in planned if not book.find(p.made_by)]
     if missing:
-        judge = scoring_flags.judge(runs[0].model.experiment.data, extractors, kept)
-        there = len(runs) - len(missing)
-        with bar(total=len(runs), initial=there, unit="points", desc="sweeping") as done:
-            for one, run in made(missing):
+        judge = scoring_flags.judge(planned[0].model.experiment.data, extractors, kept)
+        there = len(planned) - len(missing)
+        with bar(total=len(planned), initial=there, unit="points", desc="sweeping") as done:
+            for one, run in networks_of(missing):
                 model = dataclasses.replace(one.model, run=run)
                 book.write(one.made_by, _measured(model, judge, kept))
                 done.update()
-    rows = [{"point": dict(a.point), **book.find(a.made_by)} for a in runs]
-    _write(out, axes, rows, runs[0].model)
+    rows = [{"point": dict(p.point), **book.find(p.made_by)} for p in planned]
+    _write(out, axes, rows, planned[0].model)
 
 
-def _refuse(axes: Sequence[sweep_axes.Axis]) -> None:
+def _check_axes(axes: Sequence[sweep_axes.Axis]) -> None:
     """Rejects too many axes for a plot, and axes whose flag is given too."""
     if len(axes) > 2:
         raise ValueError(f"--over is given once or twice, got {len(axes)} axes")
     for axis in axes:
         if flags.FLAGS[axis.name].value is not None:
             raise ValueError(
-                f"--{axis.name} and --over={axis.name}=… say two things: leave out one"
+                f"--{axis.name} and --over={axis.name}=… both set it: leave out one"
             )
         if axis.name == "std" and sampling_flags.PRESET.value:
             raise ValueError(
-                f"--preset={sampling_flags.PRESET.value} says it: leave out std"
+                f"--preset={sampling_flags.PRESET.value} sets std: leave out --over=std=…"
             )
 
 
-def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Asked]:
-    """The model for each point with the flags; networks are restored once."""
+def _planned(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[SweepPoint]:
+    """The points with their models; networks are restored once."""
     _set(points[0])
     base = sampling_flags.model_from_flags()
     own = sampling_flags.STD.value or base.experiment.sampling.std
-    weights, runs = evaluation.digest(base.variables), []
+    weights, planned = evaluation.digest(base.variables), []
     against = {
         "data": fingerprint(base.experiment.data.load().source),
         "reference": scoring_flags.REFERENCE.value
@@ -134,8 +134,8 @@ def _runs(points: Sequence[sweep_axes.Point], names: Sequence[str]) -> list[Aske
             "extractors": names,
             **against,
         }
-        runs.append(Asked(point, model, made_by))
-    return runs
+        planned.append(SweepPoint(point, model, made_by))
+    return planned
 
 
 def _set(point: sweep_axes.Point) -> None:
@@ -150,40 +150,40 @@ def _set(point: sweep_axes.Point) -> None:
 
 
 def _averages(
-    runs: Sequence[Asked],
-) -> Callable[[Sequence[Asked]], Iterator[tuple[Asked, Restored]]]:
+    planned: Sequence[SweepPoint],
+) -> Callable[[Sequence[SweepPoint]], Iterator[tuple[SweepPoint, Restored]]]:
     """A function that yields points with their networks, average by average.
 
     Raises:
         ValueError: the run has no snapshots to make an average from.
     """
-    base = runs[0].model.run
+    base = planned[0].model.run
     folder, step = command.folder(sampling_flags.WORKDIR), base.step
     whole = (folder / "checkpoints" / str(step)).is_dir()
     tracked = base.experiment.optimizer.lengths if whole else ()
     held = lambda std: std is None or std in tracked or snapshots.find(folder, std, step)
-    widths = list(dict.fromkeys(a.std for a in runs))
+    widths = list(dict.fromkeys(p.std for p in planned))
     if others := [std for std in widths if not held(std)]:
         snapshots.profile_errors(folder / snapshots.TRACKED, others, step)
 
-    def made(missing: Sequence[Asked]) -> Iterator[tuple[Asked, Restored]]:
-        wanted = list(dict.fromkeys(a.std for a in missing))
+    def networks_of(missing: Sequence[SweepPoint]) -> Iterator[tuple[SweepPoint, Restored]]:
+        wanted = list(dict.fromkeys(p.std for p in missing))
         others = [std for std in wanted if not held(std)]
         for std in (std for std in wanted if held(std)):
             run = base if std is None else restoring.restore(folder, std, step)
-            yield from ((a, run) for a in missing if a.std == std)
+            yield from ((p, run) for p in missing if p.std == std)
         for i in range(0, len(others), TOGETHER):
             some = others[i : i + TOGETHER]
             for one in snapshots.reconstruct(folder / snapshots.TRACKED, some, step):
                 run = restoring.of_snapshot(one)
-                yield from ((a, run) for a in missing if a.std == one.std)
+                yield from ((p, run) for p in missing if p.std == one.std)
 
-    return made
+    return networks_of
 
 
 def _measured(model: Model, judge: evaluation.Judge, kept: Path) -> dict[str, Any]:
     """The metrics of each block."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     images = scoring_flags.draw(
         model,
         model.sampler,
@@ -193,7 +193,7 @@ def _measured(model: Model, judge: evaluation.Judge, kept: Path) -> dict[str, An
     blocks = [judge(b)[0] for b in evaluation.blocks(images, scoring_flags.BLOCKS.value)]
     if not KEEP.value:
         shutil.rmtree(images.paths[0].parent)
-    return {"blocks": blocks, "seconds": time.perf_counter() - began}
+    return {"blocks": blocks, "seconds": time.perf_counter() - start}
 
 
 def _write(

@@ -19,29 +19,29 @@ DEEPEST = 40
 """Maximal depth of nested values."""
 
 
-def read(text: str, kind: Any) -> Any:
+def parse(text: str, kind: Any) -> Any:
     """The value of a type, a protocol or another annotation, such as `Solver` or `Grid`.
 
     Raises:
         ValueError: there is no such type or field, or an argument is not a plain value.
 
     >>> from jaxdiff.types import Solver
-    >>> read("DPMSolverPP(order=3)", Solver).order
+    >>> parse("DPMSolverPP(order=3)", Solver).order
     3
-    >>> read("EulerMaruyama(SigmaW(norm=2.0), clock=RectifiedFlow)", Solver).clock
+    >>> parse("EulerMaruyama(SigmaW(norm=2.0), clock=RectifiedFlow)", Solver).clock
     RectifiedFlow()
     """
-    values = read_all(text, kind)
+    values = parse_all(text, kind)
     if len(values) != 1:
         raise ValueError(f"{quote(text)} names {len(values)} values; give one")
     return values[0]
 
 
-def read_all(text: str, kind: Any) -> list[Any]:
+def parse_all(text: str, kind: Any) -> list[Any]:
     """The values of a list, "Heun, Euler, DPMSolverPP(order=3)".
 
     >>> from jaxdiff.types import Solver
-    >>> [type(s).__name__ for s in read_all("Heun, UniPC(order=2)", Solver)]
+    >>> [type(s).__name__ for s in parse_all("Heun, UniPC(order=2)", Solver)]
     ['Heun', 'UniPC']
     """
     if len(text) > LONGEST:

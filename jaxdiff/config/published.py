@@ -82,10 +82,14 @@ def index_label(path: Table, scaled: bool) -> TimeLabel:
 
 @dataclass(frozen=True)
 class Way:
-    """A published way to sample, and the FID that networks reached with it, by name."""
+    """A published way to sample, and the FID that networks reached with it, by name.
+
+    It is for networks that were trained on this kind of path.
+    """
 
     sampling: Sampling
     fid: Mapping[str, float] = field(default_factory=dict)
+    path: type = Table
 
 
 def _respaced(learned: bool = True, clip: bool = False, **fields: object) -> Sampling:
@@ -109,6 +113,15 @@ _ADAPTIVE = {  # from t = 1 to 0.001, then one Euler step
 }
 _THREE = {"guidance": 0.5, "rule": FirstChannels()}
 
+_SIT: Mapping[str, Way] = {
+    "sit-ode": Way(Sampling(**_ODE)),
+    "sit-ode-guided": Way(Sampling(**_ODE, guidance=0.5)),
+    "sit-ode-guided-3": Way(Sampling(**_ODE, **_THREE)),
+    "sit-adaptive-guided-3": Way(Sampling(**_ADAPTIVE, **_THREE), {"sit-xl2-256": 2.15}),
+    "sit-sde": Way(Sampling(**_SDE), {"sit-xl2-256": 8.61}),
+    "sit-sde-guided": Way(Sampling(**_SDE, guidance=0.5)),
+    "sit-sde-guided-3": Way(Sampling(**_SDE, **_THREE), {"sit-xl2-256": 2.06}),
+}
 SAMPLING: Mapping[str, Way] = MappingProxyType(
     {
         "dit": Way(_respaced(), {"dit-xl2-256": 9.62}),
@@ -116,15 +129,7 @@ SAMPLING: Mapping[str, Way] = MappingProxyType(
         "dit-guided-3": Way(
             _respaced(**_THREE), {"dit-xl2-256": 2.27, "dit-xl2-512": 3.04}
         ),
-        "sit-ode": Way(Sampling(**_ODE)),
-        "sit-ode-guided": Way(Sampling(**_ODE, guidance=0.5)),
-        "sit-ode-guided-3": Way(Sampling(**_ODE, **_THREE)),
-        "sit-adaptive-guided-3": Way(
-            Sampling(**_ADAPTIVE, **_THREE), {"sit-xl2-256": 2.15}
-        ),
-        "sit-sde": Way(Sampling(**_SDE), {"sit-xl2-256": 8.61}),
-        "sit-sde-guided": Way(Sampling(**_SDE, guidance=0.5)),
-        "sit-sde-guided-3": Way(Sampling(**_SDE, **_THREE), {"sit-xl2-256": 2.06}),
+        **{n: dataclasses.replace(way, path=RectifiedFlow) for n, way in _SIT.items()},
         "adm": Way(_respaced(clip=True), {"adm-64": 2.07}),
         "iddpm": Way(_respaced(clip=True)),
     }
@@ -139,9 +144,14 @@ def sampled_as(experiment: Experiment, name: str) -> Experiment:
     Raises:
         ValueError: it lacks the network, schedule or labels that this way needs.
     """
-    own = experiment.sampling
+    own, path = experiment.sampling, SAMPLING[name].path
+    if not isinstance(experiment.schedule, path):
+        raise ValueError(
+            f"{name!r} samples networks that were trained on a {path.__name__}, and this "
+            f"one was on a {type(experiment.schedule).__name__}: choose another preset"
+        )
     way = dataclasses.replace(SAMPLING[name].sampling, std=own.std, images=own.images)
-    way.grid(experiment.schedule, way.steps)  # rejects schedules without these entries
+    way.grid(experiment.schedule, way.steps)  # rejects tables without these entries
     return dataclasses.replace(experiment, sampling=way)
 
 

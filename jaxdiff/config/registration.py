@@ -152,7 +152,7 @@ def _kind_of(cls: type, group: str) -> type:
         taken = ", ".join(inspect.signature(near.__call__).parameters)
         what = f"{near.__name__}, whose __call__ takes ({taken})"
     raise ValueError(
-        f"{cls.__qualname__} is nothing that jaxdiff knows; the nearest is {what}. "
+        f"{cls.__qualname__} fits none of jaxdiff's protocols; the nearest is {what}. "
         "docs/extending.md has one of each"
     )
 

@@ -110,9 +110,9 @@ def _timed(
     name = f"{short(experiment.sampling.solver)}, {experiment.sampling.steps} steps"
     with doing(f"{name}: compiling", show=progress):
         generate.images(*fixed, seeds[:batch], label[:batch], mesh, batch)
-    began = time.perf_counter()
+    start = time.perf_counter()
     images = generate.images(*fixed, seeds, label, mesh, batch, progress=progress)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return encoder.preview(images), seconds
 
 

@@ -76,7 +76,7 @@ class Axis:
     def _checked(self, text: str) -> Any:
         """The value of a text."""
         if self.name in EXPRESSIONS:
-            return expressions.read(text, EXPRESSIONS[self.name])
+            return expressions.parse(text, EXPRESSIONS[self.name])
         try:
             low, *high = map(float, text.split(":"))
         except ValueError:

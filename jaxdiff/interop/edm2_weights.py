@@ -7,6 +7,7 @@ same path without `unet.` leads to it in UNet's variables. Weights change layout
 """
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,7 +120,7 @@ def _as(default: Any, name: str, value: Any) -> Any:
     many = len(numbers) > 16 or (name == "num_blocks" and fits and value > 64)
     fits = fits and (name != "resample_filter" or any(numbers))
     if many or not fits or isinstance(default, tuple) != isinstance(value, list | tuple):
-        raise ValueError(f"the network's setting {name} is none that UNet takes")
+        raise ValueError(f"UNet cannot take the setting {name} = {reprlib.repr(value)}")
     if type(default) is tuple:
         return tuple(map(type(default[0]), numbers))
     return type(default)(value)

@@ -104,7 +104,7 @@ def _safetensors(path: PathLike, data: memoryview) -> dict[str, np.ndarray]:
             pass  # this checks sizes, offsets and types against the file's length
     except SafetensorError as error:
         text = printable(str(error).splitlines()[0])[:160]
-        raise ValueError(f"no whole safetensors file: {text}") from error
+        raise ValueError(f"incomplete or damaged safetensors file: {text}") from error
     begin = 8 + int.from_bytes(data[:8], "little")
     header = jsontext.loads(bytes(data[8:begin]), "its header")
     header.pop("__metadata__", None)

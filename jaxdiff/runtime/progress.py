@@ -74,14 +74,14 @@ def doing(text: str, show: bool = True) -> Iterator[None]:
     if not show:
         yield
         return
-    task, began = (_Line(text) if on_terminal() else _Seconds(text)), time.monotonic()
+    task, start = (_Line(text) if on_terminal() else _Seconds(text)), time.monotonic()
     _ticker.add(task)
     try:
         yield
     finally:
         _ticker.remove(task)
         task.close()
-    took = time.monotonic() - began
+    took = time.monotonic() - start
     if took >= (FIRST if on_terminal() else EVERY):
         say(f"{text}: done in {duration(took)}")
 
@@ -269,14 +269,14 @@ def _terminal_bar(
     return made
 
 
-def _silent(began: float) -> float:
-    """Seconds since the last output, or since `began`."""
-    return time.monotonic() - max(_ticker.last, began)
+def _silent(start: float) -> float:
+    """Seconds since the last output, or since `start`."""
+    return time.monotonic() - max(_ticker.last, start)
 
 
-def _pause(began: float) -> float:
-    """Allowed seconds without output, for work that started at `began`."""
-    return min(max(EVERY, (time.monotonic() - began) / 60), RARELY)
+def _pause(start: float) -> float:
+    """Allowed seconds without output, for work that started at `start`."""
+    return min(max(EVERY, (time.monotonic() - start) / 60), RARELY)
 
 
 class _Ticker:

@@ -39,11 +39,11 @@ class Clock:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Counts the time inside the block under a name instead of steps."""
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            took = time.perf_counter() - began
+            took = time.perf_counter() - start
             self.spent[name] = self.spent.get(name, 0.0) + took
 
     @property

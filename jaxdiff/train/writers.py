@@ -106,10 +106,8 @@ class TensorBoard:
 
         self._folder, self._event, self._summary = place(folder), Event, summary
         self._begin()
-        began = SessionLog(
-            status=SessionLog.START
-        )  # drops earlier events from this step on
-        self._add(start + 1, session_log=began)
+        session = SessionLog(status=SessionLog.START)  # drops events from this step on
+        self._add(start + 1, session_log=session)
         self._file.flush()
 
     def _begin(self) -> None:

@@ -238,7 +238,7 @@ def test_expressions_with_anything_in_them() -> None:
             end = min(start + seeded.randrange(4), len(text))
             text = text[:start] + seeded.choice(PIECES) + text[end:]
         for kind in (Solver, Grid, Times):
-            result = one_line(lambda text=text, kind=kind: expressions.read(text, kind))
+            result = one_line(lambda text=text, kind=kind: expressions.parse(text, kind))
             assert not isinstance(result, str) or len(result) < 600
             read += not isinstance(result, str)
     assert read
@@ -260,6 +260,6 @@ def test_expressions_with_anything_in_them() -> None:
 )
 def test_hostile_expressions_are_one_short_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w") as error:
-        expressions.read(text, Solver)
+        expressions.parse(text, Solver)
     assert len(str(error.value)) < 400
     assert "\n" not in str(error.value)

@@ -109,11 +109,11 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = read(self.paths[index], self.size)
+        image = read_image(self.paths[index], self.size)
         return {"image": image, "label": np.int32(self.label[index])}
 
 
-def read(
+def read_image(
     path: File, size: int, channels: int = 3
 ) -> UInt8[np.ndarray, "size size channels"]:
     """One image file as a square of RGB, or of grey with one channel.
