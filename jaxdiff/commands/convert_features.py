@@ -1,4 +1,4 @@
-"""Converts the published weights of a feature extractor to a file for jaxdiff.
+"""Converts the published weights of a feature extractor.
 
     jaxdiff convert_features --network=inception --out=weights \\
         --source=pt_inception-2015-12-05-6726825d.pth

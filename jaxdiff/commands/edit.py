@@ -1,4 +1,4 @@
-"""Edits images with a run: redraws them from a noise level, or redraws parts of them.
+"""Edits images with a run: redraws them from a noise level, or in part.
 
     jaxdiff edit --workdir=runs/digits --strength=0.6 --labels=3
 

@@ -1,4 +1,4 @@
-"""Scores the images of a run, or of a folder or NPZ, against real ones.
+"""Scores images of a run, a folder or an NPZ against real ones.
 
     jaxdiff evaluate --workdir=runs/digits
 

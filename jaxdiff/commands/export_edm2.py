@@ -1,4 +1,4 @@
-"""Exports a jaxdiff network as NPZ, with the names and layout of the EDM2 code.
+"""Exports a network as NPZ, with the names and layout of the EDM2 code.
 
     jaxdiff export_edm2 --workdir=runs/mine --std=0.05 --out=mine.npz
 

@@ -1,4 +1,4 @@
-"""Imports a published model as a run, to sample, evaluate and fine-tune.
+"""Imports a published model as a run, to sample and fine-tune.
 
     jaxdiff import_model DiT-XL-2-256x256.pt runs/dit --vae=sd-vae-ft-ema
     jaxdiff sample --workdir=runs/dit

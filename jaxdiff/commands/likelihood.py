@@ -1,4 +1,4 @@
-"""Bits/dim of a run on its data, by the probability flow or the variational bound.
+"""Bits/dim of a run on its data, by the flow or the variational bound.
 
     jaxdiff likelihood --workdir=runs/digits --split=test
 

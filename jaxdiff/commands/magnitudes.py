@@ -1,4 +1,4 @@
-"""Plots the magnitudes of activations, weights and updates in training, layer by layer.
+"""Plots magnitudes of activations, weights and updates, layer by layer.
 
     jaxdiff train --config=digits --workdir=runs/digits \\
         --config.magnitudes_every=50

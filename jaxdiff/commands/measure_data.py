@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a data set, and the sigma_data to train with.
+"""Mean and std of a data set, and the sigma_data to train with.
 
     jaxdiff measure_data --config=digits
 

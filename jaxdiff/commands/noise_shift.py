@@ -1,4 +1,4 @@
-"""Noise shift of a run's sampler, with and without noise awareness guidance [NAG].
+"""Noise shift of a run's sampler, without and with guidance [NAG].
 
     jaxdiff noise_shift --workdir=runs/nag --estimator=runs/level
     jaxdiff noise_shift --workdir=runs/nag --estimator=runs/level \\

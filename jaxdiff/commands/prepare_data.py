@@ -1,4 +1,4 @@
-"""Writes a data set as array_record shards, for random access by many threads.
+"""Writes a data set as shards of array_record, to read at random.
 
     jaxdiff prepare_data --images=my/photos --size=256 --out=my/records
     jaxdiff prepare_data --config=openmoji --out=my/records

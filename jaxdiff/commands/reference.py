@@ -1,4 +1,4 @@
-"""Makes a reference: features or statistics of real images, to score others against.
+"""Makes a reference of real images: features, to score others against.
 
     jaxdiff reference --config=openmoji --out=openmoji.npz
 

@@ -1,4 +1,4 @@
-"""Samples from a run: writes a grid of images as PNG, and the images as NPZ.
+"""Samples from a run: a grid of images as PNG, and all as NPZ.
 
     jaxdiff sample --workdir=runs/digits --number=100 --labels=3,5
 

@@ -1,4 +1,4 @@
-"""Tests how metrics respond to known image faults, for a data set and extractors.
+"""Tests how metrics respond to known faults of images.
 
     jaxdiff sanity --config=openmoji --out=docs/results/metrics
 

@@ -1,4 +1,4 @@
-"""Metrics of a run over EMA lengths, guidance, intervals, steps, solvers or grids.
+"""Metrics of a run over EMA lengths, guidance, steps, solvers or grids.
 
     jaxdiff sweep --workdir=runs/digits --over=std=0.02,0.05,0.1,0.2
 

@@ -1,4 +1,4 @@
-"""Trains a diffusion model; the same command again resumes where it stopped.
+"""Trains a model; the same command again resumes where it stopped.
 
     jaxdiff train --config=digits --workdir=runs/digits
 

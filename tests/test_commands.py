@@ -1,0 +1,132 @@
+"""`jaxdiff COMMAND`: every command is listed, found by its name, and has its files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxdiff import version
+from jaxdiff.commands import main as program
+from jaxdiff.config import from_config, from_file, ready_names
+from tests.cases import commands
+
+ROOT = Path(__file__).parents[1]
+
+
+def started(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str | tuple[str, list]:
+    """What `jaxdiff ARGUMENTS` starts: a command's name, and the arguments that it sees."""
+    calls = []
+    monkeypatch.setattr(program, "_run", lambda name: calls.append((name, sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["/env/bin/jaxdiff", *arguments])
+    program.main()
+    return calls[0] if calls else ""
+
+
+def test_every_module_with_a_main_is_listed_once() -> None:
+    sources = {p.stem: p.read_text() for p in commands.COMMANDS.glob("*.py")}
+    has_main = {n for n, text in sources.items() if "\ndef main() -> None:" in text}
+    assert sorted(program.names()) == sorted(has_main)
+
+
+def test_help_lists_commands_in_order_with_a_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for arguments in ((), ("--help",), ("help",)):
+        assert not started(monkeypatch, *arguments)
+        out = capsys.readouterr().out
+        at = [out.index(f"\n  {name} ") for name in program.names()]
+        assert at == sorted(at)
+        assert max(map(len, out.splitlines())) <= 92
+    order = ("prepare_data", "train", "sample", "evaluate")
+    assert [n for n in program.names() if n in order] == [*order]
+
+
+def test_names_are_written_with_either_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, argv = started(monkeypatch, "import-model", "--help")
+    assert (name, argv) == ("import_model", ["jaxdiff import-model", "--help"])
+    assert started(monkeypatch, "import_model")[0] == "import_model"
+
+
+def test_a_wrong_name_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, "trian")
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err.startswith("error: jaxdiff has no command 'trian' (did you mean train?); it")
+    assert err.count("\n") == 1
+    assert all(name in err for name in program.names())
+
+
+def test_help_and_version_import_no_jax() -> None:
+    code = (
+        "import sys; from jaxdiff.commands.main import main\n"
+        "for argument in ('--version', '--help'):\n"
+        "    sys.argv = ['jaxdiff', argument]; main()\n"
+        "print({'jax', 'absl', 'numpy', 'jaxdiff.commands.train'} & {*sys.modules})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    first, *_, last = done.stdout.splitlines()
+    assert (first, last) == (f"jaxdiff {version.__version__}", "set()")
+
+
+def test_the_files_of_launch_and_configs_are_those_of_the_package() -> None:
+    for folder, names, line in (
+        ("launch", program.names(), 'main("{}")'),
+        ("configs", ready_names(), "from jaxdiff.config.ready.{} import get_config"),
+    ):
+        files = {path.stem: path.read_text() for path in (ROOT / folder).glob("*.py")}
+        assert files.keys() == {*names}
+        for name, text in files.items():
+            assert line.format(name) in text
+            assert len(text.splitlines()) <= 5
+
+
+def test_a_ready_config_is_named_in_python_and_on_the_command_line() -> None:
+    assert from_file("digits") == from_file(ROOT / "configs/digits.py")
+    from jaxdiff.config.ready import dit
+
+    assert from_file("dit", "tiny-digits") == from_config(dit.get_config("tiny-digits"))
+    line = "--config=dit:tiny-nothing", "--dry_run"
+    done = commands.run("train", *line)
+    assert done.status == 2
+    assert done.err.startswith("error: dit: 'tiny-nothing' is not a size: use s, b, l or")
+    done = commands.run("train", "--config=digitz", "--dry_run")
+    assert "there is no file digitz; there are the ready configs cifar10, dig" in done.err
+
+
+def test_a_ready_config_is_not_on_the_path_of_imports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from jaxdiff.commands import config_files, own_types
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = [*sys.path]
+    assert not own_types.imported(["", f"--config={config_files.expanded('digits:a')}"])
+    assert sys.path == before
+    (tmp_path / "digits.py").write_text("")
+    assert config_files.expanded(f"{tmp_path}/digits.py:a") == f"{tmp_path}/digits.py:a"
+
+
+def test_arguments_without_a_name_are_for_the_flags_that_a_command_lists() -> None:
+    done = commands.run("train", "extra", "--config=digits", "--dry_run")
+    assert (done.status, done.err) == (1, "error: 'extra' is not a flag; see --help\n")
+    done = commands.run("import_model", "--sure", "none.pt", "--as", "sit", "runs/none")
+    assert done.status == 1
+    assert "none.pt" in done.err
+
+
+def test_help_of_a_command_has_its_text_and_flags() -> None:
+    done = commands.run("train", "--help")
+    assert done.status == 0
+    assert done.out.startswith("Trains a model; the same command again resumes")
+    assert (
+        "\njaxdiff train:\n  --config: A file of your own, or a ready config:" in done.out
+    )
+    for flag in ("--workdir", "--import", "--coordinator"):
+        assert f"\n  {flag}: " in done.out
+    assert "--extractors" not in done.out
