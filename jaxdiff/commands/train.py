@@ -56,8 +56,10 @@ SEVERAL_PROCESSES = True
 
 def main() -> None:
     """Parses, trains, and prints the next step."""
-    experiment = from_config(CONFIG.value)
     command.need((TOPOLOGY, DRY_RUN), (SAMPLE, TOPOLOGY))
+    if TOPOLOGY.value:  # only compilers of other devices are used
+        jax.config.update("jax_platforms", "cpu")
+    experiment = from_config(CONFIG.value)
     if DRY_RUN.value:
         return _dry_run(experiment)
     workdir = command.folder(WORKDIR)
@@ -102,7 +104,6 @@ def _dry_run(experiment: Experiment) -> None:
     if experiment.network.label_dim == -1:  # the number of classes in the data
         experiment = resolve(experiment, experiment.data.load())
     if TOPOLOGY.value:
-        jax.config.update("jax_platforms", "cpu")  # only compilers of others are used
         for line in forecasting.table(experiment, TOPOLOGY.value, SAMPLE.value):
             print(line, flush=True)
         return

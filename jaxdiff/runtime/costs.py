@@ -88,7 +88,7 @@ class Costs:
     @property
     def wire(self) -> float:
         """Bytes that a device sends in collectives."""
-        return sum(one.wire * one.times for one in self.collectives)
+        return float(sum(one.wire * one.times for one in self.collectives))
 
 
 def measure(program: hlo.Program, chip: Chip, devices: int) -> Costs:

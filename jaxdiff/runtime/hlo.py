@@ -210,8 +210,8 @@ def in_main_memory(shapes: tuple[Shape, ...]) -> int:
 
 @dataclass(frozen=True)
 class Product:
-    """A convolution or matrix product as `images` products of [rows, depth] x [depth,
-    columns]; all 0 for other operations."""
+    """A convolution or matrix product as [rows, depth] x [depth, columns], for each tap of
+    the kernel; a gradient of weights is one product. All 0 for other operations."""
 
     flops: int = 0
     rows: int = 0
@@ -268,6 +268,8 @@ def _convolution(op: Op, x: Shape, w: Shape, y: Shape) -> Product:
     images = y.dims[y_axes.index("b")]
     pixels = math.prod(y.dims) // (images * y.dims[y_axes.index("f")] or 1)
     flops = 2 * images * pairs * depth * columns
+    taps = math.prod(size for size, *_ in window)
+    depth *= taps if taps > pixels else 1  # a gradient of weights sums over pixels
     dtypes = tuple(shapes[0].dtype for shapes in op.inputs[:2])
     return Product(flops, images * pixels, depth, columns, dtypes)
 

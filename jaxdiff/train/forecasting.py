@@ -22,6 +22,7 @@ from jaxdiff.config import Experiment
 from jaxdiff.runs import generate
 from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import costs, hlo, sharding
+from jaxdiff.runtime.chips import roofline
 from jaxdiff.runtime.costs import Costs
 from jaxdiff.runtime.topologies import Topology, topology
 from jaxdiff.train import memory
@@ -64,6 +65,12 @@ class Forecast:
         return self.costs.total.seconds
 
     @property
+    def least(self) -> float:
+        """Seconds of a roofline of the whole call: no chip of this kind takes less."""
+        total = self.costs.total
+        return roofline(self.topology.chip, total.flops, total.bytes)
+
+    @property
     def share(self) -> float:
         """Products a second at that time, as a share of the chip's bfloat16 peak."""
         return self.costs.total.flops / (
@@ -86,6 +93,7 @@ class Forecast:
                 "memory": self.memory | {"total": self.bytes},
                 "fits": self.fits,
                 "seconds": self.seconds,
+                "seconds_of_roofline": self.least,
                 "images_per_second": self.images / (self.seconds or math.inf),
                 "share_of_peak": self.share,
                 "flops": total.flops,
@@ -254,7 +262,7 @@ def table(experiment: Experiment, name: str, sample: bool = False) -> Iterator[s
     shape = " x ".join(f"{mesh.shape[axis]} {axis}" for axis in mesh.axis_names)
     yield f"{mesh.size} x {where.chip.title} ({shape}); on one of them:"
     for part, size in state_parts(experiment, mesh, sample).items():
-        yield _line(part, f"{size / 2**20:,.1f} MiB", NOTES[part])
+        yield _line(part, gib(size), NOTES[part])
     try:
         yield from _report(compile_for(experiment, where, mesh, sample))
     except TooLarge as error:
@@ -296,15 +304,28 @@ NOTES = {
     "averages": "as many as the optimizer keeps",
     "moments": "Adam's",
     "batch": "images and labels",
-    "padding": "of the above to the chip's tiles",
+    "padding": "of the above to the chip's tiles, and small arrays",
     "temporary": "activations, gradients and workspace, by the compiler's plan",
     "program": "its code",
 }
 
 
-def gib(size: float) -> str:
-    """Bytes in GiB."""
-    return f"{size / GIB:.2f} GiB"
+def gib(size: int | float) -> str:
+    """Bytes in GiB, or MiB where that is less than one.
+
+    >>> gib(3 * 2**30), gib(2**20)
+    ('3.00 GiB', '1.00 MiB')
+    """
+    return f"{size / GIB:,.2f} GiB" if size >= GIB else f"{size / 2**20:,.2f} MiB"
+
+
+def span(seconds: float) -> str:
+    """Seconds as milliseconds, or microseconds where that is less than one.
+
+    >>> span(0.25), span(2e-5)
+    ('250.00 ms', '20.00 us')
+    """
+    return f"{1e3 * seconds:,.2f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:,.2f} us"
 
 
 def _line(name: str, amount: str, note: str = "") -> str:
@@ -315,10 +336,10 @@ def _report(result: Forecast) -> Iterator[str]:
     """The lines that follow from the compiled program."""
     chip, total = result.topology.chip, result.costs.total
     for part in ("padding", "temporary", "program"):
-        yield _line(part, f"{result.memory[part] / 2**20:,.1f} MiB", NOTES[part])
+        yield _line(part, gib(result.memory[part]), NOTES[part])
     fits = "fits" if result.fits else "does not fit"
     yield _line("total", gib(result.bytes), f"of {gib(chip.memory)}: {fits}")
-    yield _line("operations", f"{total.flops / 1e9:,.1f} G", "of convolutions and products")
+    yield _line("operations", f"{total.flops / 1e9:,.2f} G", "of convolutions and products")
     yield _line("traffic", gib(total.bytes), "to and from the main memory, at most")
     yield from _time(result)
     yield from _collectives(result)
@@ -327,11 +348,14 @@ def _report(result: Forecast) -> Iterator[str]:
 
 def _time(result: Forecast) -> Iterator[str]:
     rows, whole = result.costs.kinds, result.seconds
-    how = "the compiler's cycles" if result.topology.chip.estimated else "a roofline"
-    yield _line("time", f"{1e3 * whole:,.2f} ms", f"by {how}; an estimate, see below")
+    how = "by the compiler's cycles" if result.topology.chip.estimated else "by a roofline"
+    yield _line("time", span(whole), f"{how}; see below")
     for name, row in sorted(rows.items(), key=lambda item: -item[1].seconds):
         note = f"{row.seconds / (whole or 1):.0%}"
-        yield _line(f"  {name}", f"{1e3 * row.seconds:,.2f} ms", note)
+        yield _line(f"  {name}", span(row.seconds), note)
+    yield _line(
+        "no less than", span(result.least), "all its products and traffic at the peak"
+    )
     yield _line("images", f"{result.images / (whole or math.inf):,.0f} a second")
     yield _line("share of bf16 peak", f"{result.share:.1%}")
     tiles = result.topology.chip.lanes
@@ -340,10 +364,10 @@ def _time(result: Forecast) -> Iterator[str]:
         back = row.backward / (row.seconds or 1)
         note = f"{row.seconds / (whole or 1):.0%}, {back:.0%} of it backward"
         note += f", fills {row.fill:.0%} of its tiles" if tiles and row.padded else ""
-        yield _line(f"  {name}", f"{1e3 * row.seconds:,.2f} ms", note)
+        yield _line(f"  {name}", span(row.seconds), note)
     rest = sum(row.seconds for _, row in layers[LAYERS:])
     if rest:
-        yield _line(f"  {len(layers) - LAYERS} others", f"{1e3 * rest:,.2f} ms")
+        yield _line(f"  {len(layers) - LAYERS} others", span(rest))
 
 
 LAYERS = 20
@@ -352,11 +376,11 @@ LAYERS = 20
 
 def _collectives(result: Forecast) -> Iterator[str]:
     for kind, number, sent in costs.by_kind(result.costs.collectives):
-        yield _line(f"{number} {kind}", f"{sent / 2**20:,.1f} MiB", "sent in each call")
+        yield _line(f"{number} {kind}", gib(sent), "sent in each call")
     if result.minimum:
         ratio = result.costs.wire / result.minimum
         note = f"at least; this program sends {ratio:.2f} times that"
-        yield _line("collectives", f"{result.minimum / 2**20:,.1f} MiB", note)
+        yield _line("collectives", gib(result.minimum), note)
     if result.costs.unknown_loops:
         yield f"{result.costs.unknown_loops} loops of unknown length count as one round"
 
