@@ -3,15 +3,18 @@
 All of it is read from the sources; `mkdocs build --strict` also renders the pages.
 """
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import jaxdiff
+from jaxdiff.commands import main
 from tools import architecture, site
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +55,7 @@ def test_names_are_what_python_says() -> None:
         value = _value(name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert f"{value.__module__}.{value.__qualname__}" == target
-    ours = [n for n in jaxdiff.__all__ if n not in ("jaxtyping", "__version__")]
+    ours = [n for n in jaxdiff.__all__ if n not in ("jaxtyping", "version", "__version__")]
     assert [n for n in ours if site.definition(f"jd.{n}") is None] == []
     assert {f"jd.{n}" for n in ours if not isinstance(_value(f"jd.{n}"), ModuleType)} <= {
         *named
@@ -83,6 +86,60 @@ def names(text: str) -> Iterator[str]:
 def test_the_names_of_a_page_exist(page: str) -> None:
     unknown = [name for name in names(PAGES[page]) if site.definition(name) is None]
     assert unknown == []
+    for name in names(PAGES[page]):
+        _value(name)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("coming_from")])
+def test_every_row_for_people_from_another_project_has_our_name(page: str) -> None:
+    rows = re.findall(r"^\| (.*?) \| (.*?) \| ?(.*?) ?\|$", PAGES[page], re.MULTILINE)
+    rows = [row for row in rows if row[1] != "jaxdiff" and "---" not in row[1]]
+    assert len(rows) > 20
+    for theirs, ours, _ in rows:
+        codes = re.findall(r"`([^`]+)`", ours)
+        assert codes, theirs
+        for code in codes:
+            if code.startswith("jaxdiff "):
+                _require_command(code)
+            elif code.startswith("jd."):
+                eval(code, {"jd": jaxdiff})  # a name, or a value with its fields
+            else:
+                raise AssertionError(f"{theirs}: {code}")
+
+
+def _require_command(line: str) -> None:
+    """A line for the shell names a command, its flags, and a ready config."""
+    command, *arguments = line.removeprefix("jaxdiff ").split(" ")
+    assert command in main.names(), line
+    for argument in arguments:
+        flag = re.match(r"--(\w+)", argument)
+        assert flag is None or flag[1] in _flags() or flag[1] == "help", line
+        config = re.match(r"--config=(\w+)(?::(\S+))?$", argument)
+        if config:
+            jaxdiff.config.from_file(*config.groups())
+
+
+@cache
+def _flags() -> set[str]:
+    """The flags of all commands together, read from their sources."""
+    sources = (ROOT / "jaxdiff" / "commands").glob("*.py")
+    text = "".join(path.read_text() for path in sources)
+    own = re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text)
+    return {*own, "config", *(f.name for f in dataclasses.fields(jaxdiff.Sampling))}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_exist(page: str) -> None:
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", PAGES[page], re.DOTALL))
+    for line in re.findall(r"^jaxdiff .*", blocks.replace("\\\n", " "), re.MULTILINE):
+        _require_command(re.sub(r"\"[^\"]*\"|#.*", "", line))
+
+
+def test_a_command_that_is_not_there_is_seen() -> None:
+    _require_command("jaxdiff sample --workdir=runs/a --steps=3")
+    for line in ("jaxdiff draw", "jaxdiff sample --nothing=3", "jaxdiff train --config=no"):
+        with pytest.raises((AssertionError, FileNotFoundError, ValueError)):
+            _require_command(line)
 
 
 def anchors(text: str) -> set[str]:

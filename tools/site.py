@@ -60,6 +60,22 @@ def imported(module: str) -> dict[str, str]:
     return names
 
 
+@cache
+def loaded(package: str) -> set[str]:
+    """The modules that importing a package imports, which are its attributes then.
+
+    None of a package that imports a name when it is first asked for.
+    """
+    known, new = architecture.modules(), [package.partition(".")[2]]
+    modules: set[str] = set()
+    while new:
+        module = new.pop()
+        if "lazy_api_imports" not in files()[f"jaxdiff.{module}".rstrip(".")].read_text():
+            new += architecture.imports(module, known) - modules
+            modules |= architecture.imports(module, known)
+    return {f"jaxdiff.{module}" for module in modules}
+
+
 def definition(dotted: str) -> str | None:
     """Where a name is defined: `jd.Heun` is jaxdiff.sampling.solvers.euler_heun_ddim.Heun.
 
@@ -71,7 +87,7 @@ def definition(dotted: str) -> str | None:
             return _member(at, rest[depth:])
         if name in imported(at):
             at = _follow(imported(at)[name])
-        elif f"{at}.{name}" in files() or name in defined(at):
+        elif f"{at}.{name}" in loaded(at) or name in defined(at):
             at = f"{at}.{name}"
         else:
             return None

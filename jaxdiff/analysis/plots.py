@@ -82,7 +82,7 @@ def logsnr_axis(axes: "Axes", low: float | None = None, high: float | None = Non
 
 def schedules(paths: Mapping[str, Path], span: float = 15.0) -> "Figure":
     """log SNR, alpha and sigma of schedules over t."""
-    figure, (left, middle, right) = _figure(
+    figure, (left, middle, right) = blank(
         "Noise schedules: from data (t = 0) to noise (t = 1)", 12.4, 4.3, (1.5, 1.0, 1.0)
     )
     for path, look in zip(paths.values(), looks(paths), strict=True):
@@ -101,7 +101,7 @@ def schedules(paths: Mapping[str, Path], span: float = 15.0) -> "Figure":
 
 def densities(laws: Mapping[str, LogSNRDensity]) -> "Figure":
     """Where on the logsnr axis training spends its draws."""
-    figure, (axes,) = _figure("Where training looks: density of log SNR", 8.6, 4.2)
+    figure, (axes,) = blank("Where training looks: density of log SNR", 8.6, 4.2)
     for law, look in zip(laws.values(), looks(laws), strict=True):
         logsnr, drawn = _with_ends(law)
         axes.plot(logsnr, drawn, **look)
@@ -138,7 +138,7 @@ def weightings(
 ) -> "Figure":
     """Law times weighting of whole recipes, each scaled to 1 where SNR = 1."""
     titles = {"eps": "noise ε", "x0": "data x₀", "v": "velocity v", "flow": "flow ε − x₀"}
-    figure, panels = _figure(
+    figure, panels = blank(
         "What training minimises: law of t × weighting",
         2 + 4.6 * len(on),
         4.2,
@@ -161,7 +161,7 @@ def weightings(
 
 def grids(named: Mapping[str, Steps], span: float = 16.0) -> "Figure":
     """Where grids put their levels, how long their steps are, and what that costs."""
-    figure, (left, middle, right) = _figure(
+    figure, (left, middle, right) = blank(
         "Sampling grids: what each step does", 13.0, 4.3, (1.15, 1.0, 1.0)
     )
     colours = [look["color"] for look in looks(named)]
@@ -193,7 +193,7 @@ def grids(named: Mapping[str, Steps], span: float = 16.0) -> "Figure":
     return figure
 
 
-def _figure(
+def blank(
     title: str, width: float, height: float, ratios: Sequence[float] = (1.0,)
 ) -> "tuple[Figure, tuple[Axes, ...]]":
     """An empty figure with its panels, quiet axes and a title at the left."""

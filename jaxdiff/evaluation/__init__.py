@@ -14,6 +14,7 @@ are imported when first asked for, so that the mathematics loads without the res
 from etils import epy
 
 with epy.lazy_api_imports(globals()):
+    from jaxdiff.evaluation import distances, extractors, sanity
     from jaxdiff.evaluation.external_images import images_in
     from jaxdiff.evaluation.extractors.extractor import register_extractor
     from jaxdiff.evaluation.judge import (
@@ -46,8 +47,10 @@ __all__ = [
     "blocks",
     "copies",
     "digest",
+    "distances",
     "draw",
     "everything",
+    "extractors",
     "images_in",
     "in_memory",
     "judge_of",
@@ -58,6 +61,7 @@ __all__ = [
     "register_extractor",
     "register_metric",
     "require_pixels",
+    "sanity",
     "save",
     "score",
     "summary",

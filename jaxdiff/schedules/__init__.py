@@ -37,6 +37,7 @@ from jaxdiff.schedules.paths import (
     corrupt,
     logsnr_slope,
 )
+from jaxdiff.schedules.posterior import LargeVariance, LearnedVariance, SmallVariance
 
 __all__ = [
     "Betas",
@@ -49,6 +50,8 @@ __all__ = [
     "ExpBetas",
     "LDMSqrtBetas",
     "LaplaceBetas",
+    "LargeVariance",
+    "LearnedVariance",
     "LinearBetas",
     "ListedBetas",
     "LogSigma",
@@ -58,6 +61,7 @@ __all__ = [
     "ScaledLinearBetas",
     "Shifted",
     "SigmoidBetas",
+    "SmallVariance",
     "Table",
     "TrigFlow",
     "VPLinear",

@@ -16,10 +16,10 @@ AYS_SD15 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.15
 """sigma / alpha of Stable Diffusion 1.5's ten steps [AYS]."""
 
 AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.38, 0.234, 0.113)
-"""sigma / alpha of Stable Diffusion XL\'s ten steps [AYS]."""
+"""sigma / alpha of Stable Diffusion XL's ten steps [AYS]."""
 
 AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)
-"""sigma / alpha of Stable Video Diffusion\'s ten steps [AYS]."""
+"""sigma / alpha of Stable Video Diffusion's ten steps [AYS]."""
 
 
 @dataclass(frozen=True)
