@@ -44,10 +44,14 @@ def test_a_loop_counts_its_rounds(tpu: hlo.Program) -> None:
     assert times["fusion"] == times["fusion.1"] == 1
     assert "param_0" not in times  # a fusion is one operation
     assert tpu.unknown_loops() == 0
-    text = (GOLDEN / "tpu.txt").read_text().replace("known_trip_count", "other")
-    unknown = hlo.read(text)
+    text = (GOLDEN / "tpu.txt").read_text()
+    unknown = hlo.read(text.replace("direction=LT", "direction=NE"))
     assert unknown.unknown_loops() == 1
     assert {op.name: n for op, n in unknown.executed()}["fusion.3"] == 1
+    written = text.replace(
+        "body=%body", 'body=%body, config={"known_trip_count":{"n":"7"}}'
+    )
+    assert {op.name: n for op, n in hlo.read(written).executed()}["fusion.3"] == 7
 
 
 def test_products_have_their_arithmetic(tpu: hlo.Program, gpu: hlo.Program) -> None:

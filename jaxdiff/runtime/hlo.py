@@ -78,12 +78,6 @@ class Op:
         return int(match[1]) if match else None
 
     @property
-    def trips(self) -> int | None:
-        """How often a loop runs its body, if the compiler knows."""
-        match = TRIPS.search(self.attributes)
-        return int(match[1]) if match else None
-
-    @property
     def collective(self) -> str:
         """Which of COLLECTIVES it starts; "" if none."""
         kind = self.kind.removesuffix("-start")
@@ -115,7 +109,7 @@ class Program:
         for op in self.computations[name]:
             if op.kind in ("while", "conditional", "call", "async-start"):
                 for called in op.calls:
-                    yield from self._executed(called, times * (op.trips or 1))
+                    yield from self._executed(called, times * (self.trips(op) or 1))
             else:
                 yield op, times
 
@@ -139,10 +133,29 @@ class Program:
         part = lambda one: one.collective or one.target.startswith("AsyncCollective")
         return bool(inner) and all(map(part, inner))
 
+    def trips(self, op: Op) -> int | None:
+        """How often a loop runs its body; 1 for other operations, None if it is not known.
+
+        GPUs' compiler writes it down. A TPU's leaves the condition of `lax.scan`, which
+        counts from 0 up to a constant.
+        """
+        if op.kind != "while":
+            return 1
+        if match := TRIPS.search(op.attributes):
+            return int(match[1])
+        name = re.search(r"condition=%([\w.-]+)", op.attributes)
+        condition = self.computations.get(name[1], ()) if name else ()
+        ends = [o for o in condition if o.kind == "constant"]
+        less = any(
+            o.kind == "compare" and "direction=LT" in o.attributes for o in condition
+        )
+        known = less and len(ends) == 1 and re.match(r"\d+(?=\))", ends[0].attributes)
+        return int(known[0]) if known else None
+
     def unknown_loops(self) -> int:
         """How many loops are counted as one round."""
         every = (op for ops in self.computations.values() for op in ops)
-        return sum(op.kind == "while" and op.trips is None for op in every)
+        return sum(self.trips(op) is None for op in every)
 
     def within(self, op: Op) -> Iterator[Op]:
         """An operation, or what is fused in it, at any depth."""
