@@ -1,7 +1,7 @@
 """Classifier guidance against classifier-free guidance on digits, over w.
 
-    python launch/train.py --config=configs/digits.py --workdir=runs/cg/digits
-    python launch/train.py --config=configs/digits_classifier.py \\
+    jaxdiff train --config=digits --workdir=runs/cg/digits
+    jaxdiff train --config=digits_classifier \\
         --workdir=runs/cg/classifier
     python benchmarks/classifier_guidance.py --runs=runs/cg --out=docs/results
 

@@ -1,7 +1,7 @@
 """Debias against constant, P2 and min-SNR weights, on digits: errors and images.
 
     for SEED in 0 1 2; do for NAME in constant p2 min_snr debias; do
-        python launch/train.py --config=configs/digits_ddpm.py:$NAME \\
+        jaxdiff train --config=digits_ddpm:$NAME \\
             --config.seed=$SEED --workdir=runs/debias/$NAME-$SEED
     done; done
     python benchmarks/debias.py --runs=runs/debias --out=docs/results

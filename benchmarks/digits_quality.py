@@ -18,7 +18,7 @@ from jaxdiff.data import encoder_of
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime import sharding
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder that jaxdiff train wrote.")
 NUMBER = flags.DEFINE_integer("number", 1000, "How many images.", lower_bound=20)
 SEED = flags.DEFINE_integer("seed", 1_000_000, "Seed of the first image.", lower_bound=0)
 STD = flags.DEFINE_float("std", None, "Relative width of the EMA, else the run's own.")

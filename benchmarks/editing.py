@@ -26,7 +26,7 @@ from jaxdiff.sampling import editing, follow, sample
 from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Condition
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder that jaxdiff train wrote.")
 OUT = flags.DEFINE_string("out", "docs/results", "The folder for the pictures.")
 STEPS = flags.DEFINE_integer("steps", 36, "Sampling steps.", lower_bound=8)
 flags.mark_flags_as_required(["workdir"])

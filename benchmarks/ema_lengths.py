@@ -1,6 +1,6 @@
 """Averages made after training: are they those that were tracked, and which length is best?
 
-    python launch/train.py --config=configs/digits.py --workdir=runs/lengths \\
+    jaxdiff train --config=digits --workdir=runs/lengths \\
         --config.snapshot_every=50
     python benchmarks/ema_lengths.py --runs=runs --out=docs/results
 

@@ -113,7 +113,7 @@ def table(folder: Path) -> Kind:
 
 
 def samples(folder: Path, save: Callable[..., None]) -> Kind:
-    """An NPZ as launch/sample.py writes it."""
+    """An NPZ as jaxdiff sample writes it."""
     folder.mkdir()
     path, images = folder / "a.npz", np.stack(pictures())
     save(path, images=images, label=np.arange(4), seed=np.arange(4))

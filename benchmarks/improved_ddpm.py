@@ -1,7 +1,7 @@
 """Improved DDPM on digits: variances, terms of the bound, gradient noise, bits/dim.
 
     for NAME in simple-linear simple-cosine hybrid-linear hybrid-cosine vlb-cosine; do
-        python launch/train.py --config=configs/digits_iddpm.py:$NAME \\
+        jaxdiff train --config=digits_iddpm:$NAME \\
             --workdir=runs/iddpm/$NAME
     done
     python benchmarks/improved_ddpm.py --runs=runs/iddpm --out=docs/results

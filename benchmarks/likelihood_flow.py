@@ -27,7 +27,7 @@ from jaxdiff.runs import restoring
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules.posterior import LargeVariance
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder that launch/train.py wrote.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder that jaxdiff train wrote.")
 FEW = flags.DEFINE_integer("few", 8, "Images with exact divergence.", lower_bound=2)
 NUMBER = flags.DEFINE_integer("number", 96, "Images by probes.", lower_bound=2)
 PROBES = flags.DEFINE_integer("probes", 4, "Probes an image.", lower_bound=2)

@@ -1,10 +1,10 @@
 """Noise awareness guidance on digits: images and noise shift, over w, solvers and steps.
 
-    python launch/train.py --config=configs/digits_nag.py --workdir=runs/nag
-    python launch/train.py --config=configs/digits_nag.py:level --workdir=runs/level \\
+    jaxdiff train --config=digits_nag --workdir=runs/nag
+    jaxdiff train --config=digits_nag:level --workdir=runs/level \\
         --config.init_from=runs/nag
-    python launch/train.py --config=configs/digits.py --workdir=runs/digits
-    python launch/train.py --config=configs/digits_nag.py:finetune \\
+    jaxdiff train --config=digits --workdir=runs/digits
+    jaxdiff train --config=digits_nag:finetune \\
         --config.init_from=runs/digits --workdir=runs/finetune
     python benchmarks/nag.py --runs=runs --out=docs/results
 

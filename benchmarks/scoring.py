@@ -3,8 +3,8 @@
     python benchmarks/scoring.py --number=10000
 
 Writes that many 32 x 32 images of OpenMoji twice, shifted and dimmed at random so that no
-two are alike, makes a reference of one set with launch/reference.py, scores the other with
-launch/evaluate.py, each as a user would, and prints seconds and the peak of resident
+two are alike, makes a reference of one set with jaxdiff reference, scores the other with
+jaxdiff evaluate, each as a user would, and prints seconds and the peak of resident
 memory of each command.
 """
 

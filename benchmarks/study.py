@@ -1,6 +1,6 @@
 """What the studies of this folder share: flags, runs, a book of results, a look.
 
-A study measures runs that launch/train.py made. What it measures it writes to OUT/NAME.json
+A study measures runs that jaxdiff train made. What it measures it writes to OUT/NAME.json
 at once, a row each: stopped and started again it goes on, and where nothing is missing it
 only prints and draws. To measure anew, delete that file.
 """
@@ -80,7 +80,7 @@ def runs(config: str, names: Iterable[str], seeds: bool = False) -> dict[str, Pa
         recipe, _, seed = missing[0].rpartition("-") if seeds else (missing[0], "", "")
         raise FileNotFoundError(
             f"{folder} lacks {len(missing)} of {len(folders)} runs; make the first with: "
-            f"python launch/train.py --config={config}:{recipe} "
+            f"jaxdiff train --config={config}:{recipe} "
             + (f"--config.seed={seed} " if seeds else "")
             + f"--workdir={folders[missing[0]]}"
         )

@@ -5,7 +5,7 @@
 
 Of each way, type and number of images that a device takes at a time: the parameters, and
 what XLA plans for temporary arrays, of which nothing is allocated. With --images it
-encodes and decodes so many as launch/encode.py and launch/sample.py do: the process' peak
+encodes and decodes so many as jaxdiff encode and jaxdiff sample do: the process' peak
 memory, and seconds an image beside the speed of a large matrix product of the same run:
 machines differ, and shared ones from minute to minute.
 """

@@ -1,7 +1,7 @@
 """Zero terminal SNR on emoji: is what is drawn as bright as the data?
 
     for NAME in eps v; do
-        python launch/train.py --config=configs/openmoji_ztsnr.py:$NAME \\
+        jaxdiff train --config=openmoji_ztsnr:$NAME \\
             --workdir=runs/ztsnr/$NAME
     done
     python benchmarks/zero_terminal_snr.py --runs=runs/ztsnr --out=docs/results

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxdiff.version import __version__
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -23,7 +25,7 @@ def test_the_example_runs(capsys: pytest.CaptureFixture) -> None:
 def test_links_and_programs_exist() -> None:
     text = README.read_text()
     links = set(re.findall(r"\]\((?!http)([^)#]+)\)", text))
-    links |= set(re.findall(r"(?:launch|examples|benchmarks|configs)/\w+\.py", text))
+    links |= set(re.findall(r"(?:examples|benchmarks)/\w+\.py", text))
     assert len(links) > 30
     assert [link for link in links if not (README.parent / link).exists()] == []
 
@@ -33,5 +35,12 @@ def test_python_comes_first_and_the_lines_that_ci_pastes_are_there() -> None:
     assert "```python" in lines[:15]
     environment = [line for line in lines if line.startswith("python3 -m venv ")]
     train, test = environment
-    assert "launch/train.py" in train
+    assert "jaxdiff train --config=digits" in train
     assert "pytest" in test
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    changes = (README.parent / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == __version__
+    citation = (README.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {__version__}\n" in citation

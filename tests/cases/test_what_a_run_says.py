@@ -129,7 +129,7 @@ def test_the_guide_to_fine_tuning_works_as_it_says(tmp_path: Path) -> None:
     pictures(tmp_path / "my/images", ["cat", "dog"], 32)
     pictures(tmp_path / "my/others", ["bee", "cow", "fox"], 32)
     text = (ROOT / "docs/finetuning.md").read_text()
-    commands = re.findall(r"^\.venv/bin/python launch/train\.py (.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^\.venv/bin/jaxdiff train (.*)$", text, re.MULTILINE)
     assert len(commands) == 4
     logs = []
     for number, command in enumerate(commands):
