@@ -3,6 +3,7 @@
 All of it is read from the sources; `mkdocs build --strict` also renders the pages.
 """
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -183,3 +184,31 @@ def test_names_in_a_page_become_links_and_code_stays() -> None:
     heun = "jaxdiff.sampling.solvers.euler_heun_ddim.Heun"
     linked = f"[`jd.Heun()`][{heun}] and `jd.nothing`\n```python\n`jd.Heun`\n```\nx"
     assert site.linked(text) == linked
+
+
+def test_examples_become_blocks_of_code() -> None:
+    text = "What.\n\n>>> a = 1\n>>> a\n1\n\nMore.\n"
+    assert site.fenced(text) == "What.\n\n```pycon\n>>> a = 1\n>>> a\n1\n```\n\nMore.\n"
+
+
+def test_a_method_without_docstring_leads_to_its_protocol() -> None:
+    step = site.elsewhere()["jaxdiff.sampling.solvers.euler_heun_ddim.Heun.step"]
+    assert step == "jaxdiff.types.Solver.step"
+    undocumented = {
+        f"jaxdiff.{name}" for name, documented in _documented() if not documented
+    }
+    assert undocumented <= site.elsewhere().keys()
+    assert len(undocumented) > 50
+
+
+def _documented() -> Iterator[tuple[str, bool]]:
+    """Public methods, and whether they have a docstring of their own."""
+    for module, path in architecture.modules().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name[0] != "_":
+                for method in node.body:
+                    if isinstance(method, ast.FunctionDef) and method.name[0] != "_":
+                        yield (
+                            f"{module}.{node.name}.{method.name}",
+                            bool(ast.get_docstring(method)),
+                        )

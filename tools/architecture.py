@@ -109,11 +109,13 @@ def members(node: ast.ClassDef) -> dict[str, bool]:
 
 
 def inherited(node: ast.ClassDef, classes: list[ast.ClassDef]) -> set[str]:
-    """Methods that are documented elsewhere for a class.
+    """Methods that are documented elsewhere for a class, by one of its `parents`."""
+    listed = (members(parent) for parent in parents(node, classes))
+    return {name for names in listed for name, documented in names.items() if documented}
 
-    Those are documented by a base class in the package, or by a protocol that the class
-    implements: one of which it has every member.
-    """
+
+def parents(node: ast.ClassDef, classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
+    """A class's bases in the package, and the protocols of which it has every member."""
     names = {ast.unparse(base) for base in node.bases}
     bases = [other for other in classes if other.name in names]
     present = members(node).keys() | {name for base in bases for name in members(base)}
@@ -123,8 +125,7 @@ def inherited(node: ast.ClassDef, classes: list[ast.ClassDef]) -> set[str]:
         if any(ast.unparse(base).startswith("Protocol") for base in other.bases)
         and members(other).keys() <= present
     ]
-    parents = (members(parent) for parent in [*bases, *implemented])
-    return {name for parent in parents for name, documented in parent.items() if documented}
+    return [*bases, *implemented]
 
 
 def public() -> Iterator[tuple[str, bool]]:

@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 from tools import architecture  # noqa: E402
 
 ROWS = re.compile(r"^\| (?:\d*) ?\| `(\w+)/?`(?: ●)? \| (.*) \|$", re.MULTILINE)
-OPTIONS = "\n    options:\n      heading_level: 2\n      show_root_full_path: true"
 NAME = re.compile(r"(?<!\[)`(jd(?:\.\w+)+)((?:\([^`\n]*\))?)`")
 FENCE = re.compile(r"(^ *```.*?^ *```\n?)", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"(^>>> .*(?:\n.+)*)", re.MULTILINE)
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:CHANGELOG|tests|jaxdiff|configs)[^)]*\)")
 
 
@@ -156,14 +156,45 @@ def summary(target: str) -> str:
     return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
 
 
+@cache
+def elsewhere() -> dict[str, str]:
+    """Methods without a docstring, and the method of a base or protocol that has theirs."""
+    classes = {
+        f"{module}.{name}": node
+        for module in files()
+        for name, node in defined(module).items()
+        if isinstance(node, ast.ClassDef)
+    }
+    names = {id(node): name for name, node in classes.items()}
+    methods = {}
+    for name, node in classes.items():
+        for parent in architecture.parents(node, list(classes.values())):
+            for method, documented in architecture.members(parent).items():
+                if documented and method in architecture.members(node):
+                    methods.setdefault(f"{name}.{method}", f"{names[id(parent)]}.{method}")
+    return {name: target for name, target in methods.items() if name != target}
+
+
+def entry(module: str) -> str:
+    """A module's part of its page: its docstring, and what it defines and describes."""
+    shown = [name for name in defined(module) if summary(f"{module}.{name}")]
+    members = shown or "false"
+    options = ("heading_level: 2", "show_root_full_path: true", f"members: {members}")
+    return "".join([f"::: {module}\n    options:\n", *(f"      {o}\n" for o in options)])
+
+
 def page(room: str, holds: str) -> str:
     """The reference page of one room."""
     names = {n: t for n, t in public_names().items() if t.split(".")[1] == room}
-    rows = [f"| [`{n}`][{t}] | {summary(t).replace('|', chr(92) + '|')} |"
-            for n, t in names.items()]  # fmt: skip
+    rows = [f"| [`{n}`][{t}] | {_cell(summary(t))} |" for n, t in names.items()]
     table = ["| name | |", "|---|---|", *rows, ""] if rows else []
-    entries = [f"::: {module}{OPTIONS}\n" for module in modules_of(room)]
+    entries = [entry(module) for module in modules_of(room)]
+    holds = holds[0].upper() + holds[1:]
     return "\n".join([f"# jaxdiff.{room}", "", f"{holds}.", "", *table, *entries])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def pages() -> dict[str, str]:
@@ -176,6 +207,11 @@ def pages() -> dict[str, str]:
         "reference/index.md": "\n".join(index),
         **{f"reference/{room}.md": page(room, holds) for room, holds in rooms().items()},
     }
+
+
+def fenced(docstring: str) -> str:
+    """A docstring with its examples as blocks of code, each up to an empty line."""
+    return EXAMPLE.sub(r"```pycon\n\1\n```", docstring)
 
 
 def linked(markdown: str) -> str:
