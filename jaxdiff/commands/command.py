@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from jaxdiff.commands import config_files, import_notice, own_types
-from jaxdiff.runtime import processes, xla_flags
+from jaxdiff.runtime import processes, topologies, xla_flags
 from jaxdiff.runtime.files import (
     CLOUD,
     Place,
@@ -260,7 +260,10 @@ def _set_up(together: bool) -> bool:
     threading.excepthook = lambda _: None  # would print noise as they die
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = _warn
-    os.environ |= xla_flags.settings(os.environ, xla_flags.kind_of_machine())
+    kind = xla_flags.kind_of_machine()
+    os.environ |= xla_flags.settings(os.environ, kind)
+    if not kind and topologies.installed("gpu") and not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")  # a GPU's compiler alone, without a GPU
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", _compiled(cache))
     flagged = COORDINATOR.value, PROCESSES.value, PROCESS.value

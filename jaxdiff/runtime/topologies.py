@@ -56,18 +56,22 @@ def topology(name: str) -> Topology:
     return Topology(name, chip, tuple(devices))
 
 
+def installed(kind: str) -> bool:
+    """Whether the compiler for "tpu" or "gpu" is installed."""
+    try:
+        return importlib.util.find_spec(PACKAGES[kind][0]) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def require(kind: str) -> None:
     """Checks that the compiler for "tpu" or "gpu" is installed.
 
     Raises:
         ImportError: what to install.
     """
-    module, extra = PACKAGES[kind]
-    try:
-        there = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        there = None
-    if there is None:
+    if not installed(kind):
+        extra = PACKAGES[kind][1]
         raise ImportError(
             f"compiling for a {kind.upper()} needs a package that works on any machine: "
             f'pip install "jaxdiff[{extra}]", or pip install -e ".[{extra}]" in a clone'
