@@ -24,7 +24,7 @@ def main(steps: int = 1000, channels: int = 32, out: str = "digits.png") -> None
     schedule, error = jd.Cosine(), jd.WeightedError(jd.UniformOnNetwork(jd.V()))
     rate = optax.cosine_decay_schedule(3e-3, steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate))
-    start = net.init(jax.random.key(0), data[:1], jnp.zeros(()), jd.Condition())
+    start = jax.jit(net.init)(jax.random.key(0), data[:1], jnp.zeros(()), jd.Condition())
     model = lambda params: jd.denoiser(net.apply, {**start, "params": params}, jd.V())
 
     def loss(params: dict, key: jax.Array) -> jax.Array:

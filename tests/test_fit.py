@@ -22,7 +22,7 @@ from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.train import NotFinite, Stopped, fit, initial_state, make_step
+from jaxdiff.train import NotFinite, Stopped, compiled_step, fit, initial_state, make_step
 from jaxdiff.train import loop as train_loop
 from jaxdiff.train import step as train_step
 from jaxdiff.train.goodput import Clock
@@ -140,9 +140,15 @@ def test_a_folder_may_be_named_from_here(
     assert restoring.restore("here/run").step == 4
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, keys: list[np.ndarray] | None) -> None:
+    """Makes some steps not finite, or all; their programs are not kept for other tests."""
+    monkeypatch.setattr(train_step, "corrupt", spoiling(keys))
+    monkeypatch.setattr(train_loop, "compiled_step", compiled_step.__wrapped__)
+
+
 def test_a_step_is_skipped_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
     e = dataclasses.replace(QUIET, on_nonfinite="skip")
-    monkeypatch.setattr(train_step, "corrupt", spoiling([noise_key(e, 1)]))
+    spoil(monkeypatch, [noise_key(e, 1)])
     step = jax.jit(make_step(e))
     one, good = step(initial_state(e, sharding.data_mesh(jax.devices()[:1])), batch(0))
     two, bad = step(one, batch(1))
@@ -163,7 +169,7 @@ def test_skipped_steps_are_counted_and_not_averaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = [noise_key(QUIET, step) for step in (4, 6, 7)]
-    monkeypatch.setattr(train_step, "corrupt", spoiling(bad))
+    spoil(monkeypatch, bad)
     run(tmp_path, on_nonfinite="skip")
     by_step = {row["step"]: row for row in rows(tmp_path)}
     counts = [by_step[n].get("skipped_steps", 0) for n in (2, 4, 6, 8, 10, 12)]
@@ -176,7 +182,7 @@ def test_skipped_steps_are_counted_and_not_averaged(
 def test_a_run_does_not_skip_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_step, "corrupt", spoiling(None))
+    spoil(monkeypatch, None)
     with pytest.raises(NotFinite, match="all of the 50 steps up to it were skipped"):
         run(tmp_path, on_nonfinite="skip", steps=200, log_every=10, checkpoint_every=200)
 
@@ -184,7 +190,7 @@ def test_a_run_does_not_skip_for_ever(
 def test_a_run_goes_back_and_on_with_other_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_step, "corrupt", spoiling([noise_key(QUIET, 6)]))
+    spoil(monkeypatch, [noise_key(QUIET, 6)])
     with pytest.raises(NotFinite, match="not finite at step 7;"):
         run(tmp_path / "stop")
     assert saved(tmp_path / "stop") == [4]
@@ -205,7 +211,7 @@ def test_a_run_goes_back_and_on_with_other_noise(
 def test_a_run_does_not_go_back_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_step, "corrupt", spoiling(None))
+    spoil(monkeypatch, None)
     with pytest.raises(NotFinite, match=r"not finite at step 1;.*rolled back 3 times"):
         run(tmp_path, on_nonfinite="roll_back")
 

@@ -26,7 +26,7 @@ from jaxtyping import PyTree
 from jaxdiff.config import Experiment
 from jaxdiff.runs import orbax_files
 from jaxdiff.runs.record import DamagedError, OtherVersionError, Record, opened, sealed
-from jaxdiff.runs.state import TrainState, init_state
+from jaxdiff.runs.state import TrainState, state_shapes
 from jaxdiff.runs.state_parts import (
     checksum,
     compare,
@@ -320,7 +320,7 @@ def _places(state: PyTree) -> PyTree:
 
 def _abstract(experiment: Experiment, mesh: Mesh) -> PyTree:
     """Shapes, types and places of the state's arrays, nothing computed."""
-    state = jax.eval_shape(lambda: init_state(experiment))
+    state = state_shapes(experiment)
     return jax.tree.map(
         lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
         state,

@@ -1,7 +1,6 @@
 """From variables to images: `sample` with an experiment's settings, in batches, by seed."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.networks import require_labels
 from jaxdiff.runs.guided_denoiser import GuidanceWeights, Guides, guided
+from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import labelled
 from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import require_finite
@@ -53,8 +53,8 @@ def compiled(
     """Compiles make(experiment, *options), a function (denoise, cond, keys, …) -> results.
 
     The compiled function takes (variables, keys, labels, …). Guidance weights are
-    arguments of the program, and the last `PROGRAMS` programs are kept: a new weight, or
-    the same call again, compiles nothing. All arguments must be hashable.
+    arguments of the program, and the last programs are `kept`: a new weight, or the same
+    call again, compiles nothing.
     """
     s, weights = experiment.sampling, guides.weights(experiment.sampling)
     on = {
@@ -77,11 +77,7 @@ def compiled(
     return call
 
 
-PROGRAMS = 16
-"""Compiled programs that are kept for the next call."""
-
-
-@functools.lru_cache(maxsize=PROGRAMS)
+@kept(16)
 def _program(
     make: Callable[..., Callable[..., PyTree[Array]]],
     experiment: Experiment,

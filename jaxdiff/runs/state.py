@@ -1,14 +1,20 @@
 """The state of a run: everything the next step depends on, and everything saved."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from jaxdiff import networks, optim
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
 from jaxdiff.networks import require_labels
+from jaxdiff.runs.programs import kept
+from jaxdiff.runtime import sharding
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoiser, Leaf, pytree
 from jaxdiff.types.ranges import quote
 
@@ -71,6 +77,19 @@ def init_state(experiment: Experiment, start_from: PyTree = None) -> TrainState:
         times=experiment.times.init(),
         first_bad=jnp.int32(-1),
     )
+
+
+@kept(16)
+def state_shapes(experiment: Experiment) -> PyTree[jax.ShapeDtypeStruct]:
+    """Shapes and types of the arrays of a run's state, nothing computed."""
+    return jax.eval_shape(lambda: init_state(experiment))
+
+
+@kept(4)
+def initializer(experiment: Experiment, mesh: Mesh) -> Callable[[PyTree], TrainState]:
+    """`init_state` of an experiment, compiled: `start_from` -> the state on its devices."""
+    places = sharding.shared(state_shapes(experiment), mesh)
+    return jax.jit(functools.partial(init_state, experiment), out_shardings=places)
 
 
 def replaced(variables: PyTree, others: PyTree) -> PyTree:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxdiff import optim
 from jaxdiff.config import Experiment
 from jaxdiff.runs import generate
-from jaxdiff.runs.state import init_state
+from jaxdiff.runs.state import state_shapes
 from jaxdiff.runtime import costs, hlo, sharding
 from jaxdiff.runtime.chips import roofline
 from jaxdiff.runtime.costs import Costs
@@ -187,7 +187,7 @@ def sampling(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     """The sampler of a batch, with parameters on every device as in `jaxdiff sample`."""
     size, everywhere = padded(experiment, mesh), sharding.replicated(mesh)
     place = lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
-    state = jax.eval_shape(lambda: init_state(experiment))
+    state = state_shapes(experiment)
     variables = {"params": state.params, "constants": state.constants}
     variables = jax.tree.map(lambda a: place(a, everywhere), variables)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
@@ -204,7 +204,7 @@ def padded(experiment: Experiment, mesh: Mesh) -> int:
 def state_parts(experiment: Experiment, mesh: Mesh, sample: bool) -> dict[str, int]:
     """Bytes of the arrays that one device is given, by their role."""
     if sample:
-        state = jax.eval_shape(lambda: init_state(experiment))
+        state = state_shapes(experiment)
         state = memory.placed(
             state, jax.tree.map(lambda _: sharding.replicated(mesh), state)
         )
@@ -221,7 +221,7 @@ def state_parts(experiment: Experiment, mesh: Mesh, sample: bool) -> dict[str, i
 
 def minimum(experiment: Experiment, mesh: Mesh) -> float:
     """Bytes that a device must send for a training step; see `costs.minimum`."""
-    state = jax.eval_shape(lambda: init_state(experiment))
+    state = state_shapes(experiment)
     itemsize = jnp.dtype(getattr(experiment.network, "dtype", None) or "float32").itemsize
     return costs.minimum(
         memory.count(state.params), itemsize, mesh.shape["data"], mesh.shape["fsdp"]

@@ -21,6 +21,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
 from jaxdiff.config import Experiment
+from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import TrainState, labelled
 from jaxdiff.train.step import noised_batch
 
@@ -31,6 +32,7 @@ Magnitudes = dict[str, dict[str, Float[Array, ""]]]
 """{"activations": by block, "weights": by tensor, "updates": by tensor}."""
 
 
+@kept(4)
 def probe(experiment: Experiment) -> Callable[[PyTree, TrainState, PyTree], Magnitudes]:
     """The compiled measurement: (parameters before a step, state after it, its batch)."""
 

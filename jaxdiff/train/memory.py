@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from jaxdiff import optim
 from jaxdiff.config import Experiment
 from jaxdiff.data import encoder_of
-from jaxdiff.runs.state import TrainState, init_state, labelled
+from jaxdiff.runs.state import TrainState, labelled, state_shapes
 from jaxdiff.runtime import hlo, sharding
 from jaxdiff.train.step import compiled_step, training
 
@@ -49,7 +49,7 @@ def footprint(experiment: Experiment, mesh: Mesh) -> Iterator[Line]:
 
 def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
     """The shapes of the state before the first step, placed as in training."""
-    shapes = jax.eval_shape(lambda: init_state(experiment))
+    shapes = state_shapes(experiment)
     return placed(shapes, sharding.shared(shapes, mesh))
 
 

@@ -25,7 +25,7 @@ from jaxdiff.data import Dataset, statistics
 from jaxdiff.objectives import losses
 from jaxdiff.objectives.weightings import require_finite_mean, warn_of_vanishing_weight
 from jaxdiff.runs import checkpoint, restoring
-from jaxdiff.runs.state import TrainState, init_state
+from jaxdiff.runs.state import TrainState, initializer
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import Place
 from jaxdiff.train import finetuning
@@ -98,11 +98,7 @@ def initial_state(
     start_from = None
     if fitted := fitted or loaded(experiment):
         start_from = jax.device_put(fitted.variables, sharding.replicated(mesh))
-    state = jax.eval_shape(lambda: init_state(experiment))
-    place = sharding.shared(state, mesh)
-    return jax.jit(init_state, static_argnums=0, out_shardings=place)(
-        experiment, start_from
-    )
+    return initializer(experiment, mesh)(start_from)
 
 
 def require_same(workdir: Place, before: Experiment, now: Experiment) -> None:

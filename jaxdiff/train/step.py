@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from jaxdiff import data
 from jaxdiff.config import Experiment
 from jaxdiff.denoisers import denoiser
-from jaxdiff.runs.state import TrainState, init_state, labelled
+from jaxdiff.runs.programs import kept
+from jaxdiff.runs.state import TrainState, labelled, state_shapes
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
 from jaxdiff.types import Condition, Noised
@@ -164,6 +165,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(tree)]).all()
 
 
+@kept(4)
 def compiled_step(
     experiment: Experiment, mesh: Mesh, more_images: int = 0
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -171,7 +173,6 @@ def compiled_step(
 
     The state is donated and keeps its sharding; metrics are on every device.
     """
-    state = jax.eval_shape(lambda: init_state(experiment))
-    places = sharding.shared(state, mesh), sharding.replicated(mesh)
+    places = sharding.shared(state_shapes(experiment), mesh), sharding.replicated(mesh)
     step = make_step(experiment, more_images)
     return jax.jit(step, donate_argnums=0, out_shardings=places)

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shlex
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.train import fit, summary
 from jaxdiff.train.goodput import Clock
-from tests.cases.commands import LAUNCH, ROOT, run
+from tests.cases.commands import ROOT, run
 from tests.test_train import TINY
 
 FEW = dataclasses.replace(
@@ -97,28 +96,32 @@ def test_goodput_is_told_of_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_imports_that_take_long_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once and now and then; nothing where they are fast, or where nobody asked."""
-    monkeypatch.setattr(sys, "argv", ["pytest"])
-    spec = importlib.util.spec_from_file_location("beginning", LAUNCH / "beginning.py")
-    beginning = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(beginning)
+    """At once and now and then; nothing where they are fast, or where nobody wants it."""
+    path = ROOT / "jaxdiff/commands/import_notice.py"
+    spec = importlib.util.spec_from_file_location("import_notice", path)
+    notice = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(notice)
+    notice.start()
     assert "importing" not in {thread.name for thread in threading.enumerate()}
-    assert beginning.FIRST < 5
-    assert beginning.EVERY < 10
-    beginning.FIRST = beginning.EVERY = 0.01
+    assert notice.FIRST < 5
+    assert notice.EVERY < 10
+    notice.FIRST = notice.EVERY = 0.01
+    monkeypatch.delenv("JAXDIFF_QUIET_IMPORT")
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr):
-        thread = threading.Thread(target=beginning.say)
-        thread.start()
+        notice.start()
         time.sleep(0.1)
-        beginning.done()
-        thread.join()
+        notice.done()
+        for thread in threading.enumerate():
+            if thread.name == "importing":
+                thread.join()
     lines = stderr.getvalue().splitlines()
     assert len(lines) >= 2
     assert all(re.match(r"importing JAX and jaxdiff, .* \(0 s\)", line) for line in lines)
 
 
 TOY = (
+    "--config.network.channel_mult=(1,)",  # test_finetuning has networks of several levels
     *("--config.network.model_channels=8", "--config.network.channels_per_head=8"),
     *("--config.network.logvar_channels=8", "--config.sample_every=0"),
 )

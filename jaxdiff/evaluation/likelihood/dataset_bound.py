@@ -28,12 +28,13 @@ from jaxdiff.evaluation.likelihood import (
     per_bin,
 )
 from jaxdiff.objectives import losses
+from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.files import PathLike, write_atomically
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
 from jaxdiff.runtime.progress import bar, compiling
 from jaxdiff.schedules.posterior import LearnedVariance, Variance
-from jaxdiff.types import UNCONDITIONAL, Real, reprs
+from jaxdiff.types import UNCONDITIONAL, Denoised, Real, reprs
 
 Cost = Callable[[PyTree, Key[Array, " B"], Array, Array, Process], Terms]
 """(variables, keys, images uint8, labels, some steps) -> their terms [n, B]."""
@@ -62,6 +63,7 @@ class Measured:
         return self.vb.sum(1) + self.prior
 
 
+@kept(4)
 def coster(experiment: Experiment, variance: Variance, clip: bool) -> Cost:
     """The compiled function that costs a batch; `clip` holds x0 to [-1, 1] [IDDPM].
 
@@ -187,13 +189,13 @@ def uncertainty(
     heads = [*parts(experiment.loss, losses.Uncertain)]
     if not heads:
         return {}
-    denoise = jax.jit(run_denoiser(experiment, variables))
+    denoise = _denoiser(experiment)
     levels, shape = measured.steps.at, experiment.data.shape
     learned = []
     for first in range(0, len(levels.alpha), CHUNK):
         part = levels[first : first + CHUNK]
         at = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32).reshape(-1, 1, 1, 1), part)
-        output = denoise(jnp.zeros((len(part.alpha), *shape)), at, UNCONDITIONAL)
+        output = denoise(variables, jnp.zeros((len(part.alpha), *shape)), at, UNCONDITIONAL)
         some = np.asarray(output.uncertainty).reshape(-1)
         require_finite(some, "uncertainties", unit="level", advice=MODEL_ADVICE)
         learned += some.tolist()
@@ -202,6 +204,12 @@ def uncertainty(
         weight = sum(factor * np.asarray(w(levels)) for factor, w in factors)
     best = np.log(np.maximum(weight * measured.x0_mse.mean(0), 1e-30))
     return {"learned": learned, "best": best.tolist()}
+
+
+@kept(4)
+def _denoiser(experiment: Experiment) -> Callable[..., Denoised]:
+    """`run_denoiser`, compiled: (variables, x, at, cond) -> its output."""
+    return jax.jit(lambda variables, *state: run_denoiser(experiment, variables)(*state))
 
 
 def table(results: Mapping[str, Any]) -> str:

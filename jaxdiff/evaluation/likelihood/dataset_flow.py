@@ -24,6 +24,7 @@ from jaxdiff.evaluation.likelihood import (
     IntegrationRule,
     dataset_images,
 )
+from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.files import PathLike, write_atomically
 from jaxdiff.runtime.finite import require_finite
@@ -34,6 +35,7 @@ Solve = Callable[[PyTree, Key[Array, " B"], Array, Array], Bits]
 """(variables, keys, images uint8, labels) -> their bits/dim [B]."""
 
 
+@kept(4)
 def solver(
     experiment: Experiment,
     levels: NoiseLevel,

@@ -19,6 +19,7 @@ from jaxdiff.evaluation.noise_shift import Mean
 from jaxdiff.runs import generate
 from jaxdiff.runs.generate import image_keys, require_seeds
 from jaxdiff.runs.guided_denoiser import Guides
+from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime.equal_batches import equal_batches
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
@@ -158,25 +159,34 @@ def forward(
     image, label = rows["image"], rows["label"]
     root = jax.random.key(seed)
 
-    def noisy(number: Array, image: Array) -> Array:
-        first, second = jax.random.split(jax.random.fold_in(root, number))
-        x0 = encoder_of(estimator.data).encode(first, image[None])
-        keys = jax.random.split(second, levels.sigma.shape[0])
-        return noise_shift.forward(keys, x0, levels)[:, 0]
-
-    @jax.jit
-    def estimate(numbers: Array, image: Array, label: Array) -> Array:
-        states = jax.vmap(noisy, out_axes=1)(numbers, image)
-        return jax.lax.map(level_mean(estimator, variables, label), states)
-
-    estimates = []
+    estimate, estimates = _forward(estimator, levels), []
     parts = list(equal_batches(number, batch, mesh))
     for part in bar(parts, unit="batches", desc="noising data", show=progress):
         placed = part.put((part.numbers, image[part.numbers], label[part.numbers]))
-        level = estimate(*placed)
+        level = estimate(variables, root, *placed)
         estimates.append(part.fetch(level.T).T)
         _require_estimates(estimates[-1], part.items, "image")
     return np.concatenate(estimates, axis=1), label
+
+
+@kept(4)
+def _forward(estimator: Experiment, levels: NoiseLevel) -> Callable[..., Array]:
+    """(variables, key, numbers, images, labels) -> the estimates [N, B] of their states."""
+
+    @jax.jit
+    def estimate(
+        variables: PyTree, root: Key[Array, ""], numbers: Array, image: Array, label: Array
+    ) -> Array:
+        def noisy(number: Array, image: Array) -> Array:
+            first, second = jax.random.split(jax.random.fold_in(root, number))
+            x0 = encoder_of(estimator.data).encode(first, image[None])
+            keys = jax.random.split(second, levels.sigma.shape[0])
+            return noise_shift.forward(keys, x0, levels)[:, 0]
+
+        states = jax.vmap(noisy, out_axes=1)(numbers, image)
+        return jax.lax.map(level_mean(estimator, variables, label), states)
+
+    return estimate
 
 
 def _require_estimates(
