@@ -13,12 +13,9 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff.config import from_config
 from jaxdiff.data import Digits
 from jaxdiff.data.pixel_values import to_float
-from jaxdiff.runs import snapshots
-from tests.states import initial
-from tests.system import tiny
+from tests.states import untrained_run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -33,13 +30,7 @@ def example(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run's folder: an untrained network, as a snapshot of its average."""
-    folder, e = tmp_path_factory.mktemp("run"), from_config(tiny.get_config())
-    state = initial(e)
-    variables = {"params": state.params, "constants": state.constants}
-    snapshot = snapshots.Snapshot(e, variables, 0.1, 40, 640)
-    snapshots.write(folder / snapshots.TRACKED, snapshot)
-    return str(folder)
+    return untrained_run(tmp_path_factory.mktemp("run"))
 
 
 def test_there_are_five_and_readme_names_them() -> None:

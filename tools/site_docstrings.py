@@ -53,13 +53,9 @@ def _init(cls: griffe.Class) -> griffe.Function:
     kind = griffe.ParameterKind.positional_or_keyword
     parameters = [griffe.Parameter("self", kind=kind)]
     for member in cls.members.values():
-        if isinstance(member, griffe.Attribute) and member.annotation is not None:
-            annotation, default = member.annotation, member.value
-            parameters.append(
-                griffe.Parameter(
-                    member.name, annotation=annotation, kind=kind, default=default
-                )
-            )
+        if member.is_attribute and member.annotation and "property" not in member.labels:
+            field = {"annotation": member.annotation, "default": member.value}
+            parameters.append(griffe.Parameter(member.name, kind=kind, **field))
     return griffe.Function(
         "__init__", parameters=griffe.Parameters(*parameters), parent=cls, returns="None"
     )
