@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,18 @@ def test_guidance_of_three_channels_is_offered_and_all_is_the_default() -> None:
     assert fids["dit-guided-3"] == {"dit-xl2-256": 2.27, "dit-xl2-512": 3.04}
     assert {*fids} == {"adm", "dit", "dit-guided-3", "sit-sde", "sit-sde-guided-3",
                        "sit-adaptive-guided-3"}  # fmt: skip
+
+
+def test_only_the_adaptive_way_needs_diffrax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffrax", None)
+    ways = runpy.run_path(published.__file__)["SAMPLING"]
+    needs = []
+    for name, way in ways.items():
+        try:
+            assert way.sampling.steps > 0
+        except ImportError:
+            needs.append(name)
+    assert needs == ["sit-adaptive-guided-3"]
 
 
 def test_a_way_keeps_the_run_s_average_and_needs_its_table(

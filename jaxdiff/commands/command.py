@@ -317,6 +317,9 @@ def _parse(argv: list[str]) -> list[str]:
         if HELP & {argument.lstrip("-").partition("=")[0] for argument in argv}:
             sys.exit(0)  # absl exits with 1
         raise ended
+    except BrokenPipeError:  # the reader of --help, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except flags.UnrecognizedFlagError as error:
         _fail(f"{str(error).splitlines()[0]}; --help lists them", 2)
     except Exception as error:  # a config file may raise anything

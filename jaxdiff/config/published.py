@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from jaxdiff import data
@@ -84,12 +85,22 @@ def index_label(path: Table, scaled: bool) -> TimeLabel:
 class Way:
     """A published way to sample, and the FID that networks reached with it, by name.
 
-    It is for networks that were trained on this kind of path.
+    It is for networks that were trained on this kind of path. `make` makes the settings
+    when they are used, since adaptive steps need diffrax.
     """
 
-    sampling: Sampling
+    make: Callable[[], Sampling]
     fid: Mapping[str, float] = field(default_factory=dict)
     path: type = Table
+
+    @property
+    def sampling(self) -> Sampling:
+        """The settings.
+
+        Raises:
+            ImportError: they need a library that is not installed.
+        """
+        return self.make()
 
 
 def _respaced(learned: bool = True, clip: bool = False, **fields: object) -> Sampling:
@@ -106,32 +117,34 @@ _SDE = {
         sde.SigmaW(), RectifiedFlow(), tangent=True, limit=math.inf, last="mean"
     ),
 }
-_ADAPTIVE = {  # from t = 1 to 0.001, then one Euler step
-    "grid": grids.Uniform(last=0.001),
-    "steps": 2,
-    "solver": Adaptive(rtol=1e-3, atol=1e-6, method="Dopri5"),
-}
 _THREE = {"guidance": 0.5, "rule": FirstChannels()}
 
+
+def _adaptive(**fields: object) -> Sampling:
+    """From t = 1 to 0.001 within a tolerance, then one Euler step."""
+    solver = Adaptive(rtol=1e-3, atol=1e-6, method="Dopri5")
+    return Sampling(grid=grids.Uniform(last=0.001), steps=2, solver=solver, **fields)
+
+
 _SIT: Mapping[str, Way] = {
-    "sit-ode": Way(Sampling(**_ODE)),
-    "sit-ode-guided": Way(Sampling(**_ODE, guidance=0.5)),
-    "sit-ode-guided-3": Way(Sampling(**_ODE, **_THREE)),
-    "sit-adaptive-guided-3": Way(Sampling(**_ADAPTIVE, **_THREE), {"sit-xl2-256": 2.15}),
-    "sit-sde": Way(Sampling(**_SDE), {"sit-xl2-256": 8.61}),
-    "sit-sde-guided": Way(Sampling(**_SDE, guidance=0.5)),
-    "sit-sde-guided-3": Way(Sampling(**_SDE, **_THREE), {"sit-xl2-256": 2.06}),
+    "sit-ode": Way(partial(Sampling, **_ODE)),
+    "sit-ode-guided": Way(partial(Sampling, **_ODE, guidance=0.5)),
+    "sit-ode-guided-3": Way(partial(Sampling, **_ODE, **_THREE)),
+    "sit-adaptive-guided-3": Way(partial(_adaptive, **_THREE), {"sit-xl2-256": 2.15}),
+    "sit-sde": Way(partial(Sampling, **_SDE), {"sit-xl2-256": 8.61}),
+    "sit-sde-guided": Way(partial(Sampling, **_SDE, guidance=0.5)),
+    "sit-sde-guided-3": Way(partial(Sampling, **_SDE, **_THREE), {"sit-xl2-256": 2.06}),
 }
 SAMPLING: Mapping[str, Way] = MappingProxyType(
     {
-        "dit": Way(_respaced(), {"dit-xl2-256": 9.62}),
-        "dit-guided": Way(_respaced(guidance=0.5)),
+        "dit": Way(_respaced, {"dit-xl2-256": 9.62}),
+        "dit-guided": Way(partial(_respaced, guidance=0.5)),
         "dit-guided-3": Way(
-            _respaced(**_THREE), {"dit-xl2-256": 2.27, "dit-xl2-512": 3.04}
+            partial(_respaced, **_THREE), {"dit-xl2-256": 2.27, "dit-xl2-512": 3.04}
         ),
         **{n: dataclasses.replace(way, path=RectifiedFlow) for n, way in _SIT.items()},
-        "adm": Way(_respaced(clip=True), {"adm-64": 2.07}),
-        "iddpm": Way(_respaced(clip=True)),
+        "adm": Way(partial(_respaced, clip=True), {"adm-64": 2.07}),
+        "iddpm": Way(partial(_respaced, clip=True)),
     }
 )
 """The published ways to sample. With "-guided" the scale is 1.5 for all channels, with
