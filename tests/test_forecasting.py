@@ -105,9 +105,20 @@ def test_what_fits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = list(forecasting.table(TINY, "v5e:2x2"))
     assert any("does not fit (Used 20.00G of 15.75G hbm)" in line for line in lines)
     assert "it fits with --config.fsdp=4 --config.accumulation=2:" in lines
+    assert any("for the gradient of 4 images" in line for line in lines)
     assert tried[0] == (False, 1, 1)
     assert tried[-1] == (False, 4, 2)
     assert any("of 15.75 GiB: fits" in line for line in lines)
+
+
+def test_a_gpu_without_enough_memory_has_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter((17 * 2**30, 2**30))
+    monkeypatch.setattr(forecasting, "topology", lambda name: HERE)
+    monkeypatch.setattr(forecasting, "mesh_of", lambda run, where, sample=False: MESH)
+    monkeypatch.setattr(forecasting, "compile_for", lambda *_: result(next(sizes)))
+    lines = list(forecasting.table(TINY, "v5e:2x2"))
+    assert any("of 15.75 GiB: does not fit" in line for line in lines)
+    assert "it fits with --config.network.remat=true:" in lines
 
 
 def test_a_network_that_never_fits_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,19 +261,38 @@ def table(experiment: Experiment, name: str, sample: bool = False) -> Iterator[s
     mesh = mesh_of(experiment, where, sample)
     shape = " x ".join(f"{mesh.shape[axis]} {axis}" for axis in mesh.axis_names)
     yield f"{mesh.size} x {where.chip.title} ({shape}); on one of them:"
-    for part, size in state_parts(experiment, mesh, sample).items():
-        yield _line(part, gib(size), NOTES[part])
+    yield from _given(experiment, mesh, sample)
     try:
-        yield from _report(compile_for(experiment, where, mesh, sample))
+        result = compile_for(experiment, where, mesh, sample)
+        yield from _report(result)
+        fits = result.fits
     except TooLarge as error:
-        have = gib(where.chip.memory)
+        have, fits = gib(where.chip.memory), False
         yield _line("total", "too much", f"of {have}: does not fit ({error})")
+    if not fits:
         if sample:
             raise TooLarge(
                 f"{padded(experiment, mesh)} images at a time do not fit on {name}: set "
                 "--config.sampling.images lower"
-            ) from None
+            )
         yield from _fitting(experiment, where)
+
+
+def _given(experiment: Experiment, mesh: Mesh, sample: bool) -> Iterator[str]:
+    """The lines that follow from shapes, without a compiler."""
+    shapes, e = state_shapes(experiment), experiment
+    notes = {
+        "parameters": f"{memory.count(shapes.params):,} in all, float32",
+        "averages": f"{len(optim.averages(shapes.opt_state))} of the parameters",
+        "moments": "Adam's",
+        "batch": f"{e.batch_size // mesh.size} of {e.batch_size:,} images",
+    }
+    for part, size in state_parts(experiment, mesh, sample).items():
+        yield _line(part, gib(size), notes[part])
+    if not sample:
+        images = e.batch_size // mesh.size // e.accumulation
+        note = f"for the gradient of {images} images, as traced; a part of temporary"
+        yield _line("kept", gib(memory.kept(experiment, images)), note)
 
 
 def _fitting(experiment: Experiment, where: Topology) -> Iterator[str]:
@@ -300,10 +319,6 @@ def _fitting(experiment: Experiment, where: Topology) -> Iterator[str]:
 
 
 NOTES = {
-    "parameters": "float32",
-    "averages": "as many as the optimizer keeps",
-    "moments": "Adam's",
-    "batch": "images and labels",
     "padding": "of the above to the chip's tiles, and small arrays",
     "temporary": "activations, gradients and workspace, by the compiler's plan",
     "program": "its code",
