@@ -29,6 +29,13 @@ def result(size: int, **more: Any) -> Forecast:
     return Forecast(HERE, MESH, 16, parts, costs, 100.0)
 
 
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every topology is this machine's; what the gradient keeps is not traced."""
+    monkeypatch.setattr(forecasting, "topology", lambda name: HERE)
+    monkeypatch.setattr(forecasting, "mesh_of", lambda run, where, sample=False: MESH)
+    monkeypatch.setattr(forecasting.memory, "kept", lambda run, images: 0)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -99,8 +106,7 @@ def test_what_fits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
             raise TooLarge("Used 20.00G of 15.75G hbm")
         return result(2**30 if run.fsdp == 4 else 17 * 2**30)
 
-    monkeypatch.setattr(forecasting, "topology", lambda name: HERE)
-    monkeypatch.setattr(forecasting, "mesh_of", lambda run, where, sample=False: MESH)
+    here(monkeypatch)
     monkeypatch.setattr(forecasting, "compile_for", compile_for)
     lines = list(forecasting.table(TINY, "v5e:2x2"))
     assert any("does not fit (Used 20.00G of 15.75G hbm)" in line for line in lines)
@@ -113,8 +119,7 @@ def test_what_fits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_without_enough_memory_has_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter((17 * 2**30, 2**30))
-    monkeypatch.setattr(forecasting, "topology", lambda name: HERE)
-    monkeypatch.setattr(forecasting, "mesh_of", lambda run, where, sample=False: MESH)
+    here(monkeypatch)
     monkeypatch.setattr(forecasting, "compile_for", lambda *_: result(next(sizes)))
     lines = list(forecasting.table(TINY, "v5e:2x2"))
     assert any("of 15.75 GiB: does not fit" in line for line in lines)
@@ -125,8 +130,7 @@ def test_a_network_that_never_fits_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     def compile_for(*_: Any) -> Forecast:
         raise TooLarge("40.00 GiB of parameters, averages and moments alone")
 
-    monkeypatch.setattr(forecasting, "topology", lambda name: HERE)
-    monkeypatch.setattr(forecasting, "mesh_of", lambda run, where, sample=False: MESH)
+    here(monkeypatch)
     monkeypatch.setattr(forecasting, "compile_for", compile_for)
     with pytest.raises(
         TooLarge, match=r"too large for v5e:2x2: .* .40.00 GiB of parameters"
@@ -156,3 +160,11 @@ def test_the_report_has_its_numbers() -> None:
     assert numbers["images_per_second"] == 32
     assert numbers["memory"]["total"] == 3 * 2**30 + 2**20
     assert numbers["share_of_peak"] == pytest.approx(0.2)
+
+
+def test_a_sampler_draws_a_batch_that_splits_over_the_devices() -> None:
+    short = dataclasses.replace(TINY.sampling, steps=2, images=6)
+    lowered = forecasting.sampling(dataclasses.replace(TINY, sampling=short), MESH)
+    assert lowered.out_info.shape == (8, 8, 8, 1)
+    parts = forecasting.state_parts(TINY, MESH, True)
+    assert list(parts) == ["parameters"]  # no optimizer, no averages
