@@ -240,6 +240,25 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return linked(markdown)
 
 
-if __name__ == "__main__":
+def examples() -> dict[str, bool]:
+    """The functions and classes among the public names, and whether each has an example."""
+    shown = {}
     for name, target in public_names().items():
-        print(f"{name:50s} {target}")
+        module, _, own = target.rpartition(".")
+        node = defined(module)[own]
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            parts = [
+                n for n in ast.walk(node) if isinstance(n, type(node) | ast.FunctionDef)
+            ]
+            shown[name] = any(">>>" in (ast.get_docstring(n) or "") for n in parts)
+    return shown
+
+
+if __name__ == "__main__":
+    shown = examples()
+    entries = [name for name, _ in architecture.public()]
+    print(f"entries of the API reference: {len(entries)}, methods included")
+    print(f"names reached as jd.name or jd.package.name: {len(public_names())}")
+    print(f"functions and classes among them: {len(shown)}")
+    print(f"of these with an example: {sum(shown.values())}")
+    print("without:", *(name for name, example in shown.items() if not example))
