@@ -9,7 +9,6 @@ trained: a few seconds on a CPU.
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,15 +26,6 @@ PATHS = {"cosine": jd.Cosine(), "flow": jd.RectifiedFlow(), "EDM": jd.LogSigma(0
 STARTS = jnp.linspace(-1.8, 1.8, 6)[:, None]
 
 
-def denoise(x: jax.Array, at: jd.NoiseLevel, cond: jd.Condition) -> jd.Denoised:
-    """E[x0 | x] of the two blobs."""
-    nearer = -((x - at.alpha * BLOBS.means.T) ** 2) / 2
-    share = jax.nn.softmax(nearer / ((at.alpha * BLOBS.std) ** 2 + at.sigma**2))
-    r2 = (at.alpha * BLOBS.std) ** 2 + at.sigma**2
-    means = (at.alpha * BLOBS.std**2 * x + at.sigma**2 * BLOBS.means.T) / r2
-    return jd.Denoised((share * means).sum(1, keepdims=True))
-
-
 def one_law() -> Figure:
     """Paths in the plane of (alpha, sigma), and Euler's error on each of them."""
     figure, (plane, error) = plots.blank(
@@ -50,7 +40,7 @@ def one_law() -> Figure:
         plane.plot(few.alpha, few.sigma, "o", ms=4.5, mec="white", color=look["color"])
         start = STARTS * float(few.sigma[0])
         draw = lambda solver, n, p=path, s=start: jd.sampling.follow(
-            denoise, jd.UNCONDITIONAL, None, s, jd.grids.Uniform()(p, int(n)), solver
+            BLOBS, jd.UNCONDITIONAL, None, s, jd.grids.Uniform()(p, int(n)), solver
         )
         exact = draw(jd.Heun(), 4096)
         errors = [float(jnp.abs(draw(jd.Euler(), n) - exact).mean()) for n in counts]
@@ -77,7 +67,7 @@ def one_symmetry() -> Figure:
         levels = jd.grids.UniformLogSNR(-5.9, 7.8)(path, 400)
         scale = np.hypot(levels.alpha, levels.sigma)
         way = jd.sampling.trajectory(
-            denoise, jd.UNCONDITIONAL, None, STARTS * scale[0], levels, jd.Heun()
+            BLOBS, jd.UNCONDITIONAL, None, STARTS * scale[0], levels, jd.Heun()
         )
         x = np.asarray(way.x[:-1, :, 0])
         draw = {**look, "lw": lw}

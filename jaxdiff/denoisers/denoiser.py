@@ -33,6 +33,12 @@ def denoiser(apply: Apply, params: PyTree, parameterization: Parameterization) -
     The result is a pure function of (x, level, condition); levels, inputs and outputs
     are float32 at least, whatever the network computes in.
 
+    >>> from jaxdiff.denoisers.parameterizations import V
+    >>> silent = lambda params, x, c_noise, cond: Output(jnp.zeros_like(x))
+    >>> toy = denoiser(silent, {}, V())  # v = 0: D = alpha x
+    >>> round(float(toy(jnp.ones((1, 2)), NoiseLevel(0.6, 0.8)).x0[0, 0]), 4)
+    0.6
+
     Raises:
         ValueError: `apply` is a module instead of a function, or does not return an
             `Output` of the shape of x.
@@ -94,7 +100,12 @@ def during(
 
 @dataclass(frozen=True)
 class Clipped:
-    """A denoiser whose x0 is held to [-limit, limit], where the data are [DDPM]."""
+    """A denoiser whose x0 is held to [-limit, limit], where the data are [DDPM].
+
+    >>> toy = Clipped(gaussian_denoiser(3.0, 0.5))
+    >>> float(toy(jnp.zeros((1, 1)), NoiseLevel(0.0, 1.0)).x0[0, 0])
+    1.0
+    """
 
     denoise: Denoiser
     limit: float = 1.0

@@ -37,7 +37,11 @@ class NoiseLabel(Protocol):
 @dataclass(frozen=True)
 @checked
 class LogSigmaLabel:
-    """ln(sigma / alpha) / 4 = -logsnr / 8 [EDM tab. 1], with |logsnr| held to `limit`."""
+    """ln(sigma / alpha) / 4 = -logsnr / 8 [EDM tab. 1], with |logsnr| held to `limit`.
+
+    >>> round(float(LogSigmaLabel()(NoiseLevel(1.0, jnp.e))), 4)
+    0.25
+    """
 
     limit: Limit = 20.0
 
@@ -51,7 +55,11 @@ class LogSigmaLabel:
 @dataclass(frozen=True)
 @checked
 class AngleLabel:
-    """(2 / pi) atan2(sigma, alpha), in [0, 1]; exact at both ends of any path."""
+    """(2 / pi) atan2(sigma, alpha), in [0, 1]; exact at both ends of any path.
+
+    >>> float(AngleLabel()(NoiseLevel(0.0, 1.0))), float(AngleLabel()(NoiseLevel(1.0, 1.0)))
+    (1.0, 0.5)
+    """
 
     def __call__(self, at: NoiseLevel) -> Float[Array, "..."]:
         return 2 / jnp.pi * jnp.arctan2(at.sigma, at.alpha)
@@ -81,7 +89,12 @@ class TimeLabel:
 @dataclass(frozen=True)
 @checked
 class X0:
-    """The network predicts the data."""
+    """The network predicts the data.
+
+    >>> scale = X0()(NoiseLevel(0.6, 0.8))
+    >>> round(float(scale.c_skip), 4), round(float(scale.c_out), 4)
+    (0.0, 1.0)
+    """
 
     label: NoiseLabel = LogSigmaLabel()
     has_pole_at_pure_noise = False
@@ -94,7 +107,12 @@ class X0:
 @dataclass(frozen=True)
 @checked
 class Eps:
-    """The network predicts the noise [DDPM]; undefined at alpha = 0."""
+    """The network predicts the noise [DDPM]; undefined at alpha = 0.
+
+    >>> scale = Eps()(NoiseLevel(0.5, 1.0))
+    >>> round(float(scale.c_skip), 4), round(float(scale.c_out), 4)
+    (2.0, -2.0)
+    """
 
     label: NoiseLabel = LogSigmaLabel()
     has_pole_at_pure_noise = True
@@ -106,7 +124,12 @@ class Eps:
 @dataclass(frozen=True)
 @checked
 class V:
-    """The network predicts v / r; v itself where the path preserves variance [PD]."""
+    """The network predicts v / r; v itself where the path preserves variance [PD].
+
+    >>> scale = V()(NoiseLevel(0.6, 0.8))
+    >>> round(float(scale.c_skip), 4), round(float(scale.c_out), 4)
+    (0.6, -0.8)
+    """
 
     label: NoiseLabel = LogSigmaLabel()
     has_pole_at_pure_noise = False
@@ -119,7 +142,12 @@ class V:
 @dataclass(frozen=True)
 @checked
 class Flow:
-    """The network predicts eps - x0, the velocity of the rectified flow, on any path."""
+    """The network predicts eps - x0, the velocity of the rectified flow, on any path.
+
+    >>> scale = Flow()(NoiseLevel(0.25, 0.75))
+    >>> round(float(scale.c_skip), 4), round(float(scale.c_out), 4)
+    (1.0, -0.75)
+    """
 
     label: NoiseLabel = LogSigmaLabel()
     has_pole_at_pure_noise = False
@@ -132,7 +160,12 @@ class Flow:
 @dataclass(frozen=True)
 @checked
 class Score:
-    """The network predicts r score, the score at unit scale; undefined at alpha = 0."""
+    """The network predicts r score, the score at unit scale; undefined at alpha = 0.
+
+    >>> scale = Score()(NoiseLevel(0.6, 0.8))
+    >>> round(float(scale.c_skip), 4), round(float(scale.c_out), 4)
+    (1.6667, 1.0667)
+    """
 
     label: NoiseLabel = LogSigmaLabel()
     has_pole_at_pure_noise = True
@@ -148,6 +181,10 @@ class EDM:
     """Unit variance in, unit variance out, on any path [EDM eq. 7, tab. 1].
 
     sigma_data is the standard deviation of the data, 0.5 for images in [-1, 1].
+
+    >>> scale = EDM(sigma_data=0.5)(NoiseLevel(1.0, 0.5))
+    >>> round(float(scale.c_skip), 4), round(float(scale.c_out), 4)
+    (0.5, 0.3536)
     """
 
     sigma_data: Positive = 0.5
@@ -170,6 +207,10 @@ class Unscaled:
     """The network sees x itself, and no level: for `networks.LevelEstimator`.
 
     c_in of every other row follows the level, which an estimator would read off it.
+
+    >>> scale = Unscaled()(NoiseLevel(1.0, 3.0))
+    >>> float(scale.c_in), float(scale.c_noise)
+    (1.0, 0.0)
     """
 
     has_pole_at_pure_noise = False

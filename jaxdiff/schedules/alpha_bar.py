@@ -54,6 +54,10 @@ class OffsetCosine:
     """Improved DDPM's cosine schedule in continuous time, without the cap [IDDPM eq. 17].
 
     The offset keeps the first steps from being too small: sigma grows as sqrt(t).
+
+    >>> at = OffsetCosine()(0.5)
+    >>> round(float(at.alpha), 4), round(float(at.sigma), 4)
+    (0.7027, 0.7114)
     """
 
     s: Annotated[float, Range(0, above=True, note="s = 0 is Cosine()")] = 0.008
@@ -82,6 +86,10 @@ class ChenSigmoid:
 
     Not the same as `SigmoidBetas`. The published code holds alpha^2 above 1e-9; here
     the path ends on pure noise.
+
+    >>> at = ChenSigmoid()(0.5)
+    >>> round(float(at.alpha), 4), round(float(at.sigma), 4)
+    (0.7071, 0.7071)
     """
 
     start: LogSNR = -3.0
@@ -118,7 +126,12 @@ class ChenSigmoid:
 @dataclass(frozen=True)
 @checked
 class ChenCosine:
-    """A piece of a power of the cosine as the power alpha^2 [Chen]; (0, 1, 1) is Cosine."""
+    """A piece of a power of the cosine as the power alpha^2 [Chen]; (0, 1, 1) is Cosine.
+
+    >>> at = ChenCosine()(0.5)
+    >>> round(float(at.alpha), 4), round(float(at.sigma), 4)
+    (0.7071, 0.7071)
+    """
 
     start: Fraction = 0.0
     end: Fraction = 1.0
@@ -175,6 +188,10 @@ class BoundedCosine:
     The interpolated schedule of [SimpleDiffusion] for images of side d has
     shift = d / noise_d, its `noise_d_low` at the noise and `noise_d_high` at the data;
     the listing in that paper lets the shift move the ends, `Shifted(BoundedCosine(), k)`.
+
+    >>> at = BoundedCosine()(0.5)
+    >>> round(float(at.alpha), 4), round(float(at.sigma), 4)
+    (0.7071, 0.7071)
     """
 
     logsnr_min: LogSNR = -15.0

@@ -44,7 +44,12 @@ class Betas(Protocol):
 @dataclass(frozen=True)
 @checked
 class LinearBetas:
-    """DDPM's betas, its end points scaled by 1000 / steps as [IDDPM] does."""
+    """DDPM's betas, its end points scaled by 1000 / steps as [IDDPM] does.
+
+    >>> betas = LinearBetas()()
+    >>> round(float(betas[0]), 6), round(float(betas[-1]), 6)
+    (0.0001, 0.02)
+    """
 
     steps: Entries = 1000
     start: Positive = 1e-4
@@ -70,6 +75,10 @@ class ScaledLinearBetas:
     """Stable Diffusion's betas: linear in sqrt(beta). Its configs call it "linear".
 
     The class-conditional models of [LDM] run from 0.0015 to 0.0195.
+
+    >>> betas = ScaledLinearBetas()()
+    >>> round(float(betas[0]), 6), round(float(betas[-1]), 6)
+    (0.00085, 0.012)
     """
 
     steps: Entries = 1000
@@ -83,7 +92,12 @@ class ScaledLinearBetas:
 @dataclass(frozen=True)
 @checked
 class LDMSqrtBetas:
-    """The "sqrt" of [LDM]: beta is the square root of a straight line."""
+    """The "sqrt" of [LDM]: beta is the square root of a straight line.
+
+    >>> betas = LDMSqrtBetas()()
+    >>> round(float(betas[0]), 6), round(float(betas[-1]), 6)
+    (0.01, 0.141421)
+    """
 
     steps: Entries = 1000
     start: Positive = 1e-4
@@ -96,7 +110,12 @@ class LDMSqrtBetas:
 @dataclass(frozen=True)
 @checked
 class SigmoidBetas:
-    """The logistic function as beta [GeoDiff]; not the same as `ChenSigmoid`."""
+    """The logistic function as beta [GeoDiff]; not the same as `ChenSigmoid`.
+
+    >>> betas = SigmoidBetas()()
+    >>> round(float(betas[0]), 6), round(float(betas[-1]), 6)
+    (0.000149, 0.019951)
+    """
 
     steps: Entries = 1000
     start: Positive = 1e-4
@@ -110,7 +129,12 @@ class SigmoidBetas:
 @dataclass(frozen=True)
 @checked
 class CosineBetas:
-    """alpha_bar = cos^2((u + s) / (1 + s) pi / 2), u = i / T, capped [IDDPM eq. 17]."""
+    """alpha_bar = cos^2((u + s) / (1 + s) pi / 2), u = i / T, capped [IDDPM eq. 17].
+
+    >>> betas = CosineBetas()()
+    >>> round(float(betas[0]), 6), round(float(betas[-1]), 6)
+    (4.1e-05, 0.999)
+    """
 
     steps: Entries = 1000
     s: NonNegative = 0.008
@@ -123,7 +147,12 @@ class CosineBetas:
 @dataclass(frozen=True)
 @checked
 class DiffusionLMBetas:
-    """The "sqrt" of [DiffusionLM]: alpha_bar = 1 - sqrt(u + 1e-4), much noise at once."""
+    """The "sqrt" of [DiffusionLM]: alpha_bar = 1 - sqrt(u + 1e-4), much noise at once.
+
+    >>> betas = DiffusionLMBetas()()
+    >>> round(float(betas[0]), 4), round(float(betas[-1]), 4)
+    (0.0234, 0.999)
+    """
 
     steps: Entries = 1000
     max_beta: PositiveFraction = 0.999
@@ -135,7 +164,12 @@ class DiffusionLMBetas:
 @dataclass(frozen=True)
 @checked
 class ExpBetas:
-    """alpha_bar = exp(-rate u): the same beta in every step."""
+    """alpha_bar = exp(-rate u): the same beta in every step.
+
+    >>> betas = ExpBetas()()
+    >>> round(float(betas[0]), 6), round(float(betas[-1]), 6)
+    (0.011928, 0.011928)
+    """
 
     steps: Entries = 1000
     rate: Positive = 12.0
@@ -152,6 +186,9 @@ class LaplaceBetas:
 
     The quantiles of a Laplace law of the logsnr [Laplace]; the root is that of the
     implementation in common use, so that l is not the logsnr itself.
+
+    >>> round(float(np.cumprod(1 - LaplaceBetas()())[499]), 3)  # sqrt(1 / 2) half way
+    0.707
     """
 
     steps: Entries = 1000
@@ -169,7 +206,11 @@ class LaplaceBetas:
 @dataclass(frozen=True)
 @checked
 class ListedBetas:
-    """Any betas, written out."""
+    """Any betas, written out.
+
+    >>> ListedBetas((0.1, 0.2))()
+    array([0.1, 0.2])
+    """
 
     betas: Annotated[tuple[PositiveFraction, ...], Items(1)]
 

@@ -27,7 +27,12 @@ from jaxdiff.types.ranges import Items, Whole, checked
 @dataclass(frozen=True)
 @checked
 class ZeroTerminalBetas:
-    """Betas moved to sqrt(alpha_bar_T) = 0, sqrt(alpha_bar_1) kept [ZTSNR alg. 1]."""
+    """Betas moved to sqrt(alpha_bar_T) = 0, sqrt(alpha_bar_1) kept [ZTSNR alg. 1].
+
+    >>> from jaxdiff.schedules import LinearBetas
+    >>> float(ZeroTerminalBetas(LinearBetas())()[-1])
+    1.0
+    """
 
     of: Betas
 

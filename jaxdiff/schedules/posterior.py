@@ -93,7 +93,12 @@ class Variance(Protocol):
 @dataclass(frozen=True)
 @checked
 class SmallVariance:
-    """ln small: exact where the data are one point."""
+    """ln small: exact where the data are one point.
+
+    >>> step = posterior(NoiseLevel(0.0, 1.0), to=NoiseLevel(0.8, 0.6))
+    >>> round(float(jnp.exp(SmallVariance()(step))), 4)  # 0.6^2
+    0.36
+    """
 
     def __call__(self, between: Posterior, v: Any = None) -> Float[Array, "..."]:
         return _log(between.small)
@@ -102,7 +107,12 @@ class SmallVariance:
 @dataclass(frozen=True)
 @checked
 class LargeVariance:
-    """ln large, exact where x0 ~ N(0, I); ln small on the data, for a sharper decoder."""
+    """ln large, exact where x0 ~ N(0, I); ln small on the data, for a sharper decoder.
+
+    >>> step = posterior(NoiseLevel(0.0, 1.0), to=NoiseLevel(0.8, 0.6))
+    >>> float(jnp.exp(LargeVariance()(step)))  # 0.8^2 + 0.6^2
+    1.0
+    """
 
     def __call__(self, between: Posterior, v: Any = None) -> Float[Array, "..."]:
         return _log(jnp.where(between.lands, between.small, between.large))
@@ -115,6 +125,10 @@ class LearnedVariance:
 
     v is the network's output, unbounded: -1 is `small` and +1 is `large`.
     Being a rule between two levels, it holds on any grid of steps.
+
+    >>> step = posterior(NoiseLevel(0.0, 1.0), to=NoiseLevel(0.8, 0.6))
+    >>> round(float(jnp.exp(LearnedVariance()(step, v=0.0))), 4)  # their geometric mean
+    0.6
     """
 
     def __call__(self, between: Posterior, v: Any) -> Float[Array, "..."]:

@@ -146,6 +146,9 @@ class Condition:
     """A network's inputs besides x and the noise level; None = not given.
 
     Every field can be withheld from single images, as guidance needs.
+
+    >>> Condition(label=jnp.array([3, -1])).label.tolist()  # class 3, and none
+    [3, -1]
     """
 
     label: Leaf | None = None

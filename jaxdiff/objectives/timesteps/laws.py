@@ -63,7 +63,12 @@ def independent(
 @dataclass(frozen=True)
 @checked
 class Uniform:
-    """t uniform in [low, high)."""
+    """t uniform in [low, high).
+
+    >>> from jaxdiff.schedules import Cosine
+    >>> round(float(Uniform(low=0.2, high=0.6).quantile(0.5, Cosine())), 4)
+    0.4
+    """
 
     low: Fraction = 0.0
     high: Fraction = 1.0
@@ -92,6 +97,11 @@ class UniformEntries:
     """One of a table's T entries, each as often: t = (i + 1) / T [DDPM].
 
     Its density is that of the entries' cells, each an interval of 1 / T around its t.
+
+    >>> from jaxdiff.schedules import ListedBetas, Table
+    >>> table = Table(ListedBetas((0.1, 0.1, 0.1, 0.1)))
+    >>> [float(UniformEntries().quantile(u, table)) for u in (0.0, 0.3, 0.6, 0.9)]
+    [0.25, 0.5, 0.75, 1.0]
     """
 
     def quantile(self, u: Real, schedule: Schedule) -> Time:
@@ -111,7 +121,13 @@ class UniformEntries:
 @dataclass(frozen=True)
 @checked
 class LogUniformSigma:
-    """ln(sigma / alpha) uniform between the logarithms of two noise levels, on any path."""
+    """ln(sigma / alpha) uniform between the logarithms of two noise levels, on any path.
+
+    >>> from jaxdiff.schedules import LogSigma
+    >>> median = LogUniformSigma(sigma_min=0.01, sigma_max=100.0).quantile(0.5, LogSigma())
+    >>> round(float(LogSigma()(median).sigma), 3)
+    1.0
+    """
 
     sigma_min: Positive = 0.01
     sigma_max: Positive = 80.0
@@ -145,6 +161,11 @@ class NormalLogSigma:
     """ln(sigma / alpha) ~ N(mean, std^2), on any path [EDM tab. 1].
 
     EDM uses -1.2 and 1.2, EDM2 -0.4 and 1.0 for latents, -0.8 and 1.6 for pixels.
+
+    >>> from jaxdiff.schedules import LogSigma
+    >>> median = NormalLogSigma(mean=-1.2).quantile(0.5, LogSigma())
+    >>> round(float(LogSigma()(median).sigma), 3)  # exp(-1.2)
+    0.301
     """
 
     mean: LogSNR = -1.2

@@ -82,6 +82,9 @@ class Beta:
     """sigma at the quantiles of a beta law between its ends, then 0, alpha = 1.
 
     Its density is high at both ends for a, b < 1, and so are the steps'.
+
+    >>> Beta(1.0, 3.0, a=1.0, b=1.0)(None, 3).sigma.round(6).tolist()  # a uniform law
+    [3.0, 2.0, 1.0, 0.0]
     """
 
     sigma_min: Positive = 0.002
@@ -108,6 +111,9 @@ class LogLinear:
 
     The lists of [AYS] are `AYS_SD15`, `AYS_SDXL` and `AYS_SVD`; they hold sigma / alpha,
     which is not a flow's t.
+
+    >>> LogLinear((4.0, 1.0))(None, 3).sigma.round(6).tolist()
+    [4.0, 2.0, 1.0, 0.0]
     """
 
     sigmas: Annotated[tuple[Annotated[float, ABOVE_0], ...], Items(2)] = AYS_SD15

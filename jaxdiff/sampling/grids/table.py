@@ -19,6 +19,11 @@ class Leading:
     As DDPM's and Stable Diffusion's samplers count (offset 0 and 1), entry 0 being one
     step of noise. It starts below the last entry, by s or more: sampling begins with pure
     noise where the network knows a trace of an image [ZTSNR tab. 2]. For comparison.
+
+    >>> from jaxdiff.schedules import ListedBetas, Table
+    >>> table = Table(ListedBetas((0.5, 0.5, 0.5, 0.5)))  # alpha^2 is 1/2, 1/4, 1/8, 1/16
+    >>> (Leading()(table, 2).alpha ** 2).round(6).tolist()
+    [0.125, 0.5, 1.0]
     """
 
     offset: Annotated[int, Whole(0, 10**6)] = 0
@@ -40,6 +45,11 @@ class Linspace:
     """N of a table's T entries, evenly from the last to the first, then the data.
 
     Halves round to even [ZTSNR tab. 2]. One step starts, and ends, on the first entry.
+
+    >>> from jaxdiff.schedules import ListedBetas, Table
+    >>> table = Table(ListedBetas((0.5, 0.5, 0.5, 0.5)))  # alpha^2 is 1/2, 1/4, 1/8, 1/16
+    >>> (Linspace()(table, 2).alpha ** 2).round(6).tolist()
+    [0.0625, 0.5, 1.0]
     """
 
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:
@@ -55,6 +65,11 @@ class Trailing:
 
     It starts on the last entry, as sampling from pure noise must [ZTSNR tab. 2]. Halves
     round to even; on a closed-form schedule it is `Uniform`.
+
+    >>> from jaxdiff.schedules import ListedBetas, Table
+    >>> table = Table(ListedBetas((0.5, 0.5, 0.5, 0.5)))  # alpha^2 is 1/2, 1/4, 1/8, 1/16
+    >>> (Trailing()(table, 2).alpha ** 2).round(6).tolist()
+    [0.0625, 0.25, 1.0]
     """
 
     def __call__(self, schedule: Schedule, steps: int) -> NoiseLevel:

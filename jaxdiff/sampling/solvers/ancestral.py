@@ -33,6 +33,11 @@ class Ancestral:
 
     `variance` is `SmallVariance`, `LargeVariance`, or `LearnedVariance` for a network with
     that head; the first two leave a head unused.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(Ancestral(), Karras()(None, 32))
+    32
     """
 
     variance: Variance = SmallVariance()

@@ -38,6 +38,11 @@ class DEIS:
     """Exponential Adams on eps_hat, a polynomial in ln s, N evaluations [DEIS].
 
     It has the order of convergence in its name; a step that lands is of order 1.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(DEIS(order=3), Karras()(None, 32))
+    32
     """
 
     order: Annotated[int, Whole(1, 4)] = 3
@@ -65,6 +70,11 @@ class LMS:
     """Adams-Bashforth in s = sigma / alpha on eps_hat, N evaluations: k-diffusion's LMS.
 
     It keeps its order on the step that lands on the data.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(LMS(order=4), Karras()(None, 32))
+    32
     """
 
     order: Annotated[int, Whole(1, 4)] = 4

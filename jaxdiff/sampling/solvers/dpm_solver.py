@@ -58,6 +58,11 @@ class DPMSolverPP:
     steps. "midpoint" takes c_0 / 2 on all steps of order 2, including those at the start
     and the end of order 3. `tail` lowers the order on the last steps, as is advised below
     15 steps.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(DPMSolverPP(order=3), Karras()(None, 32))
+    32
     """
 
     order: Annotated[int, Whole(1, 3)] = 2
@@ -127,6 +132,11 @@ class UniPC:
     of `SHORTCUTS`; the published two differ where one node is left, and there alone. With
     `tail`, as published, the order falls on the last steps, which leaves order 2 on a grid
     that stops before the data. `UniP` by itself is `DPMSolverPP(tail=True)`.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(UniPC(order=2), Karras()(None, 32))
+    32
     """
 
     order: Annotated[int, Whole(1, 3)] = 3

@@ -65,6 +65,11 @@ class Euler:
 
     It is DPM-Solver++ and LMS of order 1 as well. With churn it is the stochastic sampler
     of [EDM alg. 2] without its correction; the fields are those of `Heun`.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(Euler(), Karras()(None, 32))
+    32
     """
 
     churn: NonNegative = 0.0
@@ -98,6 +103,11 @@ class Heun:
 
     With churn > 0 each step first adds noise, up to sqrt(2) times the level, where
     churn_min <= sigma / alpha <= churn_max: EDM's stochastic sampler [EDM alg. 2].
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(Heun(), Karras()(None, 32))  # one evaluation on the last step
+    63
     """
 
     churn: NonNegative = 0.0
@@ -137,6 +147,11 @@ class DDIM:
     eta = 0 is `Euler`; eta = 1 is ancestral sampling with [DDPM]'s smaller variance, which
     is Euler ancestral of k-diffusion and the SDE form of DPM-Solver++ of order 1, each on
     any path.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(DDIM(eta=0.5), Karras()(None, 32))
+    32
     """
 
     eta: Fraction = 1.0

@@ -55,6 +55,11 @@ class DPMSolverPP2S:
     part of a step and over all of it are of one Brownian motion in sigma / alpha, without
     which it is of weak order 1. With `ancestral` there is noise after the whole step alone:
     DPM++ 2S ancestral. Noise is split off as in `DDIM`.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(DPMSolverPP2S(), Karras()(None, 32))
+    63
     """
 
     eta: Fraction = 0.0

@@ -56,6 +56,11 @@ class RungeKutta:
     on D and leaves an error of order 2; with `full` it is a step like any other, whose
     stages on the data cost nothing: for smooth laws and networks that are good at small
     noise. The clock's slopes must be finite where the grid goes.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(RungeKutta(method="rk4"), Karras()(None, 32))  # 4 on all steps but the last
+    125
     """
 
     clock: Schedule = RectifiedFlow()

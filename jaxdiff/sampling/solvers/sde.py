@@ -154,6 +154,11 @@ class EulerMaruyama:
     instead of its increments; on the straight path both are one. `limit` bounds
     w h / (2 sigma^2), `last` is the rule of a step onto the data, one of `LAST`.
     SiT's sampler is tangent=True, limit=inf, last="mean".
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(EulerMaruyama(), Karras()(None, 32))
+    32
     """
 
     diffusion: Diffusion = Proportional()
@@ -185,6 +190,11 @@ class StochasticHeun:
 
     x^ = x + sqrt(w h) noise, and x' = x^ + (k(x^, t) + k(x^ + k(x^, t), t')) / 2 for the
     drift k [SiT]. The fields are those of `EulerMaruyama`. Without noise it is `Heun`.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(StochasticHeun(), Karras()(None, 32))
+    63
     """
 
     diffusion: Diffusion = Proportional()
