@@ -59,7 +59,7 @@ class RungeKutta:
 
     >>> from jaxdiff.sampling import evaluations
     >>> from jaxdiff.sampling.grids import Karras
-    >>> evaluations(RungeKutta(method="rk4"), Karras()(None, 32))  # 4 on all steps but the last
+    >>> evaluations(RungeKutta(method="rk4"), Karras()(None, 32))  # 31 x 4 + 1
     125
     """
 
