@@ -122,6 +122,7 @@ def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any
 
 def _drawn(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
     """A run's images, and the judge with its data."""
+    scoring_flags.number()  # checked before the data are read
     model = sampling_flags.model_from_flags()
     kept = sampling_flags.beside() / "quality"
     judge = scoring_flags.judge(model.experiment.data, extractors, kept)

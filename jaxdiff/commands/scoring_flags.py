@@ -72,8 +72,12 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
     return dataclasses.replace(own, reference=against) if against else own
 
 
-def label(run: Restored) -> Int[np.ndarray, " N"]:
-    """The label of each image in all blocks: --labels in turn, or as in the data."""
+def number() -> int:
+    """The number of images in all blocks.
+
+    Raises:
+        ValueError: too many, or one of their seeds is too large.
+    """
     count = NUMBER.value * BLOCKS.value
     if count > sampling_flags.MOST:
         raise ValueError(
@@ -81,6 +85,12 @@ def label(run: Restored) -> Int[np.ndarray, " N"]:
             f"images: give fewer, at most {sampling_flags.MOST:,} in all"
         )
     generate.require_seeds(SEED.value + np.array([0, count - 1]))
+    return count
+
+
+def label(run: Restored) -> Int[np.ndarray, " N"]:
+    """The label of each image in all blocks: --labels in turn, or as in the data."""
+    count = number()
     if sampling_flags.LABELS.value:
         return np.resize(sampling_flags.labels(run), count)
     if run.experiment.network.label_dim:

@@ -74,6 +74,7 @@ def main() -> None:
     axes = [sweep_axes.axis(text) for text in OVER.value]
     points = sweep_axes.points(axes)
     _check_axes(axes)
+    scoring_flags.number()  # checked before the data are read
     kept = sampling_flags.beside() / "quality"
     out = command.output(OUT, kept / "sweep", "md", "json", "png")
     extractors = scoring_flags.extractors()

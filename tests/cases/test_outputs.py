@@ -145,15 +145,19 @@ def test_rows_of_a_sweep_that_are_damaged_are_measured_again(
     assert run(*script("sweep", at)).status == 0
     book = tmp_path / "run" / "quality" / "sweep.jsonl"
     rows = [json.loads(line) for line in book.read_text().splitlines()]
+    point = lambda row: {k: row[k] for k in row.keys() - {"blocks", "seconds"}}
+    assert point(rows[0]) != point(rows[1])
     rotten = [None, [], [3], [{}], [{"fd_pixels8": "x"}], [{"fd_pixels8": math.nan}]]
-    for blocks in [*rotten, [{"fd_pixels8": -math.inf}]]:
-        book.write_text(
-            "".join(json.dumps(row | {"blocks": blocks}) + "\n" for row in rows)
-        )
+    rotten += [[{"fd_pixels8": -math.inf}], "x"]
+    for i in range(0, len(rotten), len(rows)):  # one in each row
+        pairs = list(zip(rows, rotten[i : i + len(rows)], strict=True))
+        book.write_text("".join(json.dumps(r | {"blocks": b}) + "\n" for r, b in pairs))
         done = run(*script("sweep", at))
         assert done.status == 0, done.err
-        new = json.loads(book.read_text().splitlines()[-1])
-        assert math.isfinite(new["blocks"][0]["fd_pixels8"])
+        new = [json.loads(line) for line in book.read_text().splitlines()[-len(rows) :]]
+        assert [point(row) for row in new] == [point(row) for row in rows]
+        for row in new:
+            assert math.isfinite(row["blocks"][0]["fd_pixels8"])
 
 
 def test_more_bits_than_bytes_have_are_warned_of(workdir: Path, tmp_path: Path) -> None:
@@ -258,6 +262,7 @@ def test_a_sweep_against_another_reference_is_another(
         (("sample", f"--number={10**7 + 1}"), "upper bound|at most|in the range"),
         (("evaluate", "--number=200000", "--blocks=100"), "20,000,000 images: give fewer"),
         (("evaluate", f"--seed={2**32 - 2}"), "seeds must lie in 0"),
+        (("sweep", "--over=steps=2,3", f"--seed={2**32 - 2}"), "seeds must lie in 0"),
         (("noise_shift", f"--seed={2**32}"), "--seed"),
     ],
 )
@@ -267,6 +272,7 @@ def test_more_seeds_than_there_are_cost_nothing(
     from jaxdiff.runs import generate
 
     monkeypatch.setattr(generate, "image_keys", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(evaluation, "judge_of", lambda *_, **__: pytest.fail("read"))
     done = run(
         *command, f"--workdir={workdir}", *(["--batch=1"] * (command[0] == "sample"))
     )

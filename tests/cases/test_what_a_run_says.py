@@ -142,7 +142,7 @@ def test_the_guide_to_fine_tuning_works_as_it_says(tmp_path: Path) -> None:
             for a in shlex.split(command)
             if not re.match(r"--config\.(steps|batch_size)", a)
         ]
-        size = f"--config.batch_size={4 if number < 3 else 2}"
+        size = f"--config.batch_size={1 if number < 3 else 2}"
         done = run("train", *arguments, *TOY, size, f"--config.steps={steps}")
         assert done.status == 0, done.err
         logs.append(done.err)
@@ -150,5 +150,5 @@ def test_the_guide_to_fine_tuning_works_as_it_says(tmp_path: Path) -> None:
     assert "classes: 2 there, 3 here; labels are made anew\n" in logs[1]
     assert "trained at 16 x 16, goes on at 32 x 32" in logs[2]
     assert "made anew" not in logs[2]
-    for line in ("batch_size 4 -> 2", "accumulation 1 -> 2", "learning_rate 0.02 -> 0.01"):
+    for line in ("batch_size 1 -> 2", "accumulation 1 -> 2", "learning_rate 0.02 -> 0.01"):
         assert re.search(rf"^from step 2 on: .*{line}$", logs[3], re.MULTILINE)
