@@ -241,12 +241,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def examples() -> dict[str, bool]:
-    """The functions and classes among the public names, and whether each has an example."""
+    """The functions and classes that a user calls, and whether each has an example.
+
+    Nobody calls a protocol or an exception.
+    """
     shown = {}
     for name, target in public_names().items():
         module, _, own = target.rpartition(".")
         node = defined(module)[own]
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not _uncalled(node):
             parts = [
                 n for n in ast.walk(node) if isinstance(n, type(node) | ast.FunctionDef)
             ]
@@ -254,11 +257,17 @@ def examples() -> dict[str, bool]:
     return shown
 
 
+def _uncalled(node: ast.stmt) -> bool:
+    """Whether it is a protocol or an exception."""
+    bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
+    return any(base.startswith("Protocol") or base.endswith("Error") for base in bases)
+
+
 if __name__ == "__main__":
     shown = examples()
     entries = [name for name, _ in architecture.public()]
     print(f"entries of the API reference: {len(entries)}, methods included")
     print(f"names reached as jd.name or jd.package.name: {len(public_names())}")
-    print(f"functions and classes among them: {len(shown)}")
+    print(f"functions and classes among them that are called: {len(shown)}")
     print(f"of these with an example: {sum(shown.values())}")
     print("without:", *(name for name, example in shown.items() if not example))

@@ -79,6 +79,10 @@ def grid(
     `captions` are texts left of rows, above columns (each over columns / len(heads) of
     them) and below images.
 
+    >>> sheet = grid(np.zeros((4, 8, 8, 1), np.uint8))
+    >>> sheet.dtype.name, sheet.shape[0] == sheet.shape[1]
+    ('uint8', True)
+
     Raises:
         ValueError: no images, values that are not pixels, or texts that do not fit.
     """

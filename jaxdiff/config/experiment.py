@@ -72,6 +72,9 @@ class Sampling:
 
     Commands that draw have a flag for each field except `std` and `images`; its help is
     the text in the field's annotation.
+
+    >>> Sampling(steps=18, solver=solvers.Euler()).grid == grids.Karras()
+    True
     """
 
     grid: Annotated[Grid, "The noise levels between steps."] = grids.Karras()
@@ -148,6 +151,10 @@ class Experiment:
     `on_nonfinite` applies to a step whose loss, gradient or resulting weights are not
     finite: "stop" the run; "skip" the update but count the step; or "roll_back" to the
     last checkpoint and go on from there with other noise, up to three times.
+
+    >>> experiment = Experiment(batch_size=64, steps=10)
+    >>> experiment.seed, experiment.data.shape
+    (0, (8, 8, 1))
     """
 
     __repr__ = reprs.lines
@@ -233,6 +240,10 @@ class Experiment:
 
 def resolve(experiment: Experiment, dataset: Any) -> Experiment:
     """The experiment with network.label_dim = -1 replaced by the data's class count.
+
+    >>> experiment = Experiment(network=networks.UNet(label_dim=-1))
+    >>> resolve(experiment, experiment.data.load()).network.label_dim
+    10
 
     Raises:
         ValueError: the network has classes, but not as many as the data, or the data do

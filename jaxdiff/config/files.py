@@ -12,18 +12,29 @@ READY = Path(__file__).with_name("ready")
 
 
 def ready_names() -> list[str]:
-    """The names of the ready configs, such as "digits"."""
+    """The names of the ready configs, such as "digits".
+
+    >>> "digits" in ready_names()
+    True
+    """
     return sorted(file.stem for file in READY.glob("[!_]*.py"))
 
 
 def file_of(config: PathLike) -> Path:
-    """The file of the ready config of this name, or else the file at this path."""
+    """The file of the ready config of this name, or else the file at this path.
+
+    >>> file_of("digits").name, file_of("my/own.py").name
+    ('digits.py', 'own.py')
+    """
     path = place(config)
     return READY / f"{path}.py" if str(path) in ready_names() else path
 
 
 def from_file(config: PathLike, variant: str | None = None) -> Experiment:
     """The experiment of a config file; `variant` is the text after a colon.
+
+    >>> from_file("digits").batch_size
+    128
 
     Args:
         config: a path, or the name of a ready config. Configs start from others like this,

@@ -69,6 +69,9 @@ def from_dict(tree: Any, where: str = "config", kind: Any = Any) -> Any:
     `kind` is the type, or the annotation, that the value must have. Any tree, however
     damaged, gives such a value or a ValueError.
 
+    >>> from_dict(to_dict(Experiment(steps=10))) == Experiment(steps=10)
+    True
+
     Raises:
         ValueError: an unknown type or field, a wrong kind of value, or a value that its
             type rejects; the message starts with the path of the field.
@@ -151,12 +154,21 @@ def _unregistered(kind: Any) -> str:
 
 
 def to_config(experiment: Experiment) -> ConfigDict:
-    """The experiment as the ConfigDict that a config file returns."""
+    """The experiment as the ConfigDict that a config file returns.
+
+    >>> to_config(Experiment(steps=10)).steps
+    10
+    """
     return ConfigDict(to_dict(experiment))
 
 
 def from_config(config: ConfigDict) -> Experiment:
     """The experiment that a ConfigDict describes.
+
+    >>> config = to_config(Experiment())
+    >>> config.steps = 10  # as the flag --config.steps=10 does
+    >>> from_config(config) == Experiment(steps=10)
+    True
 
     Raises:
         ValueError: as `from_dict`.
@@ -197,6 +209,9 @@ def differences(
     Fields that do not affect a step may differ: the number of steps, how often something
     is written, how pictures are drawn, where the data lie. So may fields that leave the
     state's meaning unchanged, which `changes` lists.
+
+    >>> differences(Experiment(), Experiment(seed=1, steps=10))
+    ['seed: 0 there, 1 here']
     """
     return [
         f"{path}: {before} there, {after} here"
@@ -206,7 +221,11 @@ def differences(
 
 
 def changes(there: Experiment, here: Experiment) -> list[str]:
-    """The fields that change when a run is resumed, each as "field before -> after"."""
+    """The fields that change when a run is resumed, each as "field before -> after".
+
+    >>> changes(Experiment(), Experiment(batch_size=64))
+    ['batch_size 128 -> 64']
+    """
     return [
         f"{path} {before} -> {after}"
         for path, before, after in _changed(there, here)

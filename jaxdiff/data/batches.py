@@ -84,7 +84,13 @@ class LeftOut(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images, and the name of each label: label k is called `classes[k]`."""
+    """Images, and the name of each label: label k is called `classes[k]`.
+
+    >>> images = Memory(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1], np.int32))
+    >>> dataset = Dataset(images, classes=("cat", "dog"))
+    >>> len(dataset), dataset.shape
+    (2, (8, 8, 1))
+    """
 
     __repr__ = reprs.fields
 
@@ -220,6 +226,11 @@ def batches(
     and `start_step` do the same, whatever processes wrote the state. A source without
     `take` is read ahead by threads. Where batches before `start_step` were of another size,
     `more_images` is how many more images they held than as many of this size.
+
+    >>> from jaxdiff.data import Digits
+    >>> batch = next(batches(Digits().load(), batch_size=4, seed=0))
+    >>> batch["image"].shape, batch["label"].shape
+    ((4, 8, 8, 1), (4,))
 
     Raises:
         ValueError: an empty data set; a batch size that is not positive; a negative seed

@@ -142,5 +142,9 @@ def labels(source: Images, *, progress: bool = False) -> Int[np.ndarray, " N"]:
 
 
 def in_memory(images: UInt8[np.ndarray, "N H W C"]) -> Memory:
-    """Images as a source; without labels."""
+    """Images as a source; without labels.
+
+    >>> len(in_memory(np.zeros((3, 8, 8, 1), np.uint8)))
+    3
+    """
     return Memory(images, np.full(len(images), -1, np.int32))

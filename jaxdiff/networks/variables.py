@@ -40,7 +40,13 @@ def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]
 
 @functools.lru_cache(maxsize=8)
 def shapes(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's arrays by name, "params/conv/weight"; none is computed."""
+    """The shapes of a network's arrays by name, "params/conv/weight"; none is computed.
+
+    >>> from jaxdiff.networks import UNet
+    >>> of_tiny = shapes(UNet(model_channels=8, channel_mult=(1,), num_blocks=1), (8, 8, 1))
+    >>> of_tiny["params/enc/8x8_conv/weight"]  # of the image and a channel of ones
+    (3, 3, 2, 8)
+    """
     key = jax.eval_shape(lambda: jax.random.key(0))
     abstract = jax.eval_shape(functools.partial(initial, network, shape), key)
     flat = traverse_util.flatten_dict(abstract, sep="/")
@@ -49,6 +55,10 @@ def shapes(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, tuple[i
 
 def require_shapes(held: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any]) -> None:
     """Checks that arrays are those of a network.
+
+    >>> require_shapes({"w": (2,)}, {"w": (3,)})
+    Traceback (most recent call last):
+    ValueError: w is (2,), its network wants (3,)
 
     Raises:
         ValueError: one is missing, extra, or of another shape; the first, with shapes.

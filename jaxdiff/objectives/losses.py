@@ -50,6 +50,12 @@ LogVariance = Float[Array, "..."]
 class WeightedError:
     """The squared x0 error, weighted by the level it was made at.
 
+    >>> from jaxdiff.objectives.weightings import MinSNR
+    >>> at, zero = NoiseLevel(*jnp.full((2, 2, 1), 0.6)), jnp.zeros((2, 3))
+    >>> noised = Noised(zero, zero, zero, 0.5, at)  # two images, of SNR 1
+    >>> WeightedError(MinSNR(5.0))(Denoised(zero + 2.0), noised).tolist()
+    [4.0, 4.0]
+
     Raises:
         ValueError: the weights are not shaped as the level.
     """
@@ -68,6 +74,14 @@ class Uncertain:
 
     At the optimum u is the log of the term's expectation at that level, so that every
     level contributes alike. Needs a network with an uncertainty head.
+
+    >>> from jaxdiff.objectives.weightings import MinSNR
+    >>> at, zero = NoiseLevel(*jnp.full((2, 2, 1), 0.6)), jnp.zeros((2, 3))
+    >>> noised = Noised(zero, zero, zero, 0.5, at)  # two images, of SNR 1
+    >>> certain = Denoised(zero + 2.0, uncertainty=jnp.log(jnp.full(2, 4.0)))
+    >>> loss = Uncertain(WeightedError(MinSNR(5.0)))(certain, noised)
+    >>> round(float(loss[0]), 3)  # 4 / 4 + ln 4, the least for an error of 4
+    2.386
     """
 
     of: LossTerm
@@ -85,7 +99,15 @@ class Uncertain:
 @dataclass(frozen=True)
 @checked
 class Total:
-    """A weighted sum of terms."""
+    """A weighted sum of terms.
+
+    >>> from jaxdiff.objectives.weightings import MinSNR
+    >>> at, zero = NoiseLevel(*jnp.full((2, 2, 1), 0.6)), jnp.zeros((2, 3))
+    >>> noised = Noised(zero, zero, zero, 0.5, at)  # two images, of SNR 1
+    >>> term = WeightedError(MinSNR(5.0))
+    >>> Total(((2.0, term), (0.5, term)))(Denoised(zero + 2.0), noised).tolist()
+    [10.0, 10.0]
+    """
 
     terms: Annotated[tuple[tuple[Finite, LossTerm], ...], Items(1, 100)]
 

@@ -35,7 +35,12 @@ from jaxdiff.types.ranges import (
 
 
 def nan_to_zero() -> optax.GradientTransformation:
-    """NaN and +-Inf entries of the gradient become 0; all others stay as they are."""
+    """NaN and +-Inf entries of the gradient become 0; all others stay as they are.
+
+    >>> grads, _ = nan_to_zero().update(jnp.array([jnp.nan, 2.0]), optax.EmptyState())
+    >>> grads.tolist()
+    [0.0, 2.0]
+    """
     return optax.stateless(
         lambda updates, _: jax.tree.map(
             lambda g: jnp.where(jnp.isfinite(g), g, jnp.zeros_like(g)), updates
@@ -119,6 +124,9 @@ class EDM2Optimizer:
     `stds` are the relative widths of the power-function EMAs that are tracked, `halflives`
     the half-lives in images of traditional ones. Without `forced_norm` weights may grow,
     as in configs A to D.
+
+    >>> EDM2Optimizer(stds=(0.05, 0.1)).lengths
+    (0.05, 0.1)
 
     Raises:
         ValueError: a rate that is not positive, a beta outside [0, 1), a negative count,

@@ -35,6 +35,11 @@ def power_ema(stds: tuple[float, ...]) -> optax.GradientTransformation:
     [EDM2 eq. 127]. beta = 0 at t = 1: the initial parameters leave no trace. Averages are
     float32 or wider; the updates pass through.
 
+    >>> tx, params = power_ema((0.1,)), {"w": jnp.zeros(())}
+    >>> _, state = tx.update({"w": jnp.ones(())}, tx.init(params), params)
+    >>> float(averages(state)[0]["w"])
+    1.0
+
     Raises: ValueError on a std outside (0, 12^(-1/2)).
     """
     powers = [std_to_exponent(std) + 1 for std in stds]
@@ -58,6 +63,11 @@ def halflife_ema(
     initial parameters. In a long run of T steps the relative width is h / (T ln 2).
     Averages are float32 or wider; the updates pass through.
 
+    >>> tx, params = halflife_ema((1.0,), rampup=1.0), {"w": jnp.zeros(())}
+    >>> _, state = tx.update({"w": jnp.ones(())}, tx.init(params), params)
+    >>> float(averages(state)[0]["w"])
+    0.5
+
     Raises: ValueError on a half-life or a rampup that is not positive.
     """
     for value in (*halflives, rampup):
@@ -78,6 +88,11 @@ def constant_ema(decays: tuple[float, ...]) -> optax.GradientTransformation:
     Every step, average <- decay average + (1 - decay) params, from the initial parameters
     on, which after t steps still have the share decay^t. Averages are float32 or wider; the
     updates pass through.
+
+    >>> tx, params = constant_ema((0.75,)), {"w": jnp.zeros(())}
+    >>> _, state = tx.update({"w": jnp.ones(())}, tx.init(params), params)
+    >>> float(averages(state)[0]["w"])
+    0.25
 
     Raises: ValueError on a decay outside [0, 1).
     """
@@ -124,6 +139,10 @@ def averages(opt_state: Any) -> tuple[PyTree, ...]:
     """The averages kept anywhere in a chain's state, in the chain's order and lengths'.
 
     () where the chain keeps none.
+
+    >>> tx = optax.chain(optax.sgd(0.1), power_ema((0.05, 0.1)))
+    >>> len(averages(tx.init({"w": jnp.zeros(3)})))
+    2
     """
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda s: isinstance(s, EmaState))
     kept = [node.averages for node in nodes if isinstance(node, EmaState)]

@@ -16,6 +16,12 @@ def forced_weight_norm(eps: float = 1e-4) -> optax.GradientTransformation:
     """Updates that land on unit(params + updates) for every weight [EDM2 eq. 47].
 
     Last in a chain, since whatever follows would leave that surface again.
+
+    >>> import jax.numpy as jnp
+    >>> params, tx = {"weight": jnp.ones((4, 2))}, forced_weight_norm()
+    >>> updates, _ = tx.update({"weight": jnp.ones((4, 2))}, tx.init(params), params)
+    >>> (params["weight"] + updates["weight"])[0].round(2).tolist()  # not 2
+    [1.0, 1.0]
     """
 
     def update(
@@ -32,5 +38,11 @@ def forced_weight_norm(eps: float = 1e-4) -> optax.GradientTransformation:
 
 
 def normalized(params: PyTree, eps: float = 1e-4) -> PyTree:
-    """params with every weight at magnitude 1, where `forced_weight_norm` keeps them."""
+    """params with every weight at magnitude 1, where `forced_weight_norm` keeps them.
+
+    >>> import jax.numpy as jnp
+    >>> params = normalized({"weight": 3 * jnp.ones((4, 2)), "gain": jnp.full((), 3.0)})
+    >>> params["weight"][0].round(2).tolist(), float(params["gain"])
+    ([1.0, 1.0], 3.0)
+    """
     return jax.tree.map(lambda p: unit_rows(p, eps) if p.ndim >= 2 else p, params)

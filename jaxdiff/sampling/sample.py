@@ -72,6 +72,13 @@ def follow(
 
     The grid may rise, from an image to its noise. `keys` may be None for a solver without
     noise.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> from jaxdiff.sampling.solvers import Euler
+    >>> toy, levels, x = gaussian_denoiser(2.0, 0.0), Karras()(None, 4), jnp.zeros((1, 1))
+    >>> follow(toy, Condition(), None, x, levels, Euler()).tolist()  # all data are 2
+    [[2.0]]
     """
     _require(denoise, cond, keys, x, levels, solver)
     return _scan(denoise, cond, keys, x, levels, solver, lambda x, first: None)[0]
@@ -97,7 +104,16 @@ def trajectory(
     levels: NoiseLevel,
     solver: Solver,
 ) -> Trajectory:
-    """`follow`, with every state and every look ahead at x0 kept."""
+    """`follow`, with every state and every look ahead at x0 kept.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> from jaxdiff.sampling.solvers import Euler
+    >>> toy, levels, x = gaussian_denoiser(2.0, 0.0), Karras()(None, 4), jnp.zeros((1, 1))
+    >>> way = trajectory(toy, Condition(), None, x, levels, Euler())
+    >>> way.x.shape, way.x0.shape
+    ((5, 1, 1), (4, 1, 1))
+    """
     _require(denoise, cond, keys, x, levels, solver)
     keep = lambda x, first: (x, first.x0)
     _, memory, (states, x0) = _scan(denoise, cond, keys, x, levels, solver, keep)
@@ -122,6 +138,9 @@ def normal(
     keys: Key[Array, " B"] | None, shape: tuple[int, ...], *folds: Array | int
 ) -> Float[Array, "B ..."]:
     """N(0, I) of each image [B, *shape]; without folds the noise that sampling starts from.
+
+    >>> normal(jax.random.split(jax.random.key(0), 2), (3,)).shape
+    (2, 3)
 
     Raises:
         ValueError: there are no keys.

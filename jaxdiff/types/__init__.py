@@ -164,7 +164,11 @@ UNCONDITIONAL = Condition()
 
 @pytree
 class Output:
-    """What a network returns; its only input about the noise level is c_noise."""
+    """What a network returns; its only input about the noise level is c_noise.
+
+    >>> Output(jnp.zeros((2, 8, 8, 1))).raw.shape
+    (2, 8, 8, 1)
+    """
 
     raw: Leaf
     """[B, H, W, C] float32, the prediction in the parameterization's own units."""
@@ -183,7 +187,11 @@ class Output:
 
 @pytree
 class Denoised:
-    """What a denoiser returns: the expected data, and its network's other heads."""
+    """What a denoiser returns: the expected data, and its network's other heads.
+
+    >>> Denoised(jnp.zeros((2, 8, 8, 1))).uncertainty is None
+    True
+    """
 
     x0: Leaf
     """[B, H, W, C] float32, D(x; alpha, sigma), an estimate of E[x0 | x]."""

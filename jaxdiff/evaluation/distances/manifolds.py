@@ -54,7 +54,12 @@ def prdc(*, real: Points, fake: Points, k: int = 5, closed: bool = False) -> Man
 
 
 def precision_recall(*, real: Points, fake: Points, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall [IPR]: of balls with their surface."""
+    """Improved precision and recall [IPR]: of balls with their surface.
+
+    >>> points = np.arange(10.0)[:, None]
+    >>> precision_recall(real=points, fake=points)
+    (1.0, 1.0)
+    """
     both = prdc(real=real, fake=fake, k=k, closed=True)
     return both.precision, both.recall
 

@@ -64,6 +64,10 @@ def process(schedule: Schedule, steps: int) -> Process:
     Level 0 is the data, even where the path starts above it. Computed on the host in
     float64, so not inside jit.
 
+    >>> from jaxdiff.schedules import RectifiedFlow
+    >>> process(RectifiedFlow(), 4).at.sigma.tolist()
+    [0.25, 0.5, 0.75, 1.0]
+
     Raises:
         ValueError: less than one step, or more noise does not mean less SNR.
     """
@@ -140,6 +144,9 @@ def prior(x0: Real | Image, last: NoiseLevel) -> Float[Array, " B"]:
 
     r = 1 where the path preserves variance; elsewhere it makes the term a function of the
     last level's SNR alone.
+
+    >>> prior(jnp.zeros((2, 4)), NoiseLevel(0.0, 1.0)).tolist()  # pure noise
+    [0.0, 0.0]
     """
     x0, r2 = as_data(x0), last.alpha**2 + last.sigma**2
     mean2, share = last.alpha**2 * x0**2 / r2, last.sigma**2 / r2
@@ -201,6 +208,9 @@ def per_bin(
 
     The last bin holds its upper edge too. Errors are over images, as the levels of one
     image are not independent of each other.
+
+    >>> per_bin(np.array([0.0, 1.0]), np.ones((2, 2)), np.array([-1.0, 2.0]))[0].mean
+    1.0
     """
     rows = []
     for low, high in itertools.pairwise(edges):

@@ -85,6 +85,10 @@ class GaussianPrior:
 
     mean = std = 0 is what `sample` starts from, N(0, sigma^2 I). With sigma / alpha = 80
     that misses tens of millinats, most of which the data's mean and std give back.
+
+    >>> density = GaussianPrior()(jnp.zeros(2), NoiseLevel(0.0, 1.0))
+    >>> round(float(density), 4)  # -ln(2 pi), in two dimensions
+    -1.8379
     """
 
     mean: Real = 0.0
@@ -115,6 +119,11 @@ def rising(schedule: Schedule, steps: int, low: float | None = None) -> NoiseLev
 
     `low` is by default sigma / alpha where the schedule starts, but not below 0.002. As
     every grid, it is of float64 NumPy arrays.
+
+    >>> from jaxdiff.schedules import LogSigma
+    >>> levels = rising(LogSigma(), 8, low=0.01)
+    >>> levels.sigma.shape, float(levels.sigma[0])
+    ((9,), 0.01)
 
     Raises:
         ValueError: no step, or nothing between `low` and the schedule's end.

@@ -41,6 +41,10 @@ def dequantise(keys: Key[Array, " B"], image: Image) -> Float[Array, "B ..."]:
     """2 (k + u) / 255 - 1, u uniform in (-1/2, 1/2), from each image's own key.
 
     Images are uint8 k or floats 2 k / 255 - 1, as in all of `likelihood`.
+
+    >>> keys, black = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 4), jnp.uint8)
+    >>> bool((abs(dequantise(keys, black) + 1) <= 1 / 255).all())  # half a bin
+    True
     """
     x0 = as_pixels(image)
     own = jax.vmap(lambda key: jax.random.fold_in(key, DEQUANTISATION))(keys)

@@ -24,7 +24,12 @@ from jaxdiff.types import (
 
 @dataclass(frozen=True, eq=False)
 class Blobs:
-    """K equal blobs N(m_k, std^2 I): a denoiser, E[x0 | x], and the density of x."""
+    """K equal blobs N(m_k, std^2 I): a denoiser, E[x0 | x], and the density of x.
+
+    >>> two = Blobs(jnp.array([[-1.0], [1.0]]), std=0.5)
+    >>> two(jnp.zeros((1, 1)), NoiseLevel(1.0, 1.0)).x0.tolist()  # half way between them
+    [[0.0]]
+    """
 
     means: Float[Array, "K d"]
     std: float

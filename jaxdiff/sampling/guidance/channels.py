@@ -37,6 +37,14 @@ class FirstChannels:
 def first_channels(guided: Denoiser, count: int = 3) -> Guided:
     """Guidance of only the first `count` channels.
 
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.sampling.guidance import guide
+    >>> import jax.numpy as jnp
+    >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.5)
+    >>> guided = first_channels(guide(strong, (weak, 0.5)), count=1)
+    >>> guided(jnp.zeros((1, 1, 1, 2)), NoiseLevel(1.0, 0.5)).x0.ravel().tolist()
+    [0.75, 0.5]
+
     Raises:
         TypeError: `guided` is not what `guide` returns.
         ValueError: count below 1.

@@ -113,6 +113,15 @@ def rescaled(guided: Denoiser, phi: float, on: Parameterization = X0()) -> Guide
     `on` is the prediction that is rescaled, in the papers the network's own: `Eps()`, which
     has no value at alpha = 0, or `V()` [ZTSNR sec. 3.4].
 
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> import jax.numpy as jnp
+    >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.25)
+    >>> x, at = jnp.array([[0.0, 1.0]]), NoiseLevel(1.0, 0.5)
+    >>> guided = guide(strong, (weak, 1.0))
+    >>> spread = lambda denoise: round(float(denoise(x, at).x0.std()), 3)
+    >>> spread(strong), spread(guided), spread(rescaled(guided, phi=1.0))
+    (0.25, 0.4, 0.25)
+
     Raises:
         TypeError: `guided` is not what `guide` returns.
         ValueError: phi outside [0, 1].
@@ -127,6 +136,14 @@ def projected(
 
     `limit` is the longest difference over an image: 2.5 on EDM2's latents, 15 on SDXL's.
 
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> import jax.numpy as jnp
+    >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.0, 0.5)
+    >>> guided = projected(guide(strong, (weak, 1.0)), limit=10.0)
+    >>> x0 = guided(jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)).x0
+    >>> x0.round(3).tolist()  # the difference is along D, which is 0.5 here
+    [[0.5, 0.5]]
+
     Raises:
         TypeError: `guided` is not what `guide` returns.
         ValueError: limit <= 0, or the guidance has another rule already.
@@ -136,6 +153,14 @@ def projected(
 
 def zero_star(guided: Denoiser, on: Parameterization = Flow()) -> Guided:
     """CFG-Zero*: guidance away from the weaker prediction's optimal multiple [CFG-Zero].
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> import jax.numpy as jnp
+    >>> strong, weak = gaussian_denoiser(1.0, 0.5), gaussian_denoiser(0.5, 0.5)
+    >>> guided = zero_star(guide(strong, (weak, 1.0)))
+    >>> x0 = guided(jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)).x0
+    >>> x0.round(3).tolist()  # D is a multiple of the weaker one
+    [[0.5, 0.5]]
 
     Raises:
         TypeError: `guided` is not what `guide` returns.

@@ -42,7 +42,13 @@ class Rule(Protocol):
 @dataclass(frozen=True)
 @checked
 class Sum:
-    """D + sum_i w_i (D - D_i)."""
+    """D + sum_i w_i (D - D_i).
+
+    >>> x, at = jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)
+    >>> x0, weaker = jnp.array([[1.0, 2.0]]), jnp.array([[0.5, 1.0]])
+    >>> Sum()(x, at, x0, [(weaker, 2.0)], ())[0].tolist()
+    [[2.0, 4.0]]
+    """
 
     def init(self, x: State, weaker: int) -> PyTree:
         return ()
@@ -64,6 +70,11 @@ class Rescaled:
     F' = phi (std(F) / std(F_guided)) F_guided + (1 - phi) F_guided, image by image, with F
     the prediction `on`. This is not linear, so rescaling x0, eps or v gives different
     results. An image where F is constant is not rescaled.
+
+    >>> x, at = jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)
+    >>> x0, weaker = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 2))
+    >>> Rescaled(Sum(), phi=1.0)(x, at, x0, [(weaker, 1.0)], ())[0].round(3).tolist()
+    [[1.0, 2.0]]
     """
 
     of: Rule
@@ -94,6 +105,12 @@ class Projected:
     components along D and orthogonal to it; the guided D is D + w (orthogonal + parallel
     along). Steps without guidance do not change m. The norm is over an image: it grows
     with the square root of its number of elements.
+
+    >>> x, at = jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)
+    >>> x0, weaker = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, -1.0]])
+    >>> rule = Projected(limit=10.0)
+    >>> rule(x, at, x0, [(weaker, 1.0)], rule.init(x, 1))[0].round(3).tolist()
+    [[1.0, 1.0]]
     """
 
     limit: Limit
@@ -124,6 +141,11 @@ class ZeroStar:
     """CFG-Zero*: guidance away from the weaker prediction's optimal multiple [CFG-Zero].
 
     F + sum_i w_i (F - s_i F_i), s_i = <F, F_i> / |F_i|^2 image by image, F the flow.
+
+    >>> x, at = jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)
+    >>> x0, weaker = jnp.array([[1.0, 1.0]]), jnp.array([[0.5, 0.5]])
+    >>> ZeroStar()(x, at, x0, [(weaker, 3.0)], ())[0].round(3).tolist()
+    [[1.0, 1.0]]
     """
 
     on: Parameterization = Flow()

@@ -60,6 +60,11 @@ DEFAULTS = WITHHELD | {"noise": lambda noise, batch: jnp.full((batch,), True)}
 def without(denoise: Denoiser, field: str) -> Without:
     """The denoiser with `field` withheld: "label" or "noise".
 
+    >>> toy = lambda x, at, cond: Denoised(cond.label)
+    >>> x, at = jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)
+    >>> without(toy, "label")(x, at, Condition(label=jnp.array([3]))).x0.tolist()
+    [-1]
+
     Raises:
         ValueError: there is no such field.
     """
