@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxdiff.networks.convolution import convolve
 from jaxdiff.types.magnitude import unit_rows, wide
 
 Mode = Literal["keep", "up", "down"]
@@ -193,10 +194,4 @@ class MPConv(nn.Module):
         w = w.astype(x.dtype)
         if not self.kernel:  # embeddings: small, and float32 must mean it
             return jnp.matmul(x, w, precision=jax.lax.Precision.HIGHEST)
-        return jax.lax.conv_general_dilated(
-            x,
-            w,
-            window_strides=(1, 1),
-            padding=[(size // 2, size // 2) for size in self.kernel],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, w)
