@@ -1,6 +1,9 @@
 """Meshes: where the state lies, that it trains as one copy does, and what is said of it."""
 
 import dataclasses
+import math
+import re
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from jaxdiff.runs import checkpoint
 from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.train import compiled_step, initial_state, memory
+from jaxdiff.types import placement
 from tests.test_train import TINY, batch
 
 WIDE = dataclasses.replace(TINY, network=TINY.network.clone(model_channels=64))
@@ -34,19 +38,19 @@ def held(state: Any) -> int:
     return sum(s.data.nbytes for parts in shards for s in parts if s.device == one)
 
 
-def test_an_array_is_split_along_its_longest_axis_that_divides() -> None:
+def test_an_array_is_split_along_its_last_axis_or_the_longest_that_divides() -> None:
     shapes = {
-        "longest": (3, 3, 64, 128),
-        "next": (130, 64),
-        "first of equals": (64, 64),
+        "last": (3, 3, 128, 64),
+        "longest": (3, 3, 128, 3),
+        "first of equals": (64, 64, 3),
         "none": (63, 65),
         "small": (32, 32),
     }
     arrays = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}
     specs = {k: s.spec for k, s in sharding.shared(arrays, mesh_of(1, 8)).items()}
     assert specs == {
-        "longest": PartitionSpec(None, None, None, "fsdp"),
-        "next": PartitionSpec(None, "fsdp"),
+        "last": PartitionSpec(None, None, None, "fsdp"),
+        "longest": PartitionSpec(None, None, "fsdp"),
         "first of equals": PartitionSpec("fsdp"),
         "none": PartitionSpec(),
         "small": PartitionSpec(),
@@ -64,8 +68,8 @@ def test_moments_and_averages_lie_as_their_parameters() -> None:
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int]]:
-    """Three steps on two meshes: losses, the state, and the program's arguments."""
+def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int, str]]:
+    """Three steps on two meshes: losses, the state, arguments' bytes and the program."""
     by_shape = {}
     for shape in ((1, 1), (1, 8)):
         mesh = mesh_of(*shape)
@@ -77,23 +81,74 @@ def runs() -> dict[tuple[int, int], tuple[list[float], TrainState, int]]:
         for one in placed:
             state, metrics = step(state, one)
             losses.append(float(metrics["loss"]))
-        by_shape[shape] = losses, state, arguments
+        by_shape[shape] = losses, state, arguments, step.as_text()
     return by_shape
 
 
 def test_a_split_state_trains_as_one_copy(runs: dict) -> None:
-    exact, whole, _ = runs[1, 1]
-    losses, state, _ = runs[1, 8]
+    exact, whole, *_ = runs[1, 1]
+    losses, state, *_ = runs[1, 8]
     np.testing.assert_allclose(losses, exact, rtol=1e-5)
     chex.assert_trees_all_close(state.params, whole.params, rtol=1e-7, atol=2e-5)
 
 
 def test_eight_devices_hold_an_eighth_each(runs: dict) -> None:
-    whole, (_, state, arguments) = runs[1, 1], runs[1, 8]
+    whole, (_, state, arguments, _) = runs[1, 1], runs[1, 8]
     total = held(whole[1])
     assert whole[2] == pytest.approx(total, rel=1e-3)  # what the program says is what it is
     assert held(state) <= total / 8 * 1.05
     assert arguments <= total / 8 * 1.05
+
+
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\("
+)
+
+
+def test_a_weight_is_gathered_twice_and_its_gradient_reduced_once(runs: dict) -> None:
+    """The least that a step can move where no device may keep a whole state.
+
+    XLA decides for embeddings: it may move their rows instead, if that is not more.
+    """
+    state, program = runs[1, 8][1], runs[1, 8][3]
+    params = jax.tree.leaves(state.params)
+    sizes = lambda shape: tuple(sorted(n for n in shape if n > 1))  # of a transpose, too
+    held = Counter(sizes(a.shape) for a in params)
+    split = [a for a in params if a.sharding.spec != PartitionSpec()]
+    convolved = Counter(a.shape for a in split if a.ndim == 4)
+    moved: dict[str, Counter] = defaultdict(Counter)
+    for line in program.splitlines():
+        if made := COLLECTIVE.search(line):
+            shapes = re.findall(r"f32\[([\d,]+)\]", made[1])  # scalars are not counted
+            moved[made[2]].update(tuple(map(int, shape.split(","))) for shape in shapes)
+    reduced = Counter()
+    for shape, count in moved.pop("all-reduce").items():  # a CPU scatters no sums
+        reduced[sizes(shape)] += count
+    assert reduced <= held
+    gathered = Counter({a: n for a, n in moved["all-gather"].items() if len(a) == 4})
+    assert convolved < gathered <= convolved + convolved  # the first layer's only once
+    moved["all-gather"] -= gathered
+    assert set(moved) <= {"all-gather", "all-to-all"}
+    rest = sum(math.prod(a) * n for kind in moved.values() for a, n in kind.items())
+    assert rest <= 2 * sum(a.size for a in split if a.ndim == 2)
+
+
+def test_a_gathered_weight_has_every_derivative() -> None:
+    """Forward, reverse and both, against the same product on one device."""
+    x, w, v = (jax.random.normal(jax.random.key(n), (64, 64)) / 8 for n in range(3))
+
+    def derivatives(product: Any) -> Any:
+        value = lambda w: jnp.sum(jnp.sin(product(x, w)))
+        return jax.jvp(jax.value_and_grad(value), (w,), (v,))
+
+    @jax.jit
+    def shared() -> Any:
+        with placement.on(mesh_of(1, 8)):
+            layer = placement.regathered(lambda x, w: x @ placement.gathered(w))
+            return derivatives(layer)
+
+    plain = jax.jit(lambda: derivatives(jnp.matmul))()
+    chex.assert_trees_all_close(shared(), plain, rtol=1e-4, atol=1e-4)
 
 
 OTHERS = {
@@ -153,7 +208,7 @@ def test_what_is_said_of_a_step_is_what_it_holds() -> None:
     state = initial_state(TINY, mesh)
     assert state_bytes == held((state.params, state.opt_state))
     assert lines["arguments"] == pytest.approx(state_bytes + lines["batch"], rel=1e-2)
-    split = [a for a in jax.tree.leaves(state.params) if a.size > sharding.SMALL]
+    split = [a for a in jax.tree.leaves(state.params) if a.size > placement.SMALL]
     # what is split is gathered for use, and gradients' sums come on top
     assert lines["collectives"] > sum(a.nbytes for a in split)
     assert lines["FLOPs"] > 0

@@ -16,10 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
-AXES = ("data", "fsdp")
-
-SMALL = 1024
-"""Arrays of up to this many elements are replicated on every device."""
+from jaxdiff.types.placement import AXES, share
 
 
 def data_mesh(devices: Sequence[jax.Device] = (), fsdp: int = 1) -> Mesh:
@@ -51,19 +48,11 @@ def split(mesh: Mesh) -> NamedSharding:
 def shared(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
     """The sharding of each array of a state, given as shapes or arrays.
 
-    An array of more than SMALL elements is split over `fsdp` along its longest axis that
-    divides evenly; others are replicated. Arrays of equal shape have equal shardings, so
+    Each array is split over `fsdp` by its shape alone (`types.placement.share`), so that
     averages and moments are split like their parameters.
     """
-    size = mesh.shape["fsdp"]
-
-    def one(a: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
-        fitting = [i for i, n in enumerate(a.shape) if n % size == 0]
-        if size == 1 or a.size <= SMALL or not fitting:
-            return replicated(mesh)
-        axis = max(fitting, key=lambda i: a.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "fsdp"))
-
+    parts = mesh.shape["fsdp"]
+    one = lambda a: NamedSharding(mesh, share(a.shape, parts))
     return jax.tree.map(one, tree)
 
 

@@ -16,7 +16,7 @@ from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import TrainState, labelled, state_shapes
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
-from jaxdiff.types import Condition, Noised
+from jaxdiff.types import Condition, Noised, placement
 from jaxdiff.types.ranges import quote
 
 Batch = dict[str, Array]
@@ -174,5 +174,10 @@ def compiled_step(
     The state is donated and keeps its sharding; metrics are on every device.
     """
     places = sharding.shared(state_shapes(experiment), mesh), sharding.replicated(mesh)
-    step = make_step(experiment, more_images)
+    plain = make_step(experiment, more_images)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        with placement.on(mesh):
+            return plain(state, batch)
+
     return jax.jit(step, donate_argnums=0, out_shardings=places)
