@@ -111,6 +111,9 @@ def show(
     Of many images the first MOST are shown. Outside a notebook it prints how to
     save them.
 
+    >>> show(np.zeros((2, 8, 8, 1), np.uint8))  # doctest: +ELLIPSIS
+    2 images, and no notebook to show them in...
+
     Raises:
         ValueError: no images, values that are not pixels, or labels that do not fit.
     """

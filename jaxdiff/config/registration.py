@@ -192,7 +192,12 @@ def _require_signature(cls: type) -> None:
 
 
 def own_files(value: Any) -> tuple[str, ...]:
-    """The files that registered the types inside a value, each once."""
+    """The files that registered the types inside a value, each once.
+
+    >>> from jaxdiff.config import Experiment
+    >>> own_files(Experiment())  # all its types are jaxdiff's
+    ()
+    """
     types_ = {type(part) for part in parts(value, object)} & {*registered()}
     return tuple(sorted({_file(cls) for cls in types_}))
 

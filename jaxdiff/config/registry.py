@@ -233,7 +233,12 @@ def registered() -> Mapping[type, type]:
 
 @functools.cache
 def allowed(hint: Any) -> tuple[str, ...]:
-    """The names in `TYPES` that an annotation allows; () if none."""
+    """The names in `TYPES` that an annotation allows; () if none.
+
+    >>> from jaxdiff.types import Weighting
+    >>> "weightings.MinSNR" in allowed(Weighting)
+    True
+    """
     return tuple(name for kind in _kinds(hint) for name in _names(kind))
 
 

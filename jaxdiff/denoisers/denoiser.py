@@ -76,7 +76,11 @@ class Stepwise(Protocol):
 
 
 def initial(denoise: Denoiser, x: Float[Array, "B ..."]) -> PyTree:
-    """A denoiser's memory before the first step; () for one without memory."""
+    """A denoiser's memory before the first step; () for one without memory.
+
+    >>> initial(gaussian_denoiser(0.0, 0.5), jnp.zeros((1, 2)))  # it remembers nothing
+    ()
+    """
     return denoise.init(x) if isinstance(denoise, Stepwise) else ()
 
 

@@ -38,7 +38,13 @@ def copies(
     train: UInt8[np.ndarray, "M H W C"],
     holdout: UInt8[np.ndarray, "K H W C"] | None = None,
 ) -> Copies:
-    """The nearest of the training images, and what share are copies of them."""
+    """The nearest of the training images, and what share are copies of them.
+
+    >>> train = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
+    >>> near = copies(train[2:], train)
+    >>> near.nearest.tolist(), near.distance.tolist()
+    ([2], [0.0])
+    """
     points, trained = flat(images), flat(train)
     if holdout is None:
         near, unknown = distances.nearest(points, trained, 1), float("nan")

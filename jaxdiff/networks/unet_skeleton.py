@@ -131,6 +131,10 @@ def label_rows(cond: Condition, batch: int, label_dim: int) -> Float[Array, "B L
 def require_labels(label: Any, label_dim: int) -> None:
     """Checks for classes that a network has; traced labels are not checked.
 
+    >>> require_labels(np.array([3, 12]), label_dim=10)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: label 12 does not exist: this network has the 10 classes 0 to 9...
+
     Raises:
         ValueError: an int outside -1 ... label_dim - 1, a weight that is not finite, or
             neither ints nor floats.

@@ -226,6 +226,11 @@ class VariationalBound:
     the T entries, times T, is the bound less the prior. t is rounded to the nearest entry,
     so draw it from the entries. D is not clipped. With `stop_mean` no gradient goes to x0,
     so that the bound trains the variance alone.
+
+    >>> from jaxdiff.schedules import CosineBetas
+    >>> bound = VariationalBound(Table(CosineBetas(steps=100)))
+    >>> bound.table.steps, bound.variance == LearnedVariance()
+    (100, True)
     """
 
     table: Table

@@ -69,6 +69,10 @@ def restore(
     snapshot other than the newest. The path of a snapshot restores that file, whose width
     and step must match `std` and `step` if given.
 
+    >>> restore("runs/not-there")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    FileNotFoundError: runs/not-there holds no run...
+
     Raises:
         FileNotFoundError: there is no such run, or it has no checkpoint.
         ValueError: no such EMA, no checkpoint can be read, or a snapshot has another width

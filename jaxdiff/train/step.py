@@ -149,7 +149,13 @@ def training(experiment: Experiment, dropout_key: Key[Array, ""]) -> Callable:
 
 
 def withhold(key: Key[Array, ""], label: Array, experiment: Experiment) -> Condition:
-    """The condition of a batch, with parts of it dropped for random images."""
+    """The condition of a batch, with parts of it dropped for random images.
+
+    >>> from jaxdiff.networks import UNet
+    >>> experiment = Experiment(network=UNet(label_dim=10), label_dropout=1.0)
+    >>> withhold(jax.random.key(0), jnp.array([3, 4]), experiment).label.tolist()
+    [-1, -1]
+    """
     label_key, noise_key = jax.random.split(key)
     hidden = jax.random.bernoulli(label_key, experiment.label_dropout, label.shape)
     cond = labelled(experiment, jnp.where(hidden, -1, label))

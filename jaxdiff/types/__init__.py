@@ -205,7 +205,12 @@ class Denoised:
 
 @pytree
 class Noised:
-    """One draw of the forward process, with all that went into it."""
+    """One draw of the forward process, with all that went into it.
+
+    >>> from jaxdiff.schedules import Cosine, corrupt
+    >>> corrupt(jax.random.key(0), jnp.zeros((2, 4)), 0.5, Cosine()).x.shape
+    (2, 4)
+    """
 
     x0: Leaf
     eps: Leaf
@@ -219,7 +224,12 @@ class Noised:
 
 @pytree
 class Scaling:
-    """D(x) = c_skip x + c_out F(c_in x; c_noise), all shaped as the level [EDM eq. 7]."""
+    """D(x) = c_skip x + c_out F(c_in x; c_noise), all shaped as the level [EDM eq. 7].
+
+    >>> from jaxdiff.denoisers.parameterizations import V
+    >>> round(float(V()(NoiseLevel(0.6, 0.8)).c_skip), 4)
+    0.6
+    """
 
     c_skip: Leaf
     c_out: Leaf

@@ -145,6 +145,9 @@ def kid_of_subsets(
     NumPy's RandomState(seed). Subsets overlap, so the error, that of the mean over
     subsets, is only of the choice of subsets: `kid` has the error of the samples.
 
+    >>> kid_of_subsets(real=np.zeros((4, 1)), fake=np.ones((4, 1)), subsets=5, size=3)
+    Estimate(value=7.0, error=0.0)
+
     Raises: ValueError where a set is smaller than a subset.
     """
     x, y = checked_pair(real, fake)
@@ -182,6 +185,9 @@ def rbf_mmd(*, real: Points, fake: Points, bandwidth: float | None = None) -> Es
 
 def cmmd(*, real: Points, fake: Points) -> float:
     """1000 MMD^2 of directions x / |x|, bandwidth 10, biased [CMMD].
+
+    >>> round(cmmd(real=np.ones((3, 2)), fake=np.ones((3, 2))), 6)
+    0.0
 
     Raises: ValueError where a point is 0 and has no direction.
     """

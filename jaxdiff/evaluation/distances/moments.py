@@ -111,6 +111,10 @@ class Moments:
 def moments(
     points: Points,
 ) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, "D D"]]:
-    """Mean and covariance, the latter over N - 1."""
+    """Mean and covariance, the latter over N - 1.
+
+    >>> moments(np.array([[0.0], [2.0]]))
+    (array([1.]), array([[2.]]))
+    """
     whole = Moments.of(points)
     return whole.mean, whole.covariance

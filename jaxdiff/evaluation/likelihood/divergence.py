@@ -38,7 +38,11 @@ class Divergence(Protocol):
 
 @dataclass(frozen=True)
 class Exact:
-    """All d unit vectors: for small dimensions."""
+    """All d unit vectors: for small dimensions.
+
+    >>> Exact().probes(jax.random.key(0), jnp.zeros(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
 
     def probes(self, key: Key[Array, ""], x: Float[Array, "..."]) -> Float[Array, "K ..."]:
         return jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
@@ -76,7 +80,11 @@ class Hutchinson:
 
 @dataclass(frozen=True)
 class Skilling:
-    """`count` unit normal vectors."""
+    """`count` unit normal vectors.
+
+    >>> Skilling(2).probes(jax.random.key(0), jnp.zeros(3)).shape
+    (2, 3)
+    """
 
     count: int = 1
 

@@ -97,7 +97,13 @@ class Shift:
 def forward(
     keys: Key[Array, " N"], x0: Float[Array, "B ..."], levels: NoiseLevel
 ) -> Float[Array, "N B ..."]:
-    """Forward states alpha x0 + sigma eps, with fresh noise at each of N levels."""
+    """Forward states alpha x0 + sigma eps, with fresh noise at each of N levels.
+
+    >>> levels = NoiseLevel(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+    >>> states = forward(jax.random.split(jax.random.key(0), 2), jnp.ones((3, 4)), levels)
+    >>> states.shape, bool((states[0] == 1).all())
+    ((2, 3, 4), True)
+    """
     noisy = lambda key, at: at.alpha * x0 + at.sigma * jax.random.normal(key, x0.shape)
     return jax.vmap(noisy)(keys, levels)
 
@@ -108,6 +114,11 @@ def estimates(
     """What the estimator says of a trajectory's states and of forward ones, level by level.
 
     Leave out where alpha = 0 or sigma = 0: `trajectory(...).x[1:-1]`.
+
+    >>> first = lambda x: x[:, 0]  # stands for a network
+    >>> both = estimates(first, jnp.ones((2, 3, 1)), jnp.zeros((2, 3, 1)))
+    >>> both.sampled.shape, float(both.sampled.max()), float(both.forward.max())
+    ((2, 3), 1.0, 0.0)
     """
     return Estimates(jax.lax.map(mean, sampled), jax.lax.map(mean, forward))
 

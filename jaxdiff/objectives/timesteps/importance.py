@@ -42,6 +42,10 @@ class LossSecondMoment:
     `steps` is the table's T; on a closed-form path it cuts t into as many. For L_vlb: the
     paper finds no gain for L_hybrid. Give `update` the losses without their importance
     weights.
+
+    >>> law = LossSecondMoment(steps=4)
+    >>> law.probabilities(law.init()).tolist()  # until every entry has its losses
+    [0.25, 0.25, 0.25, 0.25]
     """
 
     steps: Annotated[int, Whole(1, 10**5)] = 1000

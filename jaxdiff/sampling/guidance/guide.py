@@ -25,7 +25,12 @@ from jaxdiff.types.arguments import require_denoiser, require_pairs
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """A guided denoiser; made by `guide`. A value, so that `during` can look inside."""
+    """A guided denoiser; made by `guide`. A value, so that `during` can look inside.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> guide(gaussian_denoiser(1.0, 0.5), (gaussian_denoiser(0.0, 0.5), 0.5)).rule
+    Sum()
+    """
 
     denoise: Denoiser
     weaker: tuple[tuple[Denoiser | LessLikely, Weight], ...]

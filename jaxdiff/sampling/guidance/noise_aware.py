@@ -30,13 +30,27 @@ def noise_aware(denoise: Denoiser, estimator: LevelEstimator, w: Weight) -> Guid
 
     It does nothing at alpha = 0, where x is pure noise and no earlier step can have made
     it too noisy or too clean.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> says = lambda x: (jnp.zeros(len(x)), jnp.zeros(len(x)))  # sigma / alpha = 1, always
+    >>> toy = noise_aware(gaussian_denoiser(1.0, 0.5), says, 1.0)
+    >>> x0 = toy(jnp.zeros((1, 2)), NoiseLevel(1.0, 0.5)).x0
+    >>> x0.tolist()  # no state is more likely than another, so nothing changes
+    [[0.5, 0.5]]
     """
     require_denoiser(denoise)
     return guide(denoise, (less_likely(level_log_prob(estimator)), w))
 
 
 def level_log_prob(estimator: LevelEstimator) -> LogProb:
-    """ln g(u | x), without the constant -ln(2 pi) / 2."""
+    """ln g(u | x), without the constant -ln(2 pi) / 2.
+
+    >>> says = lambda x: (jnp.zeros(len(x)), jnp.zeros(len(x)))  # sigma / alpha = 1, always
+    >>> x, at = jnp.zeros((1, 2)), NoiseLevel(1.0, jnp.e)
+    >>> log_prob = level_log_prob(says)(x, at, Condition())
+    >>> round(float(log_prob[0]), 4)  # 1 off, with a variance of 1
+    -0.5
+    """
 
     def log_prob(x: State, at: NoiseLevel, cond: Condition) -> Float[Array, " B"]:
         mean, logvar = estimator(x)

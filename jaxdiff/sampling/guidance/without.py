@@ -18,6 +18,10 @@ class Without:
     A value rather than a closure, so that `guide` sees that it is the same network.
     Without "noise", c_noise is withheld, but c_in, c_skip and c_out are still those of the
     level; that makes the difference point from more noise to less [NAG].
+
+    >>> toy = without(lambda x, at, cond: Denoised(x), "label")
+    >>> toy.blind(Condition(label=jnp.array([3, 4])), batch=2).label.tolist()
+    [-1, -1]
     """
 
     denoise: Denoiser

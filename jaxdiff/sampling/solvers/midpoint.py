@@ -109,6 +109,11 @@ class Midpoint:
     as `RectifiedFlow`, makes two evaluations on the last step too, and does not end on D.
     The default is k-diffusion's DPM2, DPM-Solver-2; `Midpoint(RectifiedFlow())` the rule
     of flows.
+
+    >>> from jaxdiff.sampling import evaluations
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> evaluations(Midpoint(), Karras()(None, 32))
+    63
     """
 
     clock: Schedule = LogSigma()
