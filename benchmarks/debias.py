@@ -28,11 +28,11 @@ import jax
 import numpy as np
 import study
 from absl import flags
-from digits_ddpm import WEIGHTINGS, get_config
 from jaxtyping import Float
 from tqdm import tqdm
 
 from jaxdiff import config
+from jaxdiff.config.ready.digits_ddpm import WEIGHTINGS, get_config
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import dataset_bound

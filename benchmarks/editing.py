@@ -20,11 +20,11 @@ from jaxdiff import Ancestral, Heun
 from jaxdiff.analysis import image_grid
 from jaxdiff.commands import command
 from jaxdiff.data import Pixels
-from jaxdiff.runs import checkpoint, generate, restoring
+from jaxdiff.runs import generate, restoring
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.sampling import editing, follow, sample
 from jaxdiff.sampling.grids import Karras
-from jaxdiff.types import Condition
+from jaxdiff.types import Condition, Denoiser
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder that jaxdiff train wrote.")
 OUT = flags.DEFINE_string("out", "docs/results", "The folder for the pictures.")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def strengths(
-    denoise: checkpoint.Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
+    denoise: Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
 ) -> dict[str, Array]:
     """Digits 0 ... 9, asked to be the next digit, from more and more noise."""
     keys, cond = generate.image_keys(np.arange(10)), Condition(jnp.roll(jnp.arange(10), -1))
@@ -67,7 +67,7 @@ def strengths(
 
 
 def inpainted(
-    denoise: checkpoint.Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
+    denoise: Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
 ) -> dict[str, Array]:
     """The lower half of digits, given the upper half and the class."""
     keys, cond = generate.image_keys(np.arange(10)), Condition(jnp.arange(10))
@@ -86,7 +86,7 @@ def inpainted(
 
 
 def interpolated(
-    denoise: checkpoint.Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
+    denoise: Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
 ) -> dict[str, Array]:
     """Digits 0, 2, 4, 6, 8 on their way to 1, 3, 5, 7, 9, latent and class together."""
     share = jnp.linspace(0.0, 1.0, 10)

@@ -26,10 +26,10 @@ import jax
 import numpy as np
 import study
 from absl import flags
-from digits_iddpm import SIMPLE, TABLES
 from tqdm import tqdm
 
 from jaxdiff.config import Experiment
+from jaxdiff.config.ready.digits_iddpm import SIMPLE, TABLES
 from jaxdiff.data import Digits
 from jaxdiff.evaluation import likelihood
 from jaxdiff.evaluation.likelihood import dataset_bound

@@ -9,9 +9,7 @@ last column here [EDM2 tab. 1, 2].
 """
 
 import math
-import runpy
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +17,7 @@ from flax import linen as nn
 from jax.extend import core
 
 from jaxdiff.config import edm2_presets
+from jaxdiff.config.ready import edm2_ablation
 from jaxdiff.networks import UNet
 from jaxdiff.types import Condition
 
@@ -136,10 +135,8 @@ def main() -> None:
     for name, preset in edm2_presets.TRAINING.items():
         network = UNet(label_dim=1000, model_channels=preset.model_channels)
         row(name, measure(network, 4 if "512" in name else 3), PAPER.get(name))
-    path = Path(__file__).parents[1] / "configs" / "edm2_ablation.py"
-    experiment = runpy.run_path(str(path))["experiment"]
     for name, (_, paper) in LADDER.items():
-        row(f"config {name}", measure(experiment(name).network), paper)
+        row(f"config {name}", measure(edm2_ablation.experiment(name).network), paper)
 
 
 def row(name: str, measured: tuple[int, int, int], paper: float | None) -> None:

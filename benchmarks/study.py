@@ -6,7 +6,6 @@ only prints and draws. To measure anew, delete that file.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-sys.path.append(str(Path(__file__).parents[1] / "configs"))
 from jaxdiff.commands import command
 
 RUNS = flags.DEFINE_string("runs", None, "The folder that holds the runs.")

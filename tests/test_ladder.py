@@ -26,7 +26,7 @@ from jaxdiff.objectives.losses import Uncertain
 from jaxdiff.types import Condition
 
 ROOT = Path(__file__).parents[1]
-CONFIG = runpy.run_path(str(ROOT / "configs" / "edm2_ablation.py"))
+CONFIG = runpy.run_path(str(ROOT / "jaxdiff/config/ready" / "edm2_ablation.py"))
 MACS = runpy.run_path(str(ROOT / "benchmarks" / "macs.py"))
 experiment, macs = CONFIG["experiment"], MACS["macs"]
 

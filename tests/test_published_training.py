@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 @functools.cache
 def config(file: str, name: str) -> Experiment:
-    module = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))
+    module = runpy.run_path(str(ROOT / "jaxdiff/config/ready" / f"{file}.py"))
     return from_config(module["get_config"](name))
 
 

@@ -30,14 +30,14 @@ def test_an_experiment_takes_it(name: str) -> None:
     ("argument", "kind"), [((), Folder), (("images",), Folder), (("records",), Records)]
 )
 def test_the_folders_config_takes_either(argument: tuple, kind: type) -> None:
-    config = runpy.run_path(str(ROOT / "configs" / "folder.py"))["get_config"]
+    config = runpy.run_path(str(ROOT / "jaxdiff/config/ready" / "folder.py"))["get_config"]
     assert isinstance(from_config(config(*argument)).data, kind)
     with pytest.raises(ValueError, match="'zip' is none of images, records and try"):
         config("zip")
 
 
 def test_cifar10s_config_is_conditional_and_mirrors() -> None:
-    config = runpy.run_path(str(ROOT / "configs" / "cifar10.py"))["get_config"]
+    config = runpy.run_path(str(ROOT / "jaxdiff/config/ready" / "cifar10.py"))["get_config"]
     experiment = from_config(config())
     assert isinstance(experiment.data, CIFAR10)
     assert encoder_of(experiment.data).flip
