@@ -10,6 +10,7 @@ last column here [EDM2 tab. 1, 2].
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,15 +119,22 @@ def inside(params: dict) -> Iterator[core.Jaxpr]:
                 yield part
 
 
-def measure(network: nn.Module, channels: int = 4, size: int = 64) -> tuple[int, int, int]:
-    """(parameters, multiply-accumulates, operations) of one evaluation on one image."""
+def measure(network: nn.Module, channels: int = 4, size: int = 64) -> tuple[Any, int, int]:
+    """(parameters, multiply-accumulates, operations) of one evaluation on one image.
+
+    The parameters are a tree of shapes.
+    """
     of = jax.ShapeDtypeStruct
     label = of((1,), jnp.int32) if network.label_dim else None
     x, c_noise = of((1, size, size, channels), jnp.float32), of((1,), jnp.float32)
     args = (x, c_noise, Condition(label=label))
     variables = jax.eval_shape(network.init, jax.random.key(0), *args)
-    parameters = sum(p.size for p in jax.tree.leaves(variables["params"]))
-    return parameters, *macs(network.apply, variables, *args)
+    return variables["params"], *macs(network.apply, variables, *args)
+
+
+def total(parameters: Any) -> int:
+    """The numbers in all arrays of a tree."""
+    return sum(p.size for p in jax.tree.leaves(parameters))
 
 
 def main() -> None:
@@ -139,10 +147,12 @@ def main() -> None:
         row(f"config {name}", measure(edm2_ablation.experiment(name).network), paper)
 
 
-def row(name: str, measured: tuple[int, int, int], paper: float | None) -> None:
+def row(name: str, measured: tuple[Any, int, int], paper: float | None) -> None:
     """One line of the table."""
     parameters, products, operations = measured
-    line = f"{name:12} {parameters:14,} {products / 1e9:10.2f} {operations / 1e9:9.2f}"
+    line = (
+        f"{name:12} {total(parameters):14,} {products / 1e9:10.2f} {operations / 1e9:9.2f}"
+    )
     print(line if paper is None else f"{line} {paper:7.1f}", flush=True)
 
 

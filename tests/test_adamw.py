@@ -14,8 +14,9 @@ from jaxdiff import optim, train
 from jaxdiff.config import from_config, to_config
 from jaxdiff.optim import AdamW
 from jaxdiff.runs import snapshots
-from jaxdiff.runs.state import ema_variables, init_state
+from jaxdiff.runs.state import ema_variables
 from jaxdiff.train.periodic import save_averages
+from tests.states import initial
 from tests.test_train import TINY, batch
 
 PARAMS = {"weight": 3 * jax.random.normal(jax.random.key(0), (4, 5)), "bias": jnp.ones(5)}
@@ -111,7 +112,7 @@ def test_a_run_samples_from_the_average_of_a_decay(tmp_path: Path) -> None:
         ValueError, match=r"std is 0.1, .* optimizer.lengths = \(0.6, 0.9\)"
     ):
         dataclasses.replace(run, sampling=TINY.sampling)
-    start = init_state(run)
+    start = initial(run)
     state, _ = jax.jit(train.make_step(run))(start, batch(0))
     for decay in optimizer.decays:
         jax.tree.map(

@@ -169,10 +169,9 @@ def test_loss_and_gradient_are_finite_at_both_ends(path: str) -> None:
     """In float32, at the ends of the path and as far out as every law reaches."""
     schedule = SCHEDULES[path]
     laws = _laws(schedule)
-    t = jnp.concatenate(
-        [jnp.asarray([0.0, 1.0]), *(_ends(w, schedule) for w in laws.values())]
-    )
-    t = t.reshape(-1, 1, 1, 1)
+    t = np.r_[0.0, 1.0, *(_ends(law, schedule) for law in laws.values())]
+    t = np.resize(t, 2 + 8 * (len(LAWS) + 1))  # as many for every path: one set of programs
+    t = jnp.asarray(t, jnp.float32).reshape(-1, 1, 1, 1)
     x0 = jax.random.uniform(jax.random.key(2), (t.size, 2, 2, 1), minval=-1)
     noised = jd.corrupt(jax.random.key(0), x0, t, schedule)
     weights = jnp.stack([_weighting(name, schedule)(noised.at) for name in WEIGHTINGS])
@@ -253,6 +252,7 @@ def test_every_loss_of_a_table_is_finite_at_both_ends(path: str) -> None:
     table = TABLES[path]
     entries = np.asarray([1, 2, table.steps // 2, table.steps])
     names = [n for n in NETWORKS if not (n in POLES and table.reaches_pure_noise)]
+    names = np.resize(names, len(NETWORKS)).tolist()  # as many for every table
     t = jnp.asarray(entries / table.steps, jnp.float32).reshape(-1, 1, 1, 1)
     x0 = jax.random.uniform(jax.random.key(0), (entries.size, 2, 2, 1), minval=-1)
     noised = jd.corrupt(jax.random.key(1), x0, t, table)

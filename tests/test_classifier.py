@@ -22,8 +22,9 @@ from jaxdiff.objectives.timesteps import LogUniformSigma
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.runs import generate, guided_denoiser, restoring
 from jaxdiff.runs.guided_denoiser import Guides
-from jaxdiff.runs.state import init_state, run_denoiser
+from jaxdiff.runs.state import run_denoiser
 from jaxdiff.sampling.guidance import Interval, Projected
+from tests.states import initial
 from tests.test_generate import KEYS, LABEL, SAMPLED, TOLERANCE, variables
 
 CLASSIFIES = dataclasses.replace(
@@ -39,7 +40,7 @@ WEIGHTS = np.random.default_rng(0)
 @functools.cache
 def classifier() -> dict[str, Any]:
     """Variables of a classifier to which classes differ."""
-    state = init_state(dataclasses.replace(CLASSIFIES, seed=3))
+    state = initial(dataclasses.replace(CLASSIFIES, seed=3))
     loud = lambda p: p + 0.5 if p.ndim == 0 else p  # gains start at 0
     params = jax.tree.map(loud, state.params) | {"class_gain": jnp.float32(5.0)}
     return {"params": params, "constants": state.constants}
@@ -87,7 +88,7 @@ def test_it_reads_x_and_the_level_and_never_the_label() -> None:
 def test_it_learns_starting_from_a_denoiser() -> None:
     fast = EDM2Optimizer(learning_rate=0.02, rampup_images=0.0, stds=(0.1,))
     e = dataclasses.replace(CLASSIFIES, optimizer=fast)
-    state = init_state(e, variables(0))
+    state = initial(e, variables(0))
     images = Digits("train").load().source
     batch = {"image": images.image[:32], "label": images.label[:32]}
     step, losses = jax.jit(train.make_step(e)), []
@@ -104,7 +105,8 @@ def test_a_run_is_saved_and_restored(tmp_path: Path) -> None:
     run = restoring.restore(tmp_path / "run")
     assert run.experiment == short
     x = jnp.ones((1, 8, 8, 1))
-    assert run.denoise(x, jd.NoiseLevel(1.0, 1.0)).logits.shape == (1, 10)
+    level = jd.NoiseLevel(1.0, 1.0)
+    assert jax.eval_shape(run.denoise, x, level).logits.shape == (1, 10)
     with pytest.raises(ValueError, match="estimates the class and draws no images"):
         generate.sampler(run.experiment)
 

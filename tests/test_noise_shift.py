@@ -147,17 +147,18 @@ def test_the_level_s_score_is_the_difference_of_two(x64: None) -> None:
     posterior = LevelPosterior(data, levels, prior)
     x = jnp.asarray(RNG.normal(size=(5, D)))
     blind = Unaware(data, RawScore(), levels, prior)
-    for i in (10, 50, 80):
-        at = levels[i]
-        log_p = lambda x, at=at: (data.log_density(x, at) - posterior.log_density(x)).sum()
+
+    @jax.jit
+    def both(at: NoiseLevel) -> Any:
+        log_p = lambda x: data.log_density(x, at) - posterior.log_density(x)
         score = (at.alpha * data(x, at).x0 - x) / at.sigma**2
-        expected = score - blind.network(x)
-        np.testing.assert_allclose(jax.grad(log_p)(x), expected, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(
-            jnp.exp(data.log_density(x, at) - posterior.log_density(x)),
-            posterior.weights(x)[i] * jnp.exp(-prior[i]),
-            rtol=1e-9,
-        )
+        slope = jax.grad(lambda x: log_p(x).sum())(x)
+        return slope, score - blind.network(x), jnp.exp(log_p(x)), posterior.weights(x)
+
+    for i in (10, 50, 80):
+        slope, expected, p, weights = both(levels[i])
+        np.testing.assert_allclose(slope, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(p, weights[i] * jnp.exp(-prior[i]), rtol=1e-9)
 
 
 def test_the_explicit_form_with_an_exact_estimator_is_the_blind_score_s(
@@ -173,7 +174,7 @@ def test_the_explicit_form_with_an_exact_estimator_is_the_blind_score_s(
     at, x = NoiseLevel(1.0, 0.5), jnp.asarray(0.55 * RNG.normal(size=(64, D)))
     implicit = jd.guide(data, (Unaware(data, RawScore(), levels, prior), 0.3))
     explicit = guidance.noise_aware(data, lambda x: posterior.mean(x, u), 0.3)
-    one, two = (np.asarray(d(x, at).x0) for d in (implicit, explicit))
+    one, two = (np.asarray(jax.jit(d)(x, at).x0) for d in (implicit, explicit))
     off = np.abs(np.asarray((x**2).mean(1)) ** 0.5 / 0.5 - 1) > 0.05
     ratio = (one * two).sum(1) / (one * one).sum(1)
     np.testing.assert_allclose(ratio[off], 1, atol=0.3)
@@ -191,14 +192,14 @@ def test_what_a_blind_network_converges_to_and_that_weights_are_prior(x64: None)
     edges = np.linspace(-1.4, 1.4, 15)
     for lam, prior in ((np.ones(n), flat), (t**2, flat + 2 * jnp.log(nodes))):
         blind = Unaware(data, jd.Flow(), levels, prior)
-        answer = np.asarray(blind.network(jnp.asarray(x[:, None])))[:, 0]
+        answer = np.asarray(jax.jit(blind.network)(jnp.asarray(x[:, None])))[:, 0]
         for low, high in itertools.pairwise(edges):
             inside = (low < x) & (x < high)
             rest = lam[inside] * (flow - answer)[inside]
             error = rest.std() / math.sqrt(inside.sum())
             assert abs(rest.mean()) < 4 * error, (low, high)
     other = Unaware(data, jd.Flow(), levels, flat)
-    answer = np.asarray(other.network(jnp.asarray(x[:, None])))[:, 0]
+    answer = np.asarray(jax.jit(other.network)(jnp.asarray(x[:, None])))[:, 0]
     rest = (t**2 * (flow - answer))[(x > 0) & (x < 0.2)]  # so that the prior matters
     assert abs(rest.mean()) > 6 * rest.std() / math.sqrt(len(rest))
 

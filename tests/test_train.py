@@ -24,7 +24,7 @@ from jaxdiff.objectives.losses import LevelLikelihood
 from jaxdiff.objectives.timesteps import NormalLogSigma
 from jaxdiff.optim import EDM2Optimizer, normalized
 from jaxdiff.runs import generate, snapshots
-from jaxdiff.runs.state import TrainState, ema_variables, init_state
+from jaxdiff.runs.state import TrainState, ema_variables, run_denoiser
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
 from jaxdiff.train import examiner, initial_state, make_step, require_finite, withhold
@@ -80,7 +80,6 @@ def test_loss_is_the_reference_s(case: str) -> None:
         if k.startswith("sd/")
     }
     variables = jax.tree.map(jnp.asarray, from_state_dict(state))
-    variables["params"] = normalized(variables["params"])
     known = {f.name for f in dataclasses.fields(UNet)}
     tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     net = UNet(**{k: v for k, v in tuples.items() if k in known} | {"dropout": 0.0})
@@ -92,10 +91,16 @@ def test_loss_is_the_reference_s(case: str) -> None:
     label = golden["train/labels"] if "train/labels" in golden.files else None
     cond = jd.Condition(label=None if label is None else jnp.asarray(label))
     noised = Noised(x0=x0, eps=eps, x=x0 + sigma * eps, t=sigma, at=at)
-    denoised = jd.denoiser(jax.jit(net.apply), variables, edm)(noised.x, at, cond)
     term = jd.Uncertain(jd.WeightedError(jd.UniformOnNetwork(edm)))
-    objective = x0[0].size * jnp.mean(term(denoised, noised))
-    np.testing.assert_allclose(objective, golden["train/loss_scalar"], rtol=2e-6)
+
+    @jax.jit
+    def objective(variables: dict[str, Any]) -> Any:
+        unit = variables | {"params": normalized(variables["params"])}
+        denoised = jd.denoiser(net.apply, unit, edm)(noised.x, at, cond)
+        return x0[0].size * jnp.mean(term(denoised, noised))
+
+    expected = golden["train/loss_scalar"]
+    np.testing.assert_allclose(objective(variables), expected, rtol=2e-6)
 
 
 def test_eight_devices_are_as_one() -> None:
@@ -117,7 +122,7 @@ def test_a_batch_in_parts_is_as_one() -> None:
     states = {}
     for rounds in (1, 4):
         e = dataclasses.replace(TINY, network=plain, accumulation=rounds)
-        step, state = jax.jit(make_step(e)), init_state(e)
+        step, state = jax.jit(make_step(e)), initial(e)
         for n in range(3):
             state, metrics = step(state, batch(n))
         states[rounds] = (float(metrics["loss"]), float(metrics["grad_norm"]), state.params)
@@ -176,7 +181,7 @@ def test_a_bad_loss_alone_is_seen() -> None:
     """Also where the chain would clean the gradient away."""
     infinite = dataclasses.replace(TINY)
     object.__setattr__(infinite, "loss_scale", 3e38)  # times 64 elements, past its range
-    state, _ = jax.jit(make_step(infinite))(init_state(TINY), batch(0))
+    state, _ = jax.jit(make_step(infinite))(initial(TINY), batch(0))
     assert int(state.first_bad) == 0
 
 
@@ -206,16 +211,14 @@ def test_a_tiny_network_learns() -> None:
     x0 = jnp.asarray(one["image"], jnp.float32) / 127.5 - 1
     level = jnp.full((16, 1, 1, 1), jd.LogSigma().time(0.0))
     noised = corrupt(jax.random.key(1), x0, level, jd.LogSigma())
-    denoise = jd.runs.state.run_denoiser(
-        TINY, jd.runs.state.ema_variables(TINY, state, 0.1)
-    )
     cond = jd.Condition(label=jnp.asarray(one["label"]))
-    error = jnp.mean((denoise(noised.x, noised.at, cond).x0 - x0) ** 2)
-    untrained = jd.runs.state.run_denoiser(
-        TINY, jd.runs.state.ema_variables(TINY, begin(mesh), 0.1)
-    )
-    before = jnp.mean((untrained(noised.x, noised.at, cond).x0 - x0) ** 2)
-    assert error < before / 4
+
+    @jax.jit
+    def error(state: TrainState) -> Any:
+        denoise = run_denoiser(TINY, ema_variables(TINY, state, 0.1))
+        return jnp.mean((denoise(noised.x, noised.at, cond).x0 - x0) ** 2)
+
+    assert error(state) < error(begin(mesh)) / 4
 
 
 def start_from(folder: Path, **changed: Any) -> None:

@@ -74,7 +74,11 @@ def train(
         raise ValueError(f"steps are made {CHUNK} at a time: use a multiple, not {steps}")
     tx = OPTIMIZER.transformation(batch)
     start, key = jax.random.split(key)
-    params = normalized(network.init(start, jnp.zeros((1, 2)), jnp.zeros(())))
+
+    @jax.jit
+    def begin(key: PRNGKeyArray) -> Carry:
+        params = normalized(network.init(key, jnp.zeros((1, 2)), jnp.zeros(())))
+        return params, tx.init(params)
 
     def step(carry: Carry, number: Array) -> tuple[Carry, Array]:
         params, state = carry
@@ -87,7 +91,7 @@ def train(
         return (optax.apply_updates(params, updates), state), value
 
     chunk = jax.jit(lambda carry, numbers: jax.lax.scan(step, carry, numbers))
-    carry = params, tx.init(params)
+    carry = begin(start)
     show = name is not None
     with progress.bar(total=steps, unit="step", desc=name or "", show=show) as bar:
         for first in range(0, steps, CHUNK):
