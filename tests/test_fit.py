@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from jaxtyping import Array, Key
 
 import jaxdiff as jd
@@ -30,21 +29,10 @@ from jaxdiff.train import step as train_step
 from jaxdiff.train.goodput import Clock
 from jaxdiff.types import Noised
 from tests.extending import forgetting
-from tests.test_train import TINY, batch
-
-
-@jd.types.implements(jd.types.Network)
-class Small(nn.Module):
-    """As good as any for the loop, and traced and compiled in a tenth of the time."""
-
-    @nn.compact
-    def __call__(self, x: Any, c_noise: Any, cond: Any, train: bool = False) -> jd.Output:
-        return jd.Output(nn.Dense(x.shape[-1])(x))
-
+from tests.test_train import PLAIN, Small, batch
 
 QUIET = dataclasses.replace(
-    TINY, network=Small(), loss=jd.WeightedError(jd.UniformOnNetwork(jd.EDM())),
-    batch_size=1, steps=12, log_every=2, checkpoint_every=4, sample_every=0,
+    PLAIN, batch_size=1, steps=12, log_every=2, checkpoint_every=4, sample_every=0,
 )  # fmt: skip
 """One image a step, and so one device."""
 
