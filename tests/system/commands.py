@@ -13,8 +13,8 @@ from jaxdiff.runs import checkpoint
 from jaxdiff.runtime import sharding
 from tests.cases import commands as here
 from tests.cases.commands import Done
+from tests.system.forked import ROOT, Command, Ended
 
-ROOT = Path(__file__).parents[2]
 TINY = "--config=tests/system/tiny.py"
 
 
@@ -31,7 +31,20 @@ def refused_training(workdir: Path, *arguments: object) -> Done:
     return here.run("train", TINY, f"--workdir={workdir}", *arguments)
 
 
-def run(line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
+def run(line: list[str], environment: dict[str, str]) -> Ended:
+    """A whole command."""
+    return start(line, environment).ended()
+
+
+def start(line: list[str], environment: dict[str, str], together: bool = False) -> Command:
+    """Starts a command; `together`, what it prints and its errors are one text."""
+    return Command(line, environment, Path(environment["OUTPUTS"]), together)
+
+
+def run_anew(
+    line: list[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """A whole command, as a shell starts it: in a new Python, which imports everything."""
     return subprocess.run(
         line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -41,20 +54,14 @@ def kill_when(
     line: list[str], environment: dict[str, str], ready: Callable[[], bool], sign: int
 ) -> tuple[int, str]:
     """Starts a run and sends it a signal once `ready`; its exit code and output."""
-    process = subprocess.Popen(
-        line,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    running = start(line, environment, together=True)
     deadline = time.monotonic() + 300
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
+    while not ready() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.0005)
-    assert process.poll() is None, process.communicate()[0]
-    process.send_signal(sign)
-    return process.wait(timeout=120), process.communicate()[0]
+    assert running.poll() is None, running.ended().stdout
+    running.send_signal(sign)
+    done = running.ended(timeout=120)
+    return done.returncode, done.stdout
 
 
 def reached(workdir: Path, step: int) -> Callable[[], bool]:

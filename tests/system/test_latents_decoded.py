@@ -18,8 +18,7 @@ from jaxdiff.data import Folder, LatentRecords, encode, encoder_of, vae
 from jaxdiff.data.formats import shards
 from tests.cases.commands import run
 from tests.model_goldens import cast, vae_folder
-from tests.system.commands import command, kill_when, leaves, saved_steps
-from tests.system.commands import run as run_process
+from tests.system.commands import command, kill_when, leaves, run_anew, saved_steps
 
 pytest.importorskip("array_record", reason='needs pip install "jaxdiff[records]"')
 
@@ -61,7 +60,7 @@ def encoded(at: Path, environment: dict[str, str]) -> str:
         f"--vae={vae_folder(at / 'vae')}",
     )
     line += f"--out={at / 'latents'}", "--shard_size=16", "--batch=2"
-    killed = run_process([sys.executable, "-c", KILLED, "encode", *line], environment)
+    killed = run_anew([sys.executable, "-c", KILLED, "encode", *line], environment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(shards.read_header(at / "latents").shards) == 1
     done = run("encode", *line)

@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.system.commands import ROOT, leaves, reached, run, saved_steps, train
+from tests.system.commands import (
+    Command,
+    leaves,
+    reached,
+    run,
+    saved_steps,
+    start,
+    train,
+)
 
 STEPS = 16
 FEW = (f"--config.steps={STEPS}", "--config.sample_every=16", "--config.eval_every=16")
@@ -21,7 +28,7 @@ FEW = (f"--config.steps={STEPS}", "--config.sample_every=16", "--config.eval_eve
 @contextmanager
 def started(
     workdir: Path, count: int, environment: dict[str, str], *arguments: str, own: str = ""
-) -> Iterator[list[subprocess.Popen]]:
+) -> Iterator[list[Command]]:
     """The command in each of several processes; `own` is given to the last alone."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -31,20 +38,19 @@ def started(
         extra = [own] if own and i == count - 1 else []
         line = train(workdir, *FEW, *arguments, *extra, *together, f"--process={i}")
         line.append(f"--cpu_devices={max(1, 2 // count)}")
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        running.append(subprocess.Popen(line, cwd=ROOT, env=environment, **pipe))
+        running.append(start(line, environment, together=True))
     try:
         yield running
     finally:
         for process in running:
             process.kill()
-            process.wait()
+            process.ended()
 
 
-def ended(running: list[subprocess.Popen]) -> list[tuple[int, str]]:
+def ended(running: list[Command]) -> list[tuple[int, str]]:
     """Status and output of each."""
-    outputs = [process.communicate(timeout=300)[0] for process in running]
-    return [(p.returncode, text) for p, text in zip(running, outputs, strict=True)]
+    ends = [process.ended() for process in running]
+    return [(done.returncode, done.stdout) for done in ends]
 
 
 def complete(

@@ -16,12 +16,14 @@ from jaxdiff.runs import restoring, run_folder
 from tests.cases import commands as here
 from tests.cases.commands import Done
 from tests.system.commands import (
+    Ended,
     command,
     kill_when,
     leaves,
     reached,
     refused_training,
     run,
+    run_anew,
     saved_steps,
     train,
 )
@@ -46,7 +48,7 @@ def saving(workdir: Path, past: int) -> Callable[[], bool]:
 def finished(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = run(train(workdir), environment)
+    done = run_anew(train(workdir), environment)
     assert done.returncode == 0, done.stderr
     assert "jaxdiff sample --workdir" in done.stdout.splitlines()[-1]
     return workdir
@@ -154,9 +156,9 @@ def test_a_damaged_checkpoint_is_passed_over(
         np.testing.assert_array_equal(value, mended[name], err_msg=name)
 
 
-def errors(done: subprocess.CompletedProcess | Done) -> str:
+def errors(done: subprocess.CompletedProcess | Ended | Done) -> str:
     """The error of a command that failed as it should: its one last line."""
-    if isinstance(done, subprocess.CompletedProcess):
+    if not isinstance(done, Done):
         done = Done(done.returncode, done.stdout, done.stderr)
     assert done.status not in (0, None)
     assert "Traceback" not in done.err
@@ -291,7 +293,7 @@ def test_a_full_disk_loses_nothing(environment: dict[str, str], tmp_path: Path) 
     workdir = tmp_path / "run"
     assert run(train(workdir, "--config.steps=4"), environment).returncode == 0
     limited = ["bash", "-c", f"ulimit -f 20; exec {' '.join(train(workdir))}"]
-    assert "cannot save a checkpoint" in errors(run(limited, environment))
+    assert "cannot save a checkpoint" in errors(run_anew(limited, environment))
     assert saved_steps(workdir) == [4]
     assert run(train(workdir, "--config.steps=8"), environment).returncode == 0
     assert saved_steps(workdir) == [4, 8]
