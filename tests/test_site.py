@@ -16,12 +16,12 @@ import pytest
 
 import jaxdiff
 from jaxdiff.commands import main
-from tools import architecture, site
+from tools import architecture, website
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
-REFERENCE = site.pages()
+REFERENCE = website.pages()
 SITE = PAGES | REFERENCE
 FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
@@ -41,23 +41,23 @@ def test_every_public_name_has_an_entry() -> None:
     }
     assert with_names <= entries
     assert [
-        n for n, t in site.public_names().items() if f"| [`{n}`][{t}] |" not in text
+        n for n, t in website.public_names().items() if f"| [`{n}`][{t}] |" not in text
     ] == []
 
 
 def test_every_public_name_has_a_summary() -> None:
-    named = site.public_names()
-    assert [name for name, target in named.items() if not site.summary(target)] == []
+    named = website.public_names()
+    assert [name for name, target in named.items() if not website.summary(target)] == []
 
 
 def test_names_are_what_python_says() -> None:
-    named = site.public_names()
+    named = website.public_names()
     for name, target in named.items():
         value = _value(name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert f"{value.__module__}.{value.__qualname__}" == target
     ours = [n for n in jaxdiff.__all__ if n not in ("jaxtyping", "version", "__version__")]
-    assert [n for n in ours if site.definition(f"jd.{n}") is None] == []
+    assert [n for n in ours if website.definition(f"jd.{n}") is None] == []
     assert {f"jd.{n}" for n in ours if not isinstance(_value(f"jd.{n}"), ModuleType)} <= {
         *named
     }
@@ -72,9 +72,9 @@ def _value(name: str) -> object:
 
 def test_a_name_that_is_not_there_has_no_definition() -> None:
     names = ["jd.Heun", "jd.solvers.Heun", "jd.NoiseLevel.snr", "jd.runs.restoring.restore"]
-    assert all(site.definition(name) for name in names)
+    assert all(website.definition(name) for name in names)
     names = ["jd.heun", "jd.Heun.snr", "jd.nothing.Heun", "jd.NoiseLevel.snr.real"]
-    assert [site.definition(name) for name in names] == [None] * 4
+    assert [website.definition(name) for name in names] == [None] * 4
 
 
 def names(text: str) -> Iterator[str]:
@@ -85,7 +85,7 @@ def names(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_names_of_a_page_exist(page: str) -> None:
-    unknown = [name for name in names(PAGES[page]) if site.definition(name) is None]
+    unknown = [name for name in names(PAGES[page]) if website.definition(name) is None]
     assert unknown == []
     for name in names(PAGES[page]):
         _value(name)
@@ -183,21 +183,21 @@ def test_names_in_a_page_become_links_and_code_stays() -> None:
     )
     heun = "jaxdiff.sampling.solvers.euler_heun_ddim.Heun"
     linked = f"[`jd.Heun()`][{heun}] and `jd.nothing`\n```python\n`jd.Heun`\n```\nx"
-    assert site.linked(text) == linked
+    assert website.linked(text) == linked
 
 
 def test_examples_become_blocks_of_code() -> None:
     text = "What.\n\n>>> a = 1\n>>> a\n1\n\nMore.\n"
-    assert site.fenced(text) == "What.\n\n```pycon\n>>> a = 1\n>>> a\n1\n```\n\nMore.\n"
+    assert website.fenced(text) == "What.\n\n```pycon\n>>> a = 1\n>>> a\n1\n```\n\nMore.\n"
 
 
 def test_a_method_without_docstring_leads_to_its_protocol() -> None:
-    step = site.elsewhere()["jaxdiff.sampling.solvers.euler_heun_ddim.Heun.step"]
+    step = website.elsewhere()["jaxdiff.sampling.solvers.euler_heun_ddim.Heun.step"]
     assert step == "jaxdiff.types.Solver.step"
     undocumented = {
         f"jaxdiff.{name}" for name, documented in _documented() if not documented
     }
-    assert undocumented <= site.elsewhere().keys()
+    assert undocumented <= website.elsewhere().keys()
     assert len(undocumented) > 50
 
 
@@ -212,3 +212,10 @@ def _documented() -> Iterator[tuple[str, bool]]:
                             f"{module}.{node.name}.{method.name}",
                             bool(ast.get_docstring(method)),
                         )
+
+
+def test_most_of_what_is_called_has_an_example() -> None:
+    shown = website.examples()
+    assert shown["jd.sample"]
+    assert "jd.types.Network" not in shown  # a protocol
+    assert sum(shown.values()) > 0.77 * len(shown)

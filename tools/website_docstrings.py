@@ -14,7 +14,7 @@ import griffe
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tools import site
+from tools import website
 
 
 class Shown(griffe.Extension):
@@ -22,7 +22,7 @@ class Shown(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Once all of the package is read."""
-        for name, target in site.elsewhere().items():
+        for name, target in website.elsewhere().items():
             method = pkg[name.removeprefix(f"{pkg.path}.")]
             if not method.has_docstring:
                 short = ".".join(target.split(".")[-2:])
@@ -30,7 +30,7 @@ class Shown(griffe.Extension):
                 method.docstring = griffe.Docstring(text, parent=method)
         for member in list(_members(pkg)):
             if member.docstring:
-                member.docstring.value = site.fenced(member.docstring.value)
+                member.docstring.value = website.fenced(member.docstring.value)
             if member.is_class and "__init__" not in member.members and _has_fields(member):
                 member.set_member("__init__", _init(member))
 

@@ -1,7 +1,7 @@
 """The documentation site: its API reference, and what `jd.name` stands for.
 
     pip install -e ".[docs]" && mkdocs build --strict    # the site, into site/
-    python tools/site.py                                 # its figures
+    python tools/website.py                                 # its figures
 
 `mkdocs.yml` loads this file as its hook, which adds one reference page per room, with every
 public name of every module, and links each `jd.name` in the text of a page to its entry
