@@ -219,3 +219,14 @@ def test_most_of_what_is_called_has_an_example() -> None:
     assert shown["jd.sample"]
     assert "jd.types.Network" not in shown  # a protocol
     assert sum(shown.values()) > 0.77 * len(shown)
+
+
+def test_a_name_that_the_built_site_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "reference").mkdir()
+    names = [f"jaxdiff.{name}" for name, _ in architecture.public()]
+    names += website.public_names().values()
+    names.remove("jaxdiff.sampling.sample.sample")
+    names.remove("jaxdiff.sampling.sample.sample")
+    page = "".join(f'<h2 id="{name}">' for name in names)
+    (tmp_path / "reference" / "all.html").write_text(page)
+    assert website.missing(tmp_path) == ["jaxdiff.sampling.sample.sample"]

@@ -240,6 +240,22 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return linked(markdown)
 
 
+def missing(folder: Path) -> list[str]:
+    """The public names, methods included, without an entry in a built site."""
+    pages = (path.read_text() for path in (folder / "reference").glob("*.html"))
+    entries = {name for text in pages for name in re.findall(r'id="(jaxdiff[.\w]*)"', text)}
+    names = {f"jaxdiff.{name}" for name, _ in architecture.public()}
+    return sorted((names | {*public_names().values()}) - entries)
+
+
+def on_post_build(config: Any) -> None:
+    """Fails if the reference lacks a public name (mkdocs calls this)."""
+    from mkdocs.exceptions import PluginError
+
+    if names := missing(Path(config.site_dir)):
+        raise PluginError(f"the reference has no entry for {', '.join(names)}")
+
+
 def examples() -> dict[str, bool]:
     """The functions and classes that a user calls, and whether each has an example.
 
