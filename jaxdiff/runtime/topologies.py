@@ -10,6 +10,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -80,8 +81,6 @@ def require(kind: str) -> None:
 
 def _tpus(chip: Chip, size: str) -> list[jax.Device]:
     require("tpu")
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
     sides = [int(n) for n in size.split("x")]
     options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
     if all(n == 1 for n in sides):
@@ -94,7 +93,7 @@ def _tpus(chip: Chip, size: str) -> list[jax.Device]:
         raise wrong
     try:
         layout = f"{chip.name}:{size}"
-        return topologies.get_topology_desc(layout, "tpu", **options).devices
+        return _described(layout, "tpu", **options)
     except jax.errors.JaxRuntimeError as error:
         if "INVALID_ARGUMENT" in str(error):
             raise wrong from None
@@ -105,9 +104,10 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any: the topology's name decides
     "TPU_WORKER_HOSTNAMES": "localhost",
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # errors are raised; it would also log slow compiles
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nobody holds a TPU, so processes may be several
 }
-"""What libtpu reads when it is loaded without a TPU."""
+"""What the compilers read when they are loaded without a device."""
 
 
 def _gpus(chip: Chip, size: str) -> list[jax.Device]:
@@ -118,12 +118,13 @@ def _gpus(chip: Chip, size: str) -> list[jax.Device]:
             f"{chip.name}:8; got {size}"
         )
     here = min(int(size), MACHINE)
-    return topologies.get_topology_desc(
-        chip.name,
-        "cuda",
-        target_config=chip.target,
-        topology=f"1x{int(size) // here}x{here}",
-    ).devices
+    layout = f"1x{int(size) // here}x{here}"
+    return _described(chip.name, "cuda", target_config=chip.target, topology=layout)
+
+
+def _described(name: str, platform: str, **options: Any) -> list[jax.Device]:
+    os.environ |= {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}
+    return topologies.get_topology_desc(name, platform, **options).devices
 
 
 MACHINE = 8

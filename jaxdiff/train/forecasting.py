@@ -262,6 +262,7 @@ def table(experiment: Experiment, name: str, sample: bool = False) -> Iterator[s
     shape = " x ".join(f"{mesh.shape[axis]} {axis}" for axis in mesh.axis_names)
     yield f"{mesh.size} x {where.chip.title} ({shape}); on one of them:"
     yield from _given(experiment, mesh, sample)
+    yield "compiling: seconds for a small network, many minutes for one as large as EDM2's"
     try:
         result = compile_for(experiment, where, mesh, sample)
         yield from _report(result)
@@ -291,7 +292,7 @@ def _given(experiment: Experiment, mesh: Mesh, sample: bool) -> Iterator[str]:
         yield _line(part, gib(size), notes[part])
     if not sample:
         images = e.batch_size // mesh.size // e.accumulation
-        note = f"for the gradient of {images} images, as traced; a part of temporary"
+        note = f"for the gradient of {images} images, as traced; the compiler may keep less"
         yield _line("kept", gib(memory.kept(experiment, images)), note)
 
 
@@ -376,8 +377,9 @@ def _time(result: Forecast) -> Iterator[str]:
     tiles = result.topology.chip.lanes
     layers = sorted(result.costs.layers.items(), key=lambda item: -item[1].seconds)
     for name, row in layers[:LAYERS]:
-        back = row.backward / (row.seconds or 1)
-        note = f"{row.seconds / (whole or 1):.0%}, {back:.0%} of it backward"
+        note = f"{row.seconds / (whole or 1):.0%}"
+        if result.costs.total.backward:
+            note += f", {row.backward / (row.seconds or 1):.0%} of it backward"
         note += f", fills {row.fill:.0%} of its tiles" if tiles and row.padded else ""
         yield _line(f"  {name}", span(row.seconds), note)
     rest = sum(row.seconds for _, row in layers[LAYERS:])
