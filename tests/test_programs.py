@@ -106,7 +106,7 @@ def compiled(name: str) -> Compiled:
     run = dataclasses.replace(RUN, fsdp=2 if name == FSDP else 1)
     where = topologies.topology(name)
     mesh = forecasting.mesh_of(run, where)
-    step = forecasting.training(run, mesh).compile(compiler_options=where.options)
+    step = where.compile(forecasting.training(run, mesh))
     state = memory.abstract_state(run, mesh)
     sizes = {a.size for a in jax.tree.leaves(state.params)}
     return Compiled(

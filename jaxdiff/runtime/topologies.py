@@ -39,6 +39,16 @@ class Topology:
         ours = {flag.split("=")[0].lstrip("-"): flag.endswith("=true") for flag in flags}
         return ours if self.chip.estimated else ours | {"xla_gpu_autotune_level": 0}
 
+    def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Compiles for these devices; jax could not read it back from its cache."""
+        name = "jax_persistent_cache_min_compile_time_secs"
+        before = getattr(jax.config, name)
+        jax.config.update(name, 1e9)  # what is compiled faster is not kept
+        try:
+            return lowered.compile(compiler_options=self.options)
+        finally:
+            jax.config.update(name, before)
+
 
 def topology(name: str) -> Topology:
     """The devices of a name such as "v5e:4x4" or "h100:8": a chip, and how many.

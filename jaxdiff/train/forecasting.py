@@ -154,7 +154,7 @@ def compile_for(
         raise TooLarge(f"{gib(state)} of parameters, averages and moments alone")
     lowered = sampling(experiment, mesh) if sample else training(experiment, mesh)
     try:
-        compiled = lowered.compile(compiler_options=where.options)
+        compiled = where.compile(lowered)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
