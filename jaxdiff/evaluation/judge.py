@@ -145,7 +145,12 @@ def _kept(
 
 @dataclass(frozen=True)
 class SampleBlock:
-    """`count` images of a source, from number `first` on."""
+    """`count` images of a source, from number `first` on.
+
+    >>> from jaxdiff.evaluation.sample_cache import in_memory
+    >>> len(SampleBlock(in_memory(np.zeros((5, 8, 8, 1), np.uint8)), first=2, count=3))
+    3
+    """
 
     source: Images
     first: int
@@ -176,7 +181,12 @@ def blocks(source: Images, count: int) -> Iterator[SampleBlock]:
 def everything(
     source: Images, most: int | None = None, *, progress: bool = False
 ) -> UInt8[np.ndarray, "N H W C"]:
-    """All images of a source, or `most` of them, evenly spaced, in memory."""
+    """All images of a source, or `most` of them, evenly spaced, in memory.
+
+    >>> from jaxdiff.evaluation.sample_cache import in_memory
+    >>> everything(in_memory(np.zeros((5, 8, 8, 1), np.uint8)), most=2).shape
+    (2, 8, 8, 1)
+    """
     count = len(source)
     numbers = np.arange(count)
     if most is not None and count > most:

@@ -24,7 +24,11 @@ BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number that was estimated from samples, and its standard error, nan if unknown."""
+    """A number that was estimated from samples, and its standard error, nan if unknown.
+
+    >>> Estimate(value=0.25, error=0.01).value
+    0.25
+    """
 
     value: float
     error: float
