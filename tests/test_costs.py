@@ -83,6 +83,7 @@ def test_traffic_is_of_the_main_memory_and_of_slices(tpu: hlo.Program) -> None:
     assert tpu.traffic(named(tpu, "fusion")) == gathered + made  # x lies in vector memory
     assert tpu.traffic(named(tpu, "fusion.3")) == 2 * 64 * 64 * 2  # one of five, and out
     assert tpu.traffic(named(tpu, "tuple.2")) == 0
+    assert tpu.traffic(named(tpu, "copy-start")) == 8 * 16 * 16 * 64 * 2  # read once
     assert tpu.traffic(named(tpu, "copy-done")) == 0
 
 

@@ -25,7 +25,8 @@ KINDS = (
 """What time is spent on."""
 
 MOVES = {
-    *("copy", "copy-start", "copy-done", "transpose", "reshape", "slice", "concatenate"),
+    *("copy", "copy-start", "copy-done", "slice-start", "slice-done"),
+    *("transpose", "reshape", "slice", "concatenate"),
     *("bitcast-convert", "dynamic-slice", "dynamic-update-slice", "pad", "reverse"),
     *("convert", "broadcast", *hlo.FREE),
 }
@@ -121,12 +122,10 @@ def _add(costs: Costs, program: hlo.Program, op: hlo.Op, times: int, chip: Chip)
     products = [hlo.product(inner) for inner in program.within(op)]
     flops, moved = sum(product.flops for product in products), program.traffic(op)
     seconds = roofline(chip, flops, moved)
-    prefetch = op.kind in ("copy-start", "copy-done", "async-done", "async-update")
     if chip.estimated:  # what the compiler prefetches runs beside other operations
-        estimate = 0.0 if prefetch else (op.cycles or 0) / chip.clock
-        if not estimate and not prefetch:
-            costs.unestimated += times * seconds
-        seconds = estimate or (0.0 if prefetch else seconds)
+        estimate = (op.cycles or 0) / chip.clock
+        seconds = 0.0 if op.prefetches else estimate or seconds
+        costs.unestimated += times * seconds * (not estimate)
     padded = sum(
         product.flops
         / (filled(product.depth, chip.lanes) * filled(product.columns, chip.lanes))

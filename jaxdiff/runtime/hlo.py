@@ -84,6 +84,12 @@ class Op:
         return kind if kind in COLLECTIVES else ""
 
     @property
+    def prefetches(self) -> bool:
+        """Whether it starts or ends a copy that runs beside other operations."""
+        kind = self.kind.removesuffix("-start").removesuffix("-done")
+        return kind != self.kind and kind in ("copy", "slice", "dynamic-slice", "async")
+
+    @property
     def target(self) -> str:
         """The library routine of a custom call."""
         match = re.search(r'custom_call_target="([^"]*)"', self.attributes)
@@ -178,6 +184,8 @@ class Program:
         """
         if op.kind in FREE or op.kind.endswith("-done"):
             return 0
+        if op.prefetches:  # to or from a TPU's vector memory
+            return min(shape.bytes for shape in op.outputs[:2])
         sizes = [in_main_memory(shapes) for shapes in op.inputs]
         wrote = in_main_memory(op.outputs)
         for body in op.calls if op.kind == "fusion" else ():
