@@ -21,6 +21,7 @@ ELSEWHERE = {
     *("figure.savefig", "jax.distributed", "jax.jvp", "law.length"),
     *("module.name", "network.remat", "source.load", "sampling.noise_guidance"),
     *("jd.name", "jd.package.name", "solvers.MySolver", "optimizer.lengths"),
+    *("compiled.as_text", "lax.scan", "mkdocs.yml"),
     *("np.asarray", "jax.lax.scan", "optax.GradientTransformation"),
     *("optax.MultiSteps", "optax.microbatch"),
 }
