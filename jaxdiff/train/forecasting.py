@@ -232,7 +232,7 @@ def alternatives(experiment: Experiment, mesh: Mesh) -> Iterator[dict[str, Any]]
     """Changes of fields that need less memory, from the cheapest to the slowest."""
     e, each = experiment, experiment.batch_size // mesh.size
     rounds = [2**n for n in range(each.bit_length()) if each % 2**n == 0]
-    remats = [False, True] if getattr(e.network, "remat", None) is False else [False]
+    remats = [False, True] if vars(e.network).get("remat") is False else [False]
     for accumulation in [e.accumulation, *(n for n in rounds if n > e.accumulation)]:
         for fsdp in dict.fromkeys((e.fsdp, mesh.size)):
             for remat in remats:
