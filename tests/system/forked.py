@@ -47,6 +47,8 @@ class Command:
         self.files = [folder / f"{number}.out", folder / f"{number}.err"]
         if together:
             self.files[1] = self.files[0]
+        for file in self.files:
+            file.touch(0o600)  # before the next command counts
         with _exactly(environment):  # JAX reads it at import, XLA when it first can
             forkserver.ensure_running()
         arguments = line[3:], environment, *map(str, self.files)
@@ -92,7 +94,7 @@ def _exactly(environment: dict[str, str]) -> Iterator[None]:
 def _run(arguments: list[str], environment: dict[str, str], out: str, err: str) -> None:
     """The command in the new process, from the files that it writes to to its last word."""
     for path, descriptor in ((out, 1), (err, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
     os.chdir(ROOT)
