@@ -53,7 +53,7 @@ TINY = Experiment(
 )
 
 
-@jd.types.implements(jd.types.Network)
+@jd.register
 class Small(nn.Module):
     """Where any network will do: it is traced and compiled in a tenth of the time."""
 
