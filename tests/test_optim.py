@@ -122,8 +122,10 @@ def check_run(run: str, dtype: str) -> None:
     opt_state = jax.jit(tx.init)(params)
     expected_averages: Any = [None for _ in stds]
     mu = nu = jax.tree.map(np.zeros_like, params)
+    gradients = []
     for step in range(META["steps"]):
         loss, grads = value_and_grad(params, *batch(step, dtype))
+        gradients.append(grads)
         np.testing.assert_allclose(loss, losses[step], rtol=rtol / 10)
         (params, raw), opt_state = update(grads, opt_state, params)
         stored = params_of(f"{run}/step{step + 1}", dtype)
@@ -146,10 +148,26 @@ def check_run(run: str, dtype: str) -> None:
     final = params_of(f"{run}/final64", dtype)
     if dtype == "float64":
         return close(raw, final, rtol)
-    # as near to float64 as the reference's own float32 run is
-    bound = 2 * TRAJ[f"{run}/final_f32_vs_f64_maxabs"]
-    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), raw, final)
-    assert max(jax.tree.leaves(apart)) < bound
+    # As near to float64 as the reference's own float32 run is. Adam makes a whole step of a
+    # gradient that is the rounding of a sum that cancels, which each order of the sum has
+    # at other elements.
+    bound = TRAJ[f"{run}/final_f32_vs_f64_maxabs"]
+    apart = flat(jax.tree.map(lambda a, b: np.abs(a - b), raw, final))
+    cancels = np.any([flat(jax.tree.map(tiny, grads)) for grads in gradients], axis=0)
+    assert apart[~cancels].max() < 2 * bound
+    assert apart[cancels].max(initial=0) < 5 * bound
+    assert cancels.mean() < 0.01
+
+
+def tiny(grad: Any) -> Any:
+    """Where a gradient is not 0, but nothing beside the others of its tensor."""
+    size = np.abs(np.asarray(grad))
+    return (size > 0) & (size < 1e-3 * np.sqrt(np.mean(size**2)))
+
+
+def flat(tree: Any) -> Any:
+    """All numbers of a tree."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def mixed(share: float, a: Any, b: Any) -> Any:
