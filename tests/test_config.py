@@ -62,7 +62,10 @@ def test_every_config_takes_a_step_at_toy_size(path: Path) -> None:
     has = fields_of(type(whole.backbone))
     network = whole.backbone.clone(**{k: v for k, v in toy.items() if k in has})
     network = network if whole.backbone is whole else whole.clone(backbone=network)
-    tiny = dataclasses.replace(experiment, network=network, batch_size=4)
+    source = experiment.data
+    if "size" in fields_of(type(source)):
+        source = dataclasses.replace(source, size=16)
+    tiny = dataclasses.replace(experiment, data=source, network=network, batch_size=4)
     stored = data.encoder_of(tiny.data).stored((4, *tiny.data.shape))
     image = jnp.zeros(stored.shape, stored.dtype).at[:, ::2].set(255)
     batch = {"image": image, "label": jnp.arange(4) % 3}
