@@ -19,10 +19,10 @@ from jaxdiff.runs.state import TrainState
 from jaxdiff.train import fit
 from jaxdiff.train import loop as train_loop
 from jaxdiff.train.step import compiled_step
-from tests.test_train import TINY
+from tests.test_train import PLAIN, TINY
 
 RUN = dataclasses.replace(
-    TINY, batch_size=2, steps=4, log_every=2, checkpoint_every=4, sample_every=0
+    PLAIN, batch_size=2, steps=4, log_every=2, checkpoint_every=4, sample_every=0
 )
 
 

@@ -20,7 +20,7 @@ from jaxdiff.runs.state import init_state
 from jaxdiff.runtime import sharding
 from jaxdiff.train import fit, setup
 from tests.states import initial
-from tests.test_train import TINY
+from tests.test_train import TINY, Small
 
 DIT = DiT(label_dim=4, width=8, depth=1, heads=2)
 PLAIN = {"loss": jd.WeightedError(jd.UniformOnNetwork(jd.EDM()))}
@@ -209,8 +209,9 @@ def test_a_run_starts_from_a_run_under_the_home_folder(
     """By `fit`, with ~ and text as paths, and the folder's history says it too."""
     monkeypatch.setenv("HOME", str(tmp_path))
     few = dataclasses.replace(
-        TINY, batch_size=1, steps=2, log_every=2, checkpoint_every=2, sample_every=0
+        TINY, network=Small(), steps=2, log_every=2, checkpoint_every=2, sample_every=0
     )
+    few = dataclasses.replace(few, batch_size=1, **PLAIN)
     fit(few, "~/first", progress=False)
     assert (tmp_path / "first/checkpoints/2").is_dir()
     fit(dataclasses.replace(few, init_from="~/first", steps=1), str(tmp_path / "second"))
