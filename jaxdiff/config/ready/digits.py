@@ -2,7 +2,7 @@
 
     jaxdiff train --config=digits --workdir=runs/digits
 
-takes about five minutes on 2 CPU cores, compilation included. At commit 85aa469
+takes five to six minutes on 2 CPU cores, compilation included. At commit 85aa469
 
     python benchmarks/digits_quality.py --workdir=runs/digits
 
