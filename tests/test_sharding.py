@@ -148,7 +148,8 @@ def test_a_gathered_weight_has_every_derivative() -> None:
             return derivatives(layer)
 
     plain = jax.jit(lambda: derivatives(jnp.matmul))()
-    chex.assert_trees_all_close(shared(), plain, rtol=1e-4, atol=1e-4)
+    # sums of 64 products, split over devices: a few roundings of numbers up to 9
+    chex.assert_trees_all_close(shared(), plain, rtol=2e-6, atol=1e-6)
 
 
 OTHERS = {

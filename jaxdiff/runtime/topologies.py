@@ -90,7 +90,6 @@ def require(kind: str) -> None:
 
 
 def _tpus(chip: Chip, size: str) -> list[jax.Device]:
-    require("tpu")
     sides = [int(n) for n in size.split("x")]
     options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
     if all(n == 1 for n in sides):
@@ -101,6 +100,7 @@ def _tpus(chip: Chip, size: str) -> list[jax.Device]:
     )
     if len(sides) != chip.axes or math.prod(sides) > chip.most:
         raise wrong
+    require("tpu")
     try:
         layout = f"{chip.name}:{size}"
         return _described(layout, "tpu", **options)
@@ -121,12 +121,12 @@ ENVIRONMENT = {
 
 
 def _gpus(chip: Chip, size: str) -> list[jax.Device]:
-    require("gpu")
     if not size.isdigit() or (int(size) > MACHINE and int(size) % MACHINE):
         raise ValueError(
             f"{chip.title} comes as a number, up to {MACHINE} or a multiple of it, as "
             f"{chip.name}:8; got {size}"
         )
+    require("gpu")
     here = min(int(size), MACHINE)
     layout = f"1x{int(size) // here}x{here}"
     return _described(chip.name, "cuda", target_config=chip.target, topology=layout)
