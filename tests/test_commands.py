@@ -60,6 +60,60 @@ def test_a_wrong_name_is_one_line(
     assert all(name in err for name in program.names())
 
 
+def test_a_flag_before_any_command_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        started(monkeypatch, "--steps=5")
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert err.startswith("error: a command comes first, as in jaxdiff COMMAND --steps=5")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", program.names())
+def test_a_mistyped_flag_of_any_command_is_one_line(command: str) -> None:
+    done = commands.run(command, "--cpu_devcies=1")
+    assert done.status == 2
+    assert done.err == (
+        "error: unknown flag --cpu_devcies (did you mean --cpu_devices?); "
+        f"jaxdiff {command} --help lists all flags\n"
+    )
+    assert not done.out
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("train --stpes=5", "flag --stpes (did you mean --config.steps or --config.sam"),
+        ("train --seed=5", "flag --seed (did you mean --config.seed?)"),
+        ("train --dry-run", "flag --dry-run (did you mean --dry_run?)"),
+        ("train --hlep", "flag --hlep (did you mean --help?)"),
+        ("train --banana=5", "flag --banana; jaxdiff train --help lists"),
+        ("train --config.stpes=5", "no field 'stpes' (did you mean --config.steps or"),
+        ("train --config.std=5", "no field 'std' (did you mean --config.times.std or"),
+        ("train --config.data.banana=5", "config.data has no field 'banana'; it has"),
+        ("train --config.banana=5", "config has no field 'banana'; it has accumulation"),
+        ("analyze --step=5", "flag --step (did you mean --steps or --config.steps"),
+        ("sample --config.steps=5", "flag --config.steps (did you mean --steps?)"),
+        ("train --config=digts", "there is no file digts (did you mean digits?); there"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_those_nearest(line: str, error: str) -> None:
+    command, *arguments = line.split()
+    if command != "sample" and "--config=" not in line:
+        arguments = ["--config=digits", *arguments]
+    done = commands.run(command, *arguments)
+    assert done.status == 2
+    assert error in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_field_without_a_config_is_one_line() -> None:
+    done = commands.run("train", "--config.steps=5")
+    assert (done.status, done.err) == (2, "error: --config.steps needs --config\n")
+
+
 def test_help_and_version_import_no_jax() -> None:
     code = (
         "import sys; from jaxdiff.commands.main import main\n"
@@ -96,7 +150,10 @@ def test_a_ready_config_is_named_in_python_and_on_the_command_line() -> None:
     assert done.status == 2
     assert done.err.startswith("error: dit: 'tiny-nothing' is not a size: use s, b, l or")
     done = commands.run("train", "--config=digitz", "--dry_run")
-    assert "there is no file digitz; there are the ready configs cifar10, dig" in done.err
+    assert (
+        "digitz (did you mean digits?); there are the ready configs cifar10, dig"
+        in done.err
+    )
 
 
 def test_a_ready_config_is_not_on_the_path_of_imports(

@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from jaxdiff.commands import config_files, import_notice, own_types
+from jaxdiff.commands import config_files, import_notice, own_types, suggestions
 from jaxdiff.runtime import processes, topologies, xla_flags
 from jaxdiff.runtime.files import (
     CLOUD,
@@ -321,12 +321,25 @@ def _parse(argv: list[str]) -> list[str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except flags.UnrecognizedFlagError as error:
-        _fail(f"{str(error).splitlines()[0]}; --help lists them", 2)
+        _fail(_unknown_flag(error.flagname), 2)
     except Exception as error:  # a config file may raise anything
         _fail(config_files.fault(argv) or _of_flags(error), 2, error)
     if wrong := config_files.fault(argv):  # get_config returned something else
         _fail(wrong, 2)
     return rest
+
+
+def _unknown_flag(name: str) -> str:
+    """The error about a flag that there is not, with the flags that it may be."""
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if name.startswith("config.") and "config" in flags.FLAGS and config is None:
+        return f"--{name} needs --config"
+    by_module = flags.FLAGS.flags_by_module_dict().items()
+    own = [f.name for module, there in by_module if module[:7] == "jaxdiff" for f in there]
+    fields = config_files.paths(config) if isinstance(config, ConfigDict) else []
+    near = suggestions.nearest(name, [*own, *fields, "help"])
+    meant = suggestions.did_you_mean(f"--{flag}" for flag in near)
+    return f"unknown flag --{name}{meant}; {sys.argv[0]} --help lists all flags"
 
 
 HELP = {"?", "help", "helpfull", "helpshort", "helpxml"}

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from jaxdiff.commands import suggestions
 from jaxdiff.config import (
     READY,
     TYPES,
@@ -91,9 +92,10 @@ def complaint(argv: list[str]) -> str:
     except (OSError, ValueError) as error:  # the name is too long, or has a null byte
         return f"--config={quote(path, 60)}: {getattr(error, 'strerror', None) or error}"
     if not is_file:
+        meant = suggestions.did_you_mean(suggestions.nearest(name, ready_names()))
         return (
-            f"--config: there is no file {quote(name)[1:-1]}; there are the ready configs "
-            f"{', '.join(ready_names())}, and files of your own"
+            f"--config: there is no file {quote(name)[1:-1]}{meant}; there are the ready "
+            f"configs {', '.join(ready_names())}, and files of your own"
         )
     return ""
 
@@ -146,6 +148,14 @@ def shown(file: str) -> str:
     return Path(file).stem if Path(file).parent == READY else file
 
 
+def paths(config: ConfigDict, where: str = "config") -> list[str]:
+    """All fields of a config as their flags name them, such as config.data.path."""
+    fields = [name for name in config if name not in ("type", WRITTEN)]
+    nested = [n for n in fields if isinstance(config[n], ConfigDict)]
+    inner = [path for name in nested for path in paths(config[name], f"{where}.{name}")]
+    return [f"{where}.{name}" for name in fields] + inner
+
+
 def _misfit(get_config: Any, file: str, argument: list[str]) -> str:
     try:
         inspect.signature(get_config).bind(*argument)
@@ -182,6 +192,8 @@ def _unknown_field(argv: list[str], config: ConfigDict) -> str:
             if name not in fields:
                 at = ".".join(["config", *names[:i]])
                 known = ", ".join(fields) or "none"
-                return f"--{flag}: {at} has no field {name!r}; it has {known}"
+                near = suggestions.nearest(flag, paths(config))
+                meant = suggestions.did_you_mean(f"--{path}" for path in near)
+                return f"--{flag}: {at} has no field {name!r}{meant}; it has {known}"
             node = node[name]
     return ""

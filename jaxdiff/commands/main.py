@@ -5,13 +5,12 @@ the imports take long, does not wait for jax.
 """
 
 import ast
-import difflib
 import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxdiff.commands import import_notice
+from jaxdiff.commands import import_notice, suggestions
 from jaxdiff.version import __version__
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -87,6 +86,8 @@ def _run(name: str) -> None:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), names(), 1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
+    if name.startswith("-"):
+        known = ", ".join(names())
+        return f"a command comes first, as in jaxdiff COMMAND {name}: one of {known}"
+    meant = suggestions.did_you_mean(suggestions.nearest(name, names()))
     return f"jaxdiff has no command {name!r}{meant}; it has {', '.join(names())}"

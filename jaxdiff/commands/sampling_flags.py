@@ -6,7 +6,6 @@ becomes a flag of all these commands.
 """
 
 import dataclasses
-import difflib
 import math
 import warnings
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from absl import flags
 from jaxtyping import PyTree
 
-from jaxdiff.commands import command, field_flags
+from jaxdiff.commands import command, field_flags, suggestions
 from jaxdiff.config import Experiment, Sampling, edm2_presets, published
 from jaxdiff.data import VAELatents, encoder_of
 from jaxdiff.runs import generate, restoring
@@ -238,8 +237,8 @@ def _label(text: str, count: int, names: Sequence[str]) -> int:
     listed = [f"{k} {name!r}" for k, name in enumerate(names[:LISTED])]
     more = f", ... {count - 1} {names[-1]!r}" if len(names) > LISTED else ""
     known = ", ".join(listed) + more if names else f"0 to {count - 1}"
-    near = difflib.get_close_matches(text, names, 1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
+    near = suggestions.nearest(text, names)[:1]
+    meant = suggestions.did_you_mean(map(repr, near))
     raise ValueError(
         f"--labels: {text!r} is not a class of this run{meant}; there are {known}, and "
         "none for images without a label"

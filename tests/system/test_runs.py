@@ -171,10 +171,13 @@ def errors(done: subprocess.CompletedProcess | Ended | Done) -> str:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--stepz=3"], "Unknown command line flag 'stepz'; --help lists"),
+        (["--stepz=3"], "unknown flag --stepz (did you mean --config.steps or"),
         (["extra"], "'extra' is not a flag"),
-        (["--config.batchsize=3"], "config has no field 'batchsize'; it has accumulation"),
-        (["--config.times.sdt=3"], "config.times has no field 'sdt'; it has mean, std"),
+        (
+            ["--config.batchsize=3"],
+            "batchsize' (did you mean --config.batch_size?); it",
+        ),
+        (["--config.times.sdt=3"], "config.times has no field 'sdt' (did you mean"),
         (["--config.batch_size=many"], "--config.batch_size=many"),
         (["--config.times.std=-1.0"], "config.times.std must be a number above 0"),
         (["--config.network.dtype=foo"], "config.network.dtype must be one of"),
