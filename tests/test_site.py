@@ -16,13 +16,14 @@ import pytest
 
 import jaxdiff
 from jaxdiff.commands import main
-from tools import architecture, website
+from tools import architecture, notebooks, website
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
 REFERENCE = website.pages()
-SITE = PAGES | REFERENCE
+NOTEBOOKS = dict(notebooks.pages())
+SITE = PAGES | REFERENCE | NOTEBOOKS
 FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 
 
@@ -83,11 +84,11 @@ def names(text: str) -> Iterator[str]:
     yield from (name for name in all_names if name not in ("jd.name", "jd.package.name"))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES | NOTEBOOKS)
 def test_the_names_of_a_page_exist(page: str) -> None:
-    unknown = [name for name in names(PAGES[page]) if website.definition(name) is None]
+    unknown = [name for name in names(SITE[page]) if website.definition(name) is None]
     assert unknown == []
-    for name in names(PAGES[page]):
+    for name in names(SITE[page]):
         _value(name)
 
 
@@ -165,7 +166,8 @@ def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
             ((DOCS / page).parent / path).resolve() if path else (DOCS / page).resolve()
         )
         name = str(target.relative_to(DOCS)) if target.is_relative_to(DOCS) else None
-        there = name in SITE or target.exists()
+        source = ROOT / str(name)  # a notebook, which is a file of the site, too
+        there = name in SITE or target.exists() or source.exists()
         if not there or (anchor and anchor not in anchors(SITE.get(name, ""))):
             broken.append(link)
     assert broken == []
@@ -184,6 +186,11 @@ def test_names_in_a_page_become_links_and_code_stays() -> None:
     heun = "jaxdiff.sampling.solvers.euler_heun_ddim.Heun"
     linked = f"[`jd.Heun()`][{heun}] and `jd.nothing`\n```python\n`jd.Heun`\n```\nx"
     assert website.linked(text) == linked
+
+
+def test_a_link_to_a_notebook_leads_to_its_page() -> None:
+    text = "[a](../notebooks/b.ipynb) [c](../../notebooks/d.ipynb)"
+    assert website.linked(text) == "[a](notebooks/b.md) [c](../notebooks/d.md)"
 
 
 def test_examples_become_blocks_of_code() -> None:

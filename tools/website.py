@@ -1,11 +1,12 @@
-"""The documentation site: its API reference, and what `jd.name` stands for.
+"""The documentation site: its API reference, its notebooks, and what `jd.name` stands for.
 
     pip install -e ".[docs]" && mkdocs build --strict    # the site, into site/
     python tools/website.py                                 # its figures
 
 `mkdocs.yml` loads this file as its hook, which adds one reference page per room, with every
 public name of every module, and links each `jd.name` in the text of a page to its entry
-there. Names are read from the sources, so building imports neither jaxdiff nor jax.
+there. Names are read from the sources, so the reference needs neither jaxdiff nor jax.
+Notebooks become pages with their outputs (`tools/notebooks.py`), formulas MathML.
 """
 
 import ast
@@ -18,12 +19,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools import architecture  # noqa: E402
+from tools import architecture, notebooks  # noqa: E402
 
 ROWS = re.compile(r"^\| (?:\d*) ?\| `(\w+)/?`(?: ●)? \| (.*) \|$", re.MULTILINE)
 NAME = re.compile(r"(?<!\[)`(jd(?:\.\w+)+)((?:\([^`\n]*\))?)`")
 FENCE = re.compile(r"(^ *```.*?^ *```\n?)", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"(^>>> .*(?:\n.+)*)", re.MULTILINE)
+NOTEBOOK = re.compile(r"\]\(((?:\.\./)*)\.\./notebooks/(\w+)\.ipynb\)")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?:CHANGELOG|tests|jaxdiff|configs)[^)]*\)")
 
 
@@ -215,7 +217,11 @@ def fenced(docstring: str) -> str:
 
 
 def linked(markdown: str) -> str:
-    """A page whose `jd.name`s lead to the reference, without links out of the site."""
+    """A page whose `jd.name`s lead to the reference, without links out of the site.
+
+    A link to a notebook leads to its page.
+    """
+    markdown = NOTEBOOK.sub(r"](\1notebooks/\2.md)", markdown)
 
     def link(match: re.Match) -> str:
         target = definition(match[1])
@@ -227,17 +233,22 @@ def linked(markdown: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the reference to the site's pages (mkdocs calls this)."""
+    """Adds the reference and the notebooks to the site's pages (mkdocs calls this)."""
     from mkdocs.structure.files import File
 
-    for path, text in pages().items():
-        files.append(File.generated(config, path, content=text))
+    for path, content in {**pages(), **notebooks.rendered()}.items():
+        files.append(File.generated(config, path, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links the names of a page (mkdocs calls this)."""
     return linked(markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Draws the formulas of a page (mkdocs calls this)."""
+    return notebooks.with_mathml(html)
 
 
 def missing(folder: Path) -> list[str]:
