@@ -335,7 +335,8 @@ def _unknown_flag(name: str) -> str:
     if name.startswith("config.") and "config" in flags.FLAGS and config is None:
         return f"--{name} needs --config"
     by_module = flags.FLAGS.flags_by_module_dict().items()
-    own = [f.name for module, there in by_module if module[:7] == "jaxdiff" for f in there]
+    absl = {f.name for module, there in by_module if module[:5] == "absl." for f in there}
+    own = sorted({*flags.FLAGS} - absl)
     fields = config_files.paths(config) if isinstance(config, ConfigDict) else []
     near = suggestions.nearest(name, [*own, *fields, "help"])
     meant = suggestions.did_you_mean(f"--{flag}" for flag in near)
