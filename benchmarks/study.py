@@ -1,11 +1,13 @@
 """What the studies of this folder share: flags, runs, a book of results, a look.
 
-A study measures runs that jaxdiff train made. What it measures it writes to OUT/NAME.json
-at once, a row each: stopped and started again it goes on, and where nothing is missing it
-only prints and draws. To measure anew, delete that file.
+A study measures runs that jaxdiff train made, or trains them itself (`trained`). What it
+measures it writes to OUT/NAME.json at once, a row each: stopped and started again it goes
+on, and where nothing is missing it only prints and draws. To measure anew, delete that
+file.
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from jaxdiff import train
 from jaxdiff.analysis.plots import COLOURS, INK
-from jaxdiff.runtime.files import write_atomically
+from jaxdiff.config import Experiment
+from jaxdiff.runtime.files import lines, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,6 +87,31 @@ def runs(config: str, names: Iterable[str], seeds: bool = False) -> dict[str, Pa
             + f"--workdir={folders[missing[0]]}"
         )
     return folders
+
+
+def trained(name: str, experiment: Experiment) -> Path:
+    """Trains the run NAME in --runs, or what is missing of it; its folder.
+
+    A signal saves the run and ends the program: the same command goes on.
+    """
+    folder = command.folder(RUNS) / name
+    if not (folder / "checkpoints" / str(experiment.steps)).is_dir():
+        try:
+            train.fit(experiment, folder, progress=False)
+        except train.Stopped as stopped:
+            sys.exit(f"{folder} {stopped}: the same command goes on from there")
+    return folder
+
+
+def commits(folder: Path) -> str:
+    """The commits that a run was trained at, shortened, in their order."""
+    starts = map(json.loads, lines(folder / "starts.jsonl"))
+    return " ".join(dict.fromkeys(short(start.get("commit")) for start in starts))
+
+
+def short(commit: str | None) -> str:
+    """A commit's first seven digits, with the + of modified code; "none" for None."""
+    return commit[:7] + commit[40:] if commit else "none"
 
 
 def panels(
