@@ -26,6 +26,7 @@ if QUICK not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} {DEVICES}"
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # compilers for other devices may be installed
+os.environ["JAXDIFF_KEEP_MEMORY"] = "off"  # a process lets go of what past files compiled
 os.environ["JAXDIFF_QUIET_IMPORT"] = "1"  # tests read stderr, on busy machines too
 
 # What one process has compiled, the others of this run load, notebooks too.

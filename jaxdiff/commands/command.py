@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from jaxdiff.commands import config_files, import_notice, own_types, suggestions
-from jaxdiff.runtime import processes, topologies, xla_flags
+from jaxdiff.runtime import heap, processes, topologies, xla_flags
 from jaxdiff.runtime.files import (
     CLOUD,
     Place,
@@ -262,6 +262,8 @@ def _set_up(together: bool) -> bool:
     warnings.showwarning = _warn
     kind = xla_flags.kind_of_machine()
     os.environ |= xla_flags.settings(os.environ, kind)
+    if not kind:
+        heap.keep_freed_memory(os.environ)
     if not kind and topologies.installed("gpu") and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")  # a GPU's compiler alone, without a GPU
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))

@@ -1,4 +1,4 @@
-"""The machine underneath: files, processes, devices, compiler flags, progress."""
+"""The machine underneath: files, processes, devices, memory, compiler flags, progress."""
 
 from etils import epy
 
@@ -7,6 +7,7 @@ with epy.lazy_api_imports(globals()):
         equal_batches,
         files,
         finite,
+        heap,
         jsontext,
         processes,
         progress,
@@ -19,6 +20,7 @@ __all__ = [
     "equal_batches",
     "files",
     "finite",
+    "heap",
     "jsontext",
     "processes",
     "progress",
