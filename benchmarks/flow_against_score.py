@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import digits_judge
 import numpy as np
 import study
-from absl import flags
 from jaxtyping import Float64
 from small_network import ResidualMLP
 from tqdm import tqdm
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SEEDS = flags.DEFINE_integer("seeds", 3, "How many trainings of each.", lower_bound=2)
 
+SEEDS = (0, 1, 2)
 STEPS, BATCH, DECAY, IMAGES = 3000, 64, 0.997, 1000
 CHECKPOINTS = tuple(STEPS * quarter // 4 for quarter in (1, 2, 3, 4))
 TABLE = jd.Table(jd.LinearBetas())
@@ -109,7 +108,7 @@ EARLIER = [Setting("Euler", 20, step=step) for step in CHECKPOINTS[:-1]]
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("flow_against_score")
-    runs = [(recipe, seed) for seed in range(SEEDS.value) for recipe in RECIPES]
+    runs = [(recipe, seed) for seed in SEEDS for recipe in RECIPES]
     for recipe, seed in tqdm(runs, desc="trainings", disable=None):
         study.trained(f"{recipe}-{seed}", experiment(recipe, seed))
     measure(book, digits_judge.judge())
@@ -163,7 +162,7 @@ def measure(book: study.Book, judge: digits_judge.Judge) -> None:
         (recipe, setting, seed)
         for recipe in RECIPES
         for setting in settings(recipe)
-        for seed in range(SEEDS.value)
+        for seed in SEEDS
     )
     missing = [(r, s, seed) for r, s, seed in every if not book.find(**key(r, seed, s))]
     for recipe, setting, seed in tqdm(missing, desc="sets of images", disable=None):

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import study
-from absl import flags
 from jaxtyping import Float64
 from scipy.stats import wasserstein_distance
 from small_network import ResidualMLP
@@ -42,8 +41,8 @@ from jaxdiff.types import NoiseLevel
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SEEDS = flags.DEFINE_integer("seeds", 3, "How many trainings of each.", lower_bound=2)
 
+SEEDS = (0, 1, 2)
 TRAINING_STEPS, BATCH, DECAY = 2000, 64, 0.997
 SIZE, IMAGES, STEPS = 16, 512, 50
 ORDINARY = jd.Table(jd.ScaledLinearBetas())
@@ -65,7 +64,7 @@ BINS = np.linspace(-0.25, 1, 51)
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("table_or_prediction")
-    for seed in range(SEEDS.value):
+    for seed in SEEDS:
         for name in tqdm(TRAININGS, desc=f"seed {seed}", disable=None):
             study.trained(f"{name}-{seed}", experiment(name, seed))
     measure(book)
@@ -110,12 +109,7 @@ def measure(book: study.Book) -> None:
         held = brightness(OpenMoji(size=SIZE, split="test").load().source.image)
         for split, some in (("train", real), ("test", held)):
             book.write({"what": "data", "split": split}, summary(some, real))
-    every = [
-        (name, grid, seed)
-        for name in TRAININGS
-        for grid in GRIDS
-        for seed in range(SEEDS.value)
-    ]
+    every = [(name, grid, seed) for name in TRAININGS for grid in GRIDS for seed in SEEDS]
     for name, grid, seed in tqdm(every, desc="sets of images", disable=None):
         if book.find(**key(name, seed, grid)):
             continue
