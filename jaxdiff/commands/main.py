@@ -15,7 +15,7 @@ from jaxdiff.version import __version__
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Data": ("prepare_data", "encode", "measure_data"),
-    "Training": ("analyze", "train", "magnitudes", "reconstruct"),
+    "Training": ("analyze", "train", "report", "magnitudes", "reconstruct"),
     "Images": ("sample", "edit"),
     "Quality": ("reference", "evaluate", "sweep", "likelihood", "noise_shift", "sanity"),
     "Published models": ("import_model", "convert_features", "export_edm2"),

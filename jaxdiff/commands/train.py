@@ -5,7 +5,8 @@
 Any field of the config can be changed: --config.batch_size=64 --config.times.std=1.4;
 some also for an existing run, and --config.init_from starts from another run's network
 (docs/finetuning.md).
-The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files and pictures.
+The folder --workdir receives checkpoints, metrics.jsonl, TensorBoard files, pictures, and
+report.html, which shows all of it in a browser.
 Ctrl-C and SIGTERM save and stop. On several hosts, start the same command on each
 (docs/clusters.md). --profile=100:110 traces these steps. --dry_run trains nothing, and
 prints the memory and communication of a step on each device, from shapes alone:
@@ -64,8 +65,9 @@ def main() -> None:
         return _dry_run(experiment)
     workdir = command.folder(WORKDIR)
     try:
-        traced = _steps(PROFILE.value)
-        state = train.fit(experiment, workdir, profile=traced, wandb=WANDB.value)
+        how = {"profile": _steps(PROFILE.value), "wandb": WANDB.value}
+        how["arguments"] = sys.argv[1:]
+        state = train.fit(experiment, workdir, **how)
     except train.Stopped as stopped:
         if processes.first():
             print(f"\n{stopped}. To go on:")
@@ -76,7 +78,7 @@ def main() -> None:
         return
     image_grid.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
-    see = "; see samples.png there" if experiment.sample_every else ""
+    see = "; see report.html there"
     print(f"{workdir} has all its {experiment.steps} steps{more}{see}")
     if not experiment.sample_every:  # such as an estimator, which draws nothing
         return

@@ -234,9 +234,19 @@ def changes(there: Experiment, here: Experiment) -> list[str]:
 
 
 def _changed(there: Experiment, here: Experiment) -> list[tuple[str, Any, Any]]:
-    """(path, value there, value here) of each field that differs."""
-    before, after = (dict(_leaves(to_dict(e))) for e in (there, here))
-    paths = [*after, *(before.keys() - after.keys())]
+    return changed_fields(to_dict(there), to_dict(here))
+
+
+def changed_fields(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """(path, value there, value here) of each field that differs; None = not there.
+
+    >>> changed_fields({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}})
+    [('a.b', 1, 3)]
+    """
+    before, after = dict(_leaves(there)), dict(_leaves(here))
+    paths = [*after, *(path for path in before if path not in after)]
     values = ((path, before.get(path), after.get(path)) for path in paths)
     return [(path, old, new) for path, old, new in values if old != new]
 

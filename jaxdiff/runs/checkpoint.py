@@ -6,7 +6,8 @@ A run's folder holds
     classes.json          the names of the classes by their labels, for people
     checkpoints/<step>/   the whole TrainState, and a record of what it is of
     statistics.json       mean and std of the data, where they were measured
-    metrics.jsonl, tensorboard/, samples/, samples.png, curves.png
+    metrics.jsonl, tensorboard/, samples/, samples.png, curves.png,
+    report.html           all of it as one page
 
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.
 Several processes write one together, each the arrays that its devices hold, and it is read

@@ -64,16 +64,18 @@ def started(
     start: int,
     experiment: Mapping[str, Any],
     notes: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> None:
     """Records in starts.jsonl that a run starts or resumes after this many steps.
 
-    A line is {"time", "step", those of `provenance`, "notes", "experiment"}, with the whole
-    experiment from that step on; `notes` list what changed, or where the network comes
-    from. A line truncated by a kill is dropped.
+    A line is {"time", "step", those of `provenance`, "notes", "arguments", "experiment"},
+    with the whole experiment from that step on; `notes` list what changed, or where the
+    network comes from, and `arguments` are those of `jaxdiff train`. A line truncated by a
+    kill is dropped.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"time": now, "step": start, **provenance(), "notes": list(notes)}
-    line["experiment"] = dict(experiment)
+    line |= {"arguments": list(arguments), "experiment": dict(experiment)}
     path = place(workdir) / "starts.jsonl"
     whole = [before for before in lines(path) if before.endswith("\n")]
     text = "".join([*whole, json.dumps(line) + "\n"]).encode()

@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -68,6 +68,7 @@ def fit(
     progress: bool = True,
     profile: tuple[int, int] = (0, 0),
     wandb: str = "",
+    arguments: Sequence[str] = (),
 ) -> TrainState:
     """Trains or resumes in the run's folder; returns the last state.
 
@@ -76,8 +77,9 @@ def fit(
     folder keeps the experiment from each start on. After a change of the batch size it
     reads on from the image where it was, and the learning rate follows the images seen.
     With `progress`, process 0 reports on stderr. `profile` are the
-    first and the last step to trace, `wandb` a project of Weights & Biases. All processes
-    make the same call; a call outside the main thread trains, but no signal stops it.
+    first and the last step to trace, `wandb` a project of Weights & Biases, `arguments`
+    those of `jaxdiff train`, for report.html to say how to go on. All processes make the
+    same call; a call outside the main thread trains, but no signal stops it.
 
     Raises:
         Stopped: SIGINT or SIGTERM came, and the state was saved.
@@ -95,7 +97,7 @@ def fit(
         closing(traced),
     ):
         with clock("start"):
-            run, state = prepared(experiment, workdir, saved, verbose)
+            run, state = prepared(experiment, workdir, saved, verbose, arguments)
         attempt, base, whole = 0, int(state.step), False
         traced.require_ahead(base, experiment.steps)
         while True:
@@ -127,7 +129,11 @@ def fit(
 
 
 def prepared(
-    experiment: Experiment, workdir: Place, saved: checkpoint.Checkpoints, verbose: bool
+    experiment: Experiment,
+    workdir: Place,
+    saved: checkpoint.Checkpoints,
+    verbose: bool,
+    arguments: Sequence[str] = (),
 ) -> tuple[Run, TrainState]:
     """The run and the state that it starts from; prints both with `verbose`."""
     part = experiment.batch_size // experiment.accumulation
@@ -149,7 +155,7 @@ def prepared(
     first = int(at.state.step)
     if processes.first():
         run_folder.describe(workdir, e, dataset.classes)
-        provenance.started(workdir, first, to_dict(e), at.lines)
+        provenance.started(workdir, first, to_dict(e), at.lines, arguments)
     if verbose:
         summary.say_all(summary.of_run(e, workdir, mesh, at.state.params, first))
         summary.say_all(summary.of_start(at.lines))
@@ -259,10 +265,15 @@ def make_due(
         with clock("scores"), what, warning_if_not_finite(n, "scores"):
             report.quality(n, run.examine(state))
 
+    def page() -> None:
+        with clock("report"):
+            report.page()
+
     kinds = (e.sample_every, picture), (e.eval_every, scores)
     for (every, make), made in zip(kinds, there, strict=True):
         if every and (n == e.steps or n % every == 0) and not made:
             work.append(make)
+    work += [page] if work and n < e.steps else []  # at the end, `reporting` writes it
     return all(stop.unless_stopped(make) for make in work)
 
 

@@ -1,5 +1,6 @@
 """What a run reports, by process 0: a progress bar, metrics, pictures."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from jaxtyping import UInt8
 from jaxdiff.analysis import image_grid
 from jaxdiff.config import Experiment, to_dict
 from jaxdiff.runtime import jsontext, processes
-from jaxdiff.runtime.files import Place, lines, write_atomically
+from jaxdiff.runtime.files import Place, lines, printable, write_atomically
 from jaxdiff.runtime.progress import Bar
 from jaxdiff.runtime.progress import bar as progress_bar
 from jaxdiff.train import magnitudes, writers
 from jaxdiff.train.goodput import Clock
+from jaxdiff.train.report import write_report
 from jaxdiff.train.step import METRICS, Metrics
 
 IN_FLIGHT = 2
@@ -114,6 +116,16 @@ class Reporter:
         png = path.read_bytes()
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
 
+    def page(self) -> None:
+        """Writes report.html; a failure is a warning, as training needs no page."""
+        if not processes.first():
+            return
+        try:
+            write_report(self._workdir)
+        except Exception as error:  # whatever lies in the folder
+            text = printable(error) or type(error).__name__
+            warnings.warn(f"no report.html: {text}", stacklevel=2)
+
     def reported(self, step: int) -> tuple[bool, bool]:
         """Whether an earlier start of the run wrote pictures, and scores, of a step."""
         rows = lines(self._workdir / "metrics.jsonl")
@@ -139,7 +151,8 @@ def reporting(
 ) -> Iterator[Reporter]:
     """The reporter of a run that starts at step `first`; its files are closed at the end.
 
-    It counts `more_images` images beyond steps times the batch size.
+    report.html is written then, too. It counts `more_images` images beyond steps times the
+    batch size.
     """
     log, layers = writers.All([]), writers.All([])
     first_process = processes.first()
@@ -155,8 +168,10 @@ def reporting(
         desc="training",
         show=progress and first_process,
     ) as bar:
+        report = Reporter(experiment, workdir, clock, bar, log, layers)
         try:
-            yield Reporter(experiment, workdir, clock, bar, log, layers)
+            yield report
         finally:
             log.close()
             layers.close()
+            report.page()

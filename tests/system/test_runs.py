@@ -61,7 +61,8 @@ def test_a_run_leaves_what_it_says(finished: Path, environment: dict[str, str]) 
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert (scored["step"], scored["fd_pixels8"] > 0) == (STEPS, True)
     assert saved_steps(finished) == [STEPS - 4, STEPS]
-    for name in ("samples.png", "curves.png", "config.json", f"samples/{STEPS:07d}.png"):
+    files = "samples.png", "curves.png", "config.json", "report.html"
+    for name in (*files, f"samples/{STEPS:07d}.png"):
         assert (finished / name).stat().st_size > 100
     assert list((finished / "tensorboard").glob("events*"))
     again = run(train(finished), environment)
