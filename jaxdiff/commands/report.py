@@ -1,4 +1,4 @@
-"""Writes the page of a run: pictures over time, curves, scores, next commands.
+"""Writes the page of a run again: pictures, curves, scores, next commands.
 
     jaxdiff report --workdir=runs/digits
 
