@@ -1,0 +1,119 @@
+"""The tables and figures of docs/results are what the JSON beside them says.
+
+Computed here anew from the rows, without the code of the study that made the page.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+Row = dict[str, Any]
+
+
+@cache
+def rows(name: str) -> list[Row]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def page(name: str) -> str:
+    return (RESULTS / f"{name}.md").read_text()
+
+
+def row(name: str, **key: object) -> Row:
+    """The only row with these fields."""
+    has = lambda row: all(row.get(field) == value for field, value in key.items())
+    (only,) = filter(has, rows(name))
+    return only
+
+
+def tables(name: str) -> list[list[list[str]]]:
+    """A page's tables in their order: lines of cells, without bold, head and rule."""
+    found: list[list[list[str]]] = [[]]
+    for line in page(name).splitlines():
+        if line.startswith("|"):
+            cells = line.replace("**", "").strip()[1:-1].split("|")
+            found[-1].append([cell.strip() for cell in cells])
+        elif found[-1]:
+            found.append([])
+    return [table[2:] for table in found if table]
+
+
+def over_seeds(values: Iterable[float], style: str) -> str:
+    values = np.array(list(values))
+    return style.format(values.mean(), values.std(ddof=1))
+
+
+SEEDS = (0, 1, 2)
+
+
+def test_debias() -> None:
+    """Both tables of quality, and the one of errors at pure noise in the index."""
+    points = [
+        [(step, 50) for step in (250, 500, 750, 1000)],
+        [(1000, count) for count in (5, 10, 20, 50, 100)],
+    ]
+
+    def values(weighting: str, step: int, count: int) -> np.ndarray:
+        key = {"what": "quality", "step": step, "sampling_steps": count}
+        runs = (f"{weighting}-{seed}" for seed in SEEDS)
+        return np.array([row("debias", run=run, **key)["frechet"] for run in runs])
+
+    names = {"constant": "constant", "P2": "p2", "min-SNR": "min_snr", "Debias": "debias"}
+    for table, at in zip(tables("debias")[:2], points, strict=True):
+        less = False
+        for name, *cells in table:
+            if name.startswith("*"):
+                less = True
+                continue
+            of = [values(names[name], *p) - less * values("constant", *p) for p in at]
+            style = "{:+.2f} ± {:.2f}" if less else "{:.2f} ± {:.2f}"
+            assert cells == [over_seeds(v, style).replace("-", "−") for v in of]
+
+
+def test_improved_ddpm() -> None:
+    run = ""
+    for name, variance, *cells in tables("improved_ddpm")[0]:
+        run = name or run
+        kinds = {"small": "SmallVariance", "large": "LargeVariance"}
+        kind = kinds.get(variance.split()[0], "LearnedVariance")
+        one = row("improved_ddpm", what="bits/dim", run=run, variance=kind)
+        terms = [one[term] for term in ("total", "diffusion", "decoder")]
+        assert cells == [f"{term['mean']:.3f} ± {term['error']:.3f}" for term in terms]
+
+
+def test_zero_terminal_snr() -> None:
+    samplers = ("eps-leading", "eps-trailing", "v-trailing")
+    lines = tables("zero_terminal_snr")[0][2:]
+    for sampler, (_, alpha, *cells) in zip(samplers, lines, strict=True):
+        one = row("zero_terminal_snr", sampler=sampler)
+        drawn = np.array(one["brightness"])
+        assert float(alpha) == pytest.approx(one["alpha"], abs=1e-4)
+        assert cells[:2] == [f"{drawn.mean():.3f}", f"{drawn.std():.3f}"]
+
+
+def test_classifier_guidance() -> None:
+    for way, w, *cells in tables("classifier_guidance")[0][:-2]:
+        one = row("classifier_guidance", way=way, w=float(w))
+        expected = [f"{one['accuracy']:.1%}", f"{one['to_train']:.3f}"]
+        expected += [f"{one['among']:.3f}", f"{one['copies']:.1%}", f"{one['frechet']:.3f}"]
+        assert cells == expected
+
+
+DECIMAL = re.compile(r"\d+\.\d+")
+
+
+def test_the_index_has_the_numbers_of_the_pages_that_it_links_to() -> None:
+    claims = tables("index")[0]
+    assert len(claims) > 10
+    for claim, _, ours, verdict in claims:
+        links = re.findall(r"\((\w+)\.md\)", verdict)
+        said = {n for link in links for n in DECIMAL.findall(page(link))}
+        assert set(DECIMAL.findall(ours)) - said == set(), claim
+        assert re.match(r"\[(holds|holds in part|does not hold here)\]", verdict), claim
