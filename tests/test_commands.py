@@ -1,5 +1,6 @@
 """`jaxdiff COMMAND`: every command is listed, found by its name, and has its files."""
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from jaxdiff import version
 from jaxdiff.commands import main as program
+from jaxdiff.commands import suggestions
 from jaxdiff.config import from_config, from_file, ready_names
 from tests.cases import commands
 
@@ -107,6 +109,12 @@ def test_a_mistyped_name_is_answered_with_those_nearest(line: str, error: str) -
     assert done.status == 2
     assert error in done.err
     assert done.err.count("\n") == 1
+
+
+def test_the_examples_of_suggestions_are_true() -> None:
+    done = doctest.testmod(suggestions)  # pytest collects no doctests of commands
+    assert done.failed == 0
+    assert done.attempted > 3
 
 
 def test_a_field_without_a_config_is_one_line() -> None:

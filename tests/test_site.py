@@ -221,11 +221,23 @@ def _documented() -> Iterator[tuple[str, bool]]:
                         )
 
 
-def test_most_of_what_is_called_has_an_example() -> None:
+def test_all_that_is_called_has_an_example() -> None:
     shown = website.examples()
-    assert shown["jd.sample"]
+    assert shown.keys() > {"jd.sample", "jd.Heun", "jd.train.fit"}
     assert "jd.types.Network" not in shown  # a protocol
-    assert sum(shown.values()) > 0.77 * len(shown)
+    assert "jd.train.Stopped" not in shown  # an exception
+    assert [name for name, example in shown.items() if not example] == []
+
+
+def test_an_example_is_run_has_a_result_and_names_what_it_is_of() -> None:
+    assert website.shows("Twice.\n\n>>> twice(2)\n4\n", "twice")
+    assert website.shows(
+        ">>> twice('a')\nTraceback (most recent call last):\nE: no\n", "twice"
+    )
+    assert not website.shows("Twice, as `twice(2)`, is 4.", "twice")
+    assert not website.shows(">>> twice(2)  # doctest: +SKIP\n4\n", "twice")
+    assert not website.shows(">>> a = twice(2)\n", "twice")
+    assert not website.shows(">>> 2 * 2\n4\n", "twice")
 
 
 def test_a_name_that_the_built_site_lacks_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ Notebooks become pages with their outputs (`tools/notebooks.py`), formulas MathM
 """
 
 import ast
+import doctest
 import re
 import sys
 from functools import cache
@@ -270,7 +271,7 @@ def on_post_build(config: Any) -> None:
 def examples() -> dict[str, bool]:
     """The functions and classes that a user calls, and whether each has an example.
 
-    Nobody calls a protocol or an exception.
+    A class may have it in a method. Nobody calls a protocol or an exception.
     """
     shown = {}
     for name, target in public_names().items():
@@ -280,14 +281,27 @@ def examples() -> dict[str, bool]:
             parts = [
                 n for n in ast.walk(node) if isinstance(n, type(node) | ast.FunctionDef)
             ]
-            shown[name] = any(">>>" in (ast.get_docstring(n) or "") for n in parts)
+            shown[name] = any(shows(ast.get_docstring(n) or "", own) for n in parts)
     return shown
+
+
+def shows(docstring: str, name: str) -> bool:
+    """Whether an example in it, which the tests run, has a result to compare.
+
+    It names what it is about, or the function that makes such values, as `Copies` and
+    `copies`. What doctest skips does not count.
+    """
+    lines = doctest.DocTestParser().get_examples(docstring)
+    code = "".join(line.source for line in lines)
+    results = [line for line in lines if line.want and doctest.SKIP not in line.options]
+    return bool(results) and name.lower() in code.lower()
 
 
 def _uncalled(node: ast.stmt) -> bool:
     """Whether it is a protocol or an exception."""
     bases = [ast.unparse(base) for base in getattr(node, "bases", ())]
-    return any(base.startswith("Protocol") or base.endswith("Error") for base in bases)
+    ends = ("Error", "Exception")
+    return any(base.startswith("Protocol") or base.endswith(ends) for base in bases)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,16 @@ def grid(
 def save_grid(
     path: PathLike, images: Any, columns: int = 0, **texts: Any
 ) -> UInt8[np.ndarray, "GH GW C"]:
-    """Writes a `grid` as a PNG, and returns it; `texts` are `grid`'s other arguments."""
+    """Writes a `grid` as a PNG, and returns it; `texts` are `grid`'s other arguments.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    >>> with TemporaryDirectory() as folder:
+    ...     picture = save_grid(f"{folder}/four.png", images)
+    ...     bool((np.asarray(Image.open(f"{folder}/four.png")) == picture).all())
+    True
+    """
     picture = grid(images, columns, **texts)
     write_atomically(place(path), lambda f: _image(picture).save(f, format="PNG"))
     return picture
@@ -210,7 +219,16 @@ def plain(text: object) -> str:
 
 
 def save_curves(path: PathLike, metrics: PathLike) -> None:
-    """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl."""
+    """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     written = place(folder) / "metrics.jsonl"
+    ...     _ = written.write_text('{"step": 1, "loss": 0.9, "learning_rate": 0.01}')
+    ...     save_curves(f"{folder}/curves.png", written)
+    ...     (place(folder) / "curves.png").read_bytes()[1:4]
+    b'PNG'
+    """
     from matplotlib.figure import Figure
 
     every = list(jsontext.objects(lines(metrics)))

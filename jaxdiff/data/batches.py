@@ -76,7 +76,12 @@ class Memory:
 
 
 class LeftOut(NamedTuple):
-    """How many files are not used for one reason, and the path of one of them."""
+    """How many files are not used for one reason, and the path of one of them.
+
+    >>> from jaxdiff.data.summary import left_out_lines
+    >>> left_out_lines({"hidden files": LeftOut(2, "cat/.thumbs")})
+    ["left out: hidden files (2, such as 'cat/.thumbs')"]
+    """
 
     count: int
     example: str

@@ -42,6 +42,13 @@ def pictures(data: Any, mesh: Mesh | None = None) -> Dataset:
 
     Raises:
         ValueError: latents whose VAE is not available.
+
+    >>> from jaxdiff.data import Digits, Latents
+    >>> pictures(Digits("test")).shape  # stored as they are
+    (8, 8, 1)
+    >>> pictures(Latents("latents.npz"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: only pictures can be looked at, ... has latents: set its encoder's vae, ...
     """
     encoder = encoder_of(data)
     if encoder.image_shape(data.shape) is None:

@@ -60,6 +60,12 @@ def images_in(
         ValueError: fewer images than asked for, images of different sizes, numbers that
             are not uint8, or pictures that `data.formats.image_files` would change: of
             another mode, transparent, turned by EXIF data, or with 16 bits a channel.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/five.npz", images=np.zeros((5, 8, 8, 3), np.uint8))
+    ...     len(images_in(f"{folder}/five.npz")), len(images_in(f"{folder}/five.npz", 2))
+    (5, 2)
     """
     path = place(path)
     if not path.exists():

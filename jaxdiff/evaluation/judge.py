@@ -28,7 +28,18 @@ MOST = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A reference, and pixels of the training images and of held-out ones, if any."""
+    """A reference, and pixels of the training images and of held-out ones, if any.
+
+    >>> from jaxdiff.evaluation import in_memory
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> from jaxdiff.runtime.sharding import data_mesh
+    >>> noise = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    >>> extractors, mesh = (extractor("pixels8"),), data_mesh()
+    >>> judge = Judge(extractors, observe(in_memory(noise), extractors, mesh), mesh)
+    >>> metrics, _ = judge(in_memory(noise))  # against themselves
+    >>> abs(round(metrics["fd_pixels8"], 6)), metrics["recall_pixels8"]
+    (0.0, 1.0)
+    """
 
     __repr__ = reprs.fields
 
@@ -96,6 +107,15 @@ def judge_of(
 
     Raises:
         ValueError: the data are latents without their VAE.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from jaxdiff.data import Digits
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> from jaxdiff.runtime.sharding import data_mesh
+    >>> with TemporaryDirectory() as folder:
+    ...     judge = judge_of(Digits(), [extractor("pixels8")], data_mesh(), folder)
+    >>> judge.reference.count, len(judge.train), len(judge.holdout)
+    (1497, 1497, 300)
     """
     require_pixels(data)
     dataset, other = pictures(data, mesh), split_of(data)
@@ -112,6 +132,12 @@ def require_pixels(data: Any) -> None:
 
     Raises:
         ValueError: the data are latents without their VAE; says what to do.
+
+    >>> from jaxdiff.data import Digits, Latents
+    >>> require_pixels(Digits())
+    >>> require_pixels(Latents("latents.npz"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: metrics need pixels, but ... has latents: decode them by setting ...
     """
     if encoder_of(data).image_shape(data.shape) is None:
         raise ValueError(

@@ -20,7 +20,12 @@ SIDE = 16
 
 @dataclass(frozen=True, eq=False)
 class Copies:
-    """Of N images: the share of copies, and the nearest training images."""
+    """Of N images: the share of copies, and the nearest training images.
+
+    >>> old, new = np.zeros((2, 4, 4, 1), np.uint8), np.full((2, 4, 4, 1), 255, np.uint8)
+    >>> [copies(images, train=old, holdout=new).copied for images in (old, new)]
+    [1.0, -1.0]
+    """
 
     __repr__ = reprs.fields
 

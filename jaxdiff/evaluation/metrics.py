@@ -50,6 +50,13 @@ def register_metric(name: str, better: int = -1) -> Callable[[Distance], Distanc
 
     Raises:
         ValueError: a name that is not of small letters and digits, or is another metric's.
+
+    >>> @register_metric("meangap")
+    ... def mean_gap(real, fake):
+    ...     return np.linalg.norm(real.mean(0) - fake.mean(0))
+    >>> BETTER["meangap"]  # less is better
+    -1
+    >>> del _OWN["meangap"], _BETTER["meangap"]  # forgets it
     """
     if not re.fullmatch("[a-z][a-z0-9]*", name):
         raise ValueError(
@@ -82,6 +89,16 @@ def score(*, real: Observed, fake: Observed) -> dict[str, float]:
     Raises:
         ValueError: the sets have no extractor in common, one differs between them, or a
             set has too few images for the neighbours.
+
+    >>> from jaxdiff.evaluation import in_memory, observe
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> from jaxdiff.runtime.sharding import data_mesh
+    >>> grey = np.random.default_rng(0).integers(0, 200, (12, 8, 8, 1)).astype(np.uint8)
+    >>> looks = [extractor("pixels8")], data_mesh()
+    >>> real = observe(in_memory(grey), *looks)
+    >>> metrics = score(real=real, fake=observe(in_memory(grey + np.uint8(5)), *looks))
+    >>> round(metrics["brightness"], 3), round(metrics["fd_pixels8"], 4)  # 192 (2 / 51)^2
+    (5.0, 0.2953)
     """
     require_alike(real, [seen.extractor for seen in fake.seen.values()])
     shared = [name for name in fake.seen if name in real.seen]

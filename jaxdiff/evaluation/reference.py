@@ -38,7 +38,14 @@ ORIGIN = (*TEXTS, "dims")
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """The outputs of one extractor for a set of images."""
+    """The outputs of one extractor for a set of images.
+
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> seen = lambda points: Seen(extractor("pixels8"), Moments.of(points))
+    >>> black, white = seen(np.full((3, 192), -1.0)), seen(np.full((3, 192), 1.0))
+    >>> black.gaussian.frechet(white.gaussian)  # 192 * 2^2
+    768.0
+    """
 
     __repr__ = reprs.fields
 
@@ -60,7 +67,14 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """The outputs of extractors, by name, for `count` images, which `source` describes."""
+    """The outputs of extractors, by name, for `count` images, which `source` describes.
+
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> points = np.zeros((3, 192), np.float32)
+    >>> seen = Seen(extractor("pixels8"), Moments.of(points), points)
+    >>> Observed("three black images", (8, 8, 3), {"pixels8": seen}).count
+    3
+    """
 
     __repr__ = reprs.fields
 
@@ -93,6 +107,13 @@ def observe(
 
     Raises:
         ValueError: fewer than two images, or images of different sizes.
+
+    >>> from jaxdiff.data import Memory
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> white = Memory(np.full((4, 8, 8, 1), 255, np.uint8), np.zeros(4, np.int32))
+    >>> seen = observe(white, [extractor("pixels8")], sharding.data_mesh()).seen["pixels8"]
+    >>> seen.features.shape, seen.moments.mean[0], seen.moments.covariance[0, 0]
+    ((4, 192), np.float64(1.0), np.float64(0.0))
     """
     count = len(images)
     if count < 2:
@@ -160,7 +181,17 @@ _sums, _look = jax.jit(sums), jax.jit(Extractor.apply, static_argnums=0)
 
 
 def save(path: PathLike, observed: Observed) -> None:
-    """Writes an NPZ, whole or not at all; nothing in it is pickled."""
+    """Writes an NPZ, whole or not at all; nothing in it is pickled.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> points = np.zeros((3, 192), np.float32)
+    >>> seen = {"pixels8": Seen(extractor("pixels8"), Moments.of(points), points)}
+    >>> with TemporaryDirectory() as folder:
+    ...     save(f"{folder}/black.npz", Observed("three black images", (8, 8, 3), seen))
+    ...     sorted(np.load(f"{folder}/black.npz"))[-2:]  # arrays, by extractor
+    ['pixels8/mean', 'pixels8/scatter']
+    """
     meta = {
         "jaxdiff_observed": VERSION,
         "source": observed.source,
@@ -186,6 +217,16 @@ def load(path: PathLike) -> Observed:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file of something else, or a damaged one.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from jaxdiff.evaluation.extractors.extractor import extractor
+    >>> points = np.zeros((3, 192), np.float32)
+    >>> seen = {"pixels8": Seen(extractor("pixels8"), Moments.of(points), points)}
+    >>> with TemporaryDirectory() as folder:
+    ...     save(f"{folder}/black.npz", Observed("three black images", (8, 8, 3), seen))
+    ...     black = load(f"{folder}/black.npz")
+    >>> black.source, black.count, black.seen["pixels8"].features.shape
+    ('three black images', 3, (3, 192))
     """
     path = place(path)
     if not path.is_file():
@@ -225,6 +266,13 @@ def published(path: PathLike, protocol: str = "tf", count: int | None = None) ->
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a file of statistics, or the number of images is unknown.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/a.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    ...     stored = published(f"{folder}/a.npz", count=50_000)
+    >>> list(stored.seen), stored.count
+    (['inception_tf'], 50000)
     """
     seen = {}
     path = place(path)

@@ -74,6 +74,15 @@ def draw(
 
     `settings` are all that an image depends on beside seed and label, as JSON. A file
     that is damaged, or of other seeds, is drawn again.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> black = lambda seeds, label: np.zeros((len(seeds), 8, 8, 1), np.uint8)
+    >>> never = lambda seeds, label: 1 / 0
+    >>> seeds, label, settings = np.arange(3), np.zeros(3, int), {"solver": "Heun()"}
+    >>> with TemporaryDirectory() as folder:
+    ...     parts = draw(folder, settings, black, seeds, label)
+    ...     len(parts), draw(folder, settings, never, seeds, label).paths == parts.paths
+    (3, True)
     """
     text = json.dumps(settings, indent=2, sort_keys=True)
     own = place(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]

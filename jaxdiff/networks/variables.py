@@ -20,6 +20,10 @@ def initial(network: nn.Module, shape: tuple[int, int, int], key: Key[Array, ""]
 
     Raises:
         ValueError: it has other collections of variables, or nothing to be trained.
+
+    >>> vae = nn.Dense(4)  # stands for a network without classes
+    >>> initial(vae, (8, 8, 3), jax.random.key(0))["params"]["kernel"].shape
+    (3, 4)
     """
     x = jnp.zeros((1, *shape))
     if not hasattr(network, "label_dim"):

@@ -19,7 +19,13 @@ from jaxdiff.types.magnitude import wide
 
 
 class EmaState(NamedTuple):
-    """What an average remembers: steps seen, and one tree of parameters for each length."""
+    """What an average remembers: steps seen, and one tree of parameters for each length.
+
+    >>> tx, params = constant_ema((0.75,)), {"w": jnp.zeros(())}
+    >>> _, state = tx.update({"w": jnp.ones(())}, tx.init(params), params)
+    >>> state == EmaState(jnp.int32(1), ({"w": jnp.float32(0.25)},))
+    True
+    """
 
     count: Int[Array, ""]
     averages: tuple[PyTree, ...]

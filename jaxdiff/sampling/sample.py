@@ -86,7 +86,16 @@ def follow(
 
 @pytree
 class Trajectory:
-    """All that was on the way of N steps."""
+    """All that was on the way of N steps.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> from jaxdiff.sampling.solvers import Euler
+    >>> toy, levels, x = gaussian_denoiser(2.0, 0.0), Karras()(None, 4), jnp.ones((1, 1))
+    >>> way = trajectory(toy, Condition(), None, x, levels, Euler())
+    >>> way.x[0].tolist(), way.x[-1].tolist(), way.x0[:, 0, 0].tolist()  # all data are 2
+    ([[1.0]], [[2.0]], [2.0, 2.0, 2.0, 2.0])
+    """
 
     x: Leaf
     """[N + 1, B, ...], the state at each level of the grid."""

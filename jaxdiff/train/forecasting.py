@@ -37,7 +37,14 @@ class TooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one device needs for one call of a program, and what the call takes there."""
+    """What one device needs for one call of a program, and what the call takes there.
+
+    >>> from jaxdiff.runtime.chips import CHIPS
+    >>> one, mesh = Topology("a100:1", CHIPS["a100"], ()), sharding.data_mesh()
+    >>> needs = Forecast(one, mesh, 64, {"state": 3 * GIB, "temporary": GIB}, Costs(), 0.0)
+    >>> needs.bytes == 4 * GIB, needs.fits
+    (True, True)
+    """
 
     topology: Topology
     mesh: Mesh
@@ -122,6 +129,10 @@ def forecast(experiment: Experiment, name: str, sample: bool = False) -> Forecas
         ValueError: an unknown topology, or a batch that does not split over its devices.
         ImportError: the compiler for it is not installed.
         TooLarge: the compiler has no plan that fits into the devices' memory.
+
+    >>> forecast(Experiment(), "abacus:4")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: 'abacus:4' is not a topology: write v5e:4x4, ...
     """
     where = topology(name)
     mesh = mesh_of(experiment, where, sample)

@@ -86,6 +86,14 @@ def fit(
         NotFinite: a loss, a gradient or a weight was not finite, and `on_nonfinite` is
             "stop" or was tried often enough; the last checkpoint is before it.
         ValueError: the folder is another experiment's, or the batch does not split.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from jaxdiff.networks import DiT
+    >>> other = Experiment(network=DiT(label_dim=7))  # with 0, 10 or -1 it would train
+    >>> with TemporaryDirectory() as folder:
+    ...     fit(other, folder, progress=False)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: network.label_dim is 7, but the data have 10 classes: use their number, ...
     """
     setup.require_alike(experiment)
     workdir, verbose = place(workdir), progress and processes.first()
@@ -316,6 +324,12 @@ def require_finite(state: TrainState) -> None:
 
     Raises:
         NotFinite: it is set.
+
+    >>> from jaxdiff.runs.state import TrainState
+    >>> state = TrainState(*6 * [None], first_bad=jax.numpy.int32(6))
+    >>> require_finite(state)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    jaxdiff.train.loop.NotFinite: ... not finite at step 7; nothing was saved since, ...
     """
     bad = int(jax.device_get(state.first_bad))
     if bad >= 0:

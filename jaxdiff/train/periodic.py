@@ -75,6 +75,19 @@ def examiner(
 
     Raises:
         ValueError: the data are not pixels, or an extractor's weights are missing.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from jaxdiff.networks import DiT
+    >>> from jaxdiff.train import initial_state
+    >>> settings = {"batch_size": 16, "eval_images": 20, "eval_extractors": ("pixels8",)}
+    >>> e = Experiment(network=DiT(width=8, depth=1, heads=2), **settings)
+    >>> black = lambda variables, keys, label: -jax.numpy.ones((len(keys), 8, 8, 1))
+    >>> mesh = sharding.data_mesh()
+    >>> with TemporaryDirectory() as folder:
+    ...     examine = examiner(e, folder, e.data.load(), black, mesh)
+    ...     metrics = examine(initial_state(e, mesh))
+    >>> metrics["recall_pixels8"], metrics["brightness"] < 0
+    (0.0, True)
     """
     e, encoder = experiment, data.encoder_of(experiment.data)
     here = sharding.data_mesh(jax.local_devices())

@@ -94,6 +94,12 @@ def initial_state(
 
     Raises:
         ValueError: as `loaded`.
+
+    >>> from jaxdiff.networks import DiT
+    >>> tiny = Experiment(network=DiT(width=8, depth=1, heads=2), batch_size=16)
+    >>> state = initial_state(tiny, sharding.data_mesh())
+    >>> int(state.step), int(state.first_bad)
+    (0, -1)
     """
     start_from = None
     if fitted := fitted or loaded(experiment):

@@ -208,7 +208,8 @@ class Noised:
     """One draw of the forward process, with all that went into it.
 
     >>> from jaxdiff.schedules import Cosine, corrupt
-    >>> corrupt(jax.random.key(0), jnp.zeros((2, 4)), 0.5, Cosine()).x.shape
+    >>> noised: Noised = corrupt(jax.random.key(0), jnp.zeros((2, 4)), 0.5, Cosine())
+    >>> noised.x.shape
     (2, 4)
     """
 
@@ -227,7 +228,8 @@ class Scaling:
     """D(x) = c_skip x + c_out F(c_in x; c_noise), all shaped as the level [EDM eq. 7].
 
     >>> from jaxdiff.denoisers.parameterizations import V
-    >>> round(float(V()(NoiseLevel(0.6, 0.8)).c_skip), 4)
+    >>> scaling: Scaling = V()(NoiseLevel(0.6, 0.8))
+    >>> round(float(scaling.c_skip), 4)
     0.6
     """
 

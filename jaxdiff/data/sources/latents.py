@@ -229,6 +229,14 @@ def write_latents(
     Raises:
         ValueError: another number of latents than `count`, unequal shapes, a mean or std
             that `dtype` cannot hold, a label without a class; nothing is left behind.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> mean, label = np.ones((3, 2, 2, 4)), np.array([0, 1, -1])
+    >>> with TemporaryDirectory() as folder:
+    ...     write_latents(f"{folder}/a.npz", 3, [(mean, 0 * mean, label)], progress=False)
+    ...     dataset = Latents(f"{folder}/a.npz", size=2).load()
+    ...     len(dataset), dataset.shape, dataset.classes  # mean and std are stored
+    (3, (2, 2, 8), ('0', '1'))
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")

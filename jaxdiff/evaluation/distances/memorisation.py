@@ -19,7 +19,13 @@ from jaxdiff.evaluation.distances.points import Points, checked_pair, nearest
 
 @dataclass(frozen=True, eq=False)
 class Memorisation:
-    """Whether samples lie nearer to train than to holdout."""
+    """Whether samples lie nearer to train than to holdout.
+
+    >>> train, holdout = np.array([[0.0], [4.0]]), np.array([[1.0], [5.0]])
+    >>> copied = memorisation(samples=train[[0, 1, 0, 1]], train=train, holdout=holdout)
+    >>> copied.copied, copied.error  # 1 / sqrt(4), as train and holdout are of one size
+    (1.0, 0.5)
+    """
 
     nearer: float
     """Share of the samples nearer to train, ties by half."""

@@ -25,7 +25,14 @@ from jaxdiff.types import Leaf, pytree, reprs
 
 @pytree
 class Sums:
-    """The sums of a batch; those of several batches add up by +."""
+    """The sums of a batch; those of several batches add up by +.
+
+    >>> of_2 = Sums(jnp.int32(1), total=jnp.array([2.0]), outer=jnp.array([[4.0]]))
+    >>> of_4 = Sums(jnp.int32(1), total=jnp.array([4.0]), outer=jnp.array([[16.0]]))
+    >>> both = Moments.of_sums(of_2 + of_4, shift=jnp.zeros(1))
+    >>> both.mean.tolist(), both.covariance.tolist()
+    ([3.0], [[2.0]])
+    """
 
     count: Leaf
     """[] int32, the rows that are not padding."""

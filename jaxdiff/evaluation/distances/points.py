@@ -36,7 +36,13 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Of each of N points, the k nearest among others, the nearest first."""
+    """Of each of N points, the k nearest among others, the nearest first.
+
+    >>> among = np.array([[0.0], [3.0], [7.0]])
+    >>> of_2: Neighbours = nearest(np.array([[2.0]]), among, k=2)
+    >>> of_2.index.tolist(), of_2.distance.tolist()
+    ([[1, 0]], [[1.0, 2.0]])
+    """
 
     index: Int[np.ndarray, "N k"]
     distance: Float64[np.ndarray, "N k"]

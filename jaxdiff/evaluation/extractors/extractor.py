@@ -227,6 +227,14 @@ def register_extractor(
 
     Raises:
         ValueError: a name that is not of small letters and digits, or is another's.
+
+    >>> @register_extractor("meancolour", dims=3)
+    ... def mean_colour(images):
+    ...     return images.mean((1, 2))
+    >>> red = np.full((1, 4, 4, 3), (255, 0, 0), np.uint8)
+    >>> extractor("meancolour").apply({}, red).pooled.tolist()
+    [[255.0, 0.0, 0.0]]
+    >>> _ = NETWORKS.pop("meancolour")  # forgets it
     """
     if not re.fullmatch("[a-z][a-z0-9]*", name):
         raise ValueError(

@@ -102,7 +102,16 @@ class GaussianPrior:
 
 @pytree
 class Density:
-    """What the flow says of B images. All but `latent` are [B]."""
+    """What the flow says of B images. All but `latent` are [B].
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.schedules import Cosine
+    >>> x, keys = jnp.zeros((1, 2)), jax.random.split(jax.random.key(0), 1)
+    >>> levels = rising(Cosine(), 4)
+    >>> of_x = log_density(gaussian_denoiser(0.0, 0.5), Condition(), x, keys, levels)
+    >>> of_x.latent.tolist(), int(of_x.evaluations[0])  # 4 of RK4 in each step
+    ([[0.0, 0.0]], 16)
+    """
 
     log_density: Leaf
     """ln p(x), in nats."""

@@ -32,9 +32,10 @@ class FixedRule:
     """One step from node to node, len(c) evaluations each.
 
     >>> import jax.numpy as jnp
-    >>> y, evaluations = RK4(lambda u, y: y, jnp.ones(()), jnp.linspace(0.0, 1.0, 11))
-    >>> round(float(y), 5), evaluations
-    (2.71828, 40)
+    >>> middle = FixedRule(c=(0.0, 1 / 2), b=(0.0, 1.0))  # the midpoint rule, order 2
+    >>> y, evaluations = middle(lambda u, y: 2 * u, jnp.zeros(()), jnp.array([0.0, 1.0]))
+    >>> float(y), evaluations
+    (1.0, 2)
     """
 
     c: tuple[float, ...]

@@ -27,7 +27,18 @@ DEQUANTISATION = 0
 
 @pytree
 class Bits:
-    """What the flow says of B images, dequantised once each. All [B]."""
+    """What the flow says of B images, dequantised once each. All [B].
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.evaluation.likelihood import rising
+    >>> from jaxdiff.schedules import Cosine
+    >>> image = jnp.full((1, 4), 190, jnp.uint8)
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> toy, levels = gaussian_denoiser(0.0, 0.5), rising(Cosine(), 4)
+    >>> of_image = flow_bits_per_dim(toy, Condition(), image, keys, levels)
+    >>> int(of_image.evaluations[0]), bool(jnp.isnan(of_image.error[0]))  # of one probe
+    (16, True)
+    """
 
     bits: Leaf
     """-log2 (p(x) w^d) / d, in bits an element."""

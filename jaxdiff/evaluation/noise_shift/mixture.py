@@ -70,6 +70,13 @@ class LevelPosterior:
     """p(level | x) over a list of n levels, ln prior [n], for data in blobs.
 
     Where levels are a grid in some coordinate, a prior of zeros is uniform in it.
+
+    >>> point = Blobs(jnp.zeros((1, 1)), std=0.0)
+    >>> levels = NoiseLevel(jnp.ones(2), jnp.array([1.0, 3.0]))
+    >>> posterior = LevelPosterior(point, levels, log_prior=jnp.zeros(2))
+    >>> weights = posterior.weights(jnp.zeros((1, 1)))  # densities at 0 are as 1 / sigma
+    >>> [round(float(p), 4) for p in weights[:, 0]]
+    [0.75, 0.25]
     """
 
     data: Blobs
@@ -122,6 +129,13 @@ class Unaware:
     It sees z = c_in x and answers E[F(z; level) | z] over the levels that it was trained
     on, which its prediction's c_skip and c_out at the nominal level make into x0. Its
     log_prior [n] counts training's law and the loss's weight on F.
+
+    >>> from jaxdiff.denoisers import EDM
+    >>> two, at = Blobs(jnp.array([[-1.0], [1.0]]), std=0.5), NoiseLevel(1.0, 0.7)
+    >>> one_level = NoiseLevel(jnp.array([1.0]), jnp.array([0.7]))
+    >>> unaware, x = Unaware(two, EDM(), one_level, jnp.zeros(1)), jnp.array([[0.3]])
+    >>> abs(unaware(x, at).x0 - two(x, at).x0).round(5).tolist()  # knows the one level
+    [[0.0]]
     """
 
     data: Blobs

@@ -31,7 +31,13 @@ the data's own detail hides the noise, it takes noise from all states alike."""
 
 @pytree
 class Estimates:
-    """What an estimator says of n states at each of N levels: [N, n]."""
+    """What an estimator says of n states at each of N levels: [N, n].
+
+    >>> import numpy as np
+    >>> both = Estimates(sampled=np.array([[2.0, 4.0]]), forward=np.array([[1.0, 3.0]]))
+    >>> measure(jax.tree.map(jnp.asarray, both)).shift.tolist()
+    [1.0]
+    """
 
     sampled: Leaf
     forward: Leaf
@@ -39,7 +45,15 @@ class Estimates:
 
 @pytree
 class Shift:
-    """The shift at each of N levels, from most noise to least; all fields are [N]."""
+    """The shift at each of N levels, from most noise to least; all fields are [N].
+
+    >>> ones = np.ones(3)
+    >>> shift = Shift(np.array([0.4, -0.4, 0.1]), 0.1 * ones, spread=ones, narrowing=ones)
+    >>> shift.signs().tolist()  # beyond 3 standard errors
+    [1.0, -1.0, 0.0]
+    >>> shift.verdict()
+    'no shift beyond 3 standard errors: there is nothing to guide'
+    """
 
     shift: Leaf
     """mean mu(sampled) - mean mu(forward), in the estimator's coordinate."""

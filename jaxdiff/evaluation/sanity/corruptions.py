@@ -29,7 +29,13 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Corruption:
-    """Images, level, seed -> images; and the levels to look at, from least to most."""
+    """Images, level, seed -> images; and the levels to look at, from least to most.
+
+    >>> darker = Corruption(darken, levels=(10.0, 20.0), unit="grey levels")
+    >>> grey = np.full((1, 2, 2, 1), 15, np.uint8)
+    >>> [int(darker(grey, level, seed=(0,)).max()) for level in (0.0, *darker.levels)]
+    [15, 5, 0]
+    """
 
     apply: Callable[[Images, float, Seed], Images]
     levels: tuple[float, ...]

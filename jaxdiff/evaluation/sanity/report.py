@@ -48,7 +48,15 @@ def around(page: str, title: str) -> tuple[str, str]:
 
 
 def tables(study: Study, picture: str) -> str:
-    """The results as Markdown; `picture` is the name of its file."""
+    """The results as Markdown; `picture` is the name of its file.
+
+    >>> from jaxdiff.evaluation.sanity.study import FRESH, Fault
+    >>> clean, worse = {"fd_pixels8": [1.0, 1.2]}, {"fd_pixels8": [2.0, 2.2]}
+    >>> blur = {"blur": Fault("pixels", (0, 1), (clean, worse))}
+    >>> study = Study(8, (8, 8, 3), ("pixels8",), 2, blur, {4: clean}, {FRESH: clean})
+    >>> "* **fd_pixels8 grow with every fault, level by level.**" in tables(study, "a.png")
+    True
+    """
     failed, trapped = sentences(study)
     lines = [
         f"{study.images:,} images, {study.splits} random splits; the reference and the "
@@ -117,7 +125,15 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def picture(study: Study) -> bytes:
-    """z over level, a panel a fault, and the Frechet distance over N: a PNG."""
+    """z over level, a panel a fault, and the Frechet distance over N: a PNG.
+
+    >>> from jaxdiff.evaluation.sanity.study import FRESH, Fault
+    >>> clean, worse = {"fd_pixels8": [1.0, 1.2]}, {"fd_pixels8": [2.0, 2.2]}
+    >>> blur = {"blur": Fault("pixels", (0, 1), (clean, worse))}
+    >>> study = Study(8, (8, 8, 3), ("pixels8",), 2, blur, {4: clean}, {FRESH: clean})
+    >>> picture(study)[1:4]
+    b'PNG'
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 8.6), dpi=80, layout="constrained")

@@ -38,7 +38,12 @@ FRESH = "fresh images"
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """Metrics under one fault: of each level, of which the first, 0, is clean."""
+    """Metrics under one fault: of each level, of which the first, 0, is clean.
+
+    >>> scores = {"fd_lite0": [1.0, 3.0]}, {"fd_lite0": [4.0, 6.0]}
+    >>> Fault("pixels", (0, 2), scores).means("fd_lite0")
+    [2.0, 5.0]
+    """
 
     unit: str
     levels: tuple[float | int, ...]
@@ -51,7 +56,15 @@ class Fault:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """All that was measured; lists of values are over splits."""
+    """All that was measured; lists of values are over splits.
+
+    >>> clean = {"fd_pixels8": [1.0, 1.2]}
+    >>> blur = {"blur": Fault("pixels", (0, 1), (clean, {"fd_pixels8": [2.0, 2.2]}))}
+    >>> sizes, traps = {2: clean, 4: clean}, {FRESH: clean}
+    >>> of_8 = Study(8, (8, 8, 3), ("pixels8",), 2, blur, sizes, traps)
+    >>> of_8.half, of_8.metrics
+    (4, ['fd_pixels8'])
+    """
 
     images: int
     shape: tuple[int, ...]
@@ -89,6 +102,11 @@ def study(
 
     Raises:
         ValueError: too few images.
+
+    >>> from jaxdiff.data import Digits
+    >>> study(Digits("test").load(), look=lambda images: None, number=20)
+    Traceback (most recent call last):
+    ValueError: 40 images are too few: give 60 or more
     """
     family = np.arange(len(data)) if family is None else family
     used = np.sort(dealt(family, 1, seed)[0][: 2 * number])

@@ -27,7 +27,17 @@ def kind(metric: str) -> str:
 
 
 def grows(study: Study) -> dict[str, dict[str, bool]]:
-    """Of the first extractor's distances and each fault: the mean grows at every level."""
+    """Of the first extractor's distances and each fault: the mean grows at every level.
+
+    >>> from jaxdiff.evaluation.sanity.study import Fault
+    >>> clean, worse = {"fd_pixels8": [1.0, 1.2]}, {"fd_pixels8": [2.0, 2.2]}
+    >>> faults = {
+    ...     "blur": Fault("pixels", (0, 1), (clean, worse)),
+    ...     "noise": Fault("grey levels", (0, 5), (clean, clean)),
+    ... }
+    >>> grows(Study(8, (8, 8, 3), ("pixels8",), 2, faults, {4: clean}, {FRESH: clean}))
+    {'fd_pixels8': {'blur': True, 'noise': False}}
+    """
     first = study.extractors[0].removeprefix("inception_")
     judged = [m for m in study.metrics if kind(m) in JUDGED and m.endswith(f"_{first}")]
     return {
@@ -37,7 +47,14 @@ def grows(study: Study) -> dict[str, dict[str, bool]]:
 
 
 def caught(study: Study) -> dict[str, list[str]]:
-    """Of each trap, the metrics that catch it."""
+    """Of each trap, the metrics that catch it.
+
+    >>> from jaxdiff.evaluation.sanity.study import Fault
+    >>> clean, bad = {"fd_pixels8": [1.0, 1.2]}, {"fd_pixels8": [0.1, 0.2]}
+    >>> traps = {FRESH: clean, "copies": bad, "white": {"fd_pixels8": [9.0, 8.0]}}
+    >>> caught(Study(8, (8, 8, 3), ("pixels8",), 2, {}, {4: clean}, traps))
+    {'copies': [], 'white': ['fd_pixels8']}
+    """
     fresh = study.traps[FRESH]
     return {
         trap: [m for m in fresh if worse(m, values[m], fresh[m]) > CAUGHT]
@@ -68,7 +85,15 @@ def deviation(values: Sequence[float], clean: Sequence[float]) -> Float64[np.nda
 
 
 def sentences(study: Study) -> tuple[list[str], list[str]]:
-    """The results of `grows` and of `caught`, in sentences."""
+    """The results of `grows` and of `caught`, in sentences.
+
+    >>> from jaxdiff.evaluation.sanity.study import Fault
+    >>> clean, worse = {"fd_pixels8": [1.0, 1.2]}, {"fd_pixels8": [2.0, 2.2]}
+    >>> blur = {"blur": Fault("pixels", (0, 1), (clean, worse))}
+    >>> traps = {FRESH: clean, "white": worse}
+    >>> sentences(Study(8, (8, 8, 3), ("pixels8",), 2, blur, {4: clean}, traps))
+    (['fd_pixels8 grow with every fault, level by level'], ['white: caught by fd_pixels8'])
+    """
     grown = grows(study)
     failed = [
         f"{metric} does not grow with {name}: "

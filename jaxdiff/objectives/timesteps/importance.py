@@ -21,7 +21,14 @@ from jaxdiff.types.ranges import Range, Whole, checked
 
 @pytree
 class LossHistory:
-    """The last losses of every entry."""
+    """The last losses of every entry.
+
+    >>> law = LossSecondMoment(steps=2, length=1, uniform=1e-6)
+    >>> t, loss = jnp.array([0.5, 1.0]), jnp.array([1.0, 3.0])
+    >>> history: LossHistory = law.update(law.init(), t, loss)
+    >>> history.losses.tolist(), law.probabilities(history).round(3)[0].item()
+    ([[1.0], [3.0]], 0.25)
+    """
 
     losses: Leaf
     """[T, length] float32, oldest first; 0 from `counts` on."""

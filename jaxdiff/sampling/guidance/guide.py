@@ -27,9 +27,12 @@ from jaxdiff.types.arguments import require_denoiser, require_pairs
 class Guided:
     """A guided denoiser; made by `guide`. A value, so that `during` can look inside.
 
+    >>> import jax.numpy as jnp
     >>> from jaxdiff.denoisers import gaussian_denoiser
-    >>> guide(gaussian_denoiser(1.0, 0.5), (gaussian_denoiser(0.0, 0.5), 0.5)).rule
-    Sum()
+    >>> weaker = gaussian_denoiser(0.0, 0.5)
+    >>> guided: Guided = guide(gaussian_denoiser(1.0, 0.5), (weaker, 0.5))
+    >>> guided(jnp.zeros((1, 1)), NoiseLevel(1.0, 0.5)).x0.tolist()  # 0.5 + 0.5 (0.5 - 0)
+    [[0.75]]
     """
 
     denoise: Denoiser

@@ -33,7 +33,13 @@ Logits = Callable[[Float[Array, "B ..."], NoiseLevel], Float[Array, "B classes"]
 
 @dataclass(frozen=True)
 class LessLikely:
-    """A weaker denoiser for `guide`, made from the denoiser that it guides."""
+    """A weaker denoiser for `guide`, made from the denoiser that it guides.
+
+    >>> normal = LessLikely(lambda x, at, cond: -(x**2).sum(-1) / 2)
+    >>> zero, x = Denoised(jnp.zeros((1, 1))), jnp.full((1, 1), 3.0)
+    >>> normal(zero, x, NoiseLevel(1.0, 2.0), Condition()).x0.tolist()  # 0 + 2^2 / 1 * 3
+    [[12.0]]
+    """
 
     log_prob: LogProb
     variance: Variance | None = None

@@ -16,7 +16,14 @@ from jaxdiff.types.ranges import Limit, Positive, PositiveFraction, checked
 @dataclass(frozen=True)
 @checked
 class Thresholded:
-    """clip(D, -q, q) / q, with q a quantile of |D| of each image; made by `thresholded`."""
+    """clip(D, -q, q) / q, with q a quantile of |D| of each image; made by `thresholded`.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> bright = gaussian_denoiser(jnp.asarray([0.5, 6.0]), 0.0)
+    >>> at_most_2 = Thresholded(bright, quantile=1.0, floor=1.0, ceiling=2.0)
+    >>> at_most_2(jnp.zeros((1, 2)), NoiseLevel(1.0, 1.0)).x0.tolist()
+    [[0.25, 1.0]]
+    """
 
     denoise: Denoiser
     quantile: PositiveFraction

@@ -48,6 +48,15 @@ class Adaptive:
     `controller`, if given, stands in for `PIDController(rtol, atol)`. Memory counts the
     evaluations so far, of explicit methods; images that took more than `max_steps` from
     one level to the next are nan.
+
+    >>> from jaxdiff.denoisers import gaussian_denoiser
+    >>> from jaxdiff.sampling import follow
+    >>> from jaxdiff.sampling.grids import Karras
+    >>> from jaxdiff.types import Condition
+    >>> toy, x = gaussian_denoiser(0.0, 0.5), jnp.full((1, 1), 80.0)
+    >>> x0 = follow(toy, Condition(), None, x, Karras()(None, 2), Adaptive())
+    >>> round(float(x0[0, 0]), 3)  # 80 * 0.5 / hypot(80, 0.5)
+    0.5
     """
 
     rtol: Tolerance = 1e-5
