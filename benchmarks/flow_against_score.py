@@ -13,15 +13,14 @@ its papers bring together: path, law of t, a prediction with a uniform loss on i
 Draws 1,000 images of each run, of the same seeds and labels everywhere, with 5 to 100
 evaluations of the network, by Euler and Heun (the probability-flow ODE) and by ancestral
 steps (the reverse SDE; DDIM with eta = 1), x0 held to [-1, 1], on the recipe's own grid. To
-tell training from sampling also: on one grid for all, Karras's with alpha = 1; with x0 not
-held; and of earlier checkpoints. All are judged by digits_judge.py.
+tell training from sampling, Euler also on one grid for all, Karras's with alpha = 1; with x0
+not held; and of earlier checkpoints. All are judged by digits_judge.py.
 
 Stopped and started again it goes on. Prints tables, and writes flow_against_score.png and
 .json to --out. For one core; see docs/results/flow_against_score.md for what it took.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +99,20 @@ class Setting:
 
 
 OWN = [Setting(solver, count) for solver in SOLVERS for count in COUNTS]
-COMMON = [Setting(solver, 20, grid="common") for solver in SOLVERS]
-FREE = [Setting(solver, 20, clip=False) for solver in ("Euler", "SDE")]
-EARLIER = [Setting("Euler", 20, step=step) for step in CHECKPOINTS[:-1]]
+COMMON = [Setting("Euler", count, grid="common") for count in (10, 20)]
+FREE = [Setting("Euler", 20, clip=False)]
+OVER = [Setting("Euler", 20, step=step) for step in CHECKPOINTS[1:]]
+CONTROLS = {
+    "Euler": {
+        "10, own grid": OWN[1],
+        "10, common grid": COMMON[0],
+        "20, own grid": OWN[2],
+        "20, common grid": COMMON[1],
+        "20, own grid, x₀ not held": FREE[0],
+    },
+    "training steps": {str(setting.step): setting for setting in OVER},
+}
+"""Tables of controls by title, columns by head."""
 
 
 def main() -> None:
@@ -141,7 +151,7 @@ def experiment(recipe: str, seed: int) -> Experiment:
 
 def settings(recipe: str) -> list[Setting]:
     """All ways to draw of a recipe; EDM's own grid is the common one."""
-    return [*OWN, *(COMMON if recipe != "edm" else []), *FREE, *EARLIER]
+    return [*OWN, *(COMMON if recipe != "edm" else []), *FREE, *OVER[:-1]]
 
 
 def key(recipe: str, seed: int, setting: Setting) -> dict[str, Any]:
@@ -229,26 +239,13 @@ def tables(book: study.Book) -> dict[str, str]:
                 rows.append([name, *(spread(v, style) for v in per_count)])
         head = ["evaluations", *map(str, COUNTS)]
         said[field] = study.table(head, rows)
-    columns = dict(_controls())
-    rows = [
-        [name, *(spread(values(book, recipe, setting)) for setting in columns.values())]
-        for recipe, name in NAMES.items()
-    ]
-    said["controls"] = study.table(["20 evaluations", *columns], rows)
-    over = [*EARLIER, Setting("Euler", 20)]
-    rows = [
-        [name, *(spread(values(book, recipe, setting)) for setting in over)]
-        for recipe, name in NAMES.items()
-    ]
-    said["training"] = study.table(["training steps", *(str(s.step) for s in over)], rows)
+    for title, columns in CONTROLS.items():
+        rows = [
+            [name, *(spread(values(book, recipe, one)) for one in columns.values())]
+            for recipe, name in NAMES.items()
+        ]
+        said[title] = study.table([title, *columns], rows)
     return said
-
-
-def _controls() -> Iterator[tuple[str, Setting]]:
-    for setting in COMMON:
-        yield f"{setting.solver}, common grid", setting
-    for setting in FREE:
-        yield f"{setting.solver}, x₀ not held", setting
 
 
 def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}") -> str:
@@ -269,10 +266,9 @@ def draw(book: study.Book) -> "Figure":
         panel.set(title=TITLES[solver], xlabel="evaluations of the network", xscale="log")
         panel.set_xticks(COUNTS, map(str, COUNTS))
         panel.set_xticks([], minor=True)
-    over = [*EARLIER, Setting("Euler", 20)]
-    curves(axes[3], book, over, CHECKPOINTS)
+    curves(axes[3], book, OVER, CHECKPOINTS[1:])
     axes[3].set(title="ODE, Euler, 20 evaluations", xlabel="training steps")
-    axes[3].set_xticks(CHECKPOINTS)
+    axes[3].set_xticks(CHECKPOINTS[1:])
     floor = book.find(what="real digits")["floor"]
     for panel in axes:
         panel.axhline(floor, color="#999999", lw=1, ls=(0, (2, 2)))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 SEEDS = (0, 1, 2)
-TRAINING_STEPS, BATCH, DECAY = 2000, 64, 0.997
+TRAINING_STEPS, BATCH, DECAY = 1500, 64, 0.997
 SIZE, IMAGES, STEPS = 16, 512, 50
 ORDINARY = jd.Table(jd.ScaledLinearBetas())
 TRAININGS = {
@@ -78,7 +78,7 @@ def experiment(name: str, seed: int) -> Experiment:
     table, prediction = TRAININGS[name]
     return Experiment(
         data=OpenMoji(size=SIZE),
-        network=ResidualMLP(label_dim=-1),
+        network=ResidualMLP(label_dim=-1, width=128),
         schedule=table,
         times=UniformEntries(),
         parameterization=prediction,
