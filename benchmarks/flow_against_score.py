@@ -13,8 +13,8 @@ its papers bring together: path, law of t, a prediction with a uniform loss on i
 Draws 1,000 images of each run, of the same seeds and labels everywhere, with 5 to 100
 evaluations of the network, by Euler and Heun (the probability-flow ODE) and by ancestral
 steps (the reverse SDE; DDIM with eta = 1), x0 held to [-1, 1], on the recipe's own grid. To
-tell training from sampling, Euler also on one grid for all, Karras's with alpha = 1; with x0
-not held; and of earlier checkpoints. All are judged by digits_judge.py.
+tell training from sampling, Euler also on one grid for all, Karras's with alpha = 1, with
+x0 not held, and of earlier checkpoints. All are judged by digits_judge.py.
 
 Stopped and started again it goes on. Prints tables, and writes flow_against_score.png and
 .json to --out. For one core; see docs/results/flow_against_score.md for what it took.
