@@ -83,7 +83,8 @@ def run(
             try:
                 main()
             finally:
-                _say_replaced()
+                if not joined or processes.first():
+                    _say_replaced()
         except KeyboardInterrupt:
             print("stopped; what the last checkpoint holds is safe", file=sys.stderr)
             status = 130
@@ -99,9 +100,10 @@ def run(
 
     module = sys.modules[main.__module__]
     sys.modules["__main__"].__doc__ = module.__doc__  # where absl looks for it
+    shared = ["import", *(("coordinator", "processes", "process") if together else ())]
     for flag in [
         *flags.FLAGS.get_key_flags_for_module(main.__module__),
-        flags.FLAGS["import"],
+        *(flags.FLAGS[name] for name in shared),
     ]:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(guarded, flags_parser=lambda argv: _parse(_named(argv, positional)))
@@ -269,6 +271,8 @@ def _set_up(together: bool) -> bool:
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "xla"))
     jax.config.update("jax_compilation_cache_dir", _compiled(cache))
     flagged = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    if not together and (COORDINATOR.value or PROCESSES.value > 1 or PROCESS.value > 0):
+        raise ValueError("this command runs in one process: leave out --processes")
     at = processes.place(*flagged) if together else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     devices = CPU_DEVICES.value or (1 if at else cores)

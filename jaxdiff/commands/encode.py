@@ -29,6 +29,8 @@ from absl import flags
 from jaxdiff.commands import command, data_flags
 from jaxdiff.data import encode
 from jaxdiff.data.sources.latents import DTYPES
+from jaxdiff.runs import run_folder
+from jaxdiff.runtime import processes
 
 VAE = flags.DEFINE_string("vae", "", "The folder of the VAE's config.json and weights.")
 OUT = flags.DEFINE_string("out", "", "The folder of the records, made if need be.")
@@ -44,6 +46,8 @@ BATCH = flags.DEFINE_integer(
 )
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Images in a shard.", 1)
 flags.declare_key_flag("cpu_devices")
+SEVERAL_PROCESSES = True
+"""Each encodes shards of its own; process 0 writes the list of them."""
 flags.adopt_module_key_flags(data_flags)
 
 
@@ -53,11 +57,16 @@ def main() -> None:
     opened = encode.opened(folder, SCALING.value, dtype=DTYPE.value, batch=BATCH.value)
     how = {"seed": DRAW.value, "dtype": STORED.value, "shard_size": SHARD_SIZE.value}
     how["mirrored"] = MIRROR.value
-    made = encode.encode(data, opened, out, **how)
-    data_flags.report(out, made)
-    if getattr(data, "flip", False) and not MIRROR.value:
+    run_folder.require_shared(out)
+    tells = processes.first()
+    made = encode.encode(data, opened, out, progress=tells, **how)
+    if tells:
+        data_flags.report(out, made)
+    if tells and getattr(data, "flip", False) and not MIRROR.value:
         print("data.flip mirrors nothing here: add --mirror for the mirrored images, too")
-    records, raw = encode.records(out, opened, VAE.value, SCALING.value)
+    records, raw = encode.records(out, opened, VAE.value, SCALING.value, progress=tells)
+    if not tells:
+        return
     print(f"\n{'channel':>10} {'mean':>10} {'std':>10}")
     for i, (mean, std) in enumerate(zip(raw.mean, raw.std, strict=True)):
         print(f"{i:10d} {mean:10.5f} {std:10.5f}")

@@ -33,7 +33,7 @@ from jaxdiff.data.batches import Images, take
 from jaxdiff.evaluation import Copies, Judge, compare_solvers, likelihood, report
 from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.likelihood import dataset_bound
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import place, printable, write_atomically
 from jaxdiff.schedules.posterior import LargeVariance
 
@@ -49,6 +49,8 @@ LEVELS = 20
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(scoring_flags)
+SEVERAL_PROCESSES = True
+"""All draw and score; process 0 writes."""
 
 
 def main() -> None:
@@ -70,7 +72,8 @@ def main() -> None:
     }
     near = scored[0][1]
     scores["notes"] = [*_notes(judge, blocks, near), *settings.get("notes", ())]
-    _write(out, scores, images, judge, near)
+    if processes.first():
+        _write(out, scores, images, judge, near)
 
 
 def _count() -> int:
@@ -97,7 +100,8 @@ def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
     cost = dataset_bound.coster(experiment, LargeVariance(), clip=False)
     process = likelihood.process(experiment.schedule, LEVELS)
     data = split_of(experiment.data).load()
-    options = {"number": min(256, len(data)), "batch": BATCH.value, "progress": True}
+    options = {"number": min(256, len(data)), "batch": BATCH.value}
+    options["progress"] = processes.first()
     bound = dataset_bound.measure(cost, model.run.variables, data, process, mesh, **options)
     return dataset_bound.report(bound, LEVELS)["bins"]
 
@@ -115,7 +119,8 @@ def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any
     count = NUMBER.value * _count() if NUMBER.present else None
     images = evaluation.images_in(path, count, size=SIZE.value)
     reference, mesh = scoring_flags.reference(), sharding.data_mesh()
-    judge = Judge(tuple(extractors), reference, mesh, batch=BATCH.value, progress=True)
+    how = {"batch": BATCH.value, "progress": processes.first()}
+    judge = Judge(tuple(extractors), reference, mesh, **how)
     judge.check(images[0]["image"].shape, len(images) // _count())
     return images, judge, {"title": str(path), "source": str(path)}
 
@@ -126,7 +131,7 @@ def _drawn(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
     model = sampling_flags.model_from_flags()
     kept = sampling_flags.beside() / "quality"
     judge = scoring_flags.judge(model.experiment.data, extractors, kept)
-    images = scoring_flags.draw(model, model.sampler, kept / "images", progress=True)
+    images = scoring_flags.draw(model, model.sampler, kept / "images")
     title, s = (
         f"{sampling_flags.WORKDIR.value}, step {model.run.step}",
         model.experiment.sampling,

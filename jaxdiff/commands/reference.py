@@ -21,7 +21,7 @@ from jaxdiff.commands import command, config_files
 from jaxdiff.config import from_config
 from jaxdiff.data import pictures
 from jaxdiff.evaluation.extractors.extractor import extractor
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import place, printable
 
 CONFIG = config_files.define()
@@ -41,6 +41,8 @@ MOMENTS = flags.DEFINE_bool("moments", False, "Keep means and covariances alone.
 BATCH = flags.DEFINE_integer("batch", 256, "Images at a time.", lower_bound=1)
 OUT = flags.DEFINE_string("out", None, "The file to write, such as reference.npz.")
 flags.declare_key_flag("cpu_devices")
+SEVERAL_PROCESSES = True
+"""All look at images; process 0 writes."""
 
 
 def main() -> None:
@@ -55,6 +57,8 @@ def main() -> None:
     command.need((SIZE, IMAGES))
     out = command.output(OUT, place(OUT.value), "npz")["npz"]
     observed = _published() if PUBLISHED.value else _observed()
+    if not processes.first():
+        return
     evaluation.save(out, observed)
     for name, seen in observed.seen.items():
         kept = "moments" if seen.features is None else "features"
@@ -82,5 +86,5 @@ def _observed() -> evaluation.Observed:
         source=source,
         batch=BATCH.value,
         keep=not MOMENTS.value,
-        progress=True,
+        progress=processes.first(),
     )

@@ -37,7 +37,7 @@ from jaxdiff.data import encoder_of
 from jaxdiff.evaluation import compare_solvers
 from jaxdiff.evaluation.extractors.extractor import extractor
 from jaxdiff.runs import generate
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.runtime.progress import bar
 from jaxdiff.types import Solver
@@ -56,6 +56,8 @@ OUT = flags.DEFINE_string("out", None, "OUT.png and OUT.npz; default WORKDIR/gen
 flags.mark_flags_as_required(["workdir"])
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(sampling_flags)
+SEVERAL_PROCESSES = True
+"""All draw; process 0 writes."""
 
 
 def main() -> None:
@@ -78,8 +80,10 @@ def main() -> None:
         label,
         sharding.data_mesh(),
         BATCH.value,
-        progress=True,
+        progress=processes.first(),
     )
+    if not processes.first():
+        return
     arrays = {"images": images, "labels": label, "seeds": seeds}
     write_atomically(npz, lambda file: np.savez_compressed(file, **arrays))
     preview = encoder.preview(images[: image_grid.MOST])
@@ -117,10 +121,13 @@ def _compare(model: sampling_flags.Model, seeds: np.ndarray, label: np.ndarray) 
             [extractor(name) for name in command.names(EXTRACTORS)],
             sharding.data_mesh(),
             sampling_flags.beside() / "quality",
-            progress=True,
+            progress=processes.first(),
         )
     steps, rows = [int(text) for text in texts], []
-    with bar(total=len(chosen) * len(steps), unit="row", desc="comparing") as done:
+    show = processes.first()
+    with bar(
+        total=len(chosen) * len(steps), unit="row", desc="comparing", show=show
+    ) as done:
         for row in compare_solvers.compare(
             model.experiment,
             model.run.variables,
@@ -130,10 +137,12 @@ def _compare(model: sampling_flags.Model, seeds: np.ndarray, label: np.ndarray) 
             label,
             BATCH.value,
             judge,
-            progress=True,
+            progress=show,
         ):
             rows.append(row)
             done.update()
+    if not show:
+        return
     text = compare_solvers.table(rows)
     write_atomically(out["md"], lambda file: file.write(f"{text}\n".encode()))
     away = "away: root mean square difference to the first row's images, pixels in [-1, 1]"

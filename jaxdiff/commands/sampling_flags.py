@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from jaxdiff.commands import command, field_flags, suggestions
 from jaxdiff.config import Experiment, Sampling, edm2_presets, published
 from jaxdiff.data import VAELatents, encoder_of
-from jaxdiff.runs import generate, restoring
+from jaxdiff.runs import generate, restoring, run_folder
 from jaxdiff.runs.guided_denoiser import Guides
 from jaxdiff.runs.restoring import Restored
 from jaxdiff.types import Source
@@ -98,10 +98,12 @@ def model_from_flags() -> Model:
     """The model that the flags describe.
 
     Raises:
-        ValueError: a flag that another flag makes meaningless, or that needs another.
+        ValueError: a flag that another flag makes meaningless, or that needs another, or
+            several processes that do not see the same folder.
         FileNotFoundError: there is no such run.
     """
     _check_combinations()
+    run_folder.require_shared(beside())
     named = lambda flag: None if flag.value is None else _restored(flag)
     others = named(ESTIMATOR), named(CLASSIFIER)
     return model_of(*_models(), *others)

@@ -23,7 +23,7 @@ from jaxdiff.evaluation.extractors.extractor import Extractor, extractor
 from jaxdiff.evaluation.sample_cache import Parts
 from jaxdiff.runs import generate
 from jaxdiff.runs.restoring import Restored
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import place
 
 REFERENCE = flags.DEFINE_string(
@@ -64,11 +64,14 @@ def judge(data: Any, by: Sequence[Extractor], kept: Path) -> Judge:
             encoder_of(data).image_shape(data.shape),
             encoder_of(data) == Pixels(),
         )
-        alone = Judge(tuple(by), against, mesh, batch=BATCH.value, progress=True)
+        alone = Judge(
+            tuple(by), against, mesh, batch=BATCH.value, progress=processes.first()
+        )
         alone.check(shape, NUMBER.value)
         if not pixels:  # decoding all of the data would take longer than sampling
             return alone
-    own = evaluation.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=True)
+    show = processes.first()
+    own = evaluation.judge_of(data, by, mesh, kept, batch=BATCH.value, progress=show)
     return dataclasses.replace(own, reference=against) if against else own
 
 
@@ -95,7 +98,7 @@ def label(run: Restored) -> Int[np.ndarray, " N"]:
         return np.resize(sampling_flags.labels(run), count)
     if run.experiment.network.label_dim:
         return evaluation.labels_like(
-            run.experiment.data.load(), count, SEED.value, progress=True
+            run.experiment.data.load(), count, SEED.value, progress=processes.first()
         )
     return np.full(count, -1, np.int32)
 
@@ -117,8 +120,6 @@ def draw(
     model: Model,
     sampler: generate.Draw,
     folder: Path,
-    *,
-    progress: bool = False,
 ) -> Parts:
     """The images of all blocks; draws those that are not in the folder yet."""
     encoder, mesh = encoder_of(model.experiment.data), sharding.data_mesh()
@@ -128,4 +129,5 @@ def draw(
     labels = label(model.run)
     seeds = SEED.value + np.arange(len(labels))
     settings = image_settings(model)
-    return evaluation.draw(folder, settings, make, seeds, labels, progress=progress)
+    show = processes.first()
+    return evaluation.draw(folder, settings, make, seeds, labels, progress=show)

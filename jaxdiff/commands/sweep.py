@@ -39,6 +39,7 @@ from jaxdiff.evaluation import report, sweep_axes, sweep_report
 from jaxdiff.evaluation.extractors.weights import sha256
 from jaxdiff.runs import restoring, snapshots
 from jaxdiff.runs.restoring import Restored
+from jaxdiff.runtime import processes
 from jaxdiff.runtime.files import Place, write_atomically
 from jaxdiff.runtime.progress import bar
 
@@ -53,6 +54,8 @@ flags.mark_flags_as_required(["workdir", "over"])
 flags.declare_key_flag("cpu_devices")
 flags.adopt_module_key_flags(sampling_flags)
 flags.adopt_module_key_flags(scoring_flags)
+SEVERAL_PROCESSES = True
+"""All draw and score; process 0 writes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,15 +84,21 @@ def main() -> None:
     planned = _planned(points, [e.name for e in extractors])
     networks_of = _averages(planned)
     book = sweep_axes.Book(kept / "sweep.jsonl")
-    missing = [p for p in planned if not book.find(p.made_by)]
+    done_before = processes.from_first([bool(book.find(p.made_by)) for p in planned])
+    missing = [p for p, there in zip(planned, done_before, strict=True) if not there]
     if missing:
         judge = scoring_flags.judge(planned[0].model.experiment.data, extractors, kept)
         there = len(planned) - len(missing)
-        with bar(total=len(planned), initial=there, unit="points", desc="sweeping") as done:
+        how = {"unit": "points", "desc": "sweeping", "show": processes.first()}
+        with bar(total=len(planned), initial=there, **how) as done:
             for one, run in networks_of(missing):
                 model = dataclasses.replace(one.model, run=run)
-                book.write(one.made_by, _measured(model, judge, kept))
+                measured = _measured(model, judge, kept)
+                if processes.first():
+                    book.write(one.made_by, measured)
                 done.update()
+    if not processes.first():
+        return
     rows = [{"point": dict(p.point), **book.find(p.made_by)} for p in planned]
     _write(out, axes, rows, planned[0].model)
 
@@ -189,10 +198,10 @@ def _measured(model: Model, judge: evaluation.Judge, kept: Path) -> dict[str, An
         model,
         model.sampler,
         kept / ("images" if KEEP.value else "sweep"),
-        progress=True,
     )
     blocks = [judge(b)[0] for b in evaluation.blocks(images, scoring_flags.BLOCKS.value)]
-    if not KEEP.value:
+    processes.wait_for_all()  # they read these images, too
+    if processes.first() and not KEEP.value:
         shutil.rmtree(images.paths[0].parent)
     return {"blocks": blocks, "seconds": time.perf_counter() - start}
 

@@ -49,8 +49,7 @@ flags.register_multi_flags_validator(
     lambda values: values["dry_run"] or values["workdir"] is not None,
     "--workdir is missing; see --help",
 )
-for name in ("cpu_devices", "coordinator", "processes", "process"):
-    flags.declare_key_flag(name)
+flags.declare_key_flag("cpu_devices")
 SEVERAL_PROCESSES = True
 """The others are started on other hosts."""
 

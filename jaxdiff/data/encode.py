@@ -10,7 +10,7 @@ latents of a mirrored image are not the mirrored latents, so they cannot be mirr
 
 Every shard starts a new batch, and the images per device at a time do not depend on the
 number of devices; so a command that was killed and repeated, on any number of devices of
-the same kind, writes the same bytes as one that was not.
+the same kind and of any number of processes, writes the same bytes as one that was not.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ from jaxdiff.data.sources.latents import DTYPES, require_posterior
 from jaxdiff.data.sources.records import LatentRecords
 from jaxdiff.data.statistics import Statistics, keep, measured
 from jaxdiff.data.vae import ENCODER, VAE, load
-from jaxdiff.runtime import sharding
+from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import PathLike, place
 
 SCALINGS = ("ldm", "edm2", "measured")
@@ -67,7 +67,7 @@ def encode(
     `mirrored` adds those of the mirrored images.
 
     The same call again writes what is missing. It runs on the devices of the mesh, by
-    default all of this process.
+    default all of this process; several processes write a shard each at a time.
 
     Raises:
         ImportError: array_record is not installed.
@@ -84,13 +84,16 @@ def encode(
     new = planned(data, vae, len(source), dataset.classes, seed, dtype, shard_size)
     if mirrored:
         new = dataclasses.replace(new, of={**new.of, "mirrored": True})
-    header = header_of(out, new)
+    header = header_of(out, new) if processes.first() else None
+    processes.wait_for_all()
+    header = header or shards.read_header(out)
     kept = len(header.shards)
     mesh = mesh or sharding.data_mesh(jax.local_devices())
     most = min(vae.at_once(data.shape), shard_size)
     vae = dataclasses.replace(vae, batch=most)
     run = Run(source, data.shape, skips, vae, seed, dtype, mesh)
-    header = complete(out, header, run.records, progress=progress)
+    together = jax.process_count()
+    header = complete(out, header, run.records, progress=progress, together=together)
     return Prepared(header, len(source) - header.count, kept, dataset.left_out)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -23,6 +24,7 @@ from jaxdiff.data.encoders import encoder_of
 from jaxdiff.data.formats import shards
 from jaxdiff.data.skipping import Skipping
 from jaxdiff.data.sources.folder import Files
+from jaxdiff.runtime import processes
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.runtime.progress import bar as progress_bar
 from jaxdiff.types.ranges import quote
@@ -76,19 +78,32 @@ def prepare(
 
 
 def complete(
-    out: Path, header: shards.Header, rows: Rows, *, progress: bool
+    out: Path, header: shards.Header, rows: Rows, *, progress: bool, together: int = 1
 ) -> shards.Header:
-    """Writes the shards missing from a header, each atomically."""
+    """Writes the shards missing from a header, each atomically.
+
+    Of processes that write `together`, each writes one shard at a time, and process 0 the
+    header once all are there.
+    """
     count, size = header.of["images"], header.of["shard_size"]
-    first = min(len(header.shards) * size, count)
+    range_of = lambda first, n: range(first * size, min((first + n) * size, count))
+    before = len(range_of(0, len(header.shards)))
     how = {"unit": "img", "desc": "Writing records", "show": progress}
-    with progress_bar(total=count, initial=first, **how) as bar:
-        for k in range(len(header.shards), header.total):
-            images = range(k * size, min((k + 1) * size, count))
-            path = out / f"{k:05d}-of-{header.total:05d}.array_record"
-            shard = write(path, rows(images, bar.update))
-            header = dataclasses.replace(header, shards=(*header.shards, shard))
-            _keep(out, header)
+    with progress_bar(total=count, initial=before, **how) as bar:
+        for first in range(len(header.shards), header.total, together):
+            own = first + (jax.process_index() if together > 1 else 0)
+            images, shard = range_of(own, 1), None
+            if own < header.total:
+                path = out / f"{own:05d}-of-{header.total:05d}.array_record"
+                shard = dataclasses.asdict(write(path, rows(images, bar.update)))
+            bar.update(len(range_of(first, together)) - len(images))
+            written = processes.from_each(shard) if together > 1 else [shard]
+            new = [shards.Shard(**each) for each in written if each]
+            header = dataclasses.replace(header, shards=(*header.shards, *new))
+            if together == 1 or processes.first():
+                _keep(out, header)
+    if together > 1:
+        processes.wait_for_all()
     return header
 
 

@@ -16,7 +16,8 @@ from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.memorization import Copies, copies
 from jaxdiff.evaluation.metrics import NEIGHBOURS, require_alike, score
 from jaxdiff.evaluation.reference import ORIGIN, Observed, load, observe, save
-from jaxdiff.runtime.files import PathLike, place
+from jaxdiff.runtime import processes
+from jaxdiff.runtime.files import PathLike, Place, place
 from jaxdiff.runtime.finite import require_finite
 from jaxdiff.runtime.progress import Bar, bar
 from jaxdiff.types import reprs
@@ -160,13 +161,20 @@ def _kept(
     key += [[getattr(e, field) for field in ORIGIN] for e in extractors]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     path = place(cache) / f"reference-{name}.npz"
-    try:
+    if processes.from_first(processes.first() and _loads(path)):
         return load(path)
-    except (FileNotFoundError, ValueError):
-        how = {"source": str(data), "batch": batch, "progress": progress}
-        observed = observe(dataset.source, extractors, mesh, **how)
+    how = {"source": str(data), "batch": batch, "progress": progress}
+    observed = observe(dataset.source, extractors, mesh, **how)
+    if processes.first():
         save(path, observed)
-        return observed
+    return observed
+
+
+def _loads(path: Place) -> bool:
+    try:
+        return bool(load(path))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxdiff.data.batches import Images, take
 from jaxdiff.evaluation.distances import Gaussian, Moments, Sums, softmax, sums
 from jaxdiff.evaluation.extractors.extractor import NETWORKS, Extractor
 from jaxdiff.interop import fid_statistics, npz
-from jaxdiff.runtime import jsontext, sharding
-from jaxdiff.runtime.equal_batches import equal_batches
+from jaxdiff.runtime import jsontext, processes, sharding
+from jaxdiff.runtime.equal_batches import Batch, equal_batches
 from jaxdiff.runtime.files import PathLike, place, write_atomically
 from jaxdiff.runtime.finite import require_finite
 from jaxdiff.runtime.progress import bar
@@ -124,7 +124,7 @@ def observe(
             some = take(images, part.numbers)["image"]
             placed = part.put((some, part.real))
             for watcher in each:
-                watcher(*placed, part.items)
+                watcher(part, *placed)
             done.update(part.count)
     seen = {watcher.extractor.name: watcher.seen() for watcher in each}
     return Observed(source, some.shape[1:], seen)
@@ -142,28 +142,24 @@ class _Watcher:
         self.features: list[np.ndarray] = []
         self.logits: list[np.ndarray] = []
 
-    def __call__(
-        self, images: Array, real: Bool[Array, " B"], numbers: Int[np.ndarray, " n"]
-    ) -> None:
+    def __call__(self, part: Batch, images: Array, real: Bool[Array, " B"]) -> None:
         outputs = self.look(self.variables, images)
         if outputs.logits is not None:
-            self.logits.append(self._on_host(outputs.logits, numbers))
+            self.logits.append(self._on_host(part, outputs.logits))
         if self.keep:
-            self.features.append(self._on_host(outputs.pooled, numbers))
+            self.features.append(self._on_host(part, outputs.pooled))
             return
         if self.shift is None:
-            self.shift = self._on_host(outputs.pooled, numbers).mean(0)
-        left: Sums = _sums(outputs.pooled, real, self.shift)
-        part = Moments.of_sums(left, self.shift)
-        self.moments = part if self.moments is None else self.moments + part
+            self.shift = self._on_host(part, outputs.pooled).mean(0)
+        left: Sums = processes.on_host(_sums(outputs.pooled, real, self.shift))
+        new = Moments.of_sums(left, self.shift)
+        self.moments = new if self.moments is None else self.moments + new
 
-    def _on_host(
-        self, rows: Float[Array, "B D"], numbers: Int[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "n D"]:
-        """The rows of the first images, whose numbers these are."""
-        values = np.asarray(rows)[: len(numbers)]
+    def _on_host(self, part: Batch, rows: Float[Array, "B D"]) -> Float[np.ndarray, "n D"]:
+        """The rows of the images of a batch."""
+        values = part.fetch(rows)
         what = f"features of {self.extractor.name}"
-        require_finite(values, what, numbers, unit="image", advice=ADVICE)
+        require_finite(values, what, part.items, unit="image", advice=ADVICE)
         return values
 
     def seen(self) -> Seen:

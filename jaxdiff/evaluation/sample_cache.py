@@ -20,6 +20,7 @@ from jaxdiff.data import Dataset
 from jaxdiff.data.batches import Images, Memory, order, take
 from jaxdiff.data.summary import labels_of
 from jaxdiff.interop import npz
+from jaxdiff.runtime import processes
 from jaxdiff.runtime.files import PathLike, place, write_atomically
 from jaxdiff.runtime.progress import bar
 
@@ -73,7 +74,8 @@ def draw(
     """One image a seed, drawn unless it is in the folder of its settings already.
 
     `settings` are all that an image depends on beside seed and label, as JSON. A file
-    that is damaged, or of other seeds, is drawn again.
+    that is damaged, or of other seeds, is drawn again. Several processes draw together,
+    and process 0 writes; all have to see the folder.
 
     >>> from tempfile import TemporaryDirectory
     >>> black = lambda seeds, label: np.zeros((len(seeds), 8, 8, 1), np.uint8)
@@ -86,18 +88,23 @@ def draw(
     """
     text = json.dumps(settings, indent=2, sort_keys=True)
     own = place(folder) / hashlib.sha256(text.encode()).hexdigest()[:12]
-    write_atomically(own / "drawn.json", lambda file: file.write(text.encode()))
+    writes = processes.first()
+    if writes:
+        write_atomically(own / "drawn.json", lambda file: file.write(text.encode()))
     paths = []
     with bar(total=len(seeds), unit="images", desc="drawing", show=progress) as done:
         for first in range(0, len(seeds), part):
             some = slice(first, first + part)
             path = own / f"{seeds[first]:010d}-{len(seeds[some])}.npz"
-            if not _holds(path, seeds[some], label[some]):
+            there = writes and _holds(path, seeds[some], label[some])
+            if not processes.from_first(there):
                 image = make(seeds[some], label[some])
                 arrays = {"image": image, "label": label[some], "seed": seeds[some]}
-                write_atomically(path, lambda file, arrays=arrays: np.savez(file, **arrays))
+                if writes:
+                    write_atomically(path, lambda file, a=arrays: np.savez(file, **a))
             paths.append(path)
             done.update(len(seeds[some]))
+    processes.wait_for_all()
     return Parts(tuple(paths), len(seeds), part)
 
 

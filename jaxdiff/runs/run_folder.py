@@ -22,17 +22,18 @@ def alone(workdir: PathLike) -> Iterator[None]:
     """
     workdir = place(workdir)
     with _held(workdir) if processes.first() else nullcontext():
-        if processes.several():
-            _require_shared(workdir)
+        require_shared(workdir)
         yield
 
 
-def _require_shared(workdir: Place) -> None:
-    """Rejects a folder that is not shared by all hosts.
+def require_shared(workdir: Place) -> None:
+    """Rejects a folder that is not shared by all hosts, if there are several processes.
 
     Raises:
         ValueError: not all processes see a file that process 0 wrote there.
     """
+    if not processes.several():
+        return
     mark = workdir / f".shared-{os.getpid()}"
     if processes.first():
         write_atomically(mark, lambda file: file.write(b""))
@@ -41,8 +42,8 @@ def _require_shared(workdir: Place) -> None:
         mark.unlink()
     if not seen:
         raise ValueError(
-            f"not all processes see the same folder {workdir}: --workdir must lie on a "
-            "file system that all hosts share"
+            f"not all processes see the same folder {workdir}: it must lie on a file "
+            "system that all hosts share"
         )
 
 

@@ -3,7 +3,7 @@
 Every host runs the same command; `jax.distributed` makes all of their devices one system,
 and each computation runs on all of them. What one process learns by itself (a file that it
 read, a signal that it got) has to be shared with the others before they act on it, by
-`from_first` and `all_agree`. In a single process these do nothing.
+`from_first`, `from_each` and `all_agree`. In a single process these do nothing.
 """
 
 import json
@@ -230,6 +230,24 @@ def from_first(value: Any) -> Any:
     if first():
         buffer[:] = text
     return json.loads(bytes(multihost_utils.broadcast_one_to_all(buffer)))
+
+
+def from_each(value: Any) -> list[Any]:
+    """The values of all processes, in order, on every one; values that JSON can hold."""
+    if not several():
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(text.size))
+    buffer = np.zeros(sizes.max(), np.uint8)
+    buffer[: text.size] = text
+    texts = multihost_utils.process_allgather(buffer)
+    return [json.loads(bytes(t[:n])) for t, n in zip(texts, sizes, strict=True)]
+
+
+def wait_for_all() -> None:
+    """Returns once all processes have called it: files that process 0 wrote are there."""
+    if several():
+        all_agree(True)
 
 
 def all_agree(yes: bool) -> bool:

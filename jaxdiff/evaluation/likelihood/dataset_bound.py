@@ -30,6 +30,7 @@ from jaxdiff.evaluation.likelihood import (
 from jaxdiff.objectives import losses
 from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import labelled, run_denoiser
+from jaxdiff.runtime import processes
 from jaxdiff.runtime.files import PathLike, write_atomically
 from jaxdiff.runtime.finite import MODEL_ADVICE, require_finite
 from jaxdiff.runtime.progress import bar, compiling
@@ -124,11 +125,11 @@ def measure(
                 inputs = part.keys, part.image, part.label, some
                 with compiling(done, first=not measured and not costs):
                     made = cost(variables, *inputs)
-                costs.append(jax.device_get(made))
+                costs.append(processes.on_host(made))
                 done.update(part.count * len(some.entry))
             whole = jax.tree.map(lambda *a: np.concatenate(a).T, *costs)
-            prior = likelihood.prior(part.image, steps.at[-1])
-            columns = (whole.vb, whole.x0_mse, np.asarray(prior))
+            prior = processes.on_host(likelihood.prior(part.image, steps.at[-1]))
+            columns = (whole.vb, whole.x0_mse, prior)
             columns = [np.float64(a[: part.count]) for a in columns]
             for column in columns:
                 require_finite(
