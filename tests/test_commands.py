@@ -197,9 +197,6 @@ def test_help_of_a_command_has_its_text_and_flags() -> None:
     assert "--extractors" not in done.out
 
 
-def test_a_command_of_one_process_refuses_to_be_one_of_several() -> None:
-    done = commands.run("likelihood", "--workdir=runs/none", "--processes=2")
-    assert done.status == 1
-    assert done.err.endswith("this command runs in one process: leave out --processes\n")
+def test_help_lists_flags_of_several_processes_where_there_may_be_some() -> None:
     assert "--processes" in commands.run("evaluate", "--help").out
     assert "--processes" not in commands.run("likelihood", "--help").out

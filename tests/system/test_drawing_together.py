@@ -167,3 +167,12 @@ def test_a_folder_that_is_not_shared_is_refused(
         assert end.returncode in (1, 75, -signal.SIGABRT)
     assert any("not all processes see the same folder" in end.stdout for end in ends)
     assert "Traceback" not in "".join(end.stdout for end in ends)
+
+
+def test_a_command_of_one_process_refuses_to_be_one_of_several(
+    environment: dict[str, str],
+) -> None:
+    line = command("likelihood", "--workdir=runs/none", "--processes=2", "--process=0")
+    done = run(line, environment)
+    assert done.returncode == 1
+    assert done.stderr == "error: this command runs in one process: leave out --processes\n"
