@@ -21,6 +21,7 @@ Stopped and started again it goes on. Prints tables, and writes flow_against_sco
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -191,10 +192,16 @@ def labels() -> np.ndarray:
     return np.arange(IMAGES, dtype=np.int32) % 10
 
 
+@functools.lru_cache(len(SEEDS) * len(CHECKPOINTS))
+def restored(recipe: str, seed: int, step: int) -> restoring.Restored:
+    """A run at a checkpoint."""
+    folder = study.command.folder(study.RUNS) / f"{recipe}-{seed}"
+    return restoring.restore(folder, step=step)
+
+
 def drawn(recipe: str, seed: int, setting: Setting) -> np.ndarray:
     """A set of images, uint8."""
-    folder = study.command.folder(study.RUNS) / f"{recipe}-{seed}"
-    run, own = restoring.restore(folder, step=setting.step), RECIPES[recipe].grid
+    run, own = restored(recipe, seed, setting.step), RECIPES[recipe].grid
     sampling = Sampling(
         grid=own if setting.grid == "own" else KARRAS,
         steps=setting.steps,
@@ -274,6 +281,10 @@ def draw(book: study.Book) -> "Figure":
         panel.axhline(floor, color="#999999", lw=1, ls=(0, (2, 2)))
         panel.set(ylabel="Fréchet distance in pixels", yscale="log")
         panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}" if panel is axes[3] else "")
+    top = max(panel.get_ylim()[1] for panel in axes[:3])
+    for panel in axes[:3]:
+        panel.set_ylim(floor * 0.9, top)
     axes[0].legend(frameon=False, labelcolor=study.INK)
     return figure
 

@@ -188,16 +188,19 @@ def tables(book: study.Book) -> dict[str, str]:
         expected = {name: theory(book, name, grid)[0] for name in TRAININGS}
         shares = ("eps", "v"), ("v", "v-zero"), ("eps", "v-zero")
         cells = (spread(mean[to] - mean[at], "{:+.3f} ± {:.3f}") for at, to in shares)
-        both = [f"{expected[to] - expected[at]:+.3f}" for at, to in shares[1:]]
-        rows.append([grid, *cells, both[0]])
+        rows.append([grid, *cells, f"{expected['v-zero'] - expected['v']:+.3f}"])
     head = "grid", "prediction: ε to v", "table: v to zero SNR", "both", "table, in theory"
     said["shares"] = study.table(head, rows)
     return said
 
 
 def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.3f} ± {:.3f}") -> str:
-    """Mean and standard deviation over seeds."""
-    return style.format(values.mean(), values.std(ddof=1))
+    """Mean and standard deviation over seeds.
+
+    >>> spread(np.array([-3.0, -2.0, -1.0]), "{:+.1f} ± {:.1f}")
+    '−2.0 ± 1.0'
+    """
+    return style.format(values.mean(), values.std(ddof=1)).replace("-", "−")
 
 
 def draw(book: study.Book) -> "Figure":

@@ -13,6 +13,7 @@ from scipy.linalg import sqrtm
 import jaxdiff as jd
 from jaxdiff.data import Digits
 from jaxdiff.runs import ema_lengths, snapshots
+from tests.extending import forgetting
 from tests.test_snapshots import average, tracked, weight
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -22,6 +23,9 @@ import flips
 import gradient_noise
 import study
 import zero_terminal_snr
+
+with forgetting():  # its network is registered
+    import small_network
 
 EXAMPLES = [ema_made, gradient_noise, zero_terminal_snr]
 
@@ -183,3 +187,31 @@ def test_flipped_bits_are_told_from_whole_files(name: str, tmp_path: Path) -> No
         damaged[at] ^= 2
         kind.path.write_bytes(damaged)
         assert flips.outcome(kind, whole, 0)[0] in ("whole", "refused")
+
+
+def test_the_small_network_sees_pixels_level_and_class() -> None:
+    net = small_network.ResidualMLP(label_dim=3, width=4, depth=2, embedding=5)
+    rng = np.random.default_rng(0)
+    x, c_noise = rng.normal(size=(2, 2, 2, 1)).astype(np.float32), np.float32([0.1, 0.4])
+    told = lambda *label: jd.Condition(label=np.array(label))
+    variables = jax.jit(net.init)(jax.random.key(0), x, c_noise, told(0, 1))
+    apply = jax.jit(net.apply)
+    assert not apply(variables, x, c_noise, told(0, 1)).raw.any()
+    some = lambda a: a + rng.normal(size=a.shape).astype(np.float32)
+    variables = jax.tree.map(some, variables)
+    out = apply(variables, x, c_noise, told(0, 1)).raw
+    assert out.shape == x.shape
+    others = [
+        (x, c_noise, told(0, 2)),
+        (x, np.float32([0.1, 0.5]), told(0, 1)),
+        (x + np.float32([0, 1])[:, None, None, None], c_noise, told(0, 1)),
+    ]
+    for other in others:  # only the second image's differ
+        same = np.asarray(apply(variables, *other).raw == out).all((1, 2, 3))
+        assert same.tolist() == [True, False]
+    withheld = apply(variables, x, c_noise, told(-1, -1)).raw
+    np.testing.assert_array_equal(
+        withheld, apply(variables, x, c_noise, jd.Condition()).raw
+    )
+    one_level = apply(variables, x, c_noise[0], told(0, 1)).raw
+    np.testing.assert_allclose(one_level[0], out[0], rtol=1e-5)
