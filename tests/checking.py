@@ -17,6 +17,22 @@ _made: dict[Any, Callable] = {}
 def checked(function: Callable) -> Callable:
     """A function of jaxtyping's, with its arguments and result checked.
 
+    The checks are made when it is first called: most processes call a part of what they
+    import.
+    """
+    check: Callable | None = None
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal check
+        check = check or _checks(function)
+        return check(*args, **kwargs)
+
+    return call
+
+
+def _checks(function: Callable) -> Callable:
+    """The checks of a function, which those of one name and signature share.
+
     Annotations are told apart by their text, since each `Float[Array, "B"]` is a class of
     its own. The values of defaults do not count: they are neither checked nor read.
     """

@@ -53,9 +53,11 @@ def test_the_table_has_every_room() -> None:
     assert len(ROWS) <= 17
 
 
-@pytest.mark.parametrize(("room", "other"), sorted(architecture.arrows()))
-def test_a_room_imports_only_rows_above_its_own(room: str, other: str) -> None:
-    assert ROWS[other] < ROWS[room], f"{room} imports {other}"
+def test_a_room_imports_only_rows_above_its_own() -> None:
+    arrows = sorted(architecture.arrows())
+    wrong = [f"{room} imports {to}" for room, to in arrows if ROWS[to] >= ROWS[room]]
+    assert arrows
+    assert wrong == []
 
 
 def test_no_module_imports_itself_by_others() -> None:

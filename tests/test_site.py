@@ -21,19 +21,25 @@ from tools import architecture, notebooks, website
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {str(p.relative_to(DOCS)): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
-REFERENCE = website.pages()
 NOTEBOOKS = dict(notebooks.pages())
-SITE = PAGES | REFERENCE | NOTEBOOKS
+REFERENCE = ["reference/index.md", *(f"reference/{room}.md" for room in website.rooms())]
 FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def site() -> dict[str, str]:
+    """Every page by its path."""
+    return PAGES | NOTEBOOKS | website.pages()
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
     nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
-    assert sorted(re.findall(r"[\w/]+\.md", nav)) == sorted(SITE)
+    assert sorted(re.findall(r"[\w/]+\.md", nav)) == sorted(site())
+    assert site().keys() == {*PAGES, *NOTEBOOKS, *REFERENCE}
 
 
 def test_every_public_name_has_an_entry() -> None:
-    text = "".join(REFERENCE.values())
+    text = "".join(website.pages().values())
     entries = set(re.findall(r"^::: (\S+)", text, re.MULTILINE))
     modules = {f"jaxdiff.{name}" for name in architecture.modules()}
     with_names = {
@@ -86,9 +92,9 @@ def names(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES | NOTEBOOKS)
 def test_the_names_of_a_page_exist(page: str) -> None:
-    unknown = [name for name in names(SITE[page]) if website.definition(name) is None]
+    unknown = [name for name in names(site()[page]) if website.definition(name) is None]
     assert unknown == []
-    for name in names(SITE[page]):
+    for name in names(site()[page]):
         _value(name)
 
 
@@ -157,18 +163,18 @@ def links(text: str) -> list[str]:
     return re.findall(r"\]\((?!https?:)([^)\s]+)\)", FENCED.sub("", text))
 
 
-@pytest.mark.parametrize("page", SITE)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS, *REFERENCE])
 def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
     broken = []
-    for link in links(SITE[page]):
+    for link in links(site()[page]):
         path, _, anchor = link.partition("#")
         target = (
             ((DOCS / page).parent / path).resolve() if path else (DOCS / page).resolve()
         )
         name = str(target.relative_to(DOCS)) if target.is_relative_to(DOCS) else None
         source = ROOT / str(name)  # a notebook, which is a file of the site, too
-        there = name in SITE or target.exists() or source.exists()
-        if not there or (anchor and anchor not in anchors(SITE.get(name, ""))):
+        there = name in site() or target.exists() or source.exists()
+        if not there or (anchor and anchor not in anchors(site().get(name, ""))):
             broken.append(link)
     assert broken == []
 

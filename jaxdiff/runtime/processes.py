@@ -24,9 +24,6 @@ from jaxtyping import PyTree
 
 from jaxdiff.runtime import xla_flags
 
-HEARTBEAT = 20
-"""Seconds without a heartbeat after which a process counts as lost and the others end."""
-
 AGAIN = 75
 """Exit status that asks to start the same command again (EX_TEMPFAIL of sysexits.h)."""
 
@@ -82,19 +79,20 @@ def join(at: Place) -> bool:
     Call it before anything uses jax's devices.
 
     Raises:
-        ValueError: jax cannot find the other processes.
+        ValueError: jax cannot find the other processes, or $JAXDIFF_HEARTBEAT is wrong.
         RuntimeError: the others did not connect.
     """
     where = f" at {at.coordinator}" if at.coordinator else ""
     name = f"process {at.process} of {at.processes}: " if at.coordinator else ""
     print(f"{name}waiting for the others{where}", file=sys.stderr, flush=True)
+    seconds = heartbeat()
     address = (at.coordinator, at.processes, at.process) if at.coordinator else ()
     how = {"cluster_detection_method": "deactivate"} if address else {}
     if address:
         _reach(at)
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to save yet
     try:
-        jax.distributed.initialize(*address, heartbeat_timeout_seconds=HEARTBEAT, **how)
+        jax.distributed.initialize(*address, heartbeat_timeout_seconds=seconds, **how)
     except ValueError as error:
         if on_tpu() and not address:
             return False  # a single TPU machine names no coordinator, and needs none
@@ -105,6 +103,20 @@ def join(at: Place) -> bool:
     finally:
         signal.signal(signal.SIGINT, handler)
     return several()
+
+
+def heartbeat(environ: Mapping[str, str] = os.environ) -> int:
+    """Seconds without a heartbeat after which a process is lost, and the others end.
+
+    $JAXDIFF_HEARTBEAT, or 20.
+
+    >>> heartbeat({"JAXDIFF_HEARTBEAT": "60"})
+    60
+
+    Raises:
+        ValueError: it is not a whole number from 1 on.
+    """
+    return _number(environ, "JAXDIFF_HEARTBEAT", 20, least=1)
 
 
 def _reach(at: Place) -> None:
@@ -176,15 +188,15 @@ def _require_whole(coordinator: str, processes: int, process: int) -> None:
         )
 
 
-def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+def _number(environ: Mapping[str, str], name: str, default: int, least: int = 0) -> int:
     """The whole number in an environment variable.
 
     Raises:
-        ValueError: it is not a whole number.
+        ValueError: it is not a whole number, or below `least`.
     """
     text = environ.get(name, "")
-    if text and not text.isdigit():
-        raise ValueError(f"${name} must be a whole number from 0 on, got {text!r}")
+    if text and not (text.isdecimal() and int(text) >= least):
+        raise ValueError(f"${name} must be a whole number from {least} on, got {text!r}")
     return int(text or default)
 
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,14 @@ def paths_of(function: Any) -> dict[str, str]:
     return {a: kind for a, kind in named.items() if kinds & {*kind.split(" | ")}}
 
 
-TAKING = {
-    name: (function, paths)
-    for name, function in public()
-    if name not in NO_FILES and (paths := paths_of(function))
-}
+@cache
+def taking() -> dict[str, tuple[Any, dict[str, str]]]:
+    """The functions that take paths, each with the arguments that are paths."""
+    return {
+        name: (function, paths)
+        for name, function in public()
+        if name not in NO_FILES and (paths := paths_of(function))
+    }
 
 
 def test_the_exceptions_name_what_exists() -> None:
@@ -87,20 +91,22 @@ def test_the_exceptions_name_what_exists() -> None:
 
 
 def test_no_public_function_wants_a_path_object() -> None:
-    assert len(TAKING) > 30
-    for name, (_, paths) in TAKING.items():
+    assert len(taking()) > 30
+    for name, (_, paths) in taking().items():
         assert {kind.removesuffix(" | None") for kind in paths.values()} == {"PathLike"}, (
             name
         )
 
 
-@pytest.mark.parametrize(
-    "name", sorted(TAKING.keys() - {"evaluation.extractors.extractor.extractor"})
-)
-def test_a_path_is_placed_before_anything_else_is_done_with_it(name: str) -> None:
+def test_a_path_is_placed_before_anything_else_is_done_with_it() -> None:
     """Its first use is to go to `place`, or to a function that takes such paths."""
-    function, paths = TAKING[name]
-    takers = {n.removesuffix(".__init__").split(".")[-1] for n in TAKING} | {
+    for name in sorted(taking().keys() - {"evaluation.extractors.extractor.extractor"}):
+        _require_placed(name)
+
+
+def _require_placed(name: str) -> None:
+    function, paths = taking()[name]
+    takers = {n.removesuffix(".__init__").split(".")[-1] for n in taking()} | {
         "_until",
         "_kept",
     }

@@ -23,6 +23,8 @@ from tests.system.commands import (
 
 STEPS = 16
 FEW = (f"--config.steps={STEPS}", "--config.sample_every=16", "--config.eval_every=16")
+PLAIN = ("--config.sample_every=0", "--config.eval_every=0")
+"""Neither pictures nor scores, of which no parameter depends."""
 
 
 @contextmanager
@@ -105,7 +107,8 @@ def test_four_that_lost_one_go_on_as_two(
     alone: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    with started(workdir, 4, environment) as running:
+    environment = environment | {"JAXDIFF_HEARTBEAT": "5"}
+    with started(workdir, 4, environment, *PLAIN) as running:
         ready, deadline = reached(workdir, 6), time.monotonic() + 240
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -117,9 +120,9 @@ def test_four_that_lost_one_go_on_as_two(
     for status, text in (ends[i] for i in (0, 1, 3)):
         assert status in (75, -signal.SIGABRT), text
         assert "Traceback" not in text
-    assert took < 60  # a heartbeat of 20 s, on a machine that has other work
+    assert took < 45  # a heartbeat of 5 s, on a machine that has other work
     assert max(saved_steps(workdir)) >= 4
-    complete(workdir, 2, environment)
+    complete(workdir, 2, environment, *PLAIN)
     assert difference(alone, workdir) < 1e-4  # four devices sum in another order
     np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-5)
 
@@ -128,7 +131,7 @@ def test_a_stop_of_one_is_a_stop_of_all(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    with started(workdir, 2, environment, "--config.steps=4000") as running:
+    with started(workdir, 2, environment, *PLAIN, "--config.steps=4000") as running:
         ready, deadline = reached(workdir, 4), time.monotonic() + 240
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.01)

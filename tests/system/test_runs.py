@@ -29,6 +29,8 @@ from tests.system.commands import (
 )
 
 STEPS = 40
+PLAIN = ("--config.sample_every=0", "--config.eval_every=0")
+"""Neither pictures nor scores, where a test is not about them."""
 
 
 def saving(workdir: Path, past: int) -> Callable[[], bool]:
@@ -227,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         "--config.optimizer.rampup_images=1600",
         "--config.checkpoint_every=1",
     )
-    done = run(train(workdir, *wild), environment)
+    done = run(train(workdir, *PLAIN, *wild), environment)
     step = int(re.search(r"not finite at step (\d+);", errors(done))[1])
     assert 2 < step < STEPS
     assert saved_steps(workdir)[-1] == step - 1
@@ -254,7 +256,7 @@ def test_a_second_run_in_a_folder_is_refused(
 ) -> None:
     workdir = tmp_path / "run"
     with run_folder.alone(workdir):
-        done = run(train(workdir), environment)
+        done = run(train(workdir, *PLAIN), environment)
     assert f"another process is training in {workdir}" in errors(done)
 
 
@@ -263,7 +265,7 @@ def test_a_mistake_before_the_first_checkpoint_claims_nothing(
 ) -> None:
     workdir = tmp_path / "run"
     assert "split" in errors(refused_training(workdir, "--config.data.split=nope"))
-    few = ("--config.steps=2", "--config.sample_every=9")
+    few = (*PLAIN, "--config.steps=2")
     assert run(train(workdir, *few), environment).returncode == 0
 
 
@@ -274,7 +276,7 @@ def test_a_run_may_move_to_other_devices_and_knows_its_experiment(
     (workdir / "config.json").unlink()
     done = refused_training(workdir, "--config.seed=5")
     assert "another experiment (seed: 0 there, 5 here)" in errors(done)
-    more = ("--config.steps=42", "--cpu_devices=1")
+    more = (*PLAIN, "--config.steps=42", "--cpu_devices=1")
     done = run(train(workdir, *more), environment)
     assert done.returncode == 0, done.stderr
     assert "has all its 42 steps" in done.stdout
@@ -295,9 +297,9 @@ def test_the_second_start_compiles_nothing(
 def test_a_full_disk_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     """The limit on the size of a file stands in for a disk that is full."""
     workdir = tmp_path / "run"
-    assert run(train(workdir, "--config.steps=4"), environment).returncode == 0
-    limited = ["bash", "-c", f"ulimit -f 20; exec {' '.join(train(workdir))}"]
+    assert run(train(workdir, *PLAIN, "--config.steps=4"), environment).returncode == 0
+    limited = ["bash", "-c", f"ulimit -f 20; exec {' '.join(train(workdir, *PLAIN))}"]
     assert "cannot save a checkpoint" in errors(run_anew(limited, environment))
     assert saved_steps(workdir) == [4]
-    assert run(train(workdir, "--config.steps=8"), environment).returncode == 0
+    assert run(train(workdir, *PLAIN, "--config.steps=8"), environment).returncode == 0
     assert saved_steps(workdir) == [4, 8]
