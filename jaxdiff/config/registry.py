@@ -239,26 +239,21 @@ def allowed(hint: Any) -> tuple[str, ...]:
     >>> "weightings.MinSNR" in allowed(Weighting)
     True
     """
-    return tuple(name for kind in _kinds(hint) for name in _names(kind))
+    if typing.get_origin(hint) in UNIONS:
+        return tuple(name for kind in typing.get_args(hint) for name in allowed(kind))
+    if hint in KINDS:
+        group = f"{KINDS[hint]}."
+        return tuple(n for n, c in TYPES.items() if n.startswith(group) and _is(c, hint))
+    if hint is types.NoneType:
+        return ("None",)
+    return (NAMES[hint],) if hint in NAMES else ()
 
 
 def holds_plain(hint: Any) -> bool:
     """Whether an annotation allows plain values such as numbers, as `float | None` does."""
-    return not all(_names(kind) for kind in _kinds(hint))
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
     union = typing.get_origin(hint) in UNIONS
-    return typing.get_args(hint) if union else (hint,)
-
-
-def _names(kind: Any) -> list[str]:
-    if kind in KINDS:
-        group = f"{KINDS[kind]}."
-        return [n for n, c in TYPES.items() if n.startswith(group) and _is(c, kind)]
-    if kind is types.NoneType:
-        return ["None"]
-    return [NAMES[kind]] if kind in NAMES else []
+    kinds = typing.get_args(hint) if union else (hint,)
+    return not all(allowed(kind) for kind in kinds)
 
 
 def _is(cls: type, protocol: type) -> bool:
