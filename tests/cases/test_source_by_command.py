@@ -21,20 +21,22 @@ are an NPZ file or shards whose VAE is not at hand, as it is in test_latents_dec
 
 import re
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from jaxdiff import EDM, Euler, LogSigma, UniformOnNetwork, WeightedError, train
+from jaxdiff import EDM, Euler, LogSigma, UniformOnNetwork, WeightedError, register, train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data.batches import fingerprint
-from jaxdiff.networks import UNet
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.sampling.grids import Karras
 from tests.cases import sources
 from tests.cases.commands import run
+from tests.extending import forgetting
 
 SCORED = {"eval_every": 1, "eval_images": 10, "eval_extractors": ("pixels8",)}
 LATENT = ("latents", "latent records")
@@ -80,13 +82,7 @@ def experiment(data: Any, **fields: Any) -> Experiment:
     edm = EDM(sigma_data=0.5)
     return Experiment(
         data=data,
-        network=UNet(
-            label_dim=-1,
-            model_channels=8,
-            channel_mult=(1,),
-            num_blocks=1,
-            attn_resolutions=(),
-        ),
+        network=sources.Linear(),
         schedule=LogSigma(),
         parameterization=edm,
         loss=WeightedError(UniformOnNetwork(edm)),
@@ -99,35 +95,43 @@ def experiment(data: Any, **fields: Any) -> Experiment:
 
 @pytest.fixture(scope="module", autouse=True)
 def _fake() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, forgetting():
+        register(sources.Linear)
         patch.setitem(sys.modules, "tensorflow_datasets", sources.fake_tfds())
         # half of what a picture takes is to find its margins, which nothing here looks at
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         yield
 
 
-def made(kind: str, folder: Path) -> Any:
-    """Data of a kind, and a run on them of one step, in a folder."""
-    data = sources.SOURCES[kind](folder)
-    scored = {} if kind in LATENT else SCORED
-    train.fit(experiment(data, **scored), folder / "run")
-    (folder / "config.py").write_text(CONFIG.format(data=data))
-    return data
-
-
-@pytest.fixture(scope="module", params=sources.SOURCES)
-def source(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[str, Any, Path]:
-    """The name of a kind, data of it, and the folder of a run on them."""
-    folder = tmp_path_factory.mktemp("source")
-    return request.param, made(request.param, folder), folder
+Made = tuple[str, Any, Path]
+"""The name of a kind, data of it, and the folder of a run on them."""
 
 
 @pytest.fixture(scope="module")
-def run_on_tfds(tmp_path_factory: Any) -> Path:
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """What makes data of a kind and a run on them of one step, once."""
+
+    @cache
+    def made(kind: str) -> Made:
+        folder = tmp_path_factory.mktemp("source")
+        data = sources.SOURCES[kind](folder)
+        scored = {} if kind in LATENT else SCORED
+        train.fit(experiment(data, **scored), folder / "run")
+        (folder / "config.py").write_text(CONFIG.format(data=data))
+        return kind, data, folder
+
+    return made
+
+
+@pytest.fixture(scope="module", params=sources.SOURCES)
+def source(request: pytest.FixtureRequest, make: Callable[[str], Made]) -> Made:
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def run_on_tfds(make: Callable[[str], Made]) -> Path:
     """The folder of a run on TFDS."""
-    folder = tmp_path_factory.mktemp("tfds")
-    made("tfds", folder)
-    return folder
+    return make("tfds")[2]
 
 
 def command_line(name: str, folder: Path, out: Path) -> list[str]:
@@ -139,7 +143,7 @@ def command_line(name: str, folder: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [*DRAWING, *OF_DATA])
-def test_commands(source: tuple[str, Any, Path], name: str, tmp_path: Path) -> None:
+def test_commands(source: Made, name: str, tmp_path: Path) -> None:
     kind, _, folder = source
     done = run(*command_line(name, folder, tmp_path))
     errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
@@ -153,13 +157,13 @@ def test_commands(source: tuple[str, Any, Path], name: str, tmp_path: Path) -> N
         assert name == "measure" or list(tmp_path.iterdir())
 
 
-def test_a_run_resumes(source: tuple[str, Any, Path]) -> None:
+def test_a_run_resumes(source: Made) -> None:
     _, data, folder = source
     longer = experiment(data, steps=2)
     assert int(train.fit(longer, folder / "run").step) == 2
 
 
-def test_training_scores_pixels(source: tuple[str, Any, Path]) -> None:
+def test_training_scores_pixels(source: Made) -> None:
     kind, data, folder = source
     if kind in LATENT:
         with pytest.raises(ValueError, match=REFUSED["evaluate"]):
@@ -168,7 +172,7 @@ def test_training_scores_pixels(source: tuple[str, Any, Path]) -> None:
         assert "fd_pixels8" in (folder / "run" / "metrics.jsonl").read_text()
 
 
-def test_a_stamp_changes_with_the_images(source: tuple[str, Any, Path]) -> None:
+def test_a_stamp_changes_with_the_images(source: Made) -> None:
     kind, data, folder = source
     first = fingerprint(data.load().source)
     assert fingerprint(data.load().source) == first
