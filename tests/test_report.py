@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +21,7 @@ from jaxdiff.analysis.plots import COLOURS
 from jaxdiff.commands import main
 from jaxdiff.config import from_file, to_dict
 from jaxdiff.runtime.files import place
-from jaxdiff.train import fit, reporting, write_report
+from jaxdiff.train import fit, levels, reporting, write_report
 from jaxdiff.train.report import charts, curves, pictures
 from jaxdiff.train.report.charts import Axis, Chart, Series
 from tests import browser, buckets
@@ -85,6 +87,9 @@ def run(tmp_path: Path) -> Path:
     """A run's folder with everything that a page shows."""
     folder = tmp_path / "mine"
     write(folder / "metrics.jsonl", *(row(n) for n in range(10, 90, 10)))
+    for_levels = lambda n: {"loss": {"-1": 2.0 * n, "3": 1.0}, "images": {"-1": n, "3": 9}}
+    losses = ({"step": n} | for_levels(n) for n in (10, 20, 30))
+    write(folder / "loss_by_logsnr.jsonl", *losses)
     layers = lambda n: {"enc/a": 1.0 * n, "enc/b": 4.0 * n, "dec/a": 2.0}
     kinds = ("activations", "weights", "updates")
     drifts = ({"step": n} | dict.fromkeys(kinds, layers(n)) for n in (10, 20))
@@ -126,6 +131,9 @@ def test_the_numbers_of_the_page_are_those_of_the_files(run: Path) -> None:
             assert series(page, title) == (steps, [r[name] for r in rows])
     shares = [100 * r["goodput"] for r in rows], [100 * r["data_wait"] for r in rows]
     assert [series(page, "Where the time goes", k)[1] for k in (0, 1)] == [*shares]
+    by_level = page.charts["Loss by noise level"]["series"]
+    assert [one["name"] for one in by_level] == ["to step 10", "to step 20", "to step 30"]
+    assert [one["y"] for one in by_level] == [["NaN", "NaN"], [40.0, "NaN"], [60.0, "NaN"]]
     assert series(page, "Activations", 0) == ([10.0, 20.0], pytest.approx([20.0, 40.0]))
     assert series(page, "Weights", 1) == ([10.0, 20.0], pytest.approx([2.0, 2.0]))
     assert series(page, "fd_pixels8 over EMA length") == ([0.05, 0.1, 0.2], [3.5, 2.5, 4.5])
@@ -139,10 +147,12 @@ def test_curves_are_drawn_where_their_numbers_are(run: Path) -> None:
     drawn = re.findall(r'data-chart="\d+">.*?</figure>', page.html, re.DOTALL)
     for chart, figure in zip(page.charts.values(), drawn, strict=True):
         x, y = (Axis(*ends) for ends in chart["axes"])
-        paths = re.findall(r'<path class="c\d" d="([^"]*)"', figure)
+        paths = re.findall(r'<path class="c\d[^>]*?" d="([^"]*)"', figure)
         for one, path in zip(chart["series"], paths, strict=True):
             at = [tuple(map(float, p.split())) for p in re.findall(r"[\d.]+ [\d.]+", path)]
-            made = list(zip(map(x, one["x"]), map(y, one["y"]), strict=True))
+            both = zip(one["x"], one["y"], strict=True)
+            made = [(x(a), y(b)) for a, b in both if b != "NaN"]
+            assert len(at) == len(made)
             np.testing.assert_allclose(at, made, atol=0.051)  # a tenth of a pixel
 
 
@@ -352,12 +362,32 @@ def test_training_writes_the_page_at_each_picture_and_at_the_end(
 
     monkeypatch.setattr(reporting, "write_report", look)
     fit(SHORT, tmp_path, progress=False, arguments=("--config=mine.py",))
-    assert seen == [[1, 2], [1, 2, 3, 4]]
+    assert [steps[:2] for steps in seen] == [[1, 2], [1, 2]]
+    assert seen[-1] == [1, 2, 3, 4]
     page = Page(tmp_path / "report.html")
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert series(page, "Loss")[1] == [r["loss"] for r in rows]
+    by_level = [json.loads(line) for line in (tmp_path / "loss_by_logsnr.jsonl").open()]
+    means = [list(r["loss"].values()) for r in by_level]  # a step here has one image
+    np.testing.assert_allclose(means, [[r["loss"]] for r in rows], rtol=1e-6)
     assert "jaxdiff train --config=mine.py" in page.text
     assert "Started from mine.py , which is not a ready config" in page.text
+
+
+def test_losses_are_summed_by_noise_level() -> None:
+    losses, logsnr = np.random.default_rng(0).normal(0, (1, 9), (500, 2)).T.astype("f")
+    at = jd.NoiseLevel(
+        *(np.exp(sign * logsnr / 4).reshape(-1, 1, 1, 1) for sign in (1, -1))
+    )
+    at = jax.tree.map(jnp.asarray, at)
+    sums, counts = levels.by_logsnr(jnp.asarray(losses), at)
+    edges = np.r_[-np.inf, np.arange(-18, 19, 2), np.inf]
+    np.testing.assert_array_equal(counts, np.histogram(logsnr, edges)[0])
+    exact = np.histogram(logsnr, edges, weights=losses)[0]
+    np.testing.assert_allclose(sums, exact, rtol=1e-5, atol=1e-5)
+    ends = jd.NoiseLevel(jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0]))  # noise, and data
+    _, counts = levels.by_logsnr(jnp.ones(2), ends)
+    assert (counts[0], counts[-1]) == (1, 1)
 
 
 def test_a_page_that_fails_does_not_stop_training(

@@ -7,6 +7,7 @@ A run's folder holds
     checkpoints/<step>/   the whole TrainState, and a record of what it is of
     statistics.json       mean and std of the data, where they were measured
     metrics.jsonl, tensorboard/, samples/, samples.png, curves.png,
+    loss_by_logsnr.jsonl  the loss by noise level
     report.html           all of it as one page
 
 A checkpoint gets its name once it is whole: a kill during a save leaves the one before.

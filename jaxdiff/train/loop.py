@@ -273,15 +273,13 @@ def make_due(
         with clock("scores"), what, warning_if_not_finite(n, "scores"):
             report.quality(n, run.examine(state))
 
-    def page() -> None:
-        with clock("report"):
-            report.page()
-
     kinds = (e.sample_every, picture), (e.eval_every, scores)
     for (every, make), made in zip(kinds, there, strict=True):
         if every and (n == e.steps or n % every == 0) and not made:
             work.append(make)
-    work += [page] if work and n < e.steps else []  # at the end, `reporting` writes it
+    work += (
+        [report.page] if work and n < e.steps else []
+    )  # at the end, `reporting` writes it
     return all(stop.unless_stopped(make) for make in work)
 
 

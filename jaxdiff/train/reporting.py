@@ -1,5 +1,6 @@
 """What a run reports, by process 0: a progress bar, metrics, pictures."""
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from jaxdiff.runtime import jsontext, processes
 from jaxdiff.runtime.files import Place, lines, printable, write_atomically
 from jaxdiff.runtime.progress import Bar
 from jaxdiff.runtime.progress import bar as progress_bar
-from jaxdiff.train import magnitudes, writers
+from jaxdiff.train import levels, magnitudes, writers
 from jaxdiff.train.goodput import Clock
 from jaxdiff.train.report import write_report
 from jaxdiff.train.step import METRICS, Metrics
@@ -36,11 +37,14 @@ class Reporter:
         bar: Bar,
         log: writers.Writer,
         layers: writers.Writer,
+        by_level: writers.Writer,
     ) -> None:
         self._experiment, self._workdir, self._clock = experiment, workdir, clock
         self._bar, self._log, self._layers = bar, log, layers
+        self._by_level = by_level
         self._recent: list[Metrics] = []
         self._flying: deque[Metrics] = deque(maxlen=1 + IN_FLIGHT)
+        self._page = threading.Thread()
         self._timed = 0
         self._since: tuple[float, float] | None = None
         self.skipped_in_a_row = 0
@@ -77,6 +81,9 @@ class Reporter:
         if lost := len(rows) - len(kept):
             values["skipped_steps"] = float(lost)
         self._log.scalars(step, values)
+        if kept:
+            totals = np.sum([row["loss_by_logsnr"] for row in kept], axis=0)
+            self._by_level.scalars(step, levels.means(totals))
         self._bar.set_postfix(loss=f"{values.get('loss', np.nan):.4f}")
 
     def _now(self) -> tuple[float, float]:
@@ -116,10 +123,21 @@ class Reporter:
         png = path.read_bytes()
         write_atomically(self._workdir / "samples.png", lambda file: file.write(png))
 
-    def page(self) -> None:
-        """Writes report.html; a failure is a warning, as training needs no page."""
-        if not processes.first():
+    def page(self, last: bool = False) -> None:
+        """Writes report.html in a thread, unless it is writing; the `last` one is awaited.
+
+        A failure is a warning, as training needs no page.
+        """
+        if not processes.first() or (self._page.is_alive() and not last):
             return
+        if self._page.ident:
+            self._page.join()
+        self._page = threading.Thread(target=self._write_page)
+        self._page.start()
+        if last:
+            self._page.join()
+
+    def _write_page(self) -> None:
         try:
             write_report(self._workdir)
         except Exception as error:  # whatever lies in the folder
@@ -154,10 +172,11 @@ def reporting(
     report.html is written then, too. It counts `more_images` images beyond steps times the
     batch size.
     """
-    log, layers = writers.All([]), writers.All([])
+    log, layers, by_level = (writers.All([]) for _ in range(3))
     first_process = processes.first()
     if first_process:
         log = writers.open_all(workdir, first, progress, wandb, to_dict(experiment))
+        by_level = writers.JSONL(workdir / "loss_by_logsnr.jsonl", first)
     if first_process and experiment.magnitudes_every:
         layers = writers.JSONL(workdir / "magnitudes.jsonl", first)
     size = experiment.batch_size
@@ -168,10 +187,11 @@ def reporting(
         desc="training",
         show=progress and first_process,
     ) as bar:
-        report = Reporter(experiment, workdir, clock, bar, log, layers)
+        report = Reporter(experiment, workdir, clock, bar, log, layers, by_level)
         try:
             yield report
         finally:
             log.close()
             layers.close()
-            report.page()
+            by_level.close()
+            report.page(last=True)

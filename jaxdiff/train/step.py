@@ -16,13 +16,15 @@ from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import TrainState, labelled, state_shapes
 from jaxdiff.runtime import sharding
 from jaxdiff.schedules import corrupt
+from jaxdiff.train import levels
 from jaxdiff.types import Condition, Noised, placement
 from jaxdiff.types.ranges import quote
 
 Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "..."]]
 METRICS = ("loss", "grad_norm", "learning_rate")
-"""Metrics of every step; "skipped" too, where steps may be skipped."""
+"""Metrics of every step; "skipped" too, where steps may be skipped. "loss_by_logsnr" is an
+array, `levels.by_logsnr` of the batch, and the others are numbers."""
 
 
 def make_step(
@@ -86,6 +88,7 @@ def make_step(
             "loss": jnp.mean(losses),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.float32(rate(state.step)),
+            "loss_by_logsnr": levels.by_logsnr(losses, noised.at),
         }
         first_bad = jnp.where((state.first_bad < 0) & bad, state.step, state.first_bad)
         if e.on_nonfinite == "skip":  # only the step number advances

@@ -33,8 +33,8 @@ class Series:
     """Its place in `analysis.plots.COLOURS`."""
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    faint: bool = False
-    """Drawn thin and pale, behind a smoother curve."""
+    strength: float = 1.0
+    """Its opacity; a curve below 1 is thin, too."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,16 @@ def _round(low: float, high: float) -> list[float]:
 def _short(value: float) -> str:
     """A number of an axis in few letters.
 
-    >>> [_short(v) for v in (0.0, 0.001, 1e-05, 1500.0, 20000.0, 3e6, -0.5)]
-    ['0', '0.001', '1e-5', '1,500', '20k', '3M', '-0.5']
+    >>> [_short(v) for v in (0.0, 0.001, -4e-4, 1500.0, 20000.0, 3e6, -0.5)]
+    ['0', '0.001', '-4e-4', '1,500', '20k', '3M', '-0.5']
     """
     size = abs(value)
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= max(unit, 1e4):
             return f"{value / unit:.4g}{letter}"
     if 0 < size < 1e-3:
-        digits, _, power = f"{value:.3g}".partition("e")
-        return f"{digits}e{int(power)}" if power else digits
+        digits, _, power = f"{value:.6e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:,.6g}"
 
 
@@ -152,10 +152,7 @@ def numbers(chart: Chart) -> dict[str, Any]:
         "x": chart.x,
         "y": chart.y,
         "axes": ranges,
-        "series": [
-            {"name": s.name, "x": list(s.x), "y": list(s.y), "faint": s.faint}
-            for s in chart.series
-        ],
+        "series": [{"name": s.name, "x": list(s.x), "y": list(s.y)} for s in chart.series],
     }
 
 
@@ -214,7 +211,7 @@ def _points(series: Series) -> list[tuple[float, float] | None]:
 
 def _curve(series: Series, x: Axis, y: Axis) -> Iterator[str]:
     """A line through neighbouring finite points, dots for lone ones, and the band."""
-    kind = f'class="c{series.colour}{" faint" if series.faint else ""}"'
+    kind = look(series)
     if series.low:
         there = range(len(series.x))
         edge = [(series.x[i], series.high[i]) for i in there]
@@ -223,7 +220,7 @@ def _curve(series: Series, x: Axis, y: Axis) -> Iterator[str]:
         corners = " ".join(f"{a:.1f},{b:.1f}" for a, b in finite)
         yield f'<polygon class="c{series.colour} band" points="{corners}"/>'
     points = _points(series)
-    few = sum(p is not None for p in points) <= FEW and not series.faint
+    few = sum(p is not None for p in points) <= FEW and series.strength == 1
     path, dots, pen = [], [], "M"
     for i, point in enumerate(points):
         if point is None:
@@ -242,6 +239,13 @@ def _curve(series: Series, x: Axis, y: Axis) -> Iterator[str]:
     for at in dots:
         a, b = at.split()
         yield f'<circle {kind} cx="{a}" cy="{b}" r="2"/>'
+
+
+def look(series: Series) -> str:
+    """The attributes that a curve, its dots and its name have in common."""
+    if series.strength == 1:
+        return f'class="c{series.colour}"'
+    return f'class="c{series.colour} faint" opacity="{series.strength:g}"'
 
 
 def _text(text: str) -> str:

@@ -13,6 +13,9 @@ from jaxdiff.runtime.files import Place, lines, printable
 
 Row = Mapping[str, Any]
 
+LEVELS = ("loss", "images")
+"""Of a row of losses by noise level: each a mapping from log SNR to numbers."""
+
 LAYERS = ("activations", "weights", "updates")
 """The kinds of magnitudes, each a mapping from layers to numbers."""
 
@@ -26,6 +29,8 @@ class Contents:
     """Rows of metrics.jsonl that training wrote, one a step, in order."""
     scores: Sequence[Row]
     """Its rows of scores."""
+    levels: Sequence[Row]
+    """Rows of loss_by_logsnr.jsonl."""
     magnitudes: Sequence[Row]
     sheets: Sequence[tuple[int, Place]]
     """Pictures by their steps."""
@@ -101,7 +106,8 @@ def read(workdir: Place) -> Contents:
         workdir,
         metrics,
         scores,
-        [r for r in _rows(workdir / "magnitudes.jsonl", notes) if _is_of_layers(r)],
+        _tables(workdir / "loss_by_logsnr.jsonl", LEVELS, notes),
+        _tables(workdir / "magnitudes.jsonl", LAYERS, notes),
         _sheets(workdir),
         starts,
         experiment,
@@ -156,7 +162,7 @@ def _metrics(workdir: Place, notes: list[str]) -> tuple[list[Row], list[Row]]:
 
 
 def _rows(path: Place, notes: list[str]) -> list[Row]:
-    text = lines(path)
+    text = [line for line in lines(path) if line.endswith("\n")]  # or it is being written
     rows = list(jsontext.objects(text))
     lost = len(text) - len(rows)
     if lost:
@@ -182,10 +188,13 @@ def _sheets(workdir: Place) -> list[tuple[int, Place]]:
     return sorted((int(n), p) for n, p in named if n.isascii() and n.isdigit())
 
 
-def _is_of_layers(row: Row) -> bool:
-    return type(row.get("step")) is int and all(
-        isinstance(row.get(k), dict) for k in LAYERS
-    )
+def _tables(path: Place, kinds: Sequence[str], notes: list[str]) -> list[Row]:
+    """The rows that have a step, and numbers by name of each of these kinds."""
+    return [
+        row
+        for row in _rows(path, notes)
+        if type(row.get("step")) is int and all(isinstance(row.get(k), dict) for k in kinds)
+    ]
 
 
 def _is_texts(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Which charts a run has: of its metrics, scores, magnitudes and sweeps."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.evaluation.metrics import BETTER
+from jaxdiff.evaluation.sweep_report import MAIN
 from jaxdiff.train.report.charts import Chart, Series
 from jaxdiff.train.report.contents import LAYERS, Contents, Row, number
 
@@ -53,8 +55,10 @@ def of_training(contents: Contents) -> Iterator[Chart]:
             wide = len(rows) // 20
             smooth = running_mean(series[0].y, wide)
             mean = Series(f"mean of {wide} lines", series[0].x, smooth)
-            series = [Series("loss", series[0].x, series[0].y, 5, faint=True), mean]
+            series = [Series("loss", series[0].x, series[0].y, 5, strength=0.55), mean]
         yield Chart(title, series, unit, log_y=log, marks=marks)
+        if name == "loss":
+            yield from of_losses(contents)
     shares = [
         _series(text, rows, name, colour, 100.0)
         for colour, (name, text) in enumerate(TIMES.items())
@@ -86,6 +90,34 @@ def of_scores(contents: Contents) -> Iterator[Chart]:
     for name in dict.fromkeys(name for row in rows for name in row if name != "step"):
         series = [_series(name, rows, name)]
         yield Chart(name, series, _unit(name), log_y=True, marks=contents.resumed)
+
+
+def of_losses(contents: Contents) -> Iterator[Chart]:
+    """The loss by log SNR in equal parts of the training, the last in full colour."""
+    rows = contents.levels
+    count = min(PARTS, len(rows))
+    ends = np.linspace(0, len(rows), count + 1).round().astype(int).tolist() if rows else []
+    series = []
+    for k, (first, last) in enumerate(itertools.pairwise(ends)):
+        sums: dict[float, list[float]] = {}
+        for row in rows[first:last]:
+            for name, loss in row["loss"].items():
+                images = number(row["images"].get(name))
+                total = sums.setdefault(_float(name), [0.0, 0.0])
+                total[0] += number(loss) * images
+                total[1] += images
+        x = sorted(level for level in sums if math.isfinite(level))
+        y = [sums[m][0] / sums[m][1] if sums[m][1] >= ENOUGH else math.nan for m in x]
+        until = f"to step {rows[last - 1]['step']:,}"
+        series.append(Series(until, x, y, strength=0.3 + 0.7 * (k + 1) / count))
+    if series:
+        yield Chart("Loss by noise level", series, "loss of an image   [1]", LOGSNR)
+
+
+PARTS, ENOUGH = 5, 16
+"""Parts of the training that are drawn, and images from which a mean is."""
+
+LOGSNR = "← noise      log SNR   [nats]      data →"
 
 
 def _unit(metric: str) -> str:
@@ -144,7 +176,7 @@ def of_sweep(sweep: Row) -> Iterator[Chart]:
             values = [number(block.get(metric)) for block in blocks]
             lines.setdefault(metric, {}).setdefault(line, []).append((x, values))
     for metric, each in lines.items():
-        if metric.split("_")[0] not in BETTER or metric in ("brightness", "copied"):
+        if metric.split("_")[0] not in MAIN:
             continue
         series = [
             _line(name or metric, k % 7, points)
@@ -182,8 +214,8 @@ def of_levels(bins: Sequence[Any]) -> Iterator[Chart]:
         )
         for k, (name, text) in enumerate(errors)
     ]
-    x = "← noise    log SNR   [nats]    data →"
-    yield Chart("Error by noise level", series, "mean squared error   [1]", x, log_y=True)
+    unit = "mean squared error   [1]"
+    yield Chart("Error by noise level", series, unit, LOGSNR, log_y=True)
 
 
 def _series(

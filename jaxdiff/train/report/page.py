@@ -27,6 +27,14 @@ def write_report(workdir: PathLike) -> Place:
     the commands that go on from the run. It opens from disk, loads nothing, and shows
     texts from data as text. Missing and damaged files are named in it.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     line = '{"step": 100, "loss": 0.5}\\n'
+    ...     _ = (Path(folder) / "metrics.jsonl").write_text(line)
+    ...     path = write_report(folder)
+    ...     path.name, path.read_text()[:15]
+    ('report.html', '<!DOCTYPE html>')
+
     Raises:
         FileNotFoundError: the folder holds no run.
         OSError: the page cannot be written.
@@ -95,7 +103,7 @@ class Drawn:
         index = len(self.numbers["charts"])
         self.numbers["charts"].append(charts.numbers(chart))
         names = "".join(
-            f'<span><svg viewBox="0 0 18 8"><line class="c{s.colour}" x1="0" x2="18" '
+            f'<span><svg viewBox="0 0 18 8"><line {charts.look(s)} x1="0" x2="18" '
             f'y1="4" y2="4"/></svg>{_text(s.name)}</span>'
             for s in chart.series
         )
@@ -134,7 +142,7 @@ def _summary(contents: Contents) -> str:
 
 TILES = {
     "loss": ("loss", lambda v: f"{v:.4g}"),
-    "images_per_s": ("throughput", lambda v: f"{v:,.4g} images/s"),
+    "images_per_s": ("throughput", lambda v: f"{v:,.0f} images/s"),
     "goodput": ("goodput", lambda v: f"{v:.0%}"),
     "data_wait": ("waiting for data", lambda v: f"{v:.1%}"),
     "memory_mib": ("device memory, peak", lambda v: f"{v:,.0f} MiB"),
