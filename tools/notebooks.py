@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -40,8 +41,11 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def execute(notebook: Any) -> Any:
+def execute(notebook: Any, folder: Path) -> Any:
     """Runs all cells in a kernel of this Python, from top to bottom; returns the notebook.
+
+    It works in `folder`: notebooks that train the same run find it there, and train it
+    once. Flags of XLA are left out, so that outputs are those that a reader will see.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; it has the traceback.
@@ -49,12 +53,13 @@ def execute(notebook: Any) -> Any:
     from nbclient import NotebookClient
 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XLA_FLAGS": ""}
     client = NotebookClient(
         notebook,
         timeout=SECONDS,
         kernel_name="python3",
         coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
         extra_arguments=["--log-level=ERROR"],
     )
     return client.execute(env=environment)
@@ -86,12 +91,18 @@ def keep(path: Path, executed: Any) -> None:
     written.rename(copy_of(path))
 
 
-def executed(path: Path) -> Any:
-    """A notebook with its outputs: the copy that is kept, or one that is made now."""
+def executed(path: Path, folder: Path) -> Any:
+    """A notebook with its outputs: the copy that is kept, or one made in `folder`."""
     if not copy_of(path).exists():
         print(f"executing notebooks/{path.name}", flush=True)
-        keep(path, execute(read(path)))
+        keep(path, execute(read(path), folder))
     return read(copy_of(path))
+
+
+def every_executed() -> dict[str, Any]:
+    """All notebooks with their outputs, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {path.stem: executed(path, Path(folder)) for path in paths()}
 
 
 def page(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
@@ -126,11 +137,13 @@ def pages() -> Mapping[str, str]:
 def rendered() -> dict[str, str | bytes]:
     """The pages, their pictures and the notebooks themselves by their paths in the site."""
     contents: dict[str, str | bytes] = {}
-    for path in paths():
-        text, pictures = page(executed(path), path.stem)
-        contents[f"notebooks/{path.stem}.md"] = text
-        contents[f"notebooks/{path.name}"] = path.read_bytes()
-        contents |= {f"notebooks/{name}": png for name, png in pictures.items()}
+    for name, notebook in every_executed().items():
+        text, pictures = page(notebook, name)
+        contents[f"notebooks/{name}.md"] = text
+        contents[f"notebooks/{name}.ipynb"] = (
+            ROOT / "notebooks" / f"{name}.ipynb"
+        ).read_bytes()
+        contents |= {f"notebooks/{place}": png for place, png in pictures.items()}
     return contents
 
 
@@ -149,5 +162,4 @@ def with_mathml(html: str) -> str:
 
 
 if __name__ == "__main__":
-    for path in paths():
-        executed(path)
+    every_executed()

@@ -87,6 +87,8 @@ def grid(
         ValueError: no images, values that are not pixels, or texts that do not fit.
     """
     pixels = _checked(images)
+    if labels is not None and (rows or heads or captions):
+        raise ValueError("labels make the headings: leave out rows, heads and captions")
     if labels is not None:
         return _draw(by_class(pixels, labels, classes, columns))
     columns = columns or _square(pixels)
@@ -112,19 +114,26 @@ def save_grid(
 
 
 def show(
-    images: Any, labels: Any = None, *, classes: Sequence[str] = (), columns: int = 0
+    images: Any,
+    labels: Any = None,
+    *,
+    classes: Sequence[str] = (),
+    columns: int = 0,
+    rows: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> None:
     """Shows images [N, H, W, C] or [H, W, C], uint8 or floats in [-1, 1], in a notebook.
 
     `labels` are class numbers [N], with their names in `classes`, or a text for each image.
-    Of many images the first MOST are shown. Outside a notebook it prints how to
+    Without labels, `rows` and `heads` are texts left of rows and above columns, as in
+    `grid`. Of many images the first MOST are shown. Outside a notebook it prints how to
     save them.
 
     >>> show(np.zeros((2, 8, 8, 1), np.uint8))  # doctest: +ELLIPSIS
     2 images, and no notebook to show them in...
 
     Raises:
-        ValueError: no images, values that are not pixels, or labels that do not fit.
+        ValueError: no images, values that are not pixels, or texts that do not fit.
     """
     shape = np.shape(images)
     images = np.asarray(images)[None] if len(shape) == 3 else images
@@ -135,9 +144,10 @@ def show(
         raise ValueError(f"{len(labels)} labels for {total} images: give one for each")
     labels = labels if labels is None else labels[:MOST]
     if labels is not None and len(labels) and isinstance(labels[0], str):
-        picture = grid(images, columns, captions=labels)
+        picture = grid(images, columns, captions=labels, rows=rows, heads=heads)
     else:
-        picture = grid(images, columns, labels=labels, classes=classes)
+        texts = {"rows": rows, "heads": heads}
+        picture = grid(images, columns, labels=labels, classes=classes, **texts)
     if total > MOST:
         print(f"the first {MOST} of {total} images")
     if not _in_notebook():

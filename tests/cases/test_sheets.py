@@ -1,5 +1,6 @@
 """Sheets say what is shown: names of classes, rows and columns, for any count of either."""
 
+import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +90,7 @@ def test_texts_take_room_beside_the_images_and_none_of_theirs() -> None:
         ({"captions": ("a",)}, "1 captions for 6 images"),
         ({"labels": np.arange(5)}, r"one class number for each of 6 images, got int64"),
         ({"labels": np.zeros(6)}, "got float64 of shape"),
+        ({"labels": np.zeros(6, int), "rows": ("a", "b")}, "leave out rows, heads and"),
     ],
 )
 def test_texts_that_do_not_fit_are_refused(texts: dict, message: str) -> None:
@@ -139,6 +141,10 @@ def test_show_displays_a_png_in_a_notebook(
     jd.show(shades(500) / np.float32(127.5) - 1, np.arange(500) % 3, classes=NAMES)
     jd.show(shades(2), ["first", "second"])
     assert [part["data"][:4] for part in displayed] == [b"\x89PNG"] * 3
+    jd.show(shades(6), columns=3, rows=("one", "two"), heads=("a", "b", "c"))
+    shown = np.asarray(Image.open(io.BytesIO(displayed[3]["data"])))
+    texts = {"rows": ("one", "two"), "heads": ("a", "b", "c")}
+    assert (shown == grid(shades(6), 3, **texts)[..., 0]).all()
     assert capsys.readouterr().out == f"the first {image_grid.MOST} of 500 images\n"
 
 
