@@ -103,6 +103,8 @@ OWN = [Setting(solver, count) for solver in SOLVERS for count in COUNTS]
 COMMON = [Setting("Euler", count, grid="common") for count in (10, 20)]
 FREE = [Setting("Euler", 20, clip=False)]
 OVER = [Setting("Euler", 20, step=step) for step in CHECKPOINTS[1:]]
+FRECHET = (0.5, 0.7, 1, 1.5, 2, 3)
+"""Ticks of the figure."""
 CONTROLS = {
     "Euler": {
         "10, own grid": OWN[1],
@@ -276,17 +278,26 @@ def draw(book: study.Book) -> "Figure":
     curves(axes[3], book, OVER, CHECKPOINTS[1:])
     axes[3].set(title="ODE, Euler, 20 evaluations", xlabel="training steps")
     axes[3].set_xticks(CHECKPOINTS[1:])
-    floor = book.find(what="real digits")["floor"]
     for panel in axes:
-        panel.axhline(floor, color="#999999", lw=1, ls=(0, (2, 2)))
-        panel.set(ylabel="Fréchet distance in pixels", yscale="log")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}" if panel is axes[3] else "")
-    top = max(panel.get_ylim()[1] for panel in axes[:3])
-    for panel in axes[:3]:
-        panel.set_ylim(floor * 0.9, top)
+        panel.set(ylabel="Fréchet distance in pixels", yscale="log", ylim=(0.45, 3))
+        panel.set_yticks(FRECHET, map(str, FRECHET))
+        panel.set_yticks([], minor=True)
+    for panel, solver in zip(axes, SOLVERS, strict=False):
+        for name, distance, count in beyond(book, solver):
+            text = f"{name}: {distance:.0f}"
+            panel.annotate(text, (count * 1.12, 2.7), color=study.INK, va="center")
     axes[0].legend(frameon=False, labelcolor=study.INK)
     return figure
+
+
+def beyond(book: study.Book, solver: str) -> list[tuple[str, float, int]]:
+    """Recipes, distances and evaluations of what lies above the panels."""
+    means = [
+        (name, values(book, recipe, Setting(solver, count)).mean(), count)
+        for recipe, name in NAMES.items()
+        for count in COUNTS
+    ]
+    return [one for one in means if one[1] > FRECHET[-1]]
 
 
 def curves(

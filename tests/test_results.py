@@ -51,6 +51,62 @@ def over_seeds(values: Iterable[float], style: str) -> str:
 
 
 SEEDS = (0, 1, 2)
+MEASURED = ("flow_against_score",)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_each_row_names_its_commits(name: str) -> None:
+    made = [row for row in rows(name) if "measured" in row]
+    assert made
+    for one in made:
+        for commits in (one["trained"], one["measured"]):
+            assert re.fullmatch(r"[0-9a-f]{7}( [0-9a-f]{7})*", commits), one
+            assert all(commit in page(name) for commit in commits.split())
+
+
+RECIPES = {"ε": "eps", "v": "v", "x₀": "x0", "rectified flow": "flow", "EDM": "edm"}
+SOLVERS = {"ODE, Euler": "Euler", "ODE, Heun": "Heun", "SDE, ancestral steps": "SDE"}
+COUNTS = (5, 10, 20, 50, 100)
+STEPS = 3000
+
+
+def quality(
+    recipe: str, field: str, style: str = "{:.2f} ± {:.2f}", **setting: object
+) -> str:
+    usual = {"grid": "own", "clip": True, "step": STEPS, "images": 1000}
+    key = {"what": "quality", "recipe": recipe, **usual, **setting}
+    if recipe == "edm":
+        key["grid"] = "own"  # which is the common one
+    values = [row("flow_against_score", seed=seed, **key)[field] for seed in SEEDS]
+    return over_seeds(values, style)
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "style"),
+    [(1, "frechet", "{:.2f} ± {:.2f}"), (2, "accuracy", "{:.1%} ± {:.1%}")],
+)
+def test_flow_against_score(number: int, field: str, style: str) -> None:
+    solver, seen = "", 0
+    for name, *cells in tables("flow_against_score")[number]:
+        if name.strip("*") in SOLVERS:
+            solver = SOLVERS[name.strip("*")]
+            continue
+        settings = [{"solver": solver, "count": count} for count in COUNTS]
+        assert cells == [quality(RECIPES[name], field, style, **s) for s in settings]
+        seen += 1
+    assert seen == len(SOLVERS) * len(RECIPES)
+
+
+def test_flow_against_score_controls() -> None:
+    at = lambda count, **more: {"solver": "Euler", "count": count, **more}
+    common = {"grid": "common"}
+    controls = [at(10), at(10, **common), at(20), at(20, **common), at(20, clip=False)]
+    over = [at(20, step=step) for step in (1500, 2250, STEPS)]
+    found = tables("flow_against_score")[3:5]
+    for table, settings in zip(found, (controls, over), strict=True):
+        assert [name for name, *_ in table] == [*RECIPES]
+        for name, *cells in table:
+            assert cells == [quality(RECIPES[name], "frechet", **s) for s in settings]
 
 
 def test_debias() -> None:
@@ -117,3 +173,29 @@ def test_the_index_has_the_numbers_of_the_pages_that_it_links_to() -> None:
         said = {n for link in links for n in DECIMAL.findall(page(link))}
         assert set(DECIMAL.findall(ours)) - said == set(), claim
         assert re.match(r"\[(holds|holds in part|does not hold here)\]", verdict), claim
+
+
+SETTINGS = {
+    "flow_against_score": {"0.3", "0.75", "0.02", "0.36"},
+}
+"""Decimals of a page's method, and of other pages, which no row of its own measures."""
+
+
+def computed(name: str) -> set[str]:
+    """Decimals in prose that no table has, from the rows."""
+    real = row(name, what="real digits")
+    alike = [("Euler", recipe) for recipe in RECIPES.values()] + [("SDE", "flow")]
+    among = (quality(r, "among", "{:.2f}", solver=s, count=20) for s, r in alike)
+    held = f"{100 * real['accuracy']:.1f}", f"{real['frechet']:.2f}"
+    return {*among, *held, f"{real['floor']:.2f}"}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_every_decimal_in_prose_is_in_a_table_or_is_computed(name: str) -> None:
+    text = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    cells = {
+        n for t in tables(name) for line in t for c in line for n in DECIMAL.findall(c)
+    }
+    more = computed(name) | SETTINGS[name]
+    assert set(DECIMAL.findall(prose)) - cells - more == set()
