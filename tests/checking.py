@@ -33,9 +33,13 @@ def checked(function: Callable) -> Callable:
 def _checks(function: Callable) -> Callable:
     """The checks of a function, which those of one name and signature share.
 
-    Annotations are told apart by their text, since each `Float[Array, "B"]` is a class of
-    its own. The values of defaults do not count: they are neither checked nor read.
+    Where jaxtyping checks a result, it has checked the arguments just before, and knows
+    their sizes: they are not checked again. Annotations are told apart by their text, since
+    each `Float[Array, "B"]` is a class of its own. The values of defaults do not count:
+    they are neither checked nor read.
     """
+    if (returned := function.__annotations__.get("return", Any)) is not Any:
+        function.__annotations__ = {"return": returned}
     signature = inspect.signature(function)
     parameters = tuple(
         (p.name, p.kind, repr(p.annotation), p.default is p.empty)

@@ -26,6 +26,7 @@ from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Output
 from jaxdiff.types.protocols import Network, implements
 from tests.cases.commands import run
+from tests.linear import Linear
 from tests.states import initial
 
 STD, GAIN, W, WITHIN = 0.2, 0.3, 2.0, (0.0, 5.0)
@@ -139,6 +140,7 @@ TINY = UNet(
     label_dim=10, model_channels=8, channel_mult=(1,), num_blocks=1, attn_resolutions=()
 )
 DRAWS = dataclasses.replace(EXACT, network=TINY, data=Digits())
+LINEAR = dataclasses.replace(DRAWS, network=Linear(label_dim=10))
 ESTIMATES = dataclasses.replace(
     SAYS, network=LevelEstimator(TINY), data=Digits(), init_from="runs/here"
 )
@@ -166,7 +168,7 @@ def test_what_has_a_shift_is_not() -> None:
 
 
 def untrained(folder: Path, experiment: Experiment) -> Path:
-    """A run's snapshot before the first step, with gains of 1 in place of 0."""
+    """A run's snapshot before the first step, with a U-Net's gains of 1 in place of 0."""
     state = initial(experiment)
     opened = lambda path, a: jnp.ones_like(a) if path[-1].key.endswith("_gain") else a
     params = jax.tree_util.tree_map_with_path(opened, state.params)

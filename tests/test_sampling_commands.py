@@ -10,12 +10,12 @@ from PIL import Image
 from jaxdiff.analysis import image_grid
 from tests.cases import commands
 from tests.cases.commands import Done
-from tests.test_nag_commands import DRAWS, untrained
+from tests.test_nag_commands import LINEAR, untrained
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained(tmp_path_factory.mktemp("runs") / "run", DRAWS)
+    return untrained(tmp_path_factory.mktemp("runs") / "run", LINEAR)
 
 
 def run(script: str, workdir: Path, *arguments: str) -> Done:

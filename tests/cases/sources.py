@@ -1,4 +1,4 @@
-"""One small data set of each kind, a fake tensorflow_datasets, and a network for all."""
+"""One small data set of each kind, and a fake tensorflow_datasets that has one too."""
 
 import io
 import json
@@ -9,33 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
 from PIL import Image
 
-import jaxdiff as jd
 from jaxdiff import data
 from jaxdiff.data import prepare
-from jaxdiff.networks.unet_skeleton import label_rows
 
 COUNT, SIZE, CLASSES = 12, 8, ("cat", "dog")
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
 LABELS = np.arange(COUNT) % 2
 SEED = 1
 """Of the data that are not made of `PIXELS`."""
-
-
-class Linear(nn.Module):
-    """One layer, which adds what it has learned of each class: quickly compiled."""
-
-    label_dim: int = -1
-
-    @nn.compact
-    def __call__(self, x: Any, c_noise: Any, cond: Any, train: bool = False) -> jd.Output:
-        y = nn.Dense(x.shape[-1])(x)
-        if self.label_dim:
-            rows = label_rows(cond, len(x), self.label_dim)
-            y += nn.Dense(x.shape[-1], use_bias=False)(rows)[:, None, None]
-        return jd.Output(y)
 
 
 def png(i: int) -> bytes:

@@ -9,16 +9,16 @@ import pytest
 from jaxdiff.data import Folder
 from tests.cases.commands import Done, run
 from tests.cases.sources import archive, png
-from tests.test_nag_commands import DRAWS, untrained
+from tests.test_nag_commands import LINEAR, untrained
 
-CAN_DROP = dataclasses.replace(DRAWS, label_dropout=0.1)
+CAN_DROP = dataclasses.replace(LINEAR, label_dropout=0.1)
 
 
 @pytest.fixture(scope="module")
 def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a ZIP file of cats and dogs."""
     folder = tmp_path_factory.mktemp("animals")
-    network = DRAWS.network.clone(label_dim=2)
+    network = LINEAR.network.clone(label_dim=2)
     data = archive(folder)
     return untrained(
         folder / "run", dataclasses.replace(CAN_DROP, network=network, data=data)
@@ -74,7 +74,7 @@ def test_what_is_no_class_is_refused_with_those_that_are(
 
 
 def test_images_without_a_label_need_a_run_that_has_seen_some(tmp_path: Path) -> None:
-    run_ = untrained(tmp_path / "run", dataclasses.replace(DRAWS, label_dropout=0.0))
+    run_ = untrained(tmp_path / "run", dataclasses.replace(LINEAR, label_dropout=0.0))
     done, _ = drawn(run_, tmp_path, "none")
     assert done.status == 1
     assert "this run has label_dropout 0" in done.err
@@ -85,7 +85,7 @@ def test_a_number_that_is_the_name_of_another_class_is_said(tmp_path: Path) -> N
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "a.png").write_bytes(png(0))
     data = Folder(str(tmp_path / "photos"), 8)
-    network = DRAWS.network.clone(label_dim=2)
+    network = LINEAR.network.clone(label_dim=2)
     experiment = dataclasses.replace(CAN_DROP, network=network, data=data)
     done, label = drawn(untrained(tmp_path / "run", experiment), tmp_path, "1")
     assert label == [1] * 4

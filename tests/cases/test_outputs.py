@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from jaxdiff import EDM, evaluation
@@ -16,7 +18,7 @@ from jaxdiff.evaluation import report
 from jaxdiff.runs import snapshots
 from tests import buckets, import_writer
 from tests.cases.commands import run
-from tests.test_nag_commands import DRAWS, ESTIMATES, untrained
+from tests.test_nag_commands import ESTIMATES, LINEAR, untrained
 from tests.test_snapshots import snapshot
 
 SCORE = ("--number=8", "--blocks=1", "--extractors=pixels8")
@@ -32,12 +34,20 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_margins() -> Iterator[None]:
+    """Half of what a picture takes is to find its margins, which nothing here looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, and an estimator beside it."""
     folder = tmp_path_factory.mktemp("runs")
     untrained(folder / "level", ESTIMATES)
-    return untrained(folder / "run", DRAWS)
+    return untrained(folder / "run", LINEAR)
 
 
 def script(name: str, workdir: Path) -> list[str]:
@@ -132,7 +142,7 @@ def test_texts_of_data_are_no_markup(text: str, tmp_path: Path) -> None:
 
 
 def test_a_workdir_with_dollars_is_a_title(workdir: Path, tmp_path: Path) -> None:
-    other = untrained(tmp_path / "$a{ $b", DRAWS)
+    other = untrained(tmp_path / "$a{ $b", LINEAR)
     for name in ("evaluate", "sweep"):
         done = run(*script(name, other))
         assert done.status == 0, done.err
@@ -141,7 +151,7 @@ def test_a_workdir_with_dollars_is_a_title(workdir: Path, tmp_path: Path) -> Non
 def test_rows_of_a_sweep_that_are_damaged_are_measured_again(
     workdir: Path, tmp_path: Path
 ) -> None:
-    at = untrained(tmp_path / "run", DRAWS)
+    at = untrained(tmp_path / "run", LINEAR)
     assert run(*script("sweep", at)).status == 0
     book = tmp_path / "run" / "quality" / "sweep.jsonl"
     rows = [json.loads(line) for line in book.read_text().splitlines()]
@@ -162,7 +172,7 @@ def test_rows_of_a_sweep_that_are_damaged_are_measured_again(
 
 def test_more_bits_than_bytes_have_are_warned_of(workdir: Path, tmp_path: Path) -> None:
     """On EDM's path the default is the flow, whose numbers make sense."""
-    assert isinstance(DRAWS.parameterization, EDM)
+    assert isinstance(LINEAR.parameterization, EDM)
     out = f"--out={tmp_path / 'b'}"
     flags = f"--workdir={workdir}", "--number=2", out
     done = run("likelihood", *flags, "--by=bound", "--timesteps=20")
@@ -241,12 +251,12 @@ def test_a_sweep_against_another_reference_is_another(
     workdir: Path, tmp_path: Path
 ) -> None:
     """By what the file holds, and not by its name."""
-    at, images = untrained(tmp_path / "run", DRAWS), tmp_path / "x.npz"
+    at, images = untrained(tmp_path / "run", LINEAR), tmp_path / "x.npz"
     command = "reference", f"--images={images}", f"--out={tmp_path / 'ref.npz'}"
     swept = [*script("sweep", at), f"--reference={tmp_path / 'ref.npz'}"]
     rows = []
     for seed in (0, 0, 1):
-        numbers = np.random.default_rng(seed).integers(0, 256, (8, *DRAWS.data.shape))
+        numbers = np.random.default_rng(seed).integers(0, 256, (8, *LINEAR.data.shape))
         np.savez(images, images=numbers.astype(np.uint8))
         assert run(*command, "--extractors=pixels8").status == 0
         done = run(*swept)

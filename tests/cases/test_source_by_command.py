@@ -29,14 +29,14 @@ from typing import Any
 import pytest
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from jaxdiff import EDM, Euler, LogSigma, UniformOnNetwork, WeightedError, register, train
+from jaxdiff import EDM, Euler, LogSigma, UniformOnNetwork, WeightedError, train
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data.batches import fingerprint
 from jaxdiff.optim import EDM2Optimizer
 from jaxdiff.sampling.grids import Karras
 from tests.cases import sources
 from tests.cases.commands import run
-from tests.extending import forgetting
+from tests.linear import Linear
 
 SCORED = {"eval_every": 1, "eval_images": 10, "eval_extractors": ("pixels8",)}
 LATENT = ("latents", "latent records")
@@ -82,7 +82,7 @@ def experiment(data: Any, **fields: Any) -> Experiment:
     edm = EDM(sigma_data=0.5)
     return Experiment(
         data=data,
-        network=sources.Linear(),
+        network=Linear(),
         schedule=LogSigma(),
         parameterization=edm,
         loss=WeightedError(UniformOnNetwork(edm)),
@@ -95,8 +95,7 @@ def experiment(data: Any, **fields: Any) -> Experiment:
 
 @pytest.fixture(scope="module", autouse=True)
 def _fake() -> Any:
-    with pytest.MonkeyPatch.context() as patch, forgetting():
-        register(sources.Linear)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow_datasets", sources.fake_tfds())
         # half of what a picture takes is to find its margins, which nothing here looks at
         patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
