@@ -32,6 +32,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from jaxdiff import config
+from jaxdiff.analysis import plots
 from jaxdiff.config.ready.digits_ddpm import WEIGHTINGS, get_config
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.evaluation import likelihood
@@ -183,12 +184,13 @@ def print_tables(book: study.Book) -> None:
 
 def draw(book: study.Book) -> "Figure":
     """Weights, errors, and quality over training and over sampling steps."""
-    figure, axes = study.panels("DDPM on digits under four weightings", 11, 8, 2, 2)
+    figure, axes = plots.panels("DDPM on digits under four weightings", 7.5, 2, 2)
     weights, errors, training, sampling = axes
     t = (np.arange(1000) + 1) / 1000
     level = EXPERIMENT.schedule(t)
-    for (name, weighting), colour in zip(WEIGHTINGS.items(), study.COLOURS, strict=False):
-        look = {"color": colour, "label": NAMES[name], "lw": 1.8}
+    for name, weighting in WEIGHTINGS.items():
+        (look,) = plots.looks([NAMES[name]])
+        colour, look = look["color"], look | {"label": NAMES[name]}
         on_x0 = np.asarray(jax.jit(weighting)(level))
         weights.plot(t, on_x0 / np.asarray(level.snr), **look)
         weights.plot(t, on_x0, color=colour, lw=1.2, ls=(0, (4, 2)))
@@ -203,9 +205,18 @@ def draw(book: study.Book) -> "Figure":
         ):
             mean, std = np.transpose([quality(book, name, "frechet", *p) for p in points])
             panel.errorbar(at, mean, std, marker="o", ms=4, capsize=3, **look)
-    weights.set(yscale="log", ylim=(1e-3, 1e4), xlabel="t")
+    weights.set(
+        yscale="log",
+        ylim=(1e-3, 1e4),
+        xlabel="t   [fraction of the path]",
+        ylabel="weight   [1]",
+    )
     weights.set_title("Weight: on ε (solid), on x₀ (dashed)")
-    errors.set(yscale="log", xlabel="t", ylabel="mean squared error an element")
+    errors.set(
+        yscale="log",
+        xlabel="t   [fraction of the path]",
+        ylabel="mean squared error   [data units²]",
+    )
     errors.set_title("Error of x̂₀ on held-out digits (dashed: held to [−1, 1])")
     training.set(xlabel="training steps", title="Quality over training, 50 sampling steps")
     sampling.set(xlabel="sampling steps", xscale="log", title="Quality over sampling steps")
@@ -213,10 +224,10 @@ def draw(book: study.Book) -> "Figure":
     sampling.set_xticks(COUNTS, map(str, COUNTS))
     sampling.set_xticks([], minor=True)
     for panel in (training, sampling):
-        panel.set(ylabel="Fréchet distance in pixels", yscale="log")
+        panel.set(ylabel="Fréchet distance in pixels   [1]", yscale="log")
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("{x:g}")
-    training.legend(frameon=False, labelcolor=study.INK)
+    plots.legend(training)
     return figure
 
 

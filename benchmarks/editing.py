@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Array, Float
-from matplotlib.figure import Figure
 
 from jaxdiff import Ancestral, Heun
-from jaxdiff.analysis import image_grid
+from jaxdiff.analysis import image_grid, plots
 from jaxdiff.commands import command
 from jaxdiff.data import Pixels
 from jaxdiff.runs import generate, restoring
@@ -113,7 +112,7 @@ def sheet(name: str, rows: Mapping[str, Array]) -> None:
     images = np.concatenate([Pixels().decode(np.asarray(x)) for x in rows.values()])
     picture = image_grid.grid(images, columns=10)
     height, width = picture.shape[:2]
-    figure = Figure(figsize=(width / 72 + 2.2, height / 72 + 0.1), layout="constrained")
+    figure = plots.figure("", height / 72 + 0.1, width=width / 72 + 2.2, dpi=72)
     axes = figure.subplots()
     axes.imshow(picture[..., 0], cmap="gray", interpolation="nearest")
     size = height / len(rows)

@@ -33,6 +33,7 @@ import study
 from jaxtyping import Float64, PyTree
 from tqdm import tqdm
 
+from jaxdiff.analysis import plots
 from jaxdiff.data import Pixels
 from jaxdiff.runs import checkpoint, ema_lengths, generate, restoring, snapshots
 from jaxdiff.runs.restoring import Restored
@@ -142,9 +143,9 @@ def print_tables(book: study.Book, at_end: Restored) -> None:
 def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
     """Quality over width, and what profiles lack."""
     title = "One run on digits, averaged over any length after training"
-    whole, (frechet, accuracy, lack) = study.panels(title, 13, 4, 1, 3)
+    whole, (frechet, accuracy, lack) = plots.panels(title, 3.2, 1, 3)
     stds = at_end.experiment.optimizer.stds
-    for (step, widths), colour in zip(swept(at_end).items(), study.COLOURS, strict=False):
+    for (step, widths), colour in zip(swept(at_end).items(), plots.COLOURS, strict=False):
         rows = [book.find(**quality_key(step, std)) for std in widths]
         reached = np.array([row["profile_error"] <= REACHED for row in rows])
         for panel, name in ((frechet, "frechet"), (accuracy, "accuracy")):
@@ -152,7 +153,7 @@ def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
             mean = values.mean(1)
             panel.plot(widths, mean, color=colour, lw=1.8, label=f"after {step} steps")
             panel.fill_between(widths, *values.T, color=colour, alpha=0.2, lw=0)
-            face = np.where(reached, colour, "white")
+            face = np.where(reached, colour, plots.PAPER)
             panel.scatter(widths, mean, c=face, edgecolors=colour, s=22, zorder=3)
             if last := book.find(**quality_key(step, LAST)):
                 look = {"color": colour, "lw": 1.2, "ls": (0, (4, 2))}
@@ -161,7 +162,7 @@ def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
             label = f"of {', '.join(map('{:g}'.format, of))} after {step} steps"
             look = {"color": colour, "lw": 1.5, "ls": dash, "label": label}
             lack.plot(FINE, lacking(run, step, of), **look)
-    lack.axhline(REACHED, color=study.INK, lw=0.8)
+    lack.axhline(REACHED, color=plots.INK, lw=0.8)
     frechet.set(title="Fréchet distance in pixels of 1,000 images")
     accuracy.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     accuracy.set(title="Accuracy of a classifier of real digits")
@@ -171,7 +172,7 @@ def figure(book: study.Book, run: Path, at_end: Restored) -> "Figure":
     for panel in (frechet, accuracy, lack):
         panel.set(xlabel="length of the average: std as a fraction of training")
     for panel, where in ((accuracy, "lower left"), (lack, "upper center")):
-        panel.legend(frameon=False, labelcolor=study.INK, fontsize=8.5, loc=where)
+        plots.legend(panel, loc=where)
     return whole
 
 

@@ -33,6 +33,7 @@ from small_network import ResidualMLP
 from tqdm import tqdm
 
 import jaxdiff as jd
+from jaxdiff.analysis import plots
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.objectives.timesteps import LogitNormal, NormalLogSigma, UniformEntries
@@ -269,7 +270,7 @@ def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}
 def draw(book: study.Book) -> "Figure":
     """Quality over evaluations for each solver, and over training."""
     title = "Flow or score? One network on digits, three trainings of each"
-    figure, axes = study.panels(title, 11, 7.5, 2, 2)
+    figure, axes = plots.panels(title, 7.0, 2, 2)
     for panel, solver in zip(axes, SOLVERS, strict=False):
         curves(panel, book, [Setting(solver, count) for count in COUNTS], COUNTS)
         panel.set(title=TITLES[solver], xlabel="evaluations of the network", xscale="log")
@@ -279,14 +280,14 @@ def draw(book: study.Book) -> "Figure":
     axes[3].set(title="ODE, Euler, 20 evaluations", xlabel="training steps")
     axes[3].set_xticks(CHECKPOINTS[1:])
     for panel in axes:
-        panel.set(ylabel="Fréchet distance in pixels", yscale="log", ylim=(0.45, 3))
+        panel.set(ylabel="Fréchet distance in pixels   [1]", yscale="log", ylim=(0.45, 3))
         panel.set_yticks(FRECHET, map(str, FRECHET))
         panel.set_yticks([], minor=True)
     for panel, solver in zip(axes, SOLVERS, strict=False):
         for name, distance, count in beyond(book, solver):
             text = f"{name}: {distance:.0f}"
-            panel.annotate(text, (count * 1.12, 2.7), color=study.INK, va="center")
-    axes[0].legend(frameon=False, labelcolor=study.INK)
+            panel.annotate(text, (count * 1.12, 2.7), color=plots.INK, va="center")
+    plots.legend(axes[0])
     return figure
 
 
@@ -304,9 +305,10 @@ def curves(
     panel: "Axes", book: study.Book, over: list[Setting], at: tuple[int, ...]
 ) -> None:
     """A line for each recipe, with the standard deviation over seeds."""
-    for (recipe, name), colour in zip(NAMES.items(), study.COLOURS, strict=False):
+    looks = plots.looks(NAMES.values())
+    for (recipe, name), look in zip(NAMES.items(), looks, strict=True):
         seeds = np.array([values(book, recipe, setting) for setting in over])
-        look = {"color": colour, "label": name, "lw": 1.8, "marker": "o", "ms": 4}
+        look |= {"label": name, "marker": "o", "ms": 4}
         panel.errorbar(at, seeds.mean(1), seeds.std(1, ddof=1), capsize=3, **look)
 
 

@@ -28,6 +28,7 @@ import study
 from absl import flags
 from tqdm import tqdm
 
+from jaxdiff.analysis import plots
 from jaxdiff.config import Experiment
 from jaxdiff.config.ready.digits_iddpm import SIMPLE, TABLES
 from jaxdiff.data import Digits
@@ -70,6 +71,9 @@ GRADIENTS: dict[str, tuple[LossTerm, Times]] = {
 }
 AT = ("vlb-cosine", "hybrid-cosine")
 """Runs at whose parameters gradients are taken."""
+
+
+T_AXIS = "t   [fraction of the path]"
 
 
 def main() -> None:
@@ -176,24 +180,24 @@ def print_tables(book: study.Book) -> None:
 
 def draw(book: study.Book) -> "Figure":
     """Variances, terms of the bound, bits/dim by term, gradient noise."""
-    figure, axes = study.panels("Improved DDPM on digits", 11, 8, 2, 2)
+    figure, axes = plots.panels("Improved DDPM on digits", 7.5, 2, 2)
     ratio, terms, cumulative, noise = axes
     draw_ratio(ratio)
     styles = {"linear": (0, (4, 2)), "cosine": "-"}
     for run in RUNS:
         objective, _, table = run.partition("-")
-        colour = study.COLOURS[("simple", "hybrid", "vlb").index(objective)]
+        (look,) = plots.looks([objective])
         for variance in variances(run)[-1:]:
             vb = np.array(book.find(**bits_key(run, variance))["vb"])
-            look = {"color": colour, "ls": styles[table], "lw": 1.4, "label": run}
+            look |= {"ls": styles[table], "lw": 1.4, "label": run}
             t = (np.arange(len(vb)) + 1) / len(vb)
             terms.plot(t, vb, **look)
             cumulative.plot(t, np.cumsum(vb), **look)
-    terms.set(xscale="log", yscale="log", xlabel="t", ylabel="bits/dim")
+    terms.set(xscale="log", yscale="log", xlabel=T_AXIS, ylabel="term   [bits/dim]")
     terms.set_title("Terms of the bound (L_simple: LargeVariance)")
-    cumulative.set(xscale="log", xlabel="t", ylabel="bits/dim", ylim=(0, None))
+    cumulative.set(xscale="log", xlabel=T_AXIS, ylabel="sum   [bits/dim]", ylim=(0, None))
     cumulative.set_title("Sum of the terms up to t")
-    cumulative.legend(frameon=False, labelcolor=study.INK)
+    plots.legend(cumulative)
     draw_noise(noise, book)
     return figure
 
@@ -206,9 +210,10 @@ def draw_ratio(axes: "Axes") -> None:
             t = (np.arange(count) + 1) / count
             label = f"T = {count}" if dash == "-" else None
             share = (steps.small / steps.large)[1:]
-            axes.plot(t[1:], share, color=study.COLOURS[i], ls=dash, lw=1.4, label=label)
-    axes.set(xscale="log", xlabel="t", title="β̃ / β (cosine solid, linear dashed)")
-    axes.legend(frameon=False, labelcolor=study.INK)
+            axes.plot(t[1:], share, color=plots.COLOURS[i], ls=dash, lw=1.4, label=label)
+    axes.set(xscale="log", xlabel=T_AXIS, ylabel="β̃ / β   [1]")
+    axes.set_title("Smaller over larger variance (cosine solid, linear dashed)")
+    plots.legend(axes)
 
 
 def draw_noise(axes: "Axes", book: study.Book) -> None:
@@ -217,12 +222,14 @@ def draw_noise(axes: "Axes", book: study.Book) -> None:
         rows = [book.find(**gradient_key(run, gradient)) for gradient in GRADIENTS]
         place = np.arange(len(rows)) + 0.36 * (i - 0.5)
         error = [f["error"] for f in rows]
-        look = {"color": study.COLOURS[i], "label": f"at {run}", "height": 0.34}
+        look = {"color": plots.COLOURS[i], "label": f"at {run}", "height": 0.34}
         axes.barh(place, [f["ratio"] for f in rows], xerr=error, capsize=2, **look)
     axes.set_yticks(np.arange(len(GRADIENTS)), list(GRADIENTS))
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="tr C / |G|²", title="Relative variance of a gradient")
-    axes.legend(frameon=False, labelcolor=study.INK)
+    axes.set(
+        xscale="log", xlabel="tr C / |G|²   [1]", title="Relative variance of a gradient"
+    )
+    plots.legend(axes)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import study
 from absl import flags
 from tqdm import tqdm
 
+from jaxdiff.analysis import plots
 from jaxdiff.data import Digits, Pixels
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import of_run
@@ -235,19 +236,21 @@ def print_tables(book: study.Book) -> None:
 def draw(book: study.Book) -> "Figure":
     """Quality over w, the shift of the solvers, and what w does to one of them."""
     title = "Noise awareness guidance on digits"
-    figure, (quality, plain, guided) = study.panels(title, 15, 4.6, 1, 3)
-    for i, cell in enumerate(PLAN):
+    figure, (quality, key, plain, guided) = plots.panels(title, 8.4, 2, 2)
+    for cell, look in zip(PLAN, plots.looks(map(str, PLAN)), strict=True):
         ws = [w for w in EVERY if measured(book, cell, w, "frechet")]
         values = [np.mean(measured(book, cell, w, "frechet")) for w in ws]
-        look = {"color": study.COLOURS[i % 7], "ls": "-" if i < 7 else "--"}
         quality.plot(ws, values, marker="o", ms=4, label=str(cell), **look)
-    for i, cell in enumerate(UNGUIDED):
-        colour = study.COLOURS[i]
-        plain.plot(*mean_shift(book, cell, 0.0), ".-", color=colour, label=str(cell))
-    for colour, w in zip(study.COLOURS, EVERY, strict=False):
+        if cell in UNGUIDED:
+            plain.plot(*mean_shift(book, cell, 0.0), marker=".", label=str(cell), **look)
+    for colour, w in zip(plots.COLOURS, EVERY, strict=False):
         way = mean_shift(book, SHOWN, w)
         guided.plot(*way, ".-", color=colour, label=f"w = {w:g}")
-    quality.set(xlabel="w", ylabel="Fréchet distance in pixels", yscale="log")
+    quality.set(
+        xlabel="weight w of the guidance   [1]",
+        ylabel="Fréchet distance in pixels   [1]",
+        yscale="log",
+    )
     quality.set(title="Quality of 1,000 images over w", ylim=(0.1, 5))
     quality.yaxis.set_major_formatter("{x:g}")
     quality.yaxis.set_minor_formatter("")
@@ -255,11 +258,12 @@ def draw(book: study.Book) -> "Figure":
     plain.set(title="Shift without NAG", ylim=(-0.1, 0.7))
     guided.set(title=f"Shift with NAG: {SHOWN}")
     for panel in (plain, guided):
-        panel.axhline(0, color=study.INK, lw=0.8)
-        panel.set(xlabel="ln σ", ylabel="shift of the estimated ln σ")
+        panel.axhline(0, color=plots.INK, lw=0.8)
+        panel.set(xlabel="ln σ   [nats]", ylabel="shift of the estimated ln σ   [nats]")
         panel.invert_xaxis()
-    for panel in (quality, plain, guided):
-        panel.legend(frameon=False, labelcolor=study.INK, fontsize=7.5, handlelength=3.5)
+    key.axis("off")
+    plots.legend(key, handles=quality.lines, loc="center left", handlelength=3.5)
+    plots.legend(guided)
     return figure
 
 

@@ -13,18 +13,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Array, Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 import jaxdiff as jd
-from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.analysis import plots
 from jaxdiff.commands import command
 from jaxdiff.evaluation import noise_shift
 from jaxdiff.evaluation.noise_shift import Blobs, LevelPosterior, Unaware
@@ -33,6 +31,9 @@ from jaxdiff.sampling import trajectory
 from jaxdiff.sampling.guidance import Interval
 from jaxdiff.sampling.solvers.sde import SigmaW
 from jaxdiff.types import UNCONDITIONAL, Condition, Denoised, NoiseLevel, Scaling, Solver
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OUT = flags.DEFINE_string(
     "out", "docs/results/nag_toys.png", "Where the figure goes, a PNG."
@@ -276,27 +277,21 @@ def _row(name: str, w: float, sigma: Any, shift: Any, rho: float, tv: float) -> 
     return f"| {name} | {w:g} | {way} | {end} | {rho:.3f} | {tv:.3f} |"
 
 
-def _drawn(results: dict[tuple[str, float], tuple[Any, Any]]) -> Figure:
+def _drawn(results: dict[tuple[str, float], tuple[Any, Any]]) -> "Figure":
     """The shift along the path: where guidance helps, and where it hurts."""
-    figure = Figure(figsize=(11, 3.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     title = "Where noise awareness guidance helps, and two cases where it hurts"
-    figure.suptitle(title, x=0.012, ha="left", size=13, weight="bold", color=INK)
+    figure, panels = plots.panels(title, 3.2, columns=3)
     names = ("EM 50", "Euler 25", "r fast in t, blind exact, EM 100")
     labels = "EM 50: helps", "Euler 25: hurts", "errors not shared, EM 100: hurts"
-    for axes, name, label in zip(figure.subplots(1, 3), names, labels, strict=True):
+    for axes, name, label in zip(panels, names, labels, strict=True):
         chosen = {w: curves for (n, w), curves in results.items() if n == name}
-        for colour, (w, (t, shift)) in zip(COLOURS, chosen.items(), strict=False):
+        for colour, (w, (t, shift)) in zip(plots.COLOURS, chosen.items(), strict=False):
             axes.plot(t, shift, color=colour, lw=1.8, label=f"w = {w:g}")
-        axes.axhline(0, color=INK, lw=0.6, alpha=0.5)
+        axes.axhline(0, color=plots.INK, lw=0.6, alpha=0.5)
         axes.invert_xaxis()
-        axes.set_title(label, size=10.5, color=INK)
-        axes.set_xlabel("t", color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E6E6E6", lw=0.7)
-        axes.tick_params(color="#999999", labelcolor=INK, labelsize=9)
-        axes.legend(frameon=False, fontsize=9)
-    figure.axes[0].set_ylabel("shift of t", color=INK)
+        axes.set(title=label, xlabel="t   [fraction of the path]")
+        plots.legend(axes)
+    panels[0].set_ylabel("shift of t   [fraction of the path]")
     return figure
 
 

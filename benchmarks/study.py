@@ -17,12 +17,10 @@ import numpy as np
 from absl import flags
 
 from jaxdiff import train
-from jaxdiff.analysis.plots import COLOURS, INK
 from jaxdiff.config import Experiment
 from jaxdiff.runtime.files import lines, write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 from jaxdiff.commands import command
@@ -32,7 +30,7 @@ OUT = flags.DEFINE_string("out", "docs/results", "The folder for figures and num
 flags.mark_flags_as_required(["runs"])
 flags.declare_key_flag("cpu_devices")
 
-__all__ = ["COLOURS", "INK", "OUT", "RUNS", "Book", "command", "panels", "runs", "save"]
+__all__ = ["OUT", "RUNS", "Book", "command", "runs", "save"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,28 +110,6 @@ def commits(folder: Path) -> str:
 def short(commit: str | None) -> str:
     """A commit's first seven digits, with the + of modified code; "none" for None."""
     return commit[:7] + commit[40:] if commit else "none"
-
-
-def panels(
-    title: str, width: float, height: float, rows: int, columns: int
-) -> "tuple[Figure, Sequence[Axes]]":
-    """An empty figure with quiet axes, and a title at the left."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1, wspace=0.04, hspace=0.04)
-    figure.suptitle(title, x=0.012, ha="left", size=13, weight="bold", color=INK)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.spines[["left", "bottom"]].set_color("#999999")
-        one.tick_params(which="both", color="#999999", labelcolor=INK, labelsize=9)
-        one.grid(color="#E6E6E6", lw=0.7)
-        one.set_axisbelow(True)
-        one.title.set(size=10.5, color=INK)
-        one.xaxis.label.set(color=INK)
-        one.yaxis.label.set(color=INK)
-    return figure, axes
 
 
 def save(figure: "Figure", name: str) -> Path:

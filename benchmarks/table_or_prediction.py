@@ -30,6 +30,7 @@ from tqdm import tqdm
 from zero_terminal_snr import Brightness, brightness, predicted, proportional
 
 import jaxdiff as jd
+from jaxdiff.analysis import plots
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import OpenMoji, Pixels
 from jaxdiff.objectives.timesteps import UniformEntries
@@ -206,21 +207,22 @@ def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.3f} ± {:.3f}
 def draw(book: study.Book) -> "Figure":
     """Histograms of brightness, a panel for each training, a line for each grid."""
     title = "Brightness of emoji: three trainings, three grids, three seeds of each"
-    figure, axes = study.panels(title, 12, 3.8, 1, 3)
+    figure, axes = plots.panels(title, 3.3, 1, 3)
     data = book.find(what="data", split="train")
     density = lambda counts: np.asarray(counts) / np.sum(counts) / np.diff(BINS)
     for panel, (name, title) in zip(axes, NAMES.items(), strict=True):
         panel.stairs(
-            density(data["histogram"]), BINS, fill=True, color="#CCCCCC", label="data"
+            density(data["histogram"]), BINS, fill=True, color=plots.PALE, label="data"
         )
-        for grid, colour in zip(GRIDS, study.COLOURS, strict=False):
+        for grid, look in zip(GRIDS, plots.looks(GRIDS), strict=True):
             counts = values(book, name, grid, "histogram").sum(0)
             label = f"{grid}: mean {values(book, name, grid, 'mean').mean():.2f}"
-            panel.stairs(density(counts), BINS, color=colour, lw=1.6, label=label)
-        panel.axvline(data["mean"], color="#777777", lw=1)
-        panel.set(title=title, xlabel="mean over pixels and channels")
-        panel.legend(frameon=False, labelcolor=study.INK, loc="upper left", fontsize=8.5)
-    axes[0].set(ylabel="density")
+            panel.stairs(density(counts), BINS, **look, label=label)
+        panel.axvline(data["mean"], color=plots.GREY, lw=1)
+        panel.set(title=title, xlabel="mean of an image   [black −1, white 1]")
+        panel.set_ylim(top=1.6 * panel.get_ylim()[1])
+        plots.legend(panel, loc="upper left")
+    axes[0].set(ylabel="density   [1]")
     return figure
 
 

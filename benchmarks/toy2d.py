@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +26,21 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.neighbors import NearestNeighbors
 
 import jaxdiff as jd
-from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.analysis import plots
 from jaxdiff.runtime.files import write_atomically
 from jaxdiff.types import Denoiser, NoiseLevel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples import toy2d
 from jaxdiff.commands import command
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OUT = flags.DEFINE_string("out", "docs/results/toy2d.png", "Where the figure goes, a PNG.")
 STEPS = flags.DEFINE_integer(
@@ -141,28 +143,26 @@ def judged(
 
 WHOLE = (-0.73, 1.53, -0.71, 1.55)
 ZOOM = (0.76, 1.34, -0.07, 0.51)
-GREYS = ListedColormap(["#E9E9E9", "#D2D2D2", "#B4B4B4"])
-OUTLINE = {"colors": "#9A9A9A", "linewidths": 0.5, "linestyles": "solid", "zorder": 1}
+GREYS = ListedColormap([plots.LINES, plots.PALE, plots.GREY])
+OUTLINE = {"colors": plots.GREY, "linewidths": 0.5, "linestyles": "solid", "zorder": 1}
 
 
-def drawn(data: toy2d.Mixture, panels: Mapping[str, Panel]) -> Figure:
+def drawn(data: toy2d.Mixture, panels: Mapping[str, Panel]) -> "Figure":
     """One column for each way of sampling: the whole tree, and a part of it below."""
-    figure = Figure(figsize=(3.0 * len(panels), 6.55), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.06, wspace=0.01, hspace=0.01)
+    figure = plots.figure("", 5.0, dpi=160)
     rows = figure.subplots(2, len(panels), squeeze=False)
     for box, size, row in ((WHOLE, 0.5, rows[0]), (ZOOM, 4.0, rows[1])):
         contours = _log_density(data, box)
         for axes, panel in zip(row, panels.values(), strict=True):
             _tree(axes, *contours, box)
-            for kind, colour in ((~panel.off, COLOURS[0]), (panel.off, COLOURS[1])):
+            for kind, colour in ((~panel.off, plots.BLUE), (panel.off, plots.VERMILION)):
                 axes.scatter(*panel.x[kind].T, s=size, c=colour, lw=0, zorder=2)
     for axes, below, (name, panel) in zip(*rows, panels.items(), strict=True):
-        axes.set_title(name, size=12.5, weight="bold", color=INK)
+        axes.set_title(name, weight="bold", color=plots.INK)
         side = ZOOM[1] - ZOOM[0]
-        axes.add_patch(Rectangle(ZOOM[::2], side, side, fc="none", ec=INK, lw=0.9))
-        text = f"{panel.off.mean():.0%} off the tree · covers {panel.coverage:.0%}"
-        below.set_xlabel(text, size=10.5, color=INK)
+        axes.add_patch(Rectangle(ZOOM[::2], side, side, fc="none", ec=plots.INK, lw=0.9))
+        text = f"{panel.off.mean():.0%} off · covers {panel.coverage:.0%}"
+        below.set_xlabel(text, size=plots.SIZES["label"], color=plots.INK)
     return figure
 
 
@@ -186,7 +186,7 @@ def _tree(
     axes.contourf(x, y, log_p, levels=[-1.9, 0.5, 1.8, 99], cmap=GREYS, zorder=0)
     axes.contour(x, y, log_p, levels=[-1.9], **OUTLINE)
     axes.set(xlim=box[:2], ylim=box[2:], aspect="equal", xticks=[], yticks=[])
-    axes.spines[:].set(color="#BBBBBB", lw=0.8)
+    axes.spines[:].set(color=plots.PALE, lw=0.8)
 
 
 if __name__ == "__main__":

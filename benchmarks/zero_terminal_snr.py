@@ -36,7 +36,7 @@ from jaxtyping import Float64, Int, UInt8
 from scipy.stats import wasserstein_distance
 from tqdm import tqdm
 
-from jaxdiff.analysis import image_grid
+from jaxdiff.analysis import image_grid, plots
 from jaxdiff.config import Sampling
 from jaxdiff.data import Dataset, OpenMoji, Pixels
 from jaxdiff.runs import generate, restoring
@@ -166,22 +166,23 @@ def _summary(some: Brightness, real: Brightness) -> list[str]:
 
 def draw(book: study.Book, real: Brightness) -> "Figure":
     """The histogram of each sampler over that of the data."""
-    figure, axes = study.panels("Brightness of emoji, drawn and real", 12, 3.8, 1, 3)
+    figure, axes = plots.panels("Brightness of emoji, drawn and real", 3.3, 1, 3)
     bins = np.linspace(-1, 1, 41)
-    for panel, (name, recipe), colour in zip(
-        axes, RECIPES.items(), study.COLOURS, strict=False
-    ):
+    for panel, (name, recipe) in zip(axes, RECIPES.items(), strict=True):
+        (look,) = plots.looks([name.partition("-")[2]])
+        colour = look["color"]
         drawn = np.array(book.find(**key(name))["brightness"])
-        panel.hist(real, bins, density=True, color="#BBBBBB", label="training images")
+        panel.hist(real, bins, density=True, color=plots.PALE, label="training images")
         look = {"histtype": "step", "color": colour, "lw": 1.8}
         panel.hist(drawn, bins, density=True, label="samples", **look)
-        panel.axvline(real.mean(), color="#777777", lw=1)
+        panel.axvline(real.mean(), color=plots.GREY, lw=1)
         panel.axvline(drawn.mean(), color=colour, lw=1, ls=(0, (4, 2)))
         distance = wasserstein_distance(drawn, real)
         panel.set_title(f"{recipe.title}\nW₁ = {distance:.3f}")
-        panel.set(xlabel="mean over pixels and channels", xlim=(-0.25, 1))
-        panel.legend(frameon=False, labelcolor=study.INK, loc="upper left")
-    axes[0].set(ylabel="density")
+        panel.set(xlabel="mean of an image   [black −1, white 1]", xlim=(-0.25, 1))
+        panel.set_ylim(top=1.35 * panel.get_ylim()[1])
+        plots.legend(panel, loc="upper left")
+    axes[0].set(ylabel="density   [1]")
     return figure
 
 

@@ -1,6 +1,7 @@
 """`jaxdiff COMMAND`: every command is listed, found by its name, and has its files."""
 
 import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ import pytest
 
 from jaxdiff import version
 from jaxdiff.commands import main as program
-from jaxdiff.commands import suggestions
 from jaxdiff.config import from_config, from_file, ready_names
 from tests.cases import commands
 
@@ -112,7 +112,8 @@ def test_a_mistyped_name_is_answered_with_those_nearest(line: str, error: str) -
 
 
 def test_the_examples_of_suggestions_are_true() -> None:
-    done = doctest.testmod(suggestions)  # pytest collects no doctests of commands
+    # pytest collects no doctests of commands, and `commands.run` imports them anew
+    done = doctest.testmod(importlib.import_module("jaxdiff.commands.suggestions"))
     assert done.failed == 0
     assert done.attempted > 3
 

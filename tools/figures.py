@@ -20,7 +20,7 @@ import jaxdiff as jd  # noqa: E402
 from jaxdiff.analysis import plots  # noqa: E402
 
 OUT = ROOT / "docs" / "figures"
-WIDTH, HEIGHT = 9.2, 4.0
+HEIGHT = 4.0
 BLOBS = jd.noise_shift.Blobs(jnp.array([[-1.0], [0.7]]), 0.15)
 PATHS = {"cosine": jd.Cosine(), "flow": jd.RectifiedFlow(), "EDM": jd.LogSigma(0.02, 20.0)}
 STARTS = jnp.linspace(-1.8, 1.8, 6)[:, None]
@@ -28,16 +28,14 @@ STARTS = jnp.linspace(-1.8, 1.8, 6)[:, None]
 
 def one_law() -> Figure:
     """Paths in the plane of (alpha, sigma), and Euler's error on each of them."""
-    figure, (plane, error) = plots.blank(
-        "One law: a path is a curve of levels, a step an increment of it", WIDTH, HEIGHT,
-        (1.0, 1.25),
-    )  # fmt: skip
+    title = "One law: a path is a curve of levels, a step an increment of it"
+    figure, (plane, error) = plots.panels(title, HEIGHT, columns=2, ratios=(1.0, 1.25))
     counts = np.array([4, 8, 16, 32, 64, 128])
     for (name, path), look in zip(PATHS.items(), plots.looks(PATHS), strict=True):
         t = np.linspace(0, 1, 200)
         dense, few = path(t), jd.grids.Uniform()(path, 8)
         plane.plot(dense.alpha, dense.sigma, label=name, **look)
-        plane.plot(few.alpha, few.sigma, "o", ms=4.5, mec="white", color=look["color"])
+        plane.plot(few.alpha, few.sigma, "o", ms=4.5, mec=plots.PAPER, color=look["color"])
         start = STARTS * float(few.sigma[0])
         draw = lambda solver, n, p=path, s=start: jd.sampling.follow(
             BLOBS, jd.UNCONDITIONAL, None, s, jd.grids.Uniform()(p, int(n)), solver
@@ -51,15 +49,14 @@ def one_law() -> Figure:
     error.set(xlabel="steps   [evaluations of D]", ylabel="mean error of x0   [data units]")
     error.set_xticks(counts, [str(n) for n in counts])
     error.minorticks_off()
-    error.legend(frameon=False, labelcolor=plots.INK)
+    plots.legend(error)
     return figure
 
 
 def one_symmetry() -> Figure:
     """The same images on three paths: x differs, x over its ray's length does not."""
-    figure, (left, right) = plots.blank(
-        "One symmetry: D(k x; k α, k σ) = D(x; α, σ)", WIDTH, HEIGHT, (1.0, 1.0)
-    )
+    title = "One symmetry: D(k x; k α, k σ) = D(x; α, σ)"
+    figure, (left, right) = plots.panels(title, HEIGHT, columns=2)
     widths = (5.0, 2.8, 1.2)  # so that a curve below another one is still seen
     for (name, path), look, lw in zip(
         PATHS.items(), plots.looks(PATHS), widths, strict=True
@@ -79,16 +76,14 @@ def one_symmetry() -> Figure:
     for axes in (left, right):
         plots.logsnr_axis(axes, -5.9, 7.8)
         axes.set_xlabel("← noise    log SNR   [nats]    data →")
-    right.legend(frameon=False, labelcolor=plots.INK, loc="upper right")
+    plots.legend(right, loc="upper right")
     return figure
 
 
 def one_output() -> Figure:
     """How an error of the network's output grows on the way to x0, and to eps."""
-    figure, (to_x0, to_eps) = plots.blank(
-        "One canonical output: x0 has no pole where a sampler goes", WIDTH, HEIGHT,
-        (1.0, 1.0),
-    )  # fmt: skip
+    title = "One canonical output: x0 has no pole where a sampler goes"
+    figure, (to_x0, to_eps) = plots.panels(title, HEIGHT, columns=2)
     predictions = {"eps": jd.Eps(), "x0": jd.X0(), "v": jd.V(), "flow": jd.Flow()}
     logsnr = np.linspace(-16, 16, 400)
     at = jd.NoiseLevel(*(np.sqrt(1 / (1 + np.exp(s * logsnr))) for s in (-1, 1)))
@@ -104,7 +99,7 @@ def one_output() -> Figure:
         axes.set(yscale="log", ylim=(1e-3, 1e3))
         plots.logsnr_axis(axes, -16, 16)
         axes.set_xlabel("← noise    log SNR   [nats]    data →")
-    to_x0.legend(frameon=False, labelcolor=plots.INK, title="it predicts")
+    plots.legend(to_x0, title="it predicts")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Pictures: sheets of images with labels as PNG, and curves of a run.
+"""Pictures: sheets of images with labels as PNG.
 
 Every function takes images as `data.pixel_values` says: uint8 in 0 ... 255, or floats in
 [-1, 1].
@@ -8,7 +8,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,8 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdiff.data.pixel_values import to_uint8
-from jaxdiff.runtime import jsontext
-from jaxdiff.runtime.files import PathLike, lines, place, printable, write_atomically
+from jaxdiff.runtime.files import PathLike, place, printable, write_atomically
 
 SIDE = 48
 """The least side of an image in a sheet, in pixels."""
@@ -226,39 +225,6 @@ def plain(text: object) -> str:
     """
     lines = str(text).split("\n")
     return "\n".join(printable(line).replace("$", r"\$") for line in lines)
-
-
-def save_curves(path: PathLike, metrics: PathLike) -> None:
-    """Draws loss and learning rate over steps, and quality if any, from a metrics.jsonl.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     written = place(folder) / "metrics.jsonl"
-    ...     _ = written.write_text('{"step": 1, "loss": 0.9, "learning_rate": 0.01}')
-    ...     save_curves(f"{folder}/curves.png", written)
-    ...     (place(folder) / "curves.png").read_bytes()[1:4]
-    b'PNG'
-    """
-    from matplotlib.figure import Figure
-
-    every = list(jsontext.objects(lines(metrics)))
-    panels = [("loss", "loss"), ("learning_rate", "learning rate")]
-    first = next((row for row in every if "loss" not in row), {})
-    panels += [(name, name) for name in first if name.startswith(("fd_", "fid_"))][:1]
-    figure = Figure(figsize=(3.5 * len(panels), 3.2), layout="constrained")
-    colours = ("tab:blue", "tab:orange", "tab:green")
-    for axes, (name, title), colour in zip(
-        figure.subplots(1, len(panels)), panels, colours, strict=False
-    ):
-        rows = [row for row in every if _are_numbers(row, "step", name)]
-        axes.plot([r["step"] for r in rows], [r[name] for r in rows], color=colour)
-        axes.set(xlabel="step", title=plain(title))
-        axes.grid(alpha=0.3)
-    write_atomically(place(path), lambda f: figure.savefig(f, format="png", dpi=120))
-
-
-def _are_numbers(row: Mapping[str, Any], *names: str) -> bool:
-    return all(type(row.get(name)) in (int, float) for name in names)
 
 
 def _checked(images: Any) -> UInt8[np.ndarray, "N H W C"]:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.analysis import plots
 from jaxdiff.commands import command, field_flags
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import split_of
@@ -163,29 +163,29 @@ def draw(
     levels: NoiseLevel, estimated: EstimatesByKind, shifts: dict[str, noise_shift.Shift]
 ) -> "Figure":
     """Densities of the estimates at six levels, and the shift at all levels."""
-    from matplotlib.figure import Figure
-
     nominal = -np.asarray(levels.logsnr) / 2
-    figure = Figure(figsize=(11, 8), dpi=120, layout="constrained")
-    figure.suptitle("Noise shift: what an estimator says of states", color=INK)
-    figure.get_layout_engine().set(hspace=0.06)
+    figure = plots.figure("Noise shift: what an estimator says of states", 7.2)
     grid = figure.add_gridspec(3, 3)
     picked = np.unique(np.linspace(0, len(nominal) - 1, 6).round().astype(int))
     for cell, i in enumerate(picked):
         axes = figure.add_subplot(grid[cell // 3, cell % 3])
-        axes.set_prop_cycle(color=["#888888", *COLOURS])
+        plots.quiet(axes)
+        axes.set_prop_cycle(color=[plots.GREY, *plots.COLOURS])
         kinds = {kind: values[i] for kind, values in estimated.items()}
         noise_shift.draw_densities(axes, float(nominal[i]), kinds)
-        axes.set(title=f"σ/α = {np.exp(nominal[i]):.3g}", xlabel="estimated ln σ/α")
+        axes.set(
+            title=f"σ/α = {np.exp(nominal[i]):.3g}", xlabel="estimated ln σ/α   [nats]"
+        )
         axes.set_yticks([])
         if not cell:
-            axes.legend(frameon=False, fontsize=8)
+            plots.legend(axes)
     axes = figure.add_subplot(grid[2, :])
-    axes.axhline(0, color="#888888", lw=0.8)
-    for (kind, shift), colour in zip(shifts.items(), COLOURS, strict=False):
+    plots.quiet(axes)
+    axes.axhline(0, color=plots.GREY, lw=0.8)
+    for (kind, shift), colour in zip(shifts.items(), plots.COLOURS, strict=False):
         look = {"color": colour, "label": kind, "marker": "o", "ms": 3, "capsize": 2}
         axes.errorbar(nominal, shift.shift, shift.error, **look)
-    axes.set(xlabel="nominal ln σ/α", ylabel="shift of the estimate")
+    axes.set(xlabel="nominal ln σ/α   [nats]", ylabel="shift of the estimate   [nats]")
     axes.invert_xaxis()
-    axes.legend(frameon=False)
+    plots.legend(axes)
     return figure

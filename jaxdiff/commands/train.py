@@ -28,7 +28,7 @@ import jax
 from absl import flags
 
 from jaxdiff import train
-from jaxdiff.analysis import image_grid
+from jaxdiff.analysis import save_curves
 from jaxdiff.commands import command, config_files
 from jaxdiff.config import Experiment, from_config, own_files, resolve
 from jaxdiff.runtime import processes, sharding
@@ -75,7 +75,7 @@ def main() -> None:
     step = int(state.step)
     if not processes.first():
         return
-    image_grid.save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
+    save_curves(workdir / "curves.png", workdir / "metrics.jsonl")
     more = f" (it has {step})" if step > experiment.steps else ""
     see = "; see report.html there"
     print(f"{workdir} has all its {experiment.steps} steps{more}{see}")

@@ -70,10 +70,7 @@ def save_page(
     `near` are the training images nearest to the first images, and `bins` what
     jaxdiff likelihood measures by logSNR: both are left out where there are none.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 8), dpi=100, layout="constrained")
-    figure.suptitle(image_grid.plain(scores["title"]), fontsize=10)
+    figure = plots.figure(scores["title"], 7.2)
     left, right = figure.subfigures(1, 2)
     rows = 3 if near is not None else 1
     panels = left.subplots(rows, 1, height_ratios=[5, 1, 1][:rows], squeeze=False)[:, 0]
@@ -84,7 +81,7 @@ def save_page(
     panels = right.subplots(2 if bins else 1, 1, squeeze=False)[:, 0]
     panels[0].axis("off")
     panels[0].text(
-        0, 1, image_grid.plain(_plain(scores)), family="monospace", size=7.5, va="top"
+        0, 1, image_grid.plain(_plain(scores)), family="monospace", size=6.5, va="top"
     )
     if bins:
         _losses(panels[1], bins)
@@ -102,14 +99,13 @@ def _show(
 
 def _losses(axes: Any, bins: Sequence[Mapping[str, Any]]) -> None:
     middle = [np.mean(row["logsnr"]) for row in bins]
-    for name, label in (("x0_mse", "x0"), ("eps_mse", "eps")):
-        axes.plot(
-            middle, [row[name]["mean"] for row in bins], marker="o", ms=3, label=label
-        )
-    axes.set(yscale="log", title="mean squared error by level")
+    plots.quiet(axes)
+    for name, look in zip(("x0", "eps"), plots.looks(["x0", "eps"]), strict=True):
+        errors = [row[f"{name}_mse"]["mean"] for row in bins]
+        axes.plot(middle, errors, marker="o", ms=3, label=name, **look)
+    axes.set(yscale="log", title="mean squared error by level", ylabel="[data units²]")
     plots.logsnr_axis(axes)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    plots.legend(axes)
 
 
 def _plain(scores: Mapping[str, Any]) -> str:

@@ -1,14 +1,12 @@
 """The results of a sweep: tables, verdicts along its axes, and a picture."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdiff.analysis import image_grid
-from jaxdiff.analysis.plots import COLOURS, INK
+from jaxdiff.analysis import image_grid, plots
 from jaxdiff.evaluation import report
 from jaxdiff.evaluation.metrics import summary
 from jaxdiff.evaluation.sweep_axes import SURE, Axis, Point, better, verdict
@@ -17,8 +15,16 @@ from jaxdiff.runtime.files import PathLike, write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAIN = ("fd", "fid", "kid", "rbf", "recall", "coverage")
+DISTANCES = ("fd", "fid", "kid", "rbf")
+MAIN = (*DISTANCES, "recall", "coverage")
 """What is drawn and judged, of each extractor."""
+
+NAMES = {
+    "std": "std of the EMA   [fraction of training]",
+    "guidance": "weight of guidance   [1]",
+    "steps": "sampling steps",
+}
+"""Axes with their units."""
 
 Row = Mapping[str, Any]
 """{"point", "blocks": the metrics of each block of seeds, …}."""
@@ -147,27 +153,21 @@ def save_picture(
     Raises:
         ValueError: there are more than two axes.
     """
-    from matplotlib.figure import Figure
-
     if len(axes) > 2:
         raise ValueError(f"a picture has one axis or two, not {len(axes)}")
     metrics = main_metrics(rows)
     groups = [[m for m in metrics if m in g] for g in by_extractor(rows).values()]
-    groups = list(filter(None, groups))
-    width, height = 3.1 * max(map(len, groups)), 2.6 * len(groups) + 0.6
-    figure = Figure(figsize=(width, height), dpi=90, layout="constrained")
-    figure.suptitle(
-        image_grid.plain(title), x=0.012, ha="left", size=11, weight="bold", color=INK
-    )
-    panels = figure.subplots(len(groups), max(map(len, groups)), squeeze=False)
-    for line, group in zip(panels, groups, strict=True):
-        for panel in line[len(group) :]:
+    lines = [group[i : i + 3] for group in groups for i in range(0, len(group), 3)]
+    columns = max(map(len, lines))
+    width, height = plots.PAGE * columns / 3, 2.5 * len(lines) + 0.5
+    figure, panels = plots.panels(title, height, len(lines), columns, width=width)
+    for i, line in enumerate(lines):
+        for panel in panels[i * columns + len(line) : (i + 1) * columns]:
             panel.axis("off")
-        for panel, metric in zip(line, group, strict=False):
+        for panel, metric in zip(panels[i * columns :], line, strict=False):
             _draw(panel, axes, rows, metric)
     if len(axes) > 1:
-        title = axes[1].name
-        panels[0, 0].legend(title=title, fontsize=7, title_fontsize=7, frameon=False)
+        plots.legend(panels[0], title=axes[1].name)
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
@@ -175,25 +175,28 @@ def _draw(panel: "Axes", axes: Sequence[Axis], rows: Sequence[Row], metric: str)
     """One metric: a line for each value of the second axis."""
     first, *second = axes
     values = second[0].values if second else ("",)
-    for value, colour in zip(values, itertools.cycle(COLOURS), strict=False):
+    looks = plots.looks(values) if second else [{"color": plots.BLUE, "ls": "-", "lw": 1.8}]
+    for value, look in zip(values, looks, strict=True):
         line = [row for row in rows if not second or row["point"][second[0].name] == value]
         if first.numbers:
             line = sorted(line, key=lambda row: float(row["point"][first.name]))
             x = np.array([float(row["point"][first.name]) for row in line])
         else:
             x = np.arange(len(line))
-            panel.set_xticks(x, first.values, rotation=20, ha="right", size=7)
+            panel.set_xticks(x, first.values, rotation=20, ha="right")
         points = [summary(row["blocks"])[metric] for row in line]
         mean, spread = (np.array([f[key] for f in points]) for key in ("mean", "spread"))
-        look = {"color": colour, "ls": "-" if first.numbers else "", "marker": "o"}
+        look |= {"ls": look["ls"] if first.numbers else "", "marker": "o", "ms": 3.5}
         bars = np.nan_to_num(spread)
-        panel.errorbar(x, mean, bars, lw=1.5, ms=3.5, capsize=2, label=value, **look)
+        panel.errorbar(x, mean, bars, capsize=2, label=image_grid.plain(value), **look)
     if first.name in ("std", "steps"):
         panel.set_xscale("log")
-        panel.set_xticks(x, [f"{v:g}" for v in x], size=7)
+        panel.set_xticks(x, [f"{v:g}" for v in x], rotation=45 if len(x) > 4 else 0)
         panel.minorticks_off()
-    panel.set_title(f"{metric} {report.arrow(metric)}", size=9.5, color=INK)
-    panel.set_xlabel(first.name, size=8.5)
-    panel.tick_params(labelsize=7.5)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(color="#E6E6E6", lw=0.7)
+    panel.set_title(f"{metric} {report.arrow(metric)}")
+    panel.set_xlabel(NAMES.get(first.name, first.name))
+    values = np.array([b[metric] for row in rows for b in row["blocks"]])
+    if metric.startswith(DISTANCES) and 0 < 10 * values.min() < values.max():
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")

@@ -20,6 +20,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
+from jaxdiff.analysis import plots
 from jaxdiff.config import Experiment
 from jaxdiff.runs.programs import kept
 from jaxdiff.runs.state import TrainState, labelled
@@ -163,20 +164,17 @@ def plot(runs: Mapping[str, Rows]) -> "Figure":
     A run is given by the rows of its magnitudes.jsonl. Thin lines are layers, blue in the
     encoder and orange in the decoder; the thick line is their geometric mean.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.1 * len(runs)), dpi=66, layout="constrained")
-    panels = figure.subplots(len(runs), len(KINDS), squeeze=False, sharey="col")
-    for (name, rows), line in zip(runs.items(), panels, strict=True):
+    columns, how = len(KINDS), {"sharey": "col", "dpi": 80}  # a small file
+    figure, panels = plots.panels("", 2.7 * len(runs), len(runs), columns, **how)
+    for i, (name, rows) in enumerate(runs.items()):
+        line = panels[i * columns : (i + 1) * columns]
         for axes, (kind, title) in zip(line, KINDS.items(), strict=True):
             used, layers = _moving(rows, kind)
             steps = [row["step"] for row in used]
             for layer, values in layers.items():
                 axes.plot(steps, values, color=_colour(layer), lw=0.7, alpha=0.55)
-            axes.plot(steps, _geometric_mean(layers), color="k", lw=1.8)
-            axes.set(yscale="log", xlabel="step", title=f"{name}: {title}")
-            axes.grid(color="#E6E6E6", lw=0.7)
-            axes.spines[["top", "right"]].set_visible(False)
+            axes.plot(steps, _geometric_mean(layers), color=plots.BLACK, lw=1.8)
+            axes.set(yscale="log", xlabel="training step", title=f"{name}: {title}")
     return figure
 
 
@@ -188,8 +186,8 @@ KINDS = {
 
 
 def _colour(layer: str) -> str:
-    parts = {"enc": "#0072B2", "dec": "#E69F00"}
-    return parts.get(layer.split("/")[0], "#999999")
+    parts = {"enc": plots.BLUE, "dec": plots.ORANGE}
+    return parts.get(layer.split("/")[0], plots.GREY)
 
 
 def _is_near_the_top(module: nn.Module, method: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import evaluation
-from jaxdiff.analysis import image_grid
+from jaxdiff.analysis import save_curves
 from jaxdiff.config import TYPES, Experiment, allowed, expressions, from_dict, to_dict
 from jaxdiff.config.registry import KINDS
 from jaxdiff.evaluation.distances import Moments
@@ -152,7 +152,7 @@ def test_curves_are_drawn_of_damaged_metrics(tmp_path: Path) -> None:
     wrong = ['{"step": 4, "loss": "x"}', '{"loss": 1}', '{"step": [], "loss": null}', "[1]"]
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("\n".join([*lines, *wrong, '{"step": ']))
-    image_grid.save_curves(tmp_path / "curves.png", metrics)
+    save_curves(tmp_path / "curves.png", metrics)
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 

@@ -233,35 +233,34 @@ def table(results: Mapping[str, Any]) -> str:
 
 def save_plot(path: PathLike, results: Mapping[str, Any]) -> None:
     """Loss per bin of logSNR, the bound's terms, and what `uncertainty` found, as a PNG."""
-    from matplotlib.figure import Figure
-
     head = results.get("uncertainty")
-    figure = Figure(figsize=(13 if head else 9, 3.4), layout="constrained")
-    error, bound, *more = figure.subplots(1, 3 if head else 2)
+    figure, panels = plots.panels("", 6.2 if head else 3.4, 2 if head else 1, 2)
+    error, bound, *more = panels
+    for axes in more[1:]:
+        axes.remove()
     middle = [np.mean(row["logsnr"]) for row in results["bins"]]
-    for name, label, color in (
-        ("x0_mse", "x0", "tab:blue"),
-        ("eps_mse", "eps", "tab:orange"),
-    ):
+    for name, look in zip(("x0_mse", "eps_mse"), plots.looks(["x0", "eps"]), strict=True):
         mean = np.array([row[name]["mean"] for row in results["bins"]])
         spread = np.array([row[name]["error"] for row in results["bins"]])
-        error.errorbar(middle, mean, spread, marker="o", ms=3, color=color, label=label)
-    error.set(yscale="log", title="mean squared error")
-    error.legend(frameon=False)
+        look |= {"label": name.removesuffix("_mse"), "marker": "o", "ms": 3}
+        error.errorbar(middle, mean, spread, **look)
+    error.set(yscale="log", title="mean squared error", ylabel="error   [data units²]")
+    plots.legend(error)
     terms = results["terms"]
-    bound.plot(terms["logsnr"], terms["vb_mean"], color="tab:green", lw=1)
+    bound.plot(terms["logsnr"], terms["vb_mean"], color=plots.GREEN, lw=1)
     total = "{mean:.3f} ± {error:.3f}".format(**results["bits_per_dim"]["total"])
     title = f"terms of the bound, {total} bits/dim"
-    bound.set(yscale="log", title=title)
-    for axes in more:
-        axes.plot(terms["logsnr"], head["best"], color="tab:gray", label="ln(w x0 mse)")
-        axes.plot(terms["logsnr"], head["learned"], color="tab:red", label="learned u")
-        axes.set(title="log-variance of the weighted error")
-        axes.legend(frameon=False)
-    for axes in (error, bound, *more):
+    bound.set(yscale="log", title=title, ylabel="term   [bits/dim]")
+    for axes in more[:1]:
+        axes.plot(terms["logsnr"], head["best"], color=plots.GREY, label="ln(w x0 mse)")
+        axes.plot(
+            terms["logsnr"], head["learned"], color=plots.VERMILION, label="learned u"
+        )
+        axes.set(title="log-variance of the weighted error", ylabel="u   [nats]")
+        plots.legend(axes)
+    for axes in (error, bound, *more[:1]):
         plots.logsnr_axis(axes)
-        axes.grid(alpha=0.3)
-    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
+    write_atomically(path, lambda f: figure.savefig(f, format="png"))
 
 
 def _row(rows: Mapping[str, Bin]) -> dict[str, Any]:

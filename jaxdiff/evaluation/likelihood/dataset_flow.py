@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
+from jaxdiff.analysis import plots
 from jaxdiff.config import Experiment
 from jaxdiff.data import Dataset
 from jaxdiff.evaluation import likelihood
@@ -135,23 +136,19 @@ def save_plot(
     path: PathLike, results: Mapping[str, Any], bound: Sequence[float] | None = None
 ) -> None:
     """Bits/dim an image as a histogram, beside the bound of the same images, as a PNG."""
-    from matplotlib.figure import Figure
-
     ways = {"flow": results["each"]["bits_per_dim"]}
     if bound is not None:
         ways["variational bound"] = bound
     bins = int(np.clip(results["images"] // 3, 8, 40))
     edges = np.histogram_bin_edges(np.concatenate([*ways.values()]), bins)
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for (name, values), colour in zip(
-        ways.items(), ("tab:blue", "tab:green"), strict=False
-    ):
+    figure, (axes,) = plots.panels("", 3.4, width=6.0)
+    for (name, values), look in zip(ways.items(), plots.looks(ways), strict=True):
+        colour = look["color"]
         axes.hist(values, edges, color=colour, alpha=0.6, label=name)
         axes.axvline(np.mean(values), color=colour, lw=1)
     axes.set(xlabel="bits/dim", ylabel="images", title="{images} images".format(**results))
-    axes.legend(frameon=False)
-    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))
+    plots.legend(axes)
+    write_atomically(path, lambda f: figure.savefig(f, format="png"))
 
 
 def _known(value: float) -> float | None:

@@ -11,8 +11,8 @@ def draw_densities(
 ) -> None:
     """On Matplotlib axes, the density of each kind's estimates and the nominal level.
 
-    >>> from matplotlib.figure import Figure
-    >>> axes = Figure().subplots()
+    >>> from jaxdiff.analysis import plots
+    >>> _, (axes,) = plots.panels("", 3.0)
     >>> kinds = {"forward": np.arange(-2.0, 3), "sampled": np.arange(-1.0, 4)}
     >>> draw_densities(axes, 0.0, kinds)
     >>> at, density = axes.lines[1].get_data()
@@ -20,6 +20,8 @@ def draw_densities(
     ('sampled', 1.0)
     """
     from scipy.stats import gaussian_kde
+
+    from jaxdiff.analysis.plots import INK
 
     every = np.concatenate([*kinds.values()])
     margin = 0.1 * np.ptp(every)
@@ -29,4 +31,4 @@ def draw_densities(
             axes.plot(at, gaussian_kde(values)(at), label=name)
         else:  # all are the same
             axes.axvline(values[0], label=name)
-    axes.axvline(nominal, color="0.3", lw=0.8, ls=":")
+    axes.axvline(nominal, color=INK, lw=0.8, ls=":")

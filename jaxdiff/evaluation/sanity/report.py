@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxdiff.analysis import plots
 from jaxdiff.evaluation.sanity.study import FRESH, Study
 from jaxdiff.evaluation.sanity.verdict import (
     CAUGHT,
@@ -22,7 +23,6 @@ from jaxdiff.evaluation.sanity.verdict import (
 START, END = "<!-- begin: jaxdiff sanity writes this -->", "<!-- end -->"
 SHOWN = (*JUDGED, "recall", "coverage", "brightness", "copied")
 """Kinds of metrics on the page; the JSON has all."""
-COLOURS, DASHES = ("#0072B2", "#D55E00", "#009E73"), ("-", (0, (4, 1.5)), (0, (1, 1)))
 
 
 def around(page: str, title: str) -> tuple[str, str]:
@@ -134,39 +134,35 @@ def picture(study: Study) -> bytes:
     >>> picture(study)[1:4]
     b'PNG'
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 8.6), dpi=80, layout="constrained")
-    panels = figure.subplots(3, 3).ravel()
+    figure, panels = plots.panels("", 8.2, 3, 3)
     names = [m for m in study.metrics if kind(m) in JUDGED]
-    look = {
-        m: {"color": COLOURS[i % 3], "ls": DASHES[i // 3 % 3], "marker": "o", "ms": 3}
-        for i, m in enumerate(names)
-    }
+    look = dict(zip(names, plots.looks(names), strict=True))
     for axes, (name, fault) in zip(panels, study.faults.items(), strict=False):
         for m in names:
             z = deviation(fault.means(m), fault.scores[0][m])
-            axes.plot(fault.levels, z, **look[m])
-        axes.axhline(CAUGHT, color="#999999", lw=0.7)
+            axes.plot(fault.levels, z, marker="o", ms=3, **look[m])
+        axes.axhline(CAUGHT, color=plots.GREY, lw=0.7)
         axes.set_yscale("symlog", linthresh=CAUGHT)
         axes.set_ylim(bottom=-CAUGHT)
         axes.set(title=name, xlabel=fault.unit, ylabel="z   [sd of clean]")
     sizes, axes = list(study.sizes), panels[-1]
     for m in (m for m in names if kind(m) in ("fd", "fid")):
         means = [np.mean(values[m]) for values in study.sizes.values()]
-        axes.loglog(sizes, means, **look[m])
-        axes.loglog(sizes, means[0] * sizes[0] / np.array(sizes), color="#999999", lw=0.7)
-    axes.set(title="half against half", xlabel="N   (thin: 1 / N)", ylabel="FD")
+        axes.loglog(sizes, means, marker="o", ms=3, **look[m])
+        axes.loglog(sizes, means[0] * sizes[0] / np.array(sizes), color=plots.GREY, lw=0.7)
+    axes.set(
+        title="half against half",
+        xlabel="N   (thin: 1 / N)",
+        ylabel="Fréchet distance   [1]",
+    )
     axes.set_xticks(sizes[::2], [str(n) for n in sizes[::2]])
     axes.minorticks_off()
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E6E6E6", lw=0.6)
     for axes in panels[len(study.faults) : -1]:
         axes.set_visible(False)
     figure.legend(
-        panels[0].lines[: len(names)], names, loc="outside right center", frameon=False
-    )
+        panels[0].lines[: len(names)], names, loc="outside lower center", frameon=False,
+        ncols=4, labelcolor=plots.INK, fontsize=plots.SIZES["legend"],
+    )  # fmt: skip
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

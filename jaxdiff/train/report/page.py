@@ -38,6 +38,14 @@ def write_report(workdir: PathLike) -> Place:
     Raises:
         FileNotFoundError: the folder holds no run.
         OSError: the page cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     metrics = place(folder) / "metrics.jsonl"
+    ...     _ = metrics.write_text('{"step": 1, "loss": 0.5}')
+    ...     page = write_report(folder)
+    ...     page.name, "<svg" in page.read_text()
+    ('report.html', True)
     """
     contents = read(place(workdir))
     path = place(workdir) / NAME
