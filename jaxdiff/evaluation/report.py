@@ -71,7 +71,7 @@ def save_page(
     jaxdiff likelihood measures by logSNR: both are left out where there are none.
     """
     figure = plots.figure(scores["title"], 7.2)
-    left, right = figure.subfigures(1, 2)
+    left, right = figure.subfigures(1, 2, width_ratios=(0.85, 1.15))
     rows = 3 if near is not None else 1
     panels = left.subplots(rows, 1, height_ratios=[5, 1, 1][:rows], squeeze=False)[:, 0]
     _show(panels[0], images[:SHOWN], 8, f"{min(len(images), SHOWN)} of {scores['images']}")
