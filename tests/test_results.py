@@ -109,6 +109,28 @@ def test_flow_against_score_controls() -> None:
             assert cells == [quality(RECIPES[name], "frechet", **s) for s in settings]
 
 
+def test_the_answer_of_flow_against_score() -> None:
+    def at(recipe: str, solver: str, count: int) -> float:
+        setting = {"solver": solver, "count": count}
+        return float(quality(recipe, "frechet", "{:.2f}", **setting))
+
+    def best(recipes: Iterable[str], counts: Iterable[int]) -> float:
+        return min(at(r, s, n) for r in recipes for s in SOLVERS.values() for n in counts)
+
+    answer = " ".join(page("flow_against_score").split("!")[0].split())
+    few, others = best(["flow"], [5]), best(["eps", "v", "x0", "edm"], [5])
+    assert (
+        f"with 5 its Fréchet distance is {few}, where the best of the others has" in answer
+    )
+    assert f"of the others has {others}." in answer
+    edm, flow = at("edm", "Heun", 20), at("flow", "Heun", 20)
+    assert f"EDM under Heun's rule is ahead of it, {edm} to {flow}," in answer
+    table = best(["eps", "v", "x0"], [20, 50, 100])
+    assert f"on DDPM's table stay at {table} or more." in answer
+    for recipe in RECIPES.values():  # the SDE is behind Euler's rule
+        assert all(at(recipe, "SDE", n) > at(recipe, "Euler", n) for n in COUNTS)
+
+
 def test_debias() -> None:
     """Both tables of quality, and the one of errors at pure noise in the index."""
     points = [
