@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 58.0, 350.0, 8.0, 176.0
 """The frame of the curves."""
 FEW = 40
 """Points up to which each is a dot."""
+FLAT = 1e-3
+"""Least range of an axis as a fraction of its values: rounding errors look flat."""
 DECADE = 10.0
 """Largest over smallest value from which an axis is logarithmic, where it may be."""
 
@@ -111,7 +113,7 @@ def _short(value: float) -> str:
     size = abs(value)
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= max(unit, 1e4):
-            return f"{value / unit:.4g}{letter}"
+            return f"{value / unit:.6g}{letter}"
     if 0 < size < 1e-3:
         digits, _, power = f"{value:.6e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
@@ -137,7 +139,9 @@ def _axis(values: Sequence[float], start: float, end: float, log: bool, pad: flo
     if log:
         room = (high / low) ** pad
         return Axis(low / room, high * room, start, end, log)
-    room = pad * (high - low) or abs(high) * 0.1 or 1.0
+    least = FLAT * max(abs(low), abs(high))
+    room = max(pad * (high - low), (least - (high - low)) / 2)
+    room = room or abs(high) * 0.1 or 1.0
     if not math.isfinite(high - low) or low - room == high + room:  # huge numbers
         return Axis(-1.7e308, 1.7e308, start, end, log)
     return Axis(low - room, high + room, start, end, log)

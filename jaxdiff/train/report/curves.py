@@ -141,7 +141,8 @@ def of_magnitudes(contents: Contents) -> Iterator[Chart]:
             _spread(
                 *names[part], rows, [[row[kind].get(n) for n in layers] for row in rows]
             )
-            for part, layers in parts.items()
+            for part in names
+            if (layers := parts.get(part))
         ]
         unit = units.get(kind, "root mean square   [1]")
         yield Chart(kind.capitalize(), series, unit, log_y=True, marks=contents.resumed)
