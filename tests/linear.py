@@ -17,7 +17,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any, c_noise: Any, cond: Any, train: bool = False) -> jd.Output:
-        level = jnp.broadcast_to(c_noise, len(x))[:, None]
+        level = jnp.broadcast_to(c_noise.reshape(-1), len(x))[:, None]
         if cond.noise is not None:
             level = jnp.where(cond.noise[:, None], level, 0)
         added = nn.Dense(x.shape[-1], use_bias=False, name="level")(level)

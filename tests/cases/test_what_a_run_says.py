@@ -22,10 +22,11 @@ from jaxdiff.runtime import sharding
 from jaxdiff.train import fit, summary
 from jaxdiff.train.goodput import Clock
 from tests.cases.commands import ROOT, run
-from tests.test_train import TINY
+from tests.linear import Linear
+from tests.test_train import PLAIN, TINY
 
 FEW = dataclasses.replace(
-    TINY, batch_size=1, steps=2, log_every=1, checkpoint_every=2, sample_every=0
+    PLAIN, batch_size=1, steps=2, log_every=1, checkpoint_every=2, sample_every=0
 )
 
 
@@ -46,12 +47,11 @@ def test_a_start_says_what_it_found_and_an_end_no_noise(
     folder = pictures(tmp_path / "mine", ["cat", "dog"])
     (folder / "cat/.hidden.png").write_bytes((folder / "cat/0.png").read_bytes())
     before = sorted(path for path in folder.rglob("*"))
-    network = TINY.network.clone(label_dim=-1)
-    e = dataclasses.replace(FEW, data=Folder(str(folder), size=8), network=network)
+    e = dataclasses.replace(FEW, data=Folder(str(folder), size=8), network=Linear())
     for steps in (2, 3):
         fit(dataclasses.replace(e, steps=steps), tmp_path / "run")
     log = capsys.readouterr().err
-    resolved = dataclasses.replace(e, network=TINY.network.clone(label_dim=2))
+    resolved = dataclasses.replace(e, network=Linear(label_dim=2))
     shapes = jax.eval_shape(lambda: init_state(resolved)).params
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     lines = log.splitlines()
@@ -59,7 +59,7 @@ def test_a_start_says_what_it_found_and_an_end_no_noise(
     assert f"data: Folder {folder}, 6 images, 8 x 8 x 3" in lines
     assert "  2 classes: 'cat' (3), 'dog' (3)" in lines
     assert "  left out: hidden files (1, such as 'cat/.hidden.png')" in lines
-    assert f"network: UNet, {count:,} parameters, float32" in lines
+    assert f"network: Linear, {count:,} parameters, float32" in lines
     assert any(re.match(r"devices: 1 x .*, for batches of 1$", line) for line in lines)
     assert f"folder: {tmp_path / 'run'}, a new run of 2 steps" in lines
     assert f"folder: {tmp_path / 'run'}, goes on from step 2 of 3" in lines
