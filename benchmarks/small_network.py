@@ -26,6 +26,9 @@ class ResidualMLP(nn.Module):
 
     The embedding is a layer on sines of c_noise plus a row of each class, a row of zeros
     where it is withheld. W2 and the last layer start at 0, so an untrained network is 0.
+
+    Raises:
+        ValueError: it is narrower than an image, and cannot return all of its noise.
     """
 
     label_dim: Annotated[int, Whole(-1, 10**6)] = 0
@@ -42,6 +45,11 @@ class ResidualMLP(nn.Module):
         train: bool = False,
     ) -> jd.Output:
         """The prediction for x at c_noise, [] or [B]; labels are int [B]."""
+        if self.width < x[0].size:
+            raise ValueError(
+                f"ResidualMLP is {self.width} wide and an image has {x[0].size} elements: "
+                "what it predicts would lack most of the noise; use at least that width"
+            )
         zero = nn.initializers.zeros
         angle = jnp.broadcast_to(jnp.reshape(c_noise, (-1, 1)), (len(x), 1)) * OCTAVES
         embedding = nn.Dense(self.embedding)(

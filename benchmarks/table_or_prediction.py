@@ -5,7 +5,7 @@
 The study of docs/results/zero_terminal_snr.md changes both at once, from eps on Stable
 Diffusion's table to v on that table with zero terminal SNR, where eps is not defined. This
 one has the missing control, v on Stable Diffusion's table: nine runs, three trainings with
-three seeds each, in folders NAME-SEED, on emoji of 16x16 pixels.
+three seeds each, in folders NAME-SEED, on emoji of 8x8 pixels. No result is published yet.
 
 Draws 512 images of each run, of the same seeds and of labels in the data's proportions, in
 50 Euler steps (DDIM with eta = 0), on three grids of the table's entries [ZTSNR tab. 2]:
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 
 SEEDS = (0, 1, 2)
-TRAINING_STEPS, BATCH, DECAY = 1500, 64, 0.997
-SIZE, IMAGES, STEPS = 16, 512, 50
+TRAINING_STEPS, BATCH, DECAY = 3000, 64, 0.997
+SIZE, IMAGES, STEPS = 8, 512, 50
 ORDINARY = jd.Table(jd.ScaledLinearBetas())
 TRAININGS = {
     "eps": (ORDINARY, jd.Eps()),
@@ -79,7 +79,7 @@ def experiment(name: str, seed: int) -> Experiment:
     table, prediction = TRAININGS[name]
     return Experiment(
         data=OpenMoji(size=SIZE),
-        network=ResidualMLP(label_dim=-1, width=128),
+        network=ResidualMLP(label_dim=-1, width=256),
         schedule=table,
         times=UniformEntries(),
         parameterization=prediction,

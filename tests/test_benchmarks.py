@@ -215,3 +215,5 @@ def test_the_small_network_sees_pixels_level_and_class() -> None:
     )
     one_level = apply(variables, x, c_noise[0], told(0, 1)).raw
     np.testing.assert_allclose(one_level[0], out[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="3 wide and an image has 4 elements"):
+        net.clone(width=3).apply(variables, x, c_noise, told(0, 1))
