@@ -118,6 +118,8 @@ def page(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
             continue
         parts.append(f"```python\n{cell.source}\n```")
         for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr":  # warnings about the machine
+                continue
             data = output.get("data", {})
             if "image/png" in data:
                 path = f"{name}/{len(pictures) + 1}.png"
