@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -196,6 +197,31 @@ def test_a_bad_loss_alone_is_seen() -> None:
     infinite = dataclasses.replace(PLAIN)
     object.__setattr__(infinite, "loss_scale", 3e38)  # times 64 elements, past its range
     state, _ = jax.jit(make_step(infinite))(initial(PLAIN), batch(0))
+    assert int(state.first_bad) == 0
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_weight_that_becomes_bad_in_the_step_is_seen(value: float) -> None:
+    """One alone, of loss and gradients that are finite."""
+
+    class Spoiling(type(PLAIN.optimizer)):
+        def transformation(self, *how: int) -> optax.GradientTransformation:
+            own = super().transformation(*how)
+
+            def update(*given: Any) -> tuple[Any, Any]:
+                updates, state = own.update(*given)
+                leaves, tree = jax.tree.flatten(updates)
+                leaves[-1] = leaves[-1].ravel().at[-1].set(value).reshape(leaves[-1].shape)
+                return jax.tree.unflatten(tree, leaves), state
+
+            return optax.GradientTransformation(own.init, update)
+
+    spoiling = Spoiling(**vars(PLAIN.optimizer))
+    experiment = dataclasses.replace(PLAIN)
+    object.__setattr__(experiment, "optimizer", spoiling)
+    state, metrics = jax.jit(make_step(experiment))(initial(PLAIN), batch(0))
+    assert jnp.isfinite(metrics["loss"])
+    assert jnp.isfinite(metrics["grad_norm"])
     assert int(state.first_bad) == 0
 
 
