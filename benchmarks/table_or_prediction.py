@@ -12,7 +12,7 @@ Draws 512 images of each run, of the same seeds and of labels in the data's prop
 leading with offset 1 as Stable Diffusion's sampler, linspace, and trailing. Measured is the
 brightness, an image's mean over pixels and channels in [-1, 1], beside that of the training
 images and of what a perfect network would draw, which depends on the first level alone and
-not on the prediction (`zero_terminal_snr.predicted`).
+not on the prediction (`predicted` of zero_terminal_snr.py).
 
 Stopped and started again it goes on. Prints tables, and writes table_or_prediction.png and
 .json to --out. Needs `pip install -e ".[openmoji]"`, whose drawings are CC BY-SA 4.0.
