@@ -71,6 +71,7 @@ def main() -> None:
     """Compiles each case in a process of its own, and adds it to the results."""
     if CHILD.value:
         return compile_case(CHILD.value)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so its child, too
     out = Path(OUT.value)
     results = json.loads(out.read_text()) if out.exists() else {}
     for name in CASE.value or CASES:
@@ -101,12 +102,14 @@ def run(name: str) -> dict[str, Any]:
         if plan:
             environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
         line = [sys.executable, __file__, f"--child={name}"]
-        began = time.monotonic()
-        with subprocess.Popen(
-            line, stdout=subprocess.PIPE, env=environ, text=True
-        ) as child:
+        start = time.monotonic()
+        child = subprocess.Popen(line, stdout=subprocess.PIPE, env=environ, text=True)
+        try:
             text = planned(child, Path(folder), name) if plan else waited(child)
-        seconds = round(time.monotonic() - began)
+        finally:  # also where this program is stopped
+            child.kill()
+            child.wait()
+        seconds = round(time.monotonic() - start)
     common = {"commit": commit_of(__file__), "compile_seconds": seconds}
     return common | (json.loads(text) if text else {"error": "not within the limit"})
 
@@ -116,7 +119,6 @@ def waited(child: subprocess.Popen) -> str:
     try:
         return child.communicate(timeout=LIMIT.value)[0]
     except subprocess.TimeoutExpired:
-        child.kill()
         return ""
 
 
@@ -127,13 +129,19 @@ def planned(child: subprocess.Popen, folder: Path, name: str) -> str:
         if ready := list(
             folder.glob("*step*after_optimizations_after_buffer_assignment.txt")
         ):
-            time.sleep(30)  # it is still being written
-            child.send_signal(signal.SIGKILL)
             report = next(folder.glob("*step*after_optimizations-memory-usage-report.txt"))
-            return json.dumps(read_plan(name, ready[0].read_text(), report.read_text()))
+            texts = (written(path) for path in (ready[0], report))
+            return json.dumps(read_plan(name, *texts))
         time.sleep(2)
-    child.kill()
     return ""
+
+
+def written(path: Path) -> str:
+    """The text of a file, once it no longer grows."""
+    size = -1
+    while size != (size := path.stat().st_size):
+        time.sleep(5)
+    return path.read_text()
 
 
 def read_plan(name: str, program: str, report: str) -> dict[str, Any]:
