@@ -54,6 +54,14 @@ def of_run(
             f"note: the learning rate rises until step {highest:,} of {e.steps:,}: shorten "
             "its ramp-up (optimizer.rampup_images) for a run this short"
         )
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    if getattr(e.optimizer, "forced_norm", False) and "kernel" in names:
+        yield (
+            "note: forced weight normalisation brings weights to magnitude 1, which is for "
+            "layers that divide by the root of their inputs, as EDM2's, and not for those "
+            f"of flax.linen, which {type(e.network).__name__} has: it may diverge; set "
+            "optimizer.forced_norm to False, or take another optimizer"
+        )
 
 
 def say_all(lines: Iterable[str]) -> None:

@@ -83,6 +83,20 @@ def test_a_ramp_up_longer_than_the_run_is_told() -> None:
     assert "rises until step 1,000 of 1,000: shorten its ramp-up" in lines[1]
 
 
+def test_forced_normalisation_of_other_layers_is_told() -> None:
+    """A dense layer of 400 inputs is then 20 times as large as it was made."""
+    e, mesh = dataclasses.replace(TINY, steps=100), sharding.mesh_for(2)
+    assert e.optimizer.forced_norm
+    free = dataclasses.replace(
+        e, optimizer=dataclasses.replace(e.optimizer, forced_norm=False)
+    )
+    last = lambda e, params: [*summary.of_run(e, Path("run"), mesh, params, 0)][-1]
+    flax, edm2 = ({"layer": {name: np.zeros((4, 2))}} for name in ("kernel", "weight"))
+    assert "optimizer.forced_norm to False" in last(e, flax)
+    assert "note" not in last(e, edm2)
+    assert "note" not in last(free, flax)
+
+
 def test_goodput_is_told_of_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
