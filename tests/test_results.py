@@ -51,7 +51,7 @@ def over_seeds(values: Iterable[float], style: str) -> str:
 
 
 SEEDS = (0, 1, 2)
-MEASURED = ("flow_against_score",)
+MEASURED = ("flow_against_score", "table_or_prediction")
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -131,6 +131,65 @@ def test_the_answer_of_flow_against_score() -> None:
         assert all(at(recipe, "SDE", n) > at(recipe, "Euler", n) for n in COUNTS)
 
 
+TRAININGS = {"ε, SD's table": "eps", "v, SD's table": "v", "v, zero terminal SNR": "v-zero"}
+GRIDS = ("leading", "linspace", "trailing")
+
+
+def brightness(training: str, grid: str, field: str) -> np.ndarray:
+    key = {"what": "brightness", "training": training, "grid": grid}
+    found = [row("table_or_prediction", seed=seed, **key)[field] for seed in SEEDS]
+    return np.array(found)
+
+
+def perfect(training: str, grid: str) -> tuple[float, float]:
+    """Mean and std of what a perfect network draws: the formula in zero_terminal_snr.md."""
+    data = row("table_or_prediction", what="data", split="train")
+    alpha, sigma = (brightness(training, grid, name)[0] for name in ("alpha", "sigma"))
+    m, s, d = data["mean"], data["std"], 3 * 8 * 8
+    r = np.sqrt(alpha**2 * s**2 + sigma**2 / d)
+    return m - s * alpha * m / r, s * sigma / r / np.sqrt(d)
+
+
+def test_table_or_prediction() -> None:
+    by_run, shares = tables("table_or_prediction")
+    signed = lambda values: over_seeds(values, "{:+.3f} ± {:.3f}")
+    for line, split in zip(by_run[:2], ("train", "test"), strict=True):
+        data = row("table_or_prediction", what="data", split=split)
+        assert f"({data['number']:,})" in line[0]
+        assert line[3:6] == [f"{data[name]:.3f}" for name in ("mean", "std", "w1")]
+    seen = []
+    for name, grid, alpha, *cells in by_run[2:]:
+        run = TRAININGS[name], grid
+        assert alpha == f"{brightness(*run, 'alpha')[0]:.4f}"
+        kinds = (brightness(*run, field) for field in ("mean", "std", "w1"))
+        measured = [over_seeds(values, "{:.3f} ± {:.3f}") for values in kinds]
+        assert cells == [*measured, *(f"{value:.3f}" for value in perfect(*run))]
+        seen.append(run)
+    assert seen == [(name, grid) for name in TRAININGS.values() for grid in GRIDS]
+    assert [grid for grid, *_ in shares] == [*GRIDS]
+    for grid, *cells in shares:
+        eps, v, zero = (brightness(name, grid, "mean") for name in TRAININGS.values())
+        theory = perfect("v-zero", grid)[0] - perfect("v", grid)[0]
+        assert cells == [*map(signed, (v - eps, zero - v, zero - eps)), f"{theory:+.3f}"]
+
+
+def test_the_answer_of_table_or_prediction() -> None:
+    at = lambda name: brightness(name, "trailing", "mean").mean()
+    answer = " ".join(page("table_or_prediction").split("!")[0].split())
+    data = row("table_or_prediction", what="data", split="train")["mean"]
+    eps, v, zero = at("eps"), at("v"), at("v-zero")
+    assert f"a mean brightness of {data:.2f}, ε on Stable Diffusion's" in answer
+    assert f"table draws {eps:.2f}, v on the same table {v:.2f}, and v with zero" in answer
+    assert f"terminal SNR {zero:.2f}." in answer
+    share = (zero - v) / (zero - eps)
+    assert 0.28 < share < 0.38  # a third
+    theory = perfect("v-zero", "trailing")[0] - perfect("v", "trailing")[0]
+    assert 0.45 < (zero - v) / theory < 0.55  # half
+    for name in TRAININGS.values():
+        means = [brightness(name, grid, "mean").mean() for grid in GRIDS]
+        assert max(means) - min(means) < 0.01
+
+
 def test_debias() -> None:
     """Both tables of quality, and the one of errors at pure noise in the index."""
     points = [
@@ -199,17 +258,34 @@ def test_the_index_has_the_numbers_of_the_pages_that_it_links_to() -> None:
 
 SETTINGS = {
     "flow_against_score": {"0.3", "0.75", "0.02", "0.36"},
+    "table_or_prediction": {"0.42", "0.33", "4.0"},
 }
 """Decimals of a page's method, and of other pages, which no row of its own measures."""
 
 
-def computed(name: str) -> set[str]:
+def of_flow() -> set[str]:
     """Decimals in prose that no table has, from the rows."""
-    real = row(name, what="real digits")
+    real = row("flow_against_score", what="real digits")
     alike = [("Euler", recipe) for recipe in RECIPES.values()] + [("SDE", "flow")]
     among = (quality(r, "among", "{:.2f}", solver=s, count=20) for s, r in alike)
     held = f"{100 * real['accuracy']:.1f}", f"{real['frechet']:.2f}"
     return {*among, *held, f"{real['floor']:.2f}"}
+
+
+def of_table_or_prediction() -> set[str]:
+    """Brightness, its differences, and alpha, rounded as prose has them."""
+    data = row("table_or_prediction", what="data", split="train")["mean"]
+    runs = [(name, grid) for name in TRAININGS.values() for grid in GRIDS]
+    means = {run: brightness(*run, "mean").mean() for run in runs}
+    eps, v, zero = (means[name, "trailing"] for name in TRAININGS.values())
+    over = v - perfect("v", "trailing")[0]
+    grids = max(abs(means[name, "leading"] - means[name, "trailing"]) for name, _ in runs)
+    shown = data, eps, v, zero, zero - v, data - zero, over, grids
+    alphas = (brightness(*run, "alpha")[0] for run in runs)
+    return {f"{value:.2f}" for value in shown} | {f"{alpha:.3f}" for alpha in alphas}
+
+
+COMPUTED = {"flow_against_score": of_flow, "table_or_prediction": of_table_or_prediction}
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -219,5 +295,5 @@ def test_every_decimal_in_prose_is_in_a_table_or_is_computed(name: str) -> None:
     cells = {
         n for t in tables(name) for line in t for c in line for n in DECIMAL.findall(c)
     }
-    more = computed(name) | SETTINGS[name]
+    more = COMPUTED[name]() | SETTINGS[name]
     assert set(DECIMAL.findall(prose)) - cells - more == set()
