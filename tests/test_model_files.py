@@ -345,11 +345,12 @@ def test_hostile_files_are_refused_in_one_line(
     path.write_bytes(data)
     monkeypatch.chdir(tmp_path)
     before, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, None
-    noted.clear()
-    try:
-        published.read(path)
-    except ValueError as caught:
-        error = caught
+    for _ in range(2):  # the tests' checks of types are compiled at the first call
+        noted.clear()
+        try:
+            published.read(path)
+        except ValueError as caught:
+            error = caught
     done = list(noted)
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert complaint in str(error)
