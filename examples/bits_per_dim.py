@@ -1,4 +1,4 @@
-"""Bits per dimension of a run on held-out images, by the probability flow.
+"""Bits per dimension of a run, by the probability flow: of held-out images, if it has some.
 
     python examples/bits_per_dim.py runs/digits
 
@@ -17,10 +17,13 @@ from jaxdiff.data import split_of
 
 
 def main(workdir: str = "runs/digits", count: int = 16) -> float:
-    """Measures `count` held-out images, and returns their mean."""
+    """Measures `count` images from all over the data, and returns their mean."""
     run = jd.restore(workdir)
-    held_out = split_of(run.experiment.data).load().take(np.arange(count))
-    images, labels = (jnp.asarray(a) for a in held_out.values())
+    data = split_of(run.experiment.data)
+    kind = "training" if data == run.experiment.data else "held-out"
+    dataset = data.load()
+    some = dataset.take(np.linspace(0, len(dataset) - 1, count).astype(int))
+    images, labels = (jnp.asarray(a) for a in some.values())
     cond = (
         jd.Condition(label=labels) if run.experiment.network.label_dim else jd.Condition()
     )
@@ -28,7 +31,7 @@ def main(workdir: str = "runs/digits", count: int = 16) -> float:
     keys = jax.random.split(jax.random.key(0), count)
     bits = jd.likelihood.flow_bits_per_dim(run.denoise, cond, images, keys, levels).bits
     error = bits.std() / count**0.5
-    print(f"{bits.mean():.2f} +- {error:.2f} bits/dim of {count} images")
+    print(f"{bits.mean():.2f} +- {error:.2f} bits/dim of {count} {kind} images")
     return float(bits.mean())
 
 

@@ -102,7 +102,10 @@ def main() -> None:
     way = chosen or ("bound" if isinstance(run.experiment.schedule, Table) else "flow")
     out = command.output(OUT, command.beside(WORKDIR) / NAMES[way], "json", "png")
     dataset = split_of(run.experiment.data, SPLIT.value).load()
-    data = str(split_of(run.experiment.data, SPLIT.value))
+    measured_on = split_of(run.experiment.data, SPLIT.value)
+    data = str(measured_on)
+    if measured_on == run.experiment.data:
+        warnings.warn("measured on the run's own training images", stacklevel=2)
     settings = {"step": run.step, "std": STD.value, "data": data, "seed": SEED.value}
     if way == "bound":
         _bound(run, dataset, settings, out)

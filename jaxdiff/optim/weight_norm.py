@@ -15,7 +15,8 @@ from jaxdiff.types.magnitude import unit_rows
 def forced_weight_norm(eps: float = 1e-4) -> optax.GradientTransformation:
     """Updates that land on unit(params + updates) for every weight [EDM2 eq. 47].
 
-    Last in a chain, since whatever follows would leave that surface again.
+    Behind everything in a chain that changes the updates, which would leave that surface
+    again; averages may follow.
 
     >>> import jax.numpy as jnp
     >>> params, tx = {"weight": jnp.ones((4, 2))}, forced_weight_norm()

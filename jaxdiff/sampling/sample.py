@@ -196,7 +196,16 @@ def _scan(
         here = during(denoise, at, to, guidance)
         conditioned = lambda x, level: require_denoised(here(x, level, cond), x)
         noise = lambda k: normal(keys, x.shape[1:], number, *((k,) if k else ()))
-        x, memory, first = solver.step(conditioned, x, memory, row, noise)
+        stepped = solver.step(conditioned, x, memory, row, noise)
+        if not isinstance(stepped, tuple) or len(stepped) != 3:
+            returned = type(stepped).__name__
+            if isinstance(stepped, tuple):
+                returned = f"a tuple of {len(stepped)}"
+            raise ValueError(
+                f"{type(solver).__name__}.step returns {returned}: return x, the memory "
+                "and its first evaluation of the denoiser"
+            )
+        x, memory, first = stepped
         return (x, memory, first.memory), keep(x, first)
 
     memory, rows = solver.init(x, levels)

@@ -14,7 +14,7 @@ from jaxdiff.runtime.files import printable
 
 WIDTH, HEIGHT = 360, 216
 """Of a chart, in its own units: a phone's width."""
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 350.0, 8.0, 176.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 350.0, 8.0, 176.0
 """The frame of the curves."""
 FEW = 40
 """Points up to which each is a dot."""

@@ -1,9 +1,25 @@
 """The commands that go on from a run."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jaxdiff.train.report.contents import Contents
+
+
+def without(arguments: Sequence[str], *names: str) -> list[str]:
+    """Arguments of a command without some flags, written --name=value or --name value.
+
+    >>> without(["--config=digits", "--workdir", "runs/a", "-workdir=b"], "workdir")
+    ['--config=digits']
+    """
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if not (argument.startswith("-") and name in names):
+            kept.append(argument)
+        elif not equals:
+            next(rest, None)
+    return kept
 
 
 def going_on(contents: Contents) -> Iterator[tuple[str, str]]:
@@ -30,12 +46,12 @@ def going_on(contents: Contents) -> Iterator[tuple[str, str]]:
             "plot magnitudes by layer",
             line("magnitudes", f"--workdirs={contents.workdir}"),
         )
-    if contents.config:
-        config = f"--config={contents.config}"
+    if started:
         other = f"--workdir={contents.workdir}-finetuned"
         init = f"--config.init_from={contents.workdir}"
+        alike = without(started, "workdir", "config.init_from")
         yield (
             "fine-tune: another run that starts from this network",
-            line("train", config, other, init, *own),
+            line("train", *alike, other, init),
         )
     yield "write this page again", line("report", workdir)

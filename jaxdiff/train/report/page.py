@@ -151,7 +151,7 @@ def _summary(contents: Contents) -> str:
 TILES = {
     "loss": ("loss", lambda v: f"{v:.4g}"),
     "images_per_s": ("throughput", lambda v: f"{v:,.0f} images/s"),
-    "goodput": ("goodput", lambda v: f"{v:.0%}"),
+    "goodput": ("goodput: time in steps", lambda v: f"{v:.0%}"),
     "data_wait": ("waiting for data", lambda v: f"{v:.1%}"),
     "memory_mib": ("device memory, peak", lambda v: f"{v:,.0f} MiB"),
 }
