@@ -26,12 +26,13 @@ def alone(workdir: PathLike) -> Iterator[None]:
         yield
 
 
-def require_shared(workdir: Place) -> None:
+def require_shared(workdir: PathLike) -> None:
     """Rejects a folder that is not shared by all hosts, if there are several processes.
 
     Raises:
         ValueError: not all processes see a file that process 0 wrote there.
     """
+    workdir = place(workdir)
     if not processes.several():
         return
     mark = workdir / f".shared-{os.getpid()}"

@@ -137,7 +137,7 @@ def test_texts_of_data_are_no_markup(text: str, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     assert "\x1b" not in done.out + (tmp_path / "q.md").read_text()
     assert "\n# c" not in (tmp_path / "q.md").read_text()
-    assert Image.open(tmp_path / "q.png").size == (1100, 800)
+    assert Image.open(tmp_path / "q.png").size == (1104, 864)
     assert report.markdown("<b>|") == r"\<b\>\|"
 
 
