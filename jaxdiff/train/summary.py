@@ -55,7 +55,7 @@ def of_run(
             "its ramp-up (optimizer.rampup_images) for a run this short"
         )
     names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    if getattr(e.optimizer, "forced_norm", False) and "kernel" in names:
+    if e.optimizer.forced_norm and "kernel" in names:
         yield (
             "note: forced weight normalisation brings weights to magnitude 1, which is for "
             "layers that divide by the root of their inputs, as EDM2's, and not for those "

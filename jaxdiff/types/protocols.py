@@ -165,6 +165,11 @@ class Optimizer(Protocol, metaclass=ByType):
         """Initial parameters as training starts from them."""
         return params
 
+    @property
+    def forced_norm(self) -> bool:
+        """Whether it keeps weights at magnitude 1, which only suits layers like EDM2's."""
+        return False
+
 
 def members(protocol: type) -> tuple[str, ...]:
     """The names that a protocol declares."""
