@@ -209,3 +209,19 @@ def test_latents_may_be_of_half_precision() -> None:
     keys = (jax.eval_shape(lambda: jax.random.key(0)),) * 3
     draw = lambda keys, batch: noised_batch(e, (), keys, batch)[0].x
     assert jax.eval_shape(draw, keys, batch).shape == (B, *e.data.shape)
+
+
+@pytest.mark.parametrize("returned", ["two", "x"])
+def test_a_solvers_step_returns_three_things(returned: str) -> None:
+    class Short(jd.Euler):
+        def step(self, *given: Any) -> Any:
+            x, memory, _ = super().step(*given)
+            return (x, memory) if returned == "two" else x
+
+    denoise, levels = jd.gaussian_denoiser(0.3, 0.5), jd.grids.Uniform()(jd.Cosine(), 2)
+    keys = jax.random.split(jax.random.key(0), 2)
+    line = (
+        r"^Short.step returns (a tuple of 2|\w*Tracer): return x, the memory and its first"
+    )
+    with pytest.raises(ValueError, match=line):
+        jd.sample(denoise, jd.UNCONDITIONAL, keys, (4,), levels, Short())
