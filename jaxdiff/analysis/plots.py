@@ -244,7 +244,7 @@ def panels(
     an inch; `more` are other arguments of Matplotlib's `subplots`.
 
     >>> whole, axes = panels("Two", 3.0, columns=2)
-    >>> len(axes), whole.get_figwidth() == PAGE
+    >>> len(axes), float(whole.get_figwidth()) == PAGE
     (2, True)
     """
     whole = figure(title, height, width=width, dpi=dpi)

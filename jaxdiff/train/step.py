@@ -42,7 +42,7 @@ def make_step(
     >>> state, batch = state_shapes(tiny), {"image": image, "label": label}
     >>> after, metrics = jax.eval_shape(make_step(tiny), state, batch)  # jax.jit to run it
     >>> sorted(metrics), jax.tree.structure(after) == jax.tree.structure(state)
-    (['grad_norm', 'learning_rate', 'loss'], True)
+    (['grad_norm', 'learning_rate', 'loss', 'loss_by_logsnr'], True)
     """
     e = experiment
     tx = e.optimizer.transformation(e.batch_size, more_images)
