@@ -195,7 +195,7 @@ def missing(cls: type, protocol: type) -> tuple[str, ...]:
     """The members of a protocol that a class has not; no property is evaluated.
 
     >>> missing(int, Optimizer)
-    ('lengths', 'schedule', 'start', 'transformation')
+    ('forced_norm', 'lengths', 'schedule', 'start', 'transformation')
     """
     own = {*dir(cls), *getattr(cls, "__dataclass_fields__", ())}
     return tuple(name for name in members(protocol) if name not in own)
