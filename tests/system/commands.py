@@ -1,9 +1,11 @@
 """How people start runs, and what these leave, for the tests of whole commands."""
 
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -39,6 +41,27 @@ def run(line: list[str], environment: dict[str, str]) -> Ended:
 def start(line: list[str], environment: dict[str, str], together: bool = False) -> Command:
     """Starts a command; `together`, what it prints and its errors are one text."""
     return Command(line, environment, Path(environment["OUTPUTS"]), together)
+
+
+@contextmanager
+def side_by_side(
+    count: int, environment: dict[str, str], line_of: Callable[[int], list[str]]
+) -> Iterator[list[Command]]:
+    """Processes that run as one, each its line: at a free port, of two devices in all."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    together = [f"--coordinator=localhost:{port}", f"--processes={count}"]
+    together += [f"--cpu_devices={max(1, 2 // count)}"]
+    running = [
+        start([*line_of(i), *together, f"--process={i}"], environment, together=True)
+        for i in range(count)
+    ]
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.ended()
 
 
 def run_anew(

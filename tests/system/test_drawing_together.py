@@ -1,11 +1,9 @@
 """Several processes draw, score and encode as one; what is killed goes on."""
 
+import dataclasses
 import json
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +11,19 @@ import pytest
 
 from jaxdiff.data.formats import shards
 from tests.model_goldens import vae_folder
-from tests.system.commands import Command, command, run, start, train
+from tests.system.commands import command, run, side_by_side, train
 from tests.system.test_latents_decoded import photos
 
 SCORED = ("--number=600", "--blocks=1", "--extractors=pixels8", "--batch=100")
 """In two files, of 512 images and of 88."""
 
 
-@contextmanager
-def started(
-    count: int, environment: dict[str, str], name: str, *arguments: object
-) -> Iterator[list[Command]]:
-    """The command in each of several processes, two devices in all if that is possible."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    together = (f"--coordinator=localhost:{port}", f"--processes={count}")
-    own = lambda i: (*together, f"--process={i}", f"--cpu_devices={max(1, 2 // count)}")
-    running = [
-        start(command(name, *arguments, *own(i)), environment, together=True)
-        for i in range(count)
-    ]
-    try:
-        yield running
-    finally:
-        for process in running:
-            process.kill()
-            process.ended()
-
-
 def complete(
     count: int, environment: dict[str, str], name: str, *arguments: object
 ) -> list[str]:
-    with started(count, environment, name, *arguments) as running:
+    """What each of several processes says of the command, which ends well."""
+    line = command(name, *arguments)
+    with side_by_side(count, environment, lambda _: line) as running:
         ends = [process.ended() for process in running]
     assert [end.returncode for end in ends] == [0] * count, ends
     return [end.stdout for end in ends]
@@ -89,7 +68,8 @@ def test_scores_are_those_of_one_after_a_kill(
     trained: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     how = f"--workdir={trained}", *SCORED
-    with started(2, environment, "evaluate", *how) as running:
+    line = command("evaluate", *how)
+    with side_by_side(2, environment, lambda _: line) as running:
         deadline = time.monotonic() + 240
         while not (parts := [*trained.glob("quality/images/*/*.npz")]):
             assert time.monotonic() < deadline
@@ -110,8 +90,7 @@ def test_scores_are_those_of_one_after_a_kill(
     alone(environment, "evaluate", *how, f"--out={tmp_path / 'one'}")
     one = json.loads((tmp_path / "one.json").read_text())
     assert ours.keys() == one.keys()
-    for name, value in one["blocks"][0].items():
-        assert ours["blocks"][0][name] == pytest.approx(value, rel=1e-6), name
+    assert ours["blocks"] == one["blocks"]  # bit for bit: of as many devices
 
 
 def test_a_sweep_and_a_reference_are_those_of_one(
@@ -126,8 +105,7 @@ def test_a_sweep_and_a_reference_are_those_of_one(
     complete(2, environment, "sweep", *over, f"--out={tmp_path / 'two'}")
     again = [json.loads(line)["blocks"] for line in book.read_text().splitlines()]
     assert len(rows) == 2
-    for (ours,), (theirs,) in zip(again, rows, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-6)
+    assert again == rows
     assert not [*trained.glob("quality/sweep/*")]
     real = "--config=tests/system/tiny.py", "--extractors=pixels8", "--moments"
     alone(environment, "reference", *real, f"--out={tmp_path / 'one.npz'}")
@@ -135,7 +113,7 @@ def test_a_sweep_and_a_reference_are_those_of_one(
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
         for name in ("mean", "scatter", "count"):
             a, b = (arrays[f"pixels8/{name}"] for arrays in (one, two))
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(a).max())
+            np.testing.assert_array_equal(a, b)
 
 
 def test_latents_are_the_bytes_of_one(environment: dict[str, str], tmp_path: Path) -> None:
@@ -150,19 +128,20 @@ def test_latents_are_the_bytes_of_one(environment: dict[str, str], tmp_path: Pat
     assert [shard.count for shard in two.shards] == [8, 8, 4]
     assert "20 records of 2 classes in 3 shards (0 were there)" in first
     assert "records of" not in other
+    killed = dataclasses.replace(two, shards=two.shards[:1])  # what a kill leaves
+    (tmp_path / "two" / shards.HEADER).write_bytes(shards.dumps(killed))
+    first, _ = complete(2, environment, "encode", *how, f"--out={tmp_path / 'two'}")
+    assert "in 3 shards (1 were there)" in first
+    assert shards.read_header(tmp_path / "two").shards == one.shards
 
 
 def test_a_folder_that_is_not_shared_is_refused(
     trained: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    running = []
-    for i, workdir in enumerate((trained, tmp_path / "elsewhere")):
-        own = f"--coordinator=localhost:{port}", "--processes=2", f"--process={i}"
-        line = command("sample", f"--workdir={workdir}", "--number=2", *own)
-        running.append(start([*line, "--cpu_devices=1"], environment, together=True))
-    ends = [process.ended() for process in running]
+    folders = trained, tmp_path / "elsewhere"
+    line_of = lambda i: command("sample", f"--workdir={folders[i]}", "--number=2")
+    with side_by_side(2, environment, line_of) as running:
+        ends = [process.ended() for process in running]
     for end in ends:
         assert end.returncode in (1, 75, -signal.SIGABRT)
     assert any("not all processes see the same folder" in end.stdout for end in ends)

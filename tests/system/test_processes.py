@@ -2,10 +2,8 @@
 
 import json
 import signal
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from tests.system.commands import (
     reached,
     run,
     saved_steps,
-    start,
+    side_by_side,
     train,
 )
 
@@ -27,26 +25,16 @@ PLAIN = ("--config.sample_every=0", "--config.eval_every=0")
 """Neither pictures nor scores, of which no parameter depends."""
 
 
-@contextmanager
 def started(
     workdir: Path, count: int, environment: dict[str, str], *arguments: str, own: str = ""
-) -> Iterator[list[Command]]:
+) -> AbstractContextManager[list[Command]]:
     """The command in each of several processes; `own` is given to the last alone."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    together = (f"--coordinator=localhost:{port}", f"--processes={count}")
-    running = []
-    for i in range(count):
+
+    def line_of(i: int) -> list[str]:
         extra = [own] if own and i == count - 1 else []
-        line = train(workdir, *FEW, *arguments, *extra, *together, f"--process={i}")
-        line.append(f"--cpu_devices={max(1, 2 // count)}")
-        running.append(start(line, environment, together=True))
-    try:
-        yield running
-    finally:
-        for process in running:
-            process.kill()
-            process.ended()
+        return train(workdir, *FEW, *arguments, *extra)
+
+    return side_by_side(count, environment, line_of)
 
 
 def ended(running: list[Command]) -> list[tuple[int, str]]:
