@@ -26,6 +26,7 @@ class ResidualMLP(nn.Module):
 
     The embedding is a layer on sines of c_noise plus a row of each class, a row of zeros
     where it is withheld. W2 and the last layer start at 0, so an untrained network is 0.
+    With `learned_variance` another last layer gives v, which starts at 0, too.
 
     Raises:
         ValueError: it is narrower than an image, and cannot return all of its noise.
@@ -35,6 +36,7 @@ class ResidualMLP(nn.Module):
     width: Annotated[int, Whole(1, 10**5)] = 192
     depth: Annotated[int, Whole(1, 100)] = 3
     embedding: Annotated[int, Whole(1, 10**5)] = 64
+    learned_variance: bool = False
 
     @nn.compact
     def __call__(
@@ -66,5 +68,8 @@ class ResidualMLP(nn.Module):
             inner = (1 + a) * nn.LayerNorm(use_bias=False, use_scale=False)(h) + b
             inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
             h += nn.Dense(self.width, kernel_init=zero)(inner)
-        out = nn.Dense(x[0].size, kernel_init=zero)(nn.silu(h))
-        return jd.Output(out.reshape(x.shape))
+        h = nn.silu(h)
+        heads = [nn.Dense(x[0].size, kernel_init=zero)(h)]
+        if self.learned_variance:
+            heads.append(nn.Dense(x[0].size, kernel_init=zero)(h))
+        return jd.Output(*(head.reshape(x.shape) for head in heads))

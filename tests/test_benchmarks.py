@@ -217,3 +217,21 @@ def test_the_small_network_sees_pixels_level_and_class() -> None:
     np.testing.assert_allclose(one_level[0], out[0], rtol=1e-5)
     with pytest.raises(ValueError, match="3 wide and an image has 4 elements"):
         net.clone(width=3).apply(variables, x, c_noise, told(0, 1))
+
+
+def test_the_small_network_says_a_variance_of_its_own() -> None:
+    net = small_network.ResidualMLP(width=4, depth=1, embedding=5)
+    both = net.clone(learned_variance=True)
+    assert (net.learned_variance, both.learned_variance) == (False, True)
+    x, at = np.ones((2, 2, 2, 1), np.float32), (np.float32(0.1), jd.Condition())
+    variables, rng = jax.jit(both.init)(jax.random.key(0), x, *at), np.random.default_rng(0)
+    some = lambda a: a + rng.normal(size=a.shape).astype(np.float32)
+    variables = jax.tree.map(some, variables)
+    out = jax.jit(both.apply)(variables, x, *at)
+    assert out.variance.shape == x.shape
+    assert (np.asarray(out.variance) != np.asarray(out.raw)).all()
+    *_, last = sorted(variables["params"])
+    plain = {"params": {k: v for k, v in variables["params"].items() if k != last}}
+    alone = jax.jit(net.apply)(plain, x, *at)
+    assert alone.variance is None
+    np.testing.assert_array_equal(alone.raw, out.raw)

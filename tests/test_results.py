@@ -220,7 +220,7 @@ def test_improved_ddpm() -> None:
         run = name or run
         kinds = {"small": "SmallVariance", "large": "LargeVariance"}
         kind = kinds.get(variance.split()[0], "LearnedVariance")
-        one = row("improved_ddpm", what="bits/dim", run=run, variance=kind)
+        one = row("improved_ddpm_unet", what="bits/dim", run=run, variance=kind)
         terms = [one[term] for term in ("total", "diffusion", "decoder")]
         assert cells == [f"{term['mean']:.3f} ± {term['error']:.3f}" for term in terms]
 

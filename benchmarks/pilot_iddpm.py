@@ -1,0 +1,498 @@
+"""Improved DDPM: why L_vlb loses to L_hybrid on digits, and what gives it the lead.
+
+    python benchmarks/improved_ddpm.py --runs=runs/improved_ddpm
+
+Trains a small network on digits (8x8) under each objective of ARMS, three seeds each, in
+folders ARM-SEED: one learning rate, as many steps of as many images. The suspect is the
+last entry of the cosine table, whose beta is cut to 0.999: in its term of the bound a
+squared error of eps has a weight of 500 nats, in the one before 1.5 and in most 0.01. So
+L_vlb is trained as published, by importance or with t uniform, and
+
+    held        x0 held to [-1, 1] in the bound, as sampling and evaluation hold it
+    passed      the same with the gradient that it has where it is not held
+    left out    the last entry's term is 0
+    warmed      the sampler waits for 50 losses of each entry, not 10
+    linear      on DDPM's table, which ends on beta = 0.02
+
+Measures, with x0 held to [-1, 1], the bound on 300 held-out and on 300 training digits, at
+T = 1000, term by term, over training; the last entry's term with x0 as it is; how many
+of its draws the sampler spends there; and the noise of minibatch gradients
+(gradient_noise.py).
+
+Stopped and started again it goes on. Prints tables, and writes improved_ddpm.png and .json
+to --out. For one core; see docs/results/improved_ddpm.md for what it took.
+"""
+
+import dataclasses
+import functools
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradient_noise
+import jax
+import jax.numpy as jnp
+import numpy as np
+import study
+from jaxtyping import Array, Float, Float64
+from small_network import ResidualMLP
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff.analysis import plots
+from jaxdiff.config import Experiment, Sampling
+from jaxdiff.data import Digits
+from jaxdiff.evaluation import likelihood
+from jaxdiff.evaluation.likelihood import dataset_bound
+from jaxdiff.objectives.timesteps import LossSecondMoment, UniformEntries
+from jaxdiff.optim import AdamW
+from jaxdiff.runs import checkpoint, restoring
+from jaxdiff.runs.state import TrainState
+from jaxdiff.runtime import provenance, sharding
+from jaxdiff.schedules import LargeVariance, LearnedVariance, SmallVariance
+from jaxdiff.schedules.posterior import Variance
+from jaxdiff.types import Denoised, LossTerm, Noised, Times
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+SEEDS = (0, 1)
+STEPS, BATCH, DECAY, IMAGES = 80, 64, 0.997, 300
+CHECKPOINTS = tuple(STEPS * quarter // 4 for quarter in (1, 2, 3, 4))
+GRADIENTS = 4
+"""Minibatches of which the noise is measured."""
+TABLES = {"linear": jd.Table(jd.LinearBetas()), "cosine": jd.Table(jd.CosineBetas())}
+T = 1000
+UNIFORM, IMPORTANCE = UniformEntries(), LossSecondMoment(T)
+
+
+@jd.register(name="losses.Held")
+@dataclass(frozen=True)
+class Held:
+    """A term of x0 held to [-1, 1]; `passing` keeps the gradient that it has elsewhere."""
+
+    of: LossTerm
+    passing: bool = False
+
+    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
+        x0 = jnp.clip(denoised.x0, -1, 1)
+        if self.passing:
+            x0 = jax.lax.stop_gradient(x0) + _zero(denoised.x0)
+        return self.of(dataclasses.replace(denoised, x0=x0), noised)
+
+
+@jd.register(name="losses.LeftOut")
+@dataclass(frozen=True)
+class LeftOut:
+    """A term that is 0 at t = 1, a table's last entry."""
+
+    of: LossTerm
+
+    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
+        before = jnp.reshape(jnp.asarray(noised.t), -1) < 1
+        return jnp.where(before, self.of(denoised, noised), 0.0)
+
+
+def _zero(x: Array) -> Array:
+    """0, with the gradient of x."""
+    return x - jax.lax.stop_gradient(x)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: its table, objective and law of t."""
+
+    name: str
+    table: str
+    loss: LossTerm
+    times: Times = UNIFORM
+
+    @property
+    def variances(self) -> tuple[Variance, ...]:
+        """Those that the bound is measured with."""
+        return (SmallVariance(), LargeVariance()) if self.loss == SIMPLE else (LEARNED,)
+
+
+SIMPLE, LEARNED = jd.WeightedError(jd.UniformOnNetwork(jd.Eps())), LearnedVariance()
+
+
+def bound(table: str, stop_mean: bool = False) -> LossTerm:
+    """One term of the bound."""
+    return jd.VariationalBound(TABLES[table], stop_mean=stop_mean)
+
+
+def hybrid(table: str) -> LossTerm:
+    """L_simple + T / 1000 L_vlb, which trains the variance alone."""
+    return jd.Total(((1.0, SIMPLE), (T / 1000, bound(table, stop_mean=True))))
+
+
+def vlb(term: LossTerm) -> LossTerm:
+    """L_vlb, of the mean over the entries of their terms."""
+    return jd.Total(((float(T), term),))
+
+
+ARMS = {
+    "simple-linear": Arm("L_simple, linear", "linear", SIMPLE),
+    "hybrid-linear": Arm("L_hybrid, linear", "linear", hybrid("linear")),
+    "vlb-linear": Arm("L_vlb, linear", "linear", vlb(bound("linear")), IMPORTANCE),
+    "simple": Arm("L_simple", "cosine", SIMPLE),
+    "hybrid": Arm("L_hybrid", "cosine", hybrid("cosine")),
+    "hybrid-held": Arm(
+        "L_hybrid, x₀ held",
+        "cosine",
+        jd.Total(((1.0, SIMPLE), (T / 1000, Held(bound("cosine", stop_mean=True))))),
+    ),
+    "vlb": Arm("L_vlb", "cosine", vlb(bound("cosine")), IMPORTANCE),
+    "uniform": Arm("L_vlb, t uniform", "cosine", vlb(bound("cosine"))),
+    "warmed": Arm(
+        "L_vlb, longer warm-up",
+        "cosine",
+        vlb(bound("cosine")),
+        LossSecondMoment(T, length=50),
+    ),
+    "out": Arm(
+        "L_vlb, last entry left out", "cosine", vlb(LeftOut(bound("cosine"))), IMPORTANCE
+    ),
+    "held": Arm("L_vlb, x₀ held", "cosine", vlb(Held(bound("cosine"))), IMPORTANCE),
+    "passed": Arm(
+        "L_vlb, x₀ held, gradient passed",
+        "cosine",
+        vlb(Held(bound("cosine"), passing=True)),
+        IMPORTANCE,
+    ),
+}
+
+
+EDGES = np.r_[0, np.unique(np.geomspace(1, T, 31).round().astype(int))]
+"""Of the bins of entries over which the bound's terms are summed."""
+FIRST = 10
+"""Entries near the data whose share of the draws is told."""
+NOISES: dict[str, tuple[LossTerm, Times]] = {
+    "L_vlb, t uniform": (ARMS["vlb"].loss, UNIFORM),
+    "L_vlb, t by importance": (ARMS["vlb"].loss, IMPORTANCE),
+    "last entry left out, t uniform": (ARMS["out"].loss, UNIFORM),
+    "last entry left out, t by importance": (ARMS["out"].loss, IMPORTANCE),
+    "x₀ held, t uniform": (ARMS["held"].loss, UNIFORM),
+    "x₀ held, t by importance": (ARMS["held"].loss, IMPORTANCE),
+    "L_hybrid, t uniform": (ARMS["hybrid"].loss, UNIFORM),
+}
+"""Gradients by name, on the cosine table."""
+AT = ("hybrid", "vlb", "held")
+"""Arms at whose parameters gradients are taken."""
+
+
+def main() -> None:
+    """Trains and measures what is missing, prints, draws."""
+    book = study.book("improved_ddpm")
+    runs = [(arm, seed) for seed in SEEDS for arm in ARMS]
+    for arm, seed in tqdm(runs, desc="trainings", disable=None):
+        study.trained(f"{arm}-{seed}", experiment(arm, seed))
+    for arm, seed in tqdm(runs, desc="bounds", disable=None):
+        measure_bounds(book, arm, seed)
+        measure_draws(book, arm, seed)
+    places = [(arm, seed) for arm in AT for seed in SEEDS]
+    for arm, seed in tqdm(places, desc="gradients", disable=None):
+        measure_gradients(book, arm, seed)
+    for title, table in tables(book).items():
+        print(f"{title}\n\n{table}\n")
+    print(study.save(draw(book), "improved_ddpm"))
+
+
+def experiment(arm: str, seed: int) -> Experiment:
+    """One training."""
+    a = ARMS[arm]
+    return Experiment(
+        data=Digits(),
+        network=ResidualMLP(label_dim=10, learned_variance=a.loss != SIMPLE),
+        schedule=TABLES[a.table],
+        times=a.times,
+        parameterization=jd.Eps(),
+        loss=a.loss,
+        optimizer=AdamW(learning_rate=1e-3, rampup_images=10_000.0, decays=(DECAY,)),
+        sampling=Sampling(
+            grid=jd.grids.Trailing(), steps=100, solver=jd.DDIM(), std=DECAY, clip=True
+        ),
+        batch_size=BATCH,
+        steps=STEPS,
+        seed=seed,
+        log_every=250,
+        sample_every=0,
+        checkpoint_every=CHECKPOINTS[0],
+        keep=len(CHECKPOINTS),
+    )
+
+
+def folder(arm: str, seed: int) -> Path:
+    """A run."""
+    return study.command.folder(study.RUNS) / f"{arm}-{seed}"
+
+
+def made(arm: str, seed: int) -> dict[str, str]:
+    """The commits of a row."""
+    measured = study.short(provenance.commit_of(__file__))
+    return {"trained": study.commits(folder(arm, seed)), "measured": measured}
+
+
+def bound_key(
+    arm: str, seed: int, variance: Variance, split: str = "test", step: int = STEPS
+) -> dict[str, Any]:
+    """What a row of the bound is found by."""
+    of = {"arm": arm, "seed": seed, "variance": type(variance).__name__}
+    return {"what": "bound", **of, "split": split, "step": step, "images": IMAGES}
+
+
+def measure_bounds(book: study.Book, arm: str, seed: int) -> None:
+    """The bound of a run: of both splits, and of held-out digits over training."""
+    every = [("test", step) for step in CHECKPOINTS] + [("train", STEPS)]
+    for variance, (split, step) in itertools.product(ARMS[arm].variances, every):
+        key = bound_key(arm, seed, variance, split, step)
+        if book.find(**key):
+            continue
+        run = restoring.restore(folder(arm, seed), step=step)
+        steps = likelihood.process(run.experiment.schedule, T)
+        costs = (dataset_bound.coster(run.experiment, variance, clip) for clip in (1, 0))
+        held, last = (
+            dataset_bound.measure(
+                cost,
+                run.variables,
+                Digits(split).load(),
+                some,
+                sharding.data_mesh(),
+                number=IMAGES,
+                batch=IMAGES,
+            )
+            for cost, some in zip(costs, (steps, steps[T - 1 :]), strict=True)
+        )
+        parts = dataset_bound.report(held)["bits_per_dim"]
+        terms = held.vb.mean(0)
+        results = {
+            **{name: part["mean"] for name, part in parts.items()},
+            "error": parts["total"]["error"],
+            "last entry, x0 as it is": last.vb.mean(),
+            "bins": np.add.reduceat(terms, EDGES[:-1]),
+        }
+        book.write(key, {**results, **made(arm, seed)})
+
+
+def state_of(arm: str, seed: int, step: int) -> tuple[Experiment, TrainState]:
+    """A run's experiment and its state at a checkpoint."""
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    with checkpoint.checkpoints(folder(arm, seed)) as saved:
+        state, record = saved.restore(mesh, [step])
+    return record.experiment, state
+
+
+def measure_draws(book: study.Book, arm: str, seed: int) -> None:
+    """On which entries a run's sampler spends its draws, over training."""
+    law = ARMS[arm].times
+    if not isinstance(law, LossSecondMoment):
+        return
+    for step in CHECKPOINTS:
+        key = {"what": "draws", "arm": arm, "seed": seed, "step": step}
+        if not book.find(**key):
+            _, state = state_of(arm, seed, step)
+            p = np.asarray(law.probabilities(state.times), np.float64)
+            warm = bool((np.asarray(state.times.counts) == law.length).all())
+            shares = {"last": p[-1], "first": p[:FIRST].sum(), "warm": warm}
+            book.write(key, {**shares, **made(arm, seed)})
+
+
+def gradient_key(arm: str, seed: int, name: str) -> dict[str, Any]:
+    """What a row of gradient noise is found by."""
+    count = {"batch": gradient_noise.BATCH, "batches": GRADIENTS}
+    return {"what": "gradient noise", "at": arm, "seed": seed, "of": name, **count}
+
+
+def measure_gradients(book: study.Book, arm: str, seed: int) -> None:
+    """The noise of each gradient at a run's parameters, the raw ones of training.
+
+    The sampler is given ten losses of every entry there.
+    """
+    missing = [g for g in NOISES if not book.find(**gradient_key(arm, seed, g))]
+    if not missing:
+        return
+    experiment, state = state_of(arm, seed, STEPS)
+    data = experiment.data.load()
+    for name in missing:
+        loss, law = NOISES[name]
+        memory = law.init()
+        if law == IMPORTANCE:
+            memory = gradient_noise.filled(experiment, state, loss, law, data)
+        inputs = (experiment, state, loss, law, memory, data, GRADIENTS)
+        noise = gradient_noise.noise(gradient_noise.gram(*inputs))
+        results = dataclasses.asdict(noise)
+        book.write(gradient_key(arm, seed, name), {**results, **made(arm, seed)})
+
+
+Seeds = Float64[np.ndarray, " seeds"]
+
+
+def seeds(book: study.Book) -> list[int]:
+    """Those that were measured."""
+    return sorted({row["seed"] for row in book.rows if row["what"] == "bound"})
+
+
+def values(
+    book: study.Book,
+    arm: str,
+    field: str = "total",
+    variance: Variance | None = None,
+    **where: Any,
+) -> Seeds:
+    """A field of the bound, a number a seed; of the larger variance if none is learned."""
+    variance = variance or ARMS[arm].variances[-1]
+    rows = (book.find(**bound_key(arm, s, variance, **where)) for s in seeds(book))
+    return np.array([row[field] for row in rows])
+
+
+def tables(book: study.Book) -> dict[str, str]:
+    """By title: the bound, over training, the sampler's draws, gradient noise."""
+    return {
+        "bound": table_of_bounds(book),
+        "training": table_over_training(book),
+        "draws": table_of_draws(book),
+        "gradients": table_of_gradients(book),
+    }
+
+
+def table_of_bounds(book: study.Book) -> str:
+    """Bits/dim of each arm, its lag behind L_hybrid, and its parts."""
+    rows = []
+    for arm, a in ARMS.items():
+        for variance in a.variances:
+            of = functools.partial(values, book, arm, variance=variance)
+            lag = of() - values(book, hybrid_of(arm))
+            kind = type(variance).__name__.removesuffix("Variance").lower()
+            cells = [spread(of()), "" if arm == hybrid_of(arm) else spread(lag, SIGNED)]
+            cells += [spread(of(field)) for field in ("diffusion", "decoder")]
+            cells.append(spread(of(split="train")))
+            last = of("last entry, x0 as it is").mean()
+            rows.append([a.name, kind, *cells, f"{last:.2g}"])
+    head = "objective", "variance", "bits/dim", "less L_hybrid", "diffusion", "decoder"
+    return study.table([*head, "training digits", "last entry, x₀ as it is"], rows)
+
+
+def hybrid_of(arm: str) -> str:
+    """L_hybrid on an arm's table."""
+    return "hybrid-linear" if ARMS[arm].table == "linear" else "hybrid"
+
+
+def table_over_training(book: study.Book) -> str:
+    """Bits/dim at the checkpoints."""
+    rows = [
+        [a.name, *(spread(values(book, arm, step=step)) for step in CHECKPOINTS)]
+        for arm, a in ARMS.items()
+    ]
+    return study.table(["training steps", *map(str, CHECKPOINTS)], rows)
+
+
+def shares(book: study.Book, arm: str, step: int, field: str) -> Seeds:
+    """A share of a sampler's draws, a number a seed."""
+    key = {"what": "draws", "arm": arm, "step": step}
+    return np.array([book.find(seed=seed, **key)[field] for seed in seeds(book)])
+
+
+def sampled() -> dict[str, str]:
+    """Names of the arms that draw t by importance."""
+    law = LossSecondMoment
+    return {arm: a.name for arm, a in ARMS.items() if isinstance(a.times, law)}
+
+
+def table_of_draws(book: study.Book) -> str:
+    """Shares of the last entry's draws over training, and of the first ones at its end."""
+    rows = []
+    for arm, name in sampled().items():
+        last = (shares(book, arm, step, "last").mean() for step in CHECKPOINTS)
+        first = shares(book, arm, STEPS, "first").mean()
+        rows.append([name, *(f"{share:.1%}" for share in last), f"{first:.1%}"])
+    head = ["training steps", *map(str, CHECKPOINTS), f"first {FIRST}, at {STEPS}"]
+    return study.table(head, rows)
+
+
+def table_of_gradients(book: study.Book) -> str:
+    """Signal and noise, medians over seeds."""
+    rows = []
+    for arm, name in itertools.product(AT, NOISES):
+        found = [book.find(**gradient_key(arm, seed, name)) for seed in seeds(book)]
+        ratios = np.array([row["ratio"] for row in found])
+        mean2 = np.array([row["mean2"] for row in found])
+        span = f"{ratios.min():.2g} to {ratios.max():.2g}"
+        numbers = (f"{np.median(v):.2g}" for v in (mean2, ratios))
+        rows.append([ARMS[arm].name, name, *numbers, span])
+    return study.table(["at", "gradient of", "G²", "tr C / G²", "its span"], rows)
+
+
+SIGNED = "{:+.3f} ± {:.3f}"
+
+
+def spread(values: Seeds, style: str = "{:.3f} ± {:.3f}") -> str:
+    """Mean and standard deviation over seeds.
+
+    >>> spread(np.array([-3.0, -2.0, -1.0]), "{:+.1f} ± {:.1f}")
+    '−2.0 ± 1.0'
+    """
+    return style.format(values.mean(), values.std(ddof=1)).replace("-", "−")
+
+
+LINES = ("hybrid", "vlb", "warmed", "out", "held", "passed")
+"""Arms that are drawn over training and over the entries."""
+
+
+def draw(book: study.Book) -> "Figure":
+    """Bits/dim of each arm, over training, by entry, and the draws of the last entry."""
+    title = "Improved DDPM on digits: what keeps L_vlb behind, three trainings of each"
+    figure, (bits, training, entries, draws) = plots.panels(title, 7.4, 2, 2)
+    draw_bits(bits, book)
+    looks = dict(zip(LINES, plots.looks(map(title_of, LINES)), strict=True))
+    last = EDGES[1:] / T
+    for arm, look in looks.items():
+        of = functools.partial(values, book, arm)
+        seen = np.array([of(step=step) for step in CHECKPOINTS])
+        look |= {"label": title_of(arm)}
+        error = {"yerr": seen.std(1, ddof=1), "capsize": 3}
+        training.errorbar(CHECKPOINTS, seen.mean(1), **error, **look)
+        lag = (of("bins") - values(book, "hybrid", "bins")).mean(0)
+        entries.plot(last, np.cumsum(lag), **look)
+        if arm in sampled():
+            share = [shares(book, arm, step, "last").mean() for step in CHECKPOINTS]
+            draws.plot(CHECKPOINTS, share, marker="o", ms=4, **look)
+    training.set(title="Over training", xlabel="training steps", ylabel=BITS)
+    training.set_xticks(CHECKPOINTS)
+    entries.set(title="Sum of the terms up to t, less that of L_hybrid", xscale="log")
+    entries.set(xlabel="t   [fraction of the path]", ylabel=BITS)
+    draws.set(title="Draws of the last entry", ylim=(0, None), ylabel="share   [1]")
+    draws.set(xlabel="training steps")
+    draws.set_xticks(CHECKPOINTS)
+    for axes in (training, draws):
+        plots.legend(axes)
+    return figure
+
+
+OBJECTIVES = ("simple", "hybrid", "vlb")
+BITS = "bound   [bits/dim]"
+
+
+def title_of(arm: str) -> str:
+    """An arm's name in the figure."""
+    return ARMS[arm].name
+
+
+def draw_bits(axes: "Axes", book: study.Book) -> None:
+    """Bits/dim of each arm, a dot a seed."""
+    for place, arm in enumerate(ARMS):
+        seen = values(book, arm)
+        objective = arm.partition("-")[0]
+        (look,) = plots.looks([objective if objective in OBJECTIVES else "vlb"])
+        axes.plot(seen, [place] * len(seen), "o", ms=5, alpha=0.7, color=look["color"])
+    for arm in ("hybrid-linear", "hybrid"):
+        axes.axvline(values(book, arm).mean(), color=plots.GREY, lw=1)
+    axes.set_yticks(range(len(ARMS)), map(title_of, ARMS))
+    axes.invert_yaxis()
+    axes.set(title="Held-out digits; lines: L_hybrid", xlabel=BITS)
+
+
+if __name__ == "__main__":
+    study.command.run(main)
