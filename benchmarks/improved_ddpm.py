@@ -187,7 +187,7 @@ AT = ("hybrid", "vlb", "held")
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("improved_ddpm")
-    runs = [(arm, seed) for seed in SEEDS for arm in ARMS]
+    runs = [(arm, seed) for arm in ARMS for seed in SEEDS]
     for arm, seed in tqdm(runs, desc="trainings", disable=None):
         study.trained(f"{arm}-{seed}", experiment(arm, seed))
     for arm, seed in tqdm(runs, desc="bounds", disable=None):
