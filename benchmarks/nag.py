@@ -1,270 +1,405 @@
-"""Noise awareness guidance on digits: images and noise shift, over w, solvers and steps.
+"""Noise awareness guidance: does the measured shift say when it helps?
 
-    jaxdiff train --config=digits_nag --workdir=runs/nag
-    jaxdiff train --config=digits_nag:level --workdir=runs/level \\
-        --config.init_from=runs/nag
-    jaxdiff train --config=digits --workdir=runs/digits
-    jaxdiff train --config=digits_nag:finetune \\
-        --config.init_from=runs/digits --workdir=runs/finetune
-    python benchmarks/nag.py --runs=runs --out=docs/results
+    python benchmarks/nag.py --runs=runs/nag
 
-For each solver, number of steps, guidance by labels and weight w of noise awareness
-guidance (at sigma <= 5) it draws blocks of 1,000 images and measures their quality, as
-benchmarks/digits_judge.py says it, and the noise shift on the way, against forward states
-of the 300 held-out digits. Images of a block have the same seeds everywhere, so differences
-within a block are of pairs. Prints tables and writes nag.png and .json.
+Two sets of images of 8x8 pixels, digits and emoji, and what the paper's two families of
+models sample with, at the size of a residual MLP: a flow on the straight path as SiT, by
+Euler-Maruyama with SiT's noise in 10 to 250 steps, Euler and Heun; and eps on DDPM's linear
+table as DiT, by ancestral steps and DDIM's. Three seeds of each training:
+
+    DATA-flow-SEED, DATA-ddpm-SEED   the level withheld from a tenth of the images
+    digits-flow-plain-SEED           never withheld,
+    digits-flow-tuned-SEED           and a quarter of that training more, with the level
+                                     withheld from a tenth of the images [NAG]
+    DATA-PATH-level                  an estimator of the level, one
+
+Each way to sample draws 500 images with each weight w, of the same seeds and labels.
+Each set has a Frechet distance and a KID to the training images, in pixels, and the noise
+shift on the way, against forward states of held-out images. To know what a shift does when
+nothing else is wrong, shifts of known size are also made: Heun's rule, in many steps, from
+states of training images at sigma / alpha = 1 with m times the noise that is right there.
+
+Stopped and started again it goes on. Writes nag.json to --out; no result is published yet.
+For one core. Needs `pip install -e ".[openmoji]"`, whose drawings are CC BY-SA 4.0.
 """
 
 import dataclasses
 import functools
 import itertools
-import time
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import digits_judge
 import jax
 import jax.numpy as jnp
 import numpy as np
 import study
-from absl import flags
+from jaxtyping import Array, Float, Float64, Int
+from small_network import ResidualMLP
 from tqdm import tqdm
+from zero_terminal_snr import proportional
 
-from jaxdiff.analysis import plots
-from jaxdiff.data import Digits, Pixels
+import jaxdiff as jd
+from jaxdiff.config import Experiment, Sampling
+from jaxdiff.data import Digits, OpenMoji, Pixels
+from jaxdiff.denoisers.parameterizations import Unscaled
 from jaxdiff.evaluation import noise_shift
+from jaxdiff.evaluation.distances import frechet, kid, moments
 from jaxdiff.evaluation.noise_shift import of_run
+from jaxdiff.networks import LevelEstimator
+from jaxdiff.objectives.losses import LevelLikelihood
+from jaxdiff.objectives.timesteps import LogUniformSigma, Uniform, UniformEntries
+from jaxdiff.optim import AdamW
 from jaxdiff.runs import restoring
-from jaxdiff.runtime import sharding
-from jaxdiff.sampling import solvers
-from jaxdiff.sampling.grids import Karras
+from jaxdiff.runs.generate import image_keys
+from jaxdiff.runs.guided_denoiser import guided
+from jaxdiff.runs.state import labelled, run_denoiser
+from jaxdiff.runtime import provenance
+from jaxdiff.sampling import normal, trajectory
 from jaxdiff.sampling.guidance import without
-from jaxdiff.types import Condition, NoiseLevel
+from jaxdiff.sampling.solvers.sde import SigmaW
+from jaxdiff.types import NoiseLevel, Solver, Source
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+SEEDS = (0, 1, 2)
+STEPS, BATCH, DECAY, IMAGES = 2000, 64, 0.997, 500
+WEIGHTS, FEWER = (0.0, 0.25, 0.5, 1.0, 2.0), (0.0, 0.5, 1.0)
+"""Of the guidance; fewer where there are 250 steps."""
+HIGH, SCALE = 5.0, 0.5
+"""Guidance acts at sigma / alpha <= 5; the weight of classifier-free guidance, where on."""
+RATIOS = (5.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25, 0.1)
+"""The shift is measured at the levels of a grid next to these sigma / alpha."""
+MULTIPLES, AT = (0.9, 1.0, 1.05, 1.1, 1.2, 1.4), 1.0
+UPON, GAIN_RATIOS = (0.8, 1.0, 1.2), (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0)
 
-NUMBER = flags.DEFINE_integer("number", 1000, "Images a block.", lower_bound=20)
+FLOW, TABLE = jd.RectifiedFlow(), jd.Table(jd.LinearBetas())
+SOLVERS: dict[str, Solver] = {
+    "Euler–Maruyama": jd.EulerMaruyama(
+        SigmaW(), FLOW, tangent=True, limit=math.inf, last="mean"
+    ),
+    "Euler": jd.Euler(),
+    "Heun": jd.Heun(),
+    "Ancestral": jd.Ancestral(),
+    "DDIM": jd.Euler(),
+}
+SOURCES: dict[str, Source] = {"digits": Digits(), "emoji": OpenMoji(size=8)}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One way to sample; noise awareness guidance is on at low < sigma <= high."""
+class Setting:
+    """A way to sample: of which path, by what, from where; `kind` is of the training."""
 
+    path: str
     solver: str
     steps: int
     guidance: float = 0.0
     low: float = 0.0
-    high: float = 5.0
-    run: str = "nag"
+    kind: str = "scratch"
+    m: float = 0.0
+    """Start from states of training images at sigma / alpha = 1 with m times the noise
+    that is right; 0: start from noise."""
 
     def __str__(self) -> str:
-        text = f"{NAMES[self.solver]}, {self.steps} steps"
+        text = f"{self.solver}, {self.steps} steps"
         text += f", CFG {self.guidance:g}" if self.guidance else ""
-        text += f", {self.low:g} < σ" if self.low else ""
-        text += f", σ ≤ {self.high:g}" if self.high != 5 else ""
-        return text + (", fine-tuned" if self.run == "finetune" else "")
+        text += f", {self.low:g} < σ/α" if self.low else ""
+        return text + (", fine-tuned" if self.kind == "tuned" else "")
 
 
-NAMES = {"EulerMaruyama": "Euler–Maruyama", "Heun": "Heun", "Euler": "Euler"}
-EVERY = (0.0, 0.5, 1.0, 2.0)
-PLAN = {
-    Cell("EulerMaruyama", 10): (EVERY,),
-    Cell("Heun", 9): (EVERY, EVERY),
-    Cell("Euler", 10): (EVERY, EVERY),
-    Cell("EulerMaruyama", 25): (EVERY, EVERY),
-    Cell("EulerMaruyama", 25, high=1.0): ((0.5, 1.0, 2.0),),
-    Cell("EulerMaruyama", 25, low=0.2): ((0.5, 1.0, 2.0),),
-    Cell("Heun", 9, low=0.2): ((0.5, 1.0, 2.0),),
-    Cell("EulerMaruyama", 25, guidance=0.5): ((0.0, 0.5, 1.0),),
-    Cell("EulerMaruyama", 25, run="finetune"): ((0.0, 0.5, 1.0),),
-    Cell("EulerMaruyama", 50): (EVERY,),
-    Cell("Heun", 9, guidance=0.5): ((0.0, 0.5, 1.0),),
-    Cell("Heun", 18): ((0.0, 0.5, 1.0),),
-}
-"""For each way to sample, the weights w of each block of images."""
-SHOWN = Cell("EulerMaruyama", 25)
-UNGUIDED = [cell for cell in PLAN if cell == Cell(cell.solver, cell.steps)]
-SIGMAS = (5.0, 1.0, 0.3)
-MULTIPLES, GAIN_SIGMAS = (0.8, 1.0, 1.2, 1.5), (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
-GRID = Karras(sigma_min=0.02, sigma_max=40.0)
-"""That of configs/digits_nag.py."""
+EM, ODE = "Euler–Maruyama", "Euler"
+SAMPLERS = [
+    *(Setting("flow", EM, steps) for steps in (10, 25, 50, 100, 250)),
+    *(Setting("flow", ODE, steps) for steps in (10, 50)),
+    *(Setting("flow", "Heun", steps) for steps in (10, 25)),
+    *(Setting("ddpm", "Ancestral", steps) for steps in (10, 25, 50, 100, 250)),
+    *(Setting("ddpm", "DDIM", steps) for steps in (10, 50)),
+    *(Setting("flow", solver, 50, guidance=SCALE) for solver in (EM, ODE)),
+    Setting("ddpm", "Ancestral", 50, guidance=SCALE),
+    *(Setting("flow", solver, 50, kind="tuned") for solver in (EM, ODE)),
+    Setting("flow", EM, 50, low=0.2),
+]
+TUNED = "digits", "flow", "tuned"
+MADE = [Setting("flow", "Heun", 10, m=m) for m in MULTIPLES]
 
 
 def main() -> None:
-    """Measures what is missing, prints, draws."""
-    folders = study.runs("configs/digits_nag.py", ("nag", "level", "finetune"))
-    book, judge = study.book("nag"), digits_judge.judge()
-    runs = {name: restoring.restore(path) for name, path in folders.items()}
-    measure_gains(book, runs)
-    measure(book, runs, judge)
-    print_tables(book)
-    (accuracy, frechet), floor = judge.reference(), judge.floor(NUMBER.value)
-    print(f"\n300 held-out real digits: accuracy {accuracy:.1%}, Frechet {frechet:.2f}")
-    print(f"{NUMBER.value} draws of the real ones' Gaussian: Frechet {floor:.2f}")
-    print(study.save(draw(book), "nag"))
+    """Trains and measures what is missing."""
+    book = study.book("nag")
+    runs = list(trainings())
+    for name, experiment in tqdm(runs, desc="trainings", disable=None):
+        study.trained(name, experiment)
+    measure_gains(book)
+    measure(book)
 
 
-def rows() -> Iterator[tuple[Cell, float, int]]:
-    """What there is to measure: ways to sample, weights, blocks."""
-    blocks = max(map(len, PLAN.values()))
-    for block, (cell, weights) in itertools.product(range(blocks), PLAN.items()):
-        if block < len(weights):
-            yield from ((cell, w, block) for w in weights[block])
+def trainings() -> Iterator[tuple[str, Experiment]]:
+    """Names and experiments of all runs, in an order in which each has what it needs."""
+    for data, path in itertools.product(SOURCES, ("flow", "ddpm")):
+        for seed in SEEDS:
+            yield f"{data}-{path}-{seed}", denoiser(data, path, seed)
+        yield f"{data}-{path}-level", estimator(data, path)
+    data, path = "digits", "flow"
+    plain = [f"{data}-{path}-plain-{seed}" for seed in SEEDS]
+    for seed, name in zip(SEEDS, plain, strict=True):
+        yield name, denoiser(data, path, seed, noise_dropout=0.0)
+    for seed, name in zip(SEEDS, plain, strict=True):
+        more = {"steps": STEPS // 4, "init_from": str(folder(name))}
+        yield f"{data}-{path}-tuned-{seed}", denoiser(data, path, seed, **more)
 
 
-def key(cell: Cell, w: float, block: int) -> dict[str, Any]:
+def denoiser(data: str, path: str, seed: int, **changes: Any) -> Experiment:
+    """One training of a denoiser."""
+    flow = path == "flow"
+    prediction = jd.Flow() if flow else jd.Eps()
+    e = Experiment(
+        data=SOURCES[data],
+        network=ResidualMLP(label_dim=-1, width=192 if data == "digits" else 256),
+        schedule=FLOW if flow else TABLE,
+        times=Uniform() if flow else UniformEntries(),
+        parameterization=prediction,
+        loss=jd.WeightedError(jd.UniformOnNetwork(prediction)),
+        optimizer=AdamW(learning_rate=1e-3, rampup_images=10_000.0, decays=(DECAY,)),
+        sampling=Sampling(grid=jd.grids.Uniform(), std=DECAY),
+        batch_size=BATCH,
+        steps=STEPS,
+        seed=seed,
+        label_dropout=0.1,
+        noise_dropout=0.1,
+        log_every=500,
+        sample_every=0,
+        checkpoint_every=STEPS,
+    )
+    return dataclasses.replace(e, **changes)
+
+
+def estimator(data: str, path: str) -> Experiment:
+    """An estimator of the level, on the backbone of the first denoiser."""
+    e = denoiser(data, path, seed=0, noise_dropout=0.0, label_dropout=0.0)
+    return dataclasses.replace(
+        e,
+        network=LevelEstimator(e.network),
+        times=LogUniformSigma(0.03, 20.0),
+        parameterization=Unscaled(),
+        loss=LevelLikelihood(),
+        init_from=str(folder(f"{data}-{path}-0")),
+        steps=STEPS // 2,
+    )
+
+
+def folder(name: str) -> Any:
+    """Where a run lies."""
+    return study.command.folder(study.RUNS) / name
+
+
+@functools.lru_cache(64)
+def restored(name: str) -> restoring.Restored:
+    """A run."""
+    return restoring.restore(folder(name))
+
+
+def run_of(data: str, setting: Setting, seed: int) -> str:
+    """The name of the run that a setting samples from."""
+    tuned = "-tuned" if setting.kind == "tuned" else ""
+    return f"{data}-{setting.path}{tuned}-{seed}"
+
+
+def levels_of(setting: Setting) -> NoiseLevel:
+    """The levels that a setting passes, the last of them the data."""
+    steps = setting.steps
+    if setting.path == "ddpm":
+        return jd.grids.Trailing()(TABLE, steps)
+    if setting.m:
+        return jd.grids.Uniform()(FLOW, 2 * steps)[steps:]
+    return jd.grids.Uniform(last=0.04 if setting.solver == EM else 0.0)(FLOW, steps)
+
+
+def watched(levels: NoiseLevel) -> tuple[int, ...]:
+    """Which inner levels are watched: those next to `RATIOS`, and the last."""
+    u = np.log(np.asarray(levels.sigma[1:-1]) / np.asarray(levels.alpha[1:-1]))
+    near = {1 + int(np.abs(u - np.log(ratio)).argmin()) for ratio in RATIOS}
+    return tuple(sorted(near | {len(u)}))
+
+
+@functools.lru_cache(4)
+def program(data: str, setting: Setting) -> Any:
+    """(variables, estimator's, w, keys, labels, x) -> x0 and the estimates on the way."""
+    e = restored(run_of(data, setting, 0)).experiment
+    estimating = restored(f"{data}-{setting.path}-level").experiment
+    sampling = Sampling(
+        grid=jd.grids.Uniform(),
+        guidance=setting.guidance,
+        noise_guidance=1.0,
+        noise_interval=(setting.low, HIGH),
+        std=DECAY,
+        clip=setting.path == "ddpm",
+    )
+    denoising = guided(dataclasses.replace(e, sampling=sampling))
+    levels, solver = levels_of(setting), SOLVERS[setting.solver]
+
+    @jax.jit
+    def draw(
+        variables: Any, estimator: Any, w: Array, keys: Array, label: Array, x: Array
+    ) -> tuple[Array, Array]:
+        weights = {"guidance": setting.guidance, "noise_guidance": w}
+        denoise = denoising(variables, weights | {"classifier_guidance": 0.0})
+        way = trajectory(denoise, labelled(e, label), keys, x, levels, solver).x
+        mean = of_run.level_mean(estimating, estimator, label)
+        return way[-1], jax.lax.map(mean, way[np.asarray(watched(levels))])
+
+    return draw
+
+
+@functools.cache
+def images(data: str, split: str) -> tuple[Float[np.ndarray, "N H W C"], np.ndarray]:
+    """The images of a split in [-1, 1] and their labels."""
+    source = dataclasses.replace(SOURCES[data], split=split).load().source
+    image = Pixels().encode(jax.random.key(3), np.asarray(source.image))
+    return np.asarray(image), np.asarray(source.label, np.int32)
+
+
+def some(data: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """`IMAGES` of a split, again and again where it has fewer."""
+    image, label = images(data, split)
+    order = np.random.default_rng(0).permutation(max(len(image), IMAGES))[:IMAGES]
+    return image[order % len(image)], label[order % len(image)]
+
+
+@functools.lru_cache(4)
+def forward(data: str, setting: Setting) -> Float[np.ndarray, "L N"]:
+    """What the estimator says of forward states at the levels that a setting watches."""
+    name = f"{data}-{setting.path}-level"
+    x0, label = some(data, "train" if setting.m else "test")
+    at = levels_of(setting)[np.asarray(watched(levels_of(setting)))]
+    keys = jax.random.split(jax.random.key(5), len(at.sigma))
+
+    @jax.jit
+    def estimates(variables: Any) -> Array:
+        mean = of_run.level_mean(restored(name).experiment, variables, label)
+        return jax.lax.map(mean, noise_shift.forward(keys, x0, at))
+
+    return np.asarray(estimates(restored(name).variables))
+
+
+def sampled(
+    data: str, setting: Setting, seed: int, w: float
+) -> tuple[Float[np.ndarray, "N H W C"], Int[np.ndarray, " N"], noise_shift.Shift]:
+    """Images, the labels that were asked for, and the shift at the watched levels."""
+    run = restored(run_of(data, setting, seed))
+    level = restored(f"{data}-{setting.path}-level")
+    keys, at = image_keys(1_000_000 + np.arange(IMAGES)), levels_of(setting)[0]
+    if setting.m:
+        x0, label = some(data, "train")
+        x = at.alpha * x0 + setting.m * at.sigma * normal(keys, run.shape)
+    else:
+        label = proportional(images(data, "train")[1], IMAGES)
+        x = at.sigma * normal(keys, run.shape)
+    inputs = run.variables, level.variables, w, keys, label, x
+    x0, estimates = program(data, setting)(*inputs)
+    both = noise_shift.Estimates(estimates, forward(data, setting))
+    return np.asarray(x0), label, noise_shift.measure(both)
+
+
+@functools.cache
+def real(data: str) -> tuple[Float64[np.ndarray, "N D"], tuple[np.ndarray, np.ndarray]]:
+    """The training images as points, with their mean and covariance."""
+    image = images(data, "train")[0]
+    points = image.reshape(len(image), -1).astype(np.float64)
+    return points, moments(points)
+
+
+@functools.cache
+def classifier() -> digits_judge.Judge:
+    """Who says whether a digit is the one asked for."""
+    return digits_judge.judge()
+
+
+def judged(data: str, x0: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Frechet distance and KID x 1,000 to the training images; of digits, accuracy."""
+    shown = np.round(np.clip(x0, -1, 1) * 127.5 + 127.5) / 127.5 - 1
+    points = shown.reshape(len(x0), -1).astype(np.float64)
+    train, gaussian = real(data)
+    said = {
+        "frechet": frechet(*moments(points), *gaussian),
+        "kid": 1000 * kid(real=train, fake=points).value,
+    }
+    if data == "digits":
+        predicted = classifier().classifier.predict(points)
+        said["accuracy"] = float(np.mean(predicted == label))
+    return said
+
+
+def key(data: str, setting: Setting, seed: int, w: float) -> dict[str, Any]:
     """What a row is found by."""
-    settings = {"w": w, "block": block, "images": NUMBER.value}
-    return {**dataclasses.asdict(cell), **settings}
+    of = {"what": "quality", "data": data, **dataclasses.asdict(setting)}
+    return {**of, "seed": seed, "w": w, "images": IMAGES}
 
 
-def measure(
-    book: study.Book, runs: dict[str, restoring.Restored], judge: digits_judge.Judge
-) -> None:
-    """Draws and judges; one compiled sampler does for all w > 0 and blocks of a cell."""
-    estimator, mesh, count = runs["level"], sharding.data_mesh(), NUMBER.value
-
-    def experiment(cell: Cell, w: float = 0.0) -> Any:
-        e = runs[cell.run].experiment
-        sampling = dataclasses.replace(
-            e.sampling,
-            solver=getattr(solvers, cell.solver)(),
-            steps=cell.steps,
-            guidance=cell.guidance,
-            noise_guidance=w,
-            noise_interval=(cell.low, cell.high),
-        )
-        return dataclasses.replace(e, sampling=sampling)
-
-    def watcher(cell: Cell, w: float) -> of_run.Watch:
-        of_run.check(experiment(cell), estimator.experiment, aware=w > 0)
-        return of_run.watcher(experiment(cell, w), estimator.experiment)
-
-    @functools.cache
-    def forward(steps: int) -> tuple[np.ndarray, np.ndarray]:
-        levels = of_run.inner_levels(experiment(Cell("Heun", steps)))
-        inputs = estimator.experiment, estimator.variables, Digits("test").load(), count
-        return of_run.forward(*inputs, levels, mesh)
-
-    missing = [row for row in rows() if not book.find(**key(*row))]
-    for cell, w, block in tqdm(missing, desc="blocks of images", disable=None):
-        start = time.perf_counter()
-        ahead, label = forward(cell.steps)
-        seeds = 1_000_000 * (1 + block) + np.arange(count)
-        variables = runs[cell.run].variables, estimator.variables
-        watch = watcher(cell, w)
-        x0, sampled = of_run.sampled(watch, variables, seeds, label, mesh)
-        shift = noise_shift.measure(noise_shift.Estimates(sampled, ahead))
-        numbers = {f.name: getattr(shift, f.name) for f in dataclasses.fields(shift)}
-        verdict = judge(Pixels().decode(x0), label)
-        row = {**dataclasses.asdict(verdict), "seconds": time.perf_counter() - start}
-        book.write(key(cell, w, block), {**row, **jax.tree.map(np.asarray, numbers)})
+def cells() -> Iterator[tuple[str, Setting, int, float]]:
+    """All that there is to draw; of fine-tuned networks there are those of digits."""
+    for setting, data in itertools.product(MADE + SAMPLERS, SOURCES):
+        if setting.kind == "scratch" or data == "digits":
+            weights = FEWER if setting.steps == 250 else WEIGHTS
+            yield from ((data, setting, *one) for one in itertools.product(SEEDS, weights))
 
 
-def measure_gains(book: study.Book, runs: dict[str, restoring.Restored]) -> None:
+def measure(book: study.Book) -> None:
+    """Draws and judges what is missing; one compiled sampler does for seeds and weights."""
+    for data in SOURCES:
+        if not book.find(what="real", data=data):
+            drawn = np.random.default_rng(0).multivariate_normal(*real(data)[1], IMAGES)
+            floor = frechet(*moments(drawn), *real(data)[1])
+            held, label = images(data, "test")
+            said = {"floor": floor, "held_out": len(held), **judged(data, held, label)}
+            book.write({"what": "real", "data": data}, said)
+    missing = [one for one in cells() if not book.find(**key(*one))]
+    for data, setting, seed, w in tqdm(missing, desc="sets of images", disable=None):
+        x0, label, shift = sampled(data, setting, seed, w)
+        levels = levels_of(setting)[np.asarray(watched(levels_of(setting)))]
+        row = {
+            **judged(data, x0, label),
+            "ratio": np.asarray(levels.sigma) / np.asarray(levels.alpha),
+            "shift": np.asarray(shift.shift),
+            "error": np.asarray(shift.error),
+            "trained": study.commits(folder(run_of(data, setting, seed))),
+            "measured": study.short(provenance.commit_of(__file__)),
+        }
+        book.write(key(data, setting, seed, w), row)
+
+
+def measure_gains(book: study.Book) -> None:
     """The share of a state's noise that guidance takes away at w = 1, at a wrong level.
 
-    p = -<D - D_u, x - D> / |x - D|^2 for x = x0 + m sigma eps, D at sigma, D_u = D not
-    told the level: it should be above 0 for m > 1, 0 for m = 1, below 0 for m < 1.
+    p = -<D - D_u, e> / |e|^2, e = x / alpha - D, for x = alpha x0 + m sigma eps of held-out
+    images, where D is told the level: it should have the sign of m - 1.
     """
-    held, eps_key = Digits("test").load().source, jax.random.key(3)
-    x0 = Pixels().encode(eps_key, np.asarray(held.image))
-    eps, cond = jax.random.normal(eps_key, x0.shape), Condition(label=held.label)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def gain(name: str, sigma: float, m: float) -> jax.Array:
-        x, at = x0 + m * sigma * eps, NoiseLevel(1.0, sigma)
-        informed = runs[name].denoise(x, at, cond).x0
-        other = without(runs[name].denoise, "noise")(x, at, cond).x0
-        return -jnp.sum((informed - other) * (x - informed)) / jnp.sum((x - informed) ** 2)
-
-    for name, sigma in itertools.product(("nag", "finetune"), GAIN_SIGMAS):
-        if not book.find(gain_of=name, sigma=sigma):
-            gains = [float(gain(name, sigma, m)) for m in MULTIPLES]
-            book.write({"gain_of": name, "sigma": sigma}, {"gains": gains})
-
-
-def measured(book: study.Book, cell: Cell, w: float, field: str) -> list[Any]:
-    """A field of each block of images; without guidance any interval is as good."""
-    blocks = range(len(PLAN[cell]))
-    cell = cell if w else dataclasses.replace(cell, low=0.0, high=5.0)
-    every = (book.find(**key(cell, w, block)) for block in blocks)
-    return [row[field] for row in every if row]
-
-
-def mean_shift(book: study.Book, cell: Cell, w: float) -> tuple[np.ndarray, np.ndarray]:
-    """ln sigma of the inner levels, from most noise to least, and the shift there."""
-    sigma = np.asarray(GRID(None, cell.steps).sigma)[1:-1]
-    return np.log(sigma), np.mean(measured(book, cell, w, "shift"), axis=0)
-
-
-def print_tables(book: study.Book) -> None:
-    """Over w: quality, block by block, then the shift at three levels and at the last."""
-    for field, form in (
-        ("frechet", "{:.3f}"),
-        ("accuracy", "{:.1%}"),
-        ("to_train", "{:.3f}"),
-    ):
-        rows = []
-        for cell in PLAN:
-            blocks = (measured(book, cell, w, field) for w in EVERY)
-            rows.append([str(cell), *(" / ".join(map(form.format, b)) for b in blocks)])
-        print(study.table([field, *(f"w = {w:g}" for w in EVERY)], rows), end="\n\n")
-    rows = []
-    for cell, w in itertools.product(PLAN, EVERY):
-        if not measured(book, cell, w, "shift"):
+    runs = [(data, path, "scratch") for data in SOURCES for path in ("flow", "ddpm")]
+    for (data, path, kind), seed in itertools.product([*runs, TUNED], SEEDS):
+        of = {"what": "gain", "data": data, "path": path, "kind": kind, "seed": seed}
+        if book.find(**of):
             continue
-        u, shift = mean_shift(book, cell, w)
-        at = [np.interp(np.log(sigma), u[::-1], shift[::-1]) for sigma in SIGMAS]
-        columns = (f.name for f in dataclasses.fields(noise_shift.Shift))
-        first = (np.array(measured(book, cell, w, name)[0]) for name in columns)
-        levels = NoiseLevel(np.ones(len(u)), np.exp(u))
-        verdict = noise_shift.Shift(*first).verdict(levels).split()[0]
-        values = (f"{value:+.3f}" for value in (*at, shift[-1]))
-        rows.append([f"{cell}, w = {w:g}", *values, verdict])
-    head = ("shift at σ =", *map(str, SIGMAS), "last level", "verdict")
-    print(study.table(head, rows), end="\n\n")
-    rows = []
-    for name, sigma in itertools.product(("nag", "finetune"), GAIN_SIGMAS):
-        gains = book.find(gain_of=name, sigma=sigma)["gains"]
-        rows.append([f"{name}, σ = {sigma:g}", *map("{:+.2f}".format, gains)])
-    print(study.table(("gain", *(f"m = {m:g}" for m in MULTIPLES)), rows))
+        run = restored(run_of(data, Setting(path, ODE, 1, kind=kind), seed))
+        gain = gain_of(data, path)
+        gains = [[float(gain(run.variables, r, m)) for m in UPON] for r in GAIN_RATIOS]
+        book.write(of, {"ratio": list(GAIN_RATIOS), "gains": gains})
 
 
-def draw(book: study.Book) -> "Figure":
-    """Quality over w, the shift of the solvers, and what w does to one of them."""
-    title = "Noise awareness guidance on digits"
-    figure, (quality, key, plain, guided) = plots.panels(title, 8.4, 2, 2)
-    for cell, look in zip(PLAN, plots.looks(map(str, PLAN)), strict=True):
-        ws = [w for w in EVERY if measured(book, cell, w, "frechet")]
-        values = [np.mean(measured(book, cell, w, "frechet")) for w in ws]
-        quality.plot(ws, values, marker="o", ms=4, label=str(cell), **look)
-        if cell in UNGUIDED:
-            plain.plot(*mean_shift(book, cell, 0.0), marker=".", label=str(cell), **look)
-    for colour, w in zip(plots.COLOURS, EVERY, strict=False):
-        way = mean_shift(book, SHOWN, w)
-        guided.plot(*way, ".-", color=colour, label=f"w = {w:g}")
-    quality.set(
-        xlabel="weight w of the guidance   [1]",
-        ylabel="Fréchet distance in pixels   [1]",
-        yscale="log",
-    )
-    quality.set(title="Quality of 1,000 images over w", ylim=(0.1, 5))
-    quality.yaxis.set_major_formatter("{x:g}")
-    quality.yaxis.set_minor_formatter("")
-    quality.set_yticks([0.1, 0.2, 0.5, 1, 2, 5])
-    plain.set(title="Shift without NAG", ylim=(-0.1, 0.7))
-    guided.set(title=f"Shift with NAG: {SHOWN}")
-    for panel in (plain, guided):
-        panel.axhline(0, color=plots.INK, lw=0.8)
-        panel.set(xlabel="ln σ   [nats]", ylabel="shift of the estimated ln σ   [nats]")
-        panel.invert_xaxis()
-    key.axis("off")
-    plots.legend(key, handles=quality.lines, loc="center left", handlelength=3.5)
-    plots.legend(guided)
-    return figure
+@functools.cache
+def gain_of(data: str, path: str) -> Any:
+    """(variables, sigma / alpha, m) -> p."""
+    e, (x0, label) = restored(f"{data}-{path}-0").experiment, some(data, "test")
+    eps = jax.random.normal(jax.random.key(7), x0.shape)
+
+    @jax.jit
+    def gain(variables: Any, ratio: float, m: float) -> Array:
+        at = e.schedule(e.schedule.time(-2 * jnp.log(ratio)))
+        x, denoise = at.alpha * x0 + m * at.sigma * eps, run_denoiser(e, variables)
+        told = denoise(x, at, labelled(e, label)).x0
+        other = without(denoise, "noise")(x, at, labelled(e, label)).x0
+        rest = x / at.alpha - told
+        return -jnp.sum((told - other) * rest) / jnp.sum(rest**2)
+
+    return gain
 
 
 if __name__ == "__main__":

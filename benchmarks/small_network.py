@@ -24,9 +24,10 @@ class ResidualMLP(nn.Module):
 
         h <- h + W2 silu(W1 silu((1 + a) norm(h) + b)),    (a, b) = A silu(embedding)
 
-    The embedding is a layer on sines of c_noise plus a row of each class, a row of zeros
-    where it is withheld. W2 and the last layer start at 0, so an untrained network is 0.
-    With `learned_variance` another last layer gives v, which starts at 0, too.
+    The embedding is a layer on sines of c_noise plus a row of each class, and zeros in the
+    place of what is withheld. W2 and the last layer start at 0, so an untrained network is
+    0. With `learned_variance` another last layer gives v, which starts at 0, too. The
+    features are what the last layer reads.
 
     Raises:
         ValueError: it is narrower than an image, and cannot return all of its noise.
@@ -57,6 +58,8 @@ class ResidualMLP(nn.Module):
         embedding = nn.Dense(self.embedding)(
             jnp.concatenate([angle[:, :1], jnp.sin(angle), jnp.cos(angle)], axis=1)
         )
+        if cond.noise is not None:
+            embedding = jnp.where(cond.noise[:, None], embedding, 0)
         if self.label_dim:
             label = jnp.full(len(x), -1) if cond.label is None else cond.label
             classes = (label[:, None] == jnp.arange(self.label_dim)).astype(x.dtype)
@@ -72,4 +75,5 @@ class ResidualMLP(nn.Module):
         heads = [nn.Dense(x[0].size, kernel_init=zero)(h)]
         if self.learned_variance:
             heads.append(nn.Dense(x[0].size, kernel_init=zero)(h))
-        return jd.Output(*(head.reshape(x.shape) for head in heads))
+        shaped = (head.reshape(x.shape) for head in heads)
+        return jd.Output(*shaped, features=h[:, None, None])

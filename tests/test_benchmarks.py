@@ -215,6 +215,11 @@ def test_the_small_network_sees_pixels_level_and_class() -> None:
     )
     one_level = apply(variables, x, c_noise[0], told(0, 1)).raw
     np.testing.assert_allclose(one_level[0], out[0], rtol=1e-5)
+    only_first = jd.Condition(label=np.array([0, 1]), noise=np.array([True, False]))
+    unaware = [apply(variables, x, c, only_first).raw for c in (c_noise, 3 * c_noise)]
+    np.testing.assert_array_equal(unaware[0][0], out[0])
+    assert not np.allclose(unaware[0][1], out[1])
+    np.testing.assert_array_equal(unaware[0][1], unaware[1][1])  # whatever the level
     with pytest.raises(ValueError, match="3 wide and an image has 4 elements"):
         net.clone(width=3).apply(variables, x, c_noise, told(0, 1))
 

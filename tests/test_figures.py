@@ -74,7 +74,14 @@ def test_all_that_draws_takes_figures_and_colours_from_one_place(source: str) ->
 
 def test_the_studies_draw() -> None:
     """So that the test above is about them."""
-    names = ("debias", "nag", "toy2d", "zero_terminal_snr", "improved_ddpm", "ema_lengths")
+    names = (
+        "debias",
+        "nag_unet",
+        "toy2d",
+        "zero_terminal_snr",
+        "improved_ddpm",
+        "ema_lengths",
+    )
     assert {f"benchmarks/{name}.py" for name in names} <= SOURCES.keys()
     assert {"schedule_analysis.ipynb", "tools/figures.py"} <= SOURCES.keys()
 
