@@ -24,10 +24,10 @@ class ResidualMLP(nn.Module):
 
         h <- h + W2 silu(W1 silu((1 + a) norm(h) + b)),    (a, b) = A silu(embedding)
 
-    The embedding is a layer on sines of c_noise plus a row of each class, and zeros in the
-    place of what is withheld. W2 and the last layer start at 0, so an untrained network is
-    0. With `learned_variance` another last layer gives v, which starts at 0, too. The
-    features are what the last layer reads.
+    with `inner` rows in W1, 0 for `width`. The embedding is a layer on sines of c_noise
+    plus a row of each class, and zeros in the place of what is withheld. W2 and the last
+    layer start at 0, so an untrained network is 0. With `learned_variance` another last
+    layer gives v, which starts at 0, too. The features are what the last layer reads.
 
     Raises:
         ValueError: it is narrower than an image, and cannot return all of its noise.
@@ -38,6 +38,7 @@ class ResidualMLP(nn.Module):
     depth: Annotated[int, Whole(1, 100)] = 3
     embedding: Annotated[int, Whole(1, 10**5)] = 64
     learned_variance: bool = False
+    inner: Annotated[int, Whole(0, 10**5)] = 0
 
     @nn.compact
     def __call__(
@@ -69,7 +70,7 @@ class ResidualMLP(nn.Module):
         for _ in range(self.depth):
             a, b = jnp.split(nn.Dense(2 * self.width, kernel_init=zero)(embedding), 2, 1)
             inner = (1 + a) * nn.LayerNorm(use_bias=False, use_scale=False)(h) + b
-            inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
+            inner = nn.silu(nn.Dense(self.inner or self.width)(nn.silu(inner)))
             h += nn.Dense(self.width, kernel_init=zero)(inner)
         h = nn.silu(h)
         heads = [nn.Dense(x[0].size, kernel_init=zero)(h)]

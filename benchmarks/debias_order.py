@@ -1,0 +1,599 @@
+"""Debias: on what does the order of weightings depend? Size, table, learning rate, measure.
+
+    python benchmarks/debias_order.py --runs=runs/debias_order
+
+The study of debias.py has Debias last on digits of 8x8; its paper has it first, on 256x256.
+The same table leaves far more of the coarse image at the same t if the image is large:
+averaged to d x d pixels an image of D x D has 2 ln(D / d) more log SNR. So this study
+changes the size of the images, and that for which the table is: d x d pixels "as at D" are
+trained and drawn on the table with logsnr + 2 ln(D / d) [Simple Diffusion].
+
+Emoji in grey, rendered at 32x32 and averaged to 16x16 and 8x8; a residual MLP, eps, as many
+steps of as many images for each, three seeds, in folders ARM-SEED:
+
+    sizes       constant and Debias at 8, 16 and 32 pixels, on the table as it is and as at
+                256; at 8 pixels as at 16, 64 and 128 too
+    weightings  P2 and min-SNR as well, at 8 pixels
+    rates       all four at a third and three times the learning rate, at 8 pixels
+    digits      constant and Debias on the digits of the first study
+    colour      constant and Debias on emoji of 8x8 in colour
+
+Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
+of labels in the data's proportions, and compares them with the training images: Frechet
+distances of averages over 8x8 parts and of lite0's features, and the brightness of each
+channel. Also measured are the error of x0-hat over levels, on held-out images, and without
+any training the share of each weighting on the levels at which the 8x8 image is decided.
+
+Stopped and started again it goes on. Prints tables, and writes debias_order.png and .json
+to --out. Needs `pip install -e ".[openmoji,lite0]"`; drawings are CC BY-SA 4.0.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import study
+from jaxtyping import Array, Float, Float64, Key, PyTree, UInt8
+from scipy.stats import wasserstein_distance
+from small_network import ResidualMLP
+from tqdm import tqdm
+from zero_terminal_snr import predicted, proportional
+
+import jaxdiff as jd
+from jaxdiff.analysis import plots
+from jaxdiff.config import Experiment, Sampling
+from jaxdiff.config.ready.digits_ddpm import WEIGHTINGS
+from jaxdiff.data import Dataset, Digits, Memory, OpenMoji, Pixels
+from jaxdiff.data.sources.openmoji import GROUPS
+from jaxdiff.evaluation import distances, in_memory, observe
+from jaxdiff.evaluation.extractors.extractor import extractor
+from jaxdiff.objectives.timesteps import UniformEntries
+from jaxdiff.optim import AdamW
+from jaxdiff.runs import generate, restoring
+from jaxdiff.runtime import provenance, sharding
+from jaxdiff.types import Denoiser, NoiseLevel, Source, implements
+from jaxdiff.types.ranges import Choice, checked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEEDS = (0, 1, 2)
+STEPS, BATCH, DECAY, RATE = 1500, 64, 0.997, 1e-3
+IMAGES, COUNTS = 1000, (5, 20, 50)
+PAPER = 256
+"""Pixels of the paper's images."""
+NAMES = {"constant": "constant", "p2": "P2", "min_snr": "min-SNR", "debias": "Debias"}
+TWO = ("constant", "debias")
+SETTINGS = [
+    *({"step": STEPS, "count": count, "start": "noise"} for count in COUNTS),
+    {"step": STEPS // 2, "count": COUNTS[-1], "start": "noise"},
+    {"step": STEPS, "count": COUNTS[-1], "start": "data"},
+]
+"""Training steps, sampling steps, and what sampling starts from."""
+MAIN = SETTINGS[len(COUNTS) - 1]
+LIKES = (8, 16, 32, 64, 128, PAPER)
+LEVELS, DRAWS = 25, 4
+"""Of the errors: entries of the table, and draws of the noise for each image."""
+
+
+@jd.register
+@implements(Source)
+@dataclass(frozen=True)
+@checked
+class Emoji:
+    """OpenMoji at 32x32, averaged to `size` pixels, in grey or in colour."""
+
+    size: Annotated[int, Choice(8, 16, 32)] = 8
+    grey: bool = True
+    split: str = "train"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return (self.size, self.size, 1 if self.grey else 3)
+
+    @functools.cache  # noqa: B019, a frozen value
+    def load(self) -> Dataset:
+        """Renders, averages, rounds."""
+        source = OpenMoji(size=32, split=self.split).load().source
+        image = averaged(source.image.astype(np.float64), self.size)
+        image = image.mean(-1, keepdims=True) if self.grey else image
+        return Dataset(Memory(np.round(image).astype(np.uint8), source.label), GROUPS)
+
+
+def averaged(image: Any, size: int) -> Any:
+    """The mean of each of size x size parts, [N, H, W, C] to [N, size, size, C].
+
+    >>> averaged(np.arange(4.0).reshape(1, 2, 2, 1), 1).ravel()
+    array([1.5])
+    """
+    count, height, _, channels = image.shape
+    part = height // size
+    return image.reshape(count, size, part, size, part, channels).mean((2, 4))
+
+
+def shifted(factor: float) -> jd.Table:
+    """DDPM's linear table with logsnr - 2 ln `factor` in every entry, as `jd.Shifted`.
+
+    >>> round(float(shifted(0.5)(1.0).logsnr - shifted(1.0)(1.0).logsnr), 4)  # 2 ln 2
+    1.3863
+    """
+    alpha_bar = np.cumprod(1 - jd.LinearBetas()())
+    alpha_bar = alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar))
+    betas = 1 - alpha_bar / np.r_[1.0, alpha_bar[:-1]]
+    return jd.Table(jd.schedules.ListedBetas(tuple(map(float, betas))))
+
+
+DATA: dict[str, Source] = {
+    "emoji8": Emoji(8),
+    "emoji16": Emoji(16),
+    "emoji32": Emoji(32),
+    "colour8": Emoji(8, grey=False),
+    "digits": Digits(),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A training but for its seed: data, the size whose SNR they get, weighting, rate."""
+
+    data: str
+    like: int
+    weighting: str
+    rate: float = RATE
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side."""
+        return DATA[self.data].shape[0]
+
+    @property
+    def schedule(self) -> jd.Table:
+        """The table: averages to `size` have its SNR on images of `like` pixels."""
+        return shifted(self.size / self.like)
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return f"{self.data}-as{self.like}-{self.weighting}-{self.rate:g}"
+
+
+def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list[Arm]:
+    """All pairs."""
+    return [Arm(data, like, weighting) for like in likes for weighting in weightings]
+
+
+FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, 3 * RATE)
+SIZES = [arm for size in (8, 16) for arm in arms(f"emoji{size}", (size, PAPER), TWO)]
+OTHERS = arms("emoji8", (8, PAPER), ("p2", "min_snr"))
+TUNED = [Arm("emoji8", 8, weighting, rate) for rate in RATES for weighting in FOUR]
+BETWEEN = arms("emoji8", (16, 64, 128), TWO)
+DIGITS = arms("digits", (8, PAPER), TWO)
+COLOUR = arms("colour8", (8, PAPER), TWO)
+LARGE = arms("emoji32", (32, PAPER), TWO)
+BLOCKS = SIZES, OTHERS, TUNED, BETWEEN, DIGITS, COLOUR, LARGE
+"""The most important first, the most expensive last."""
+TITLES = {
+    "emoji8": "emoji, 8×8",
+    "emoji16": "emoji, 16×16",
+    "emoji32": "emoji, 32×32",
+    "digits": "digits, 8×8",
+    "colour8": "emoji, 8×8, colour",
+}
+PARTS = ("noisier", "decided", "clearer")
+
+
+def main() -> None:
+    """Trains and measures what is missing, prints, draws."""
+    book = study.book("debias_order")
+    weigh(book)
+    every = [(arm, seed) for block in BLOCKS for seed in SEEDS for arm in block]
+    for arm, seed in tqdm(every, desc="runs", disable=None):
+        folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
+        measure(book, arm, seed, folder)
+    for title, table in tables(book).items():
+        print(f"{title}\n\n{table}\n")
+    print(study.save(draw(book), "debias_order"))
+
+
+def experiment(arm: Arm, seed: int) -> Experiment:
+    """One training."""
+    data = DATA[arm.data]
+    elements = int(np.prod(data.shape))
+    return Experiment(
+        data=data,
+        network=ResidualMLP(label_dim=10, width=max(elements, 192), inner=256),
+        schedule=arm.schedule,
+        times=UniformEntries(),
+        parameterization=jd.Eps(),
+        loss=jd.WeightedError(WEIGHTINGS[arm.weighting]),
+        optimizer=AdamW(learning_rate=arm.rate, rampup_images=10_000.0, decays=(DECAY,)),
+        sampling=Sampling(
+            grid=jd.grids.Trailing(),
+            steps=COUNTS[-1],
+            solver=jd.Ancestral(),
+            std=DECAY,
+            clip=True,
+        ),
+        batch_size=BATCH,
+        steps=STEPS,
+        seed=seed,
+        log_every=500,
+        sample_every=0,
+        checkpoint_every=STEPS // 2,
+        keep=2,
+    )
+
+
+def measure(book: study.Book, arm: Arm, seed: int, folder: Path) -> None:
+    """Judges the images of a run, and its errors, where missing."""
+    of = {**dataclasses.asdict(arm), "seed": seed}
+    made = {
+        "trained": study.commits(folder),
+        "measured": study.short(provenance.commit_of(__file__)),
+    }
+    for setting in SETTINGS if arm.like == PAPER else SETTINGS[:-1]:
+        key = {"what": "quality", **of, **setting, "images": IMAGES}
+        if not book.find(**key):
+            run = restored(folder, setting["step"])
+            images = drawn(run, setting["count"], setting["start"])
+            verdict = judged(arm.data, images, features=setting == MAIN)
+            book.write(key, {**verdict, **made})
+    if not book.find(what="errors", **of):
+        book.write({"what": "errors", **of}, {**errors(restored(folder, STEPS)), **made})
+
+
+@functools.lru_cache(2)
+def restored(folder: Path, step: int) -> restoring.Restored:
+    """A run at a checkpoint."""
+    return restoring.restore(folder, step=step)
+
+
+def drawn(run: restoring.Restored, count: int, start: str) -> UInt8[np.ndarray, "N H W C"]:
+    """A set of images, from noise alone or from training images in the first noise."""
+    sampling = dataclasses.replace(run.experiment.sampling, steps=count)
+    experiment = dataclasses.replace(run.experiment, sampling=sampling)
+    source = run.experiment.data.load().source
+    label, more = proportional(source.label, IMAGES), ()
+    sampler = generate.sampler(experiment)
+    if start == "data":
+        some = np.random.default_rng(0).permutation(len(source.label))[:IMAGES]
+        label = source.label[some]
+        more = (np.asarray(source.image[some] / 127.5 - 1, np.float32),)
+        sampler = generate.compiled(from_images, experiment)
+    seeds, batch = 1_000_000 + np.arange(IMAGES), IMAGES // 2
+    inputs = (run.variables, Pixels(), seeds, label, sharding.data_mesh(), batch)
+    return generate.images(sampler, *inputs, more=more)
+
+
+def from_images(experiment: Experiment) -> Callable[..., Float[Array, "B H W C"]]:
+    """(denoise, cond, keys, x0) -> x0, from its noised state at the first level."""
+    sampling = experiment.sampling
+    levels = sampling.grid(experiment.schedule, sampling.steps)
+
+    def run(
+        denoise: Denoiser, cond: jd.Condition, keys: Key[Array, " B"], x0: Array
+    ) -> Array:
+        noise = levels.sigma[0] * jd.sampling.normal(keys, x0.shape[1:])
+        x = levels.alpha[0] * x0 + noise
+        return jd.sampling.follow(denoise, cond, keys, x, levels, sampling.solver)
+
+    return run
+
+
+def judged(
+    data: str, images: UInt8[np.ndarray, "N H W C"], features: bool
+) -> dict[str, Any]:
+    """Distances to the training images, and the brightness of each channel."""
+    real, found = reference(data), colours(images)
+    verdict = {
+        "frechet": gaussian(images).frechet(real.pixels),
+        "mean": found.mean(0).tolist(),
+        "std": found.std(0).tolist(),
+        "w1": [*map(wasserstein_distance, found.T, real.colours.T)],
+    }
+    if features:
+        verdict["lite0"] = seen(images).frechet(real.lite0)
+    return verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What of the training images is compared."""
+
+    pixels: distances.Gaussian
+    lite0: distances.Gaussian
+    colours: Float64[np.ndarray, "N C"]
+
+
+@functools.cache
+def reference(data: str) -> Reference:
+    """Of the training images."""
+    images = DATA[data].load().source.image
+    return Reference(gaussian(images), seen(images), colours(images))
+
+
+def gaussian(images: UInt8[np.ndarray, "N H W C"]) -> distances.Gaussian:
+    """Of averages over 8x8 parts, in [-1, 1]."""
+    points = averaged(images.astype(np.float64), 8) / 127.5 - 1
+    return distances.Gaussian.of(points.reshape(len(points), -1))
+
+
+def seen(images: UInt8[np.ndarray, "N H W C"]) -> distances.Gaussian:
+    """Of lite0's features."""
+    looks = [extractor("lite0")]
+    return observe(in_memory(images), looks, sharding.data_mesh()).seen["lite0"].gaussian
+
+
+def colours(images: UInt8[np.ndarray, "N H W C"]) -> Float64[np.ndarray, "N C"]:
+    """The mean of each channel of each image, in [-1, 1]."""
+    return images.mean((1, 2), dtype=np.float64) / 127.5 - 1
+
+
+def errors(run: restoring.Restored) -> dict[str, Any]:
+    """Error of x0-hat of the averages over 8x8 parts, over levels, on held-out images.
+
+    Squared, the mean over elements, images and draws of the noise; x0-hat as the network
+    says it and held to [-1, 1].
+    """
+    schedule = run.experiment.schedule
+    levels = jax.tree.map(jnp.float32, schedule(np.arange(LEVELS, 0, -1) / LEVELS))
+    source = dataclasses.replace(run.experiment.data, split="test").load().source
+    x0 = jnp.asarray(np.repeat(source.image, DRAWS, 0) / 127.5 - 1, jnp.float32)
+    label = jnp.repeat(jnp.asarray(source.label), DRAWS)
+    found = error_of(run.experiment.network)(run.variables, x0, label, levels)
+    free, held = map(np.asarray, found)
+    return {"logsnr": np.asarray(levels.logsnr), "x0_mse": free, "x0_mse_held": held}
+
+
+@functools.cache
+def error_of(network: ResidualMLP) -> Callable[..., Any]:
+    """(variables, x0, label, levels) -> both errors at each level."""
+
+    @jax.jit
+    def of_levels(
+        variables: PyTree, x0: Array, label: Array, levels: NoiseLevel
+    ) -> tuple[Array, Array]:
+        denoise = jd.denoiser(network.apply, variables, jd.Eps())
+
+        def of(level: tuple[Array, NoiseLevel]) -> tuple[Array, Array]:
+            key, at = level
+            x = at.alpha * x0 + at.sigma * jax.random.normal(key, x0.shape)
+            said = denoise(x, at, jd.Condition(label=label)).x0
+            gap = lambda one: jnp.mean(averaged(one - x0, 8) ** 2)
+            return gap(said), gap(jnp.clip(said, -1, 1))
+
+        keys = jax.random.split(jax.random.key(0), LEVELS)
+        return jax.lax.map(of, (keys, levels))
+
+    return of_levels
+
+
+def weigh(book: study.Book) -> None:
+    """The data, and the shares of each weighting, where missing."""
+    for data, source in DATA.items():
+        if book.find(what="data", data=data):
+            continue
+        held = dataclasses.replace(source, split="test").load().source.image
+        train, own = source.load().source.image, judged(data, held, features=True)
+        real = colours(train)
+        sizes = {"train": len(train), "held": len(held)}
+        moments = {"mean": real.mean(0).tolist(), "std": real.std(0).tolist()}
+        noisy, clear = band(train)
+        levels = {"noisy": noisy, "clear": clear}
+        book.write({"what": "data", "data": data}, {**sizes, **moments, **levels})
+        book.write({"what": "held-out images", "data": data}, own)
+    for data in ("emoji8", "digits", "colour8"):
+        row = book.find(what="data", data=data)
+        for like in LIKES:
+            for name in WEIGHTINGS:
+                key = {"what": "share", "data": data, "like": like, "weighting": name}
+                if not book.find(**key):
+                    book.write(key, shares(Arm(data, like, name), row))
+
+
+def band(images: UInt8[np.ndarray, "N H W C"]) -> tuple[float, float]:
+    """The log SNR between which the averages over 8x8 parts are decided.
+
+    Were they Gaussian, s the eigenvalues of their covariance, the best denoiser's error
+    would be the mean of s / (1 + SNR s): there, 90 % and 10 % of the mean of s.
+    """
+    s = gaussian(images).factor
+    s = np.linalg.svd(s, compute_uv=False) ** 2
+    logsnr = np.linspace(-20, 20, 40_001)
+    left = (s / (1 + np.exp(logsnr)[:, None] * s)).sum(1) / s.sum()
+    return tuple(float(np.interp(-part, -left, logsnr)) for part in (0.9, 0.1))
+
+
+def shares(arm: Arm, row: dict[str, Any]) -> dict[str, float]:
+    """Shares of the weight on eps, over the table's entries: noisier, decided, clearer."""
+    at = arm.schedule((np.arange(1000) + 1) / 1000)
+    logsnr = np.asarray(at.logsnr, np.float64)
+    on_eps = np.asarray(WEIGHTINGS[arm.weighting](at), np.float64) / np.exp(logsnr)
+    noisier, clearer = logsnr < row["noisy"], logsnr > row["clear"]
+    part = lambda where: float(on_eps[where].sum() / on_eps.sum())
+    decided = part(~noisier & ~clearer)
+    return {"noisier": part(noisier), "decided": decided, "clearer": part(clearer)}
+
+
+def values(
+    book: study.Book, arm: Arm, field: str = "frechet", **setting: Any
+) -> Float64[np.ndarray, " seeds"]:
+    """A field of the verdicts, a number a seed; of channels their mean."""
+    of = {**dataclasses.asdict(arm), **MAIN, **setting, "images": IMAGES}
+    rows = (book.find(what="quality", **of, seed=seed) for seed in SEEDS)
+    return np.array([np.mean(row[field]) for row in rows if row])
+
+
+def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}") -> str:
+    """Mean and standard deviation over seeds.
+
+    >>> spread(np.array([-3.0, -2.0, -1.0]), "{:+.1f} ± {:.1f}")
+    '−2.0 ± 1.0'
+    """
+    return style.format(values.mean(), values.std(ddof=1)).replace("-", "−")
+
+
+def tables(book: study.Book) -> dict[str, str]:
+    """All tables of the page, by title."""
+    return {
+        "sizes": by_size(book),
+        "starts": by_start(book),
+        "weightings": by_weighting(book),
+        "rates": by_rate(book),
+        "colour": by_colour(book),
+        "shares": by_share(book),
+    }
+
+
+def twins(data: str, like: int) -> tuple[Arm, Arm]:
+    """The arms of constant and of Debias."""
+    constant, debias = arms(data, (like,), TWO)
+    return constant, debias
+
+
+def pairs(book: study.Book) -> list[tuple[str, int]]:
+    """Data and sizes at which constant and Debias are compared and all runs are there."""
+    found = []
+    for data in TITLES:
+        for like in LIKES:
+            both = (values(book, arm) for arm in twins(data, like))
+            found += [(data, like)] if all(len(one) > 1 for one in both) else []
+    return found
+
+
+def by_size(book: study.Book) -> str:
+    """Constant, Debias, and the one less the other, by pixels and by features."""
+    rows = []
+    for data, like in pairs(book):
+        line = [TITLES[data], str(like)]
+        for field, style in (("frechet", "{:.2f}"), ("lite0", "{:.1f}")):
+            constant, debias = (values(book, arm, field) for arm in twins(data, like))
+            both = f"{style} ± {style}"
+            less = f"{style.replace(':', ':+')} ± {style}"
+            line += [spread(constant, both), spread(debias, both)]
+            line.append(spread(debias - constant, less))
+        rows.append(line)
+    of = ("constant", "Debias", "Debias less constant")
+    head = ["images", "as at", *of, *(f"{name}, features" for name in of)]
+    return study.table(head, rows)
+
+
+def by_start(book: study.Book) -> str:
+    """The distances where sampling starts from training images in noise."""
+    rows = []
+    for data in (data for data, like in pairs(book) if like == PAPER):
+        constant, debias = (values(book, arm, start="data") for arm in twins(data, PAPER))
+        cells = constant, debias, debias - constant
+        signed = "{:+.2f} ± {:.2f}"
+        styles = "{:.2f} ± {:.2f}", "{:.2f} ± {:.2f}", signed
+        rows.append([TITLES[data], *map(spread, cells, styles)])
+    return study.table(["images", "constant", "Debias", "Debias less constant"], rows)
+
+
+def by_weighting(book: study.Book) -> str:
+    """Four weightings at 8 pixels, over sampling steps and over training."""
+    rows = []
+    for like in (8, PAPER):
+        for arm in arms("emoji8", (like,), FOUR):
+            over = [values(book, arm, count=count) for count in COUNTS]
+            early = values(book, arm, step=STEPS // 2)
+            lite0 = spread(values(book, arm, "lite0"), "{:.1f} ± {:.1f}")
+            cells = [*map(spread, [*over, early]), lite0]
+            rows.append([str(like), NAMES[arm.weighting], *cells])
+    early = f"{COUNTS[-1]} steps, half of the training"
+    over = [f"{count} steps" for count in COUNTS]
+    return study.table(["as at", "weighting", *over, early, "features"], rows)
+
+
+def by_rate(book: study.Book) -> str:
+    """Four weightings at 8 pixels, over learning rates."""
+    rates = (RATES[0], RATE, RATES[1])
+    rows = [
+        [NAMES[w], *(spread(values(book, Arm("emoji8", 8, w, rate))) for rate in rates)]
+        for w in FOUR
+    ]
+    return study.table(["learning rate", *(f"{rate:.2g}" for rate in rates)], rows)
+
+
+def by_colour(book: study.Book) -> str:
+    """The channels' means, and what a perfect network would draw, at 8 pixels."""
+    fine, data = "{:.3f} ± {:.3f}", book.find(what="data", data="colour8")
+    rows = [["training images", "", *(f"{mean:.3f}" for mean in data["mean"]), "", ""]]
+    for like in (8, PAPER):
+        start = Arm("colour8", like, "constant").schedule(1.0)
+        moments = zip(data["mean"], data["std"], strict=True)
+        means = [f"{predicted(start, *one, 64)[0]:.3f}" for one in moments]
+        rows.append(["a perfect network", str(like), *means, "", ""])
+        for arm in arms("colour8", (like,), TWO):
+            cells = [spread(channel, fine) for channel in channels(book, arm)]
+            w1 = [values(book, arm, "w1", count=count) for count in (5, 50)]
+            line = [NAMES[arm.weighting], str(like), *cells]
+            rows.append([*line, *(spread(one, fine) for one in w1)])
+    head = ["", "as at", "red", "green", "blue", "W₁, 5 steps", "W₁, 50 steps"]
+    return study.table(head, rows)
+
+
+def channels(book: study.Book, arm: Arm) -> Float64[np.ndarray, "C seeds"]:
+    """The channels' means."""
+    of = {**dataclasses.asdict(arm), **MAIN, "images": IMAGES}
+    rows = (book.find(what="quality", **of, seed=seed)["mean"] for seed in SEEDS)
+    return np.transpose(list(rows))
+
+
+def by_share(book: study.Book) -> str:
+    """Where the weight is: on noisier levels, where images are decided, on clearer ones."""
+    rows = []
+    for like in LIKES:
+        line = [str(like)]
+        for name in FOUR:
+            row = book.find(what="share", data="emoji8", like=like, weighting=name)
+            line.append(" / ".join(f"{row[part]:.0%}" for part in PARTS))
+        rows.append(line)
+    return study.table(["as at", *(NAMES[name] for name in FOUR)], rows)
+
+
+def draw(book: study.Book) -> "Figure":
+    """The ratio of the distances over the size, and the shares that foretell it."""
+    title = "Debias against the constant weight: what the size of the images does"
+    figure, (result, cause) = plots.panels(title, 3.9, 1, 2)
+    for (data, name), look in zip(
+        TITLES.items(), plots.looks(TITLES.values()), strict=True
+    ):
+        likes = [like for each, like in pairs(book) if each == data]
+        if not likes:
+            continue
+        ratio = []
+        for like in likes:
+            constant, debias = (values(book, arm) for arm in twins(data, like))
+            ratio.append(debias / constant)
+        mean, std = np.mean(ratio, 1), np.std(ratio, 1, ddof=1)
+        result.errorbar(likes, mean, std, marker="o", ms=4, capsize=3, label=name, **look)
+    result.axhline(1, color=plots.INK, lw=0.8)
+    for weighting, look in zip(FOUR, plots.looks(NAMES.values()), strict=True):
+        rows = (
+            book.find(what="share", data="emoji8", like=like, weighting=weighting)
+            for like in LIKES
+        )
+        part = [100 * row["decided"] for row in rows]
+        cause.plot(LIKES, part, marker="o", ms=4, label=NAMES[weighting], **look)
+    result.set(title="Fréchet distance, Debias / constant", ylabel="ratio   [1]")
+    cause.set(title="Weight on levels that decide 8×8 pixels", ylabel="share   [%]")
+    for panel in (result, cause):
+        panel.set_xscale("log")
+        panel.set_xticks(LIKES, map(str, LIKES))
+        panel.set_xticks([], minor=True)
+        panel.set(xlabel="size for which the table is   [pixels]")
+        plots.legend(panel)
+    result.set(yscale="log")
+    return figure
+
+
+if __name__ == "__main__":
+    study.command.run(main)
