@@ -11,13 +11,13 @@ Sets of images of the same seeds and labels, drawn by
     classifier   D + w (sigma^2 / alpha) grad ln p(label | x)   of the same D
     alone        the same, of D without label: only the classifier knows the class
 
-and judged by benchmarks/digits_judge.py. Writes classifier_guidance.json set by set, so
-that it goes on where it stopped, and classifier_guidance.md.
+and judged by benchmarks/digits_judge.py. Stopped and started again it goes on. Prints a
+table, and writes classifier_guidance.png and .json to --out.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import digits_judge
 import jax
@@ -27,14 +27,17 @@ from absl import flags
 from jaxtyping import Array, Float, PyTree
 from tqdm import tqdm
 
+from jaxdiff.analysis import plots
 from jaxdiff.data import encoder_of
 from jaxdiff.runs import generate, restoring
 from jaxdiff.runs.restoring import Restored
 from jaxdiff.runs.state import labelled, run_denoiser
 from jaxdiff.runtime import provenance, sharding
-from jaxdiff.runtime.files import write_atomically
 from jaxdiff.sampling import sample
 from jaxdiff.sampling.guidance import class_log_prob, guide, less_likely, without
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUMBER = flags.DEFINE_integer("number", 1000, "Images of a set.", lower_bound=20)
 SEED = flags.DEFINE_integer("seed", 1_000_000, "Seed of the first image.", lower_bound=0)
@@ -56,7 +59,7 @@ FORMATS = ("{:.1%}", "{:.3f}", "{:.3f}", "{:.1%}", "{:.3f}")
 
 
 def main() -> None:
-    """Draws and judges what is missing, and writes the table."""
+    """Draws and judges what is missing, prints, plots."""
     folders = study.runs("configs/digits.py", ("digits", "classifier"))
     runs = {name: restoring.restore(path) for name, path in folders.items()}
     book, judge = study.book("classifier_guidance"), digits_judge.judge()
@@ -67,10 +70,8 @@ def main() -> None:
             judged = judge(drawn(draw, PAIRS[way](w), runs), labels())
             commit = {"commit": provenance.commit_of(__file__)}
             book.write(key, {**dataclasses.asdict(judged), **commit})
-    text = report(book, judge, runs)
-    path = study.command.folder(study.OUT) / "classifier_guidance.md"
-    write_atomically(path, lambda file: file.write(text.encode()))
-    print(text)
+    print(table(book, judge))
+    print(study.save(figure(book), "classifier_guidance"))
 
 
 def labels() -> np.ndarray:
@@ -119,37 +120,42 @@ def drawn(
     )
 
 
-def report(book: study.Book, judge: digits_judge.Judge, runs: dict[str, Restored]) -> str:
-    """The page of results, in Markdown."""
-    rows, commits = [], []
-    for way, weights in WEIGHTS.items():
-        for w in weights:
-            row = book.find(**key_of(way, w, runs))
-            numbers = (f.format(row[name]) for f, name in zip(FORMATS, FIELDS, strict=True))
-            rows.append([way, f"{w:g}", *numbers])
-            commits.append((row["commit"] or "no clone")[:7])
+def table(book: study.Book, judge: digits_judge.Judge) -> str:
+    """All sets, and the held-out digits, in Markdown."""
+    rows = []
+    for way, w in [(way, w) for way, weights in WEIGHTS.items() for w in weights]:
+        row = book.find(way=way, w=w)
+        numbers = (f.format(row[name]) for f, name in zip(FORMATS, FIELDS, strict=True))
+        rows.append([way, f"{w:g}", *numbers])
     accuracy, frechet = judge.reference()
-    floor, count = judge.floor(NUMBER.value), NUMBER.value
+    floor = judge.floor(NUMBER.value)
     rows.append(["300 held-out digits", "", f"{accuracy:.1%}", *[""] * 3, f"{frechet:.3f}"])
     rows.append(["their Gaussian", "", *[""] * 4, f"{floor:.3f}"])
-    table = study.table(["guidance", "w", *FIELDS], rows)
-    digits, classifier = (runs[name].step for name in ("digits", "classifier"))
-    return (
-        "# Classifier guidance and classifier-free guidance on digits\n\n"
-        "`python benchmarks/classifier_guidance.py --runs=…`, whose head has the commands "
-        "that train the runs.\n\n"
-        f"{count} images of each set, seeds from {SEED.value}, from step {digits} of "
-        f"`configs/digits.py` and step {classifier} of `configs/digits_classifier.py` "
-        f"(commit {', '.join(dict.fromkeys(commits))}).\n\n"
-        "* free: D + w (D − D without label)\n"
-        "* classifier: D + w (σ²/α) ∇ ln p(label | x)\n"
-        "* alone: the same from D without label, so that only the classifier knows the "
-        f"class\n\n{table}\n\n"
-        "`benchmarks/digits_judge.py` says what the columns are: accuracy, copies and "
-        "distances to the nearest training digit and among the images, which are 1 where "
-        "they are those of held-out digits; frechet is 0 where mean and covariance are "
-        f"the training digits', and {floor:.3f} for {count} draws of their Gaussian.\n"
-    )
+    return study.table(["guidance", "w", *FIELDS], rows)
+
+
+def figure(book: study.Book) -> "Figure":
+    """Accuracy, variety and distance over w, a line for each way; w = 0 is one for two."""
+    title = "Two ways to guide digits to their class"
+    whole, axes = plots.panels(title, 3.3, 1, len(PANELS))
+    for panel, (field, (name, unit)) in zip(axes, PANELS.items(), strict=True):
+        for way, look in zip(NAMES, plots.looks(NAMES.values()), strict=True):
+            weights = sorted({0.0, *WEIGHTS[way]})
+            rows = [book.find(way=way, w=w) or book.find(way="free", w=w) for w in weights]
+            values = [row[field] for row in rows]
+            panel.plot(weights, values, marker="o", ms=4, label=NAMES[way], **look)
+        panel.set(title=name, xlabel="weight w   [1]", ylabel=unit)
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    plots.legend(axes[0], loc="lower right")
+    return whole
+
+
+NAMES = {"free": "classifier-free", "classifier": "classifier", "alone": "classifier alone"}
+PANELS = {
+    "accuracy": ("Accuracy", "share seen as its class"),
+    "among": ("Variety", "distance among images   [real: 1]"),
+    "frechet": ("Distance to the data", "Fréchet, in pixels   [1]"),
+}
 
 
 if __name__ == "__main__":

@@ -297,3 +297,46 @@ def test_every_decimal_in_prose_is_in_a_table_or_is_computed(name: str) -> None:
     }
     more = COMPUTED[name]() | SETTINGS[name]
     assert set(DECIMAL.findall(prose)) - cells - more == set()
+
+
+def test_ema_lengths() -> None:
+    made, over, *_ = tables("ema_lengths")
+    errors = [
+        (s, f) for s in (0.2, 0.1, 0.05) for f in ("whole", "largest", "profile_error")
+    ]
+    for (std, field), (_, _, *cells) in zip(errors, made, strict=True):
+        for cell, every in zip(cells, (1, 2, 4, 8), strict=True):
+            one = row("ema_lengths", what="weights", std=std, every=every)
+            decimals = len(cell.split()[0].partition(".")[2])
+            assert cell == f"{100 * one[field]:.{decimals}f} %"
+    step = 2000
+    for name, lack, *cells in over:
+        if name.startswith("*"):
+            step = 1000
+            continue
+        std = 0.0 if name == "last weights" else float(name)
+        one = row("ema_lengths", what="quality", step=step, std=std)
+        assert lack == (f"{100 * one['profile_error']:.2f} %" if std else "")
+        styles = {"frechet": "{:.3f}", "accuracy": "{:.1f} %", "to_train": "{:.3f}"}
+        for cell, (field, style) in zip(cells, styles.items(), strict=True):
+            scale = 100 if field == "accuracy" else 1
+            assert cell == ", ".join(style.format(scale * v) for v in one[field])
+
+
+def test_quality_sweep() -> None:
+    """To the four digits of means and two of spreads, of numbers kept to six."""
+    metrics = ("fd", "kid", "rbf", "precision", "recall", "density", "coverage")
+    names = [[f"{metric}_{by}" for metric in metrics] for by in ("lite0", "pixels8")]
+    names.append(["brightness", "copied"])
+    every = [(axis, some) for axis in ("std", "guidance", "steps") for some in names]
+    found = tables("quality_sweep")
+    for (axis, some), table in zip(every, found[: len(every)], strict=True):
+        points = rows("quality_sweep")[axis]["rows"]
+        at = {float(one["point"][axis]): one["blocks"] for one in points}
+        assert [float(point) for point, *_ in table] == [*at]
+        for point, *cells in table:
+            for cell, name in zip(cells, some, strict=True):
+                values = np.array([block[name] for block in at[float(point)]])
+                mean, spread = map(float, cell.split(" ± "))
+                assert mean == pytest.approx(values.mean(), rel=5.01e-4), (name, point)
+                assert spread == pytest.approx(values.std(ddof=1), rel=0.0501)
