@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,12 @@ def _answer(worker: subprocess.Popen) -> dict[str, Any]:
 
 
 def _work() -> None:
-    """One variant: says that it is ready, then makes one call for each line it reads."""
+    """One variant: says that it is ready, then makes one call for each line it reads.
+
+    It keeps freed memory where the checkout's commands do.
+    """
+    if find_spec("jaxdiff.runtime.heap"):
+        import_module("jaxdiff.runtime.heap").keep_freed_memory(os.environ)
     if CORES.value:
         os.sched_setaffinity(0, {int(core) for core in CORES.value.split(",")})
     jax.config.update("jax_num_cpu_devices", DEVICES.value)

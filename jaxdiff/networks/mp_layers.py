@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.types.magnitude import unit_rows, wide
-from jaxdiff.types.placement import gathered, regathered
+from jaxdiff.types.placement import shared
 
 Mode = Literal["keep", "up", "down"]
 
@@ -195,4 +195,4 @@ class MPConv(nn.Module):
         w = w.astype(x.dtype)
         if not self.kernel:  # embeddings: small, and float32 must mean it
             return jnp.matmul(x, w, precision=jax.lax.Precision.HIGHEST)
-        return regathered(lambda x, w: convolve(x, gathered(w)))(x, w)
+        return shared(convolve)(x, w)

@@ -1,10 +1,10 @@
 """Where arrays lie on a mesh of devices, and what a program says of it while it is traced.
 
 Under `fsdp` every device holds a share of each weight. A program traced `on` such a mesh
-normalises its share, rounds it, and only then collects the whole weight (`gathered`), which
-is dropped after use and collected again for the gradient (`regathered`); the gradient goes
-back as shares. So a step moves each weight twice, in the dtype that it computes in, and
-each gradient once. Elsewhere these functions change nothing.
+normalises its share, rounds it, and only then collects the whole weight, which is dropped
+after use and collected again for the gradient; the gradient's sum goes back as shares
+(`shared`). So a step moves each weight twice, in the dtype that it computes in, and each
+gradient once. Elsewhere these functions change nothing.
 """
 
 import contextlib
@@ -17,6 +17,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 AXES = ("data", "fsdp")
+
+Layer = Callable[[Float[Array, "B ..."], Float[Array, "..."]], Float[Array, "B ..."]]
+"""(x, w) -> y, image by image."""
 
 SMALL = 1024
 """Arrays of up to this many elements are on every device."""
@@ -47,34 +50,32 @@ def on(mesh: Mesh) -> AbstractContextManager:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def gathered(w: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The whole weight on every device, of shares; its gradient is shares again."""
-    parts = _parts()
-    if parts == 1:
-        return w
-    return _whole(jax.lax.with_sharding_constraint(w, share(w.shape, parts)))
+def shared(layer: Layer) -> Layer:
+    """layer(x, w), whose weight is collected from its shares, and again for the gradient.
 
-
-def regathered(layer: Callable) -> Callable:
-    """The layer, whose weights are gathered again for its gradient.
-
-    Inside of blocks that are rematerialised that makes a third time.
+    Each device takes its images through the whole weight, which it drops after use. What
+    the backward pass collects is not kept from the forward one: a second time, or a third
+    inside of blocks that are rematerialised. x [B, ...] is split over all devices.
     """
-    return layer if _parts() == 1 else jax.checkpoint(layer)
+
+    def split(x: Float[Array, "B ..."], w: Float[Array, "..."]) -> Float[Array, "B ..."]:
+        spec = share(w.shape, _parts())
+        if "fsdp" not in spec:
+            return layer(x, w)
+        sizes = jax.sharding.get_abstract_mesh().shape
+        images = PartitionSpec(tuple(name for name in AXES if sizes[name] > 1))
+        axis = spec.index("fsdp")
+
+        def own(x: Float[Array, "b ..."], w: Float[Array, "..."]) -> Float[Array, "b ..."]:
+            return layer(x, jax.lax.all_gather(w, "fsdp", axis=axis, tiled=True))
+
+        mapped = jax.shard_map(own, in_specs=(images, spec), out_specs=images)
+        return jax.checkpoint(mapped)(x, w)
+
+    return split
 
 
 def _parts() -> int:
     """Devices that share a weight in the program that is traced."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape.get("fsdp", 1)
-
-
-@jax.custom_jvp
-def _whole(w: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.lax.with_sharding_constraint(w, PartitionSpec())
-
-
-@_whole.defjvp
-def _whole_jvp(w: tuple[Array], dw: tuple[Array]) -> tuple[Array, Array]:
-    """The tangent is not gathered, so the gradient need not be whole on any device."""
-    return _whole(*w), dw[0]
