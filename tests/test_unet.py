@@ -189,10 +189,10 @@ def test_half_precision_rounds_the_image_s_path_alone(dtype: str) -> None:
     assert out.raw.dtype == out.uncertainty.dtype == jnp.float32
     tag = {"bfloat16": "eval_bf16", "float16": "eval_fp16"}[dtype]
     exact, rounded = (nhwc(golden.z[f"{group}/F_x"]) for group in ("eval", tag))
-    # the reference's own rounded run is as far from float32 as ours may be
-    bound = 2 * np.abs(rounded - exact).max()
+    # no farther from float32 than the reference's own rounded run
+    bound = np.abs(rounded - exact).max()
     assert 0 < np.abs(np.asarray(out.raw) - exact).max() < bound
-    assert np.abs(np.asarray(out.raw) - rounded).max() < bound
+    assert np.abs(np.asarray(out.raw) - rounded).max() < 2 * bound
     close(out.uncertainty, golden.z["eval/logvar"].ravel(), 2e-6)
     assert len(jax.tree.leaves(full)) == 12  # noise, label, and one for each of ten blocks
     close_trees(embeddings, full, 2e-6)

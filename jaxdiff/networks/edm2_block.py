@@ -70,7 +70,7 @@ class Block(nn.Module):
         if not self.decoder:
             x = unit(self._skip(x))
         y = self._layer("conv_res0", (3, 3))(f.silu(x))
-        y = f.silu(y * self._scale(emb).astype(y.dtype))
+        y = f.silu(y.astype(emb.dtype) * self._scale(emb)).astype(y.dtype)
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         y = self._layer("conv_res1", (3, 3))(y)
         return (self._skip(x) if self.decoder else x), y
@@ -82,7 +82,7 @@ class Block(nn.Module):
         f = functions(self.fixed_magnitudes)
         y = resample(f.silu(group_norm(x)), self.resample_filter, self.resample)
         y = group_norm(self._layer("conv_res0", (3, 3))(y))
-        y = f.silu(y * self._scale(emb).astype(y.dtype))
+        y = f.silu(y.astype(emb.dtype) * self._scale(emb)).astype(y.dtype)
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         y = self._layer("conv_res1", (3, 3))(y)
         return self._skip(resample(x, self.resample_filter, self.resample)), y

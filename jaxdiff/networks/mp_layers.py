@@ -35,7 +35,7 @@ Mode = Literal["keep", "up", "down"]
 
 def mp_silu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """silu(x) / 0.596, whose output has magnitude 1 where x ~ N(0, 1) [EDM2 eq. 81]."""
-    return jax.nn.silu(x) / 0.596
+    return (jax.nn.silu(x.astype(wide(x.dtype))) / 0.596).astype(x.dtype)
 
 
 def mp_sum(
@@ -46,7 +46,9 @@ def mp_sum(
     >>> float(mp_sum(jnp.float32(3.0), jnp.float32(5.0), t=0.0))
     3.0
     """
-    return ((1 - t) * a + t * b) / math.hypot(1 - t, t)
+    dtype = wide(a.dtype)
+    both = (1 - t) * a.astype(dtype) + t * b.astype(dtype)
+    return (both / math.hypot(1 - t, t)).astype(a.dtype)
 
 
 def mp_cat(
@@ -58,9 +60,12 @@ def mp_cat(
     """
     na, nb = a.shape[-1], b.shape[-1]
     c = math.sqrt(na + nb) / math.hypot(1 - t, t)
-    return jnp.concatenate(
-        [a * (c * (1 - t) / math.sqrt(na)), b * (c * t / math.sqrt(nb))], axis=-1
-    )
+    dtype = wide(a.dtype)
+    scaled = [
+        a.astype(dtype) * (c * (1 - t) / math.sqrt(na)),
+        b.astype(dtype) * (c * t / math.sqrt(nb)),
+    ]
+    return jnp.concatenate(scaled, axis=-1).astype(a.dtype)
 
 
 @dataclass(frozen=True)

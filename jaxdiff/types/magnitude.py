@@ -27,7 +27,7 @@ def unit(
     mean = jnp.mean(square, axis=axes, keepdims=True)
     positive = mean > 0
     rms = jnp.where(positive, jnp.sqrt(jnp.where(positive, mean, 1)), 0)
-    return x / (eps + rms).astype(x.dtype)
+    return (x.astype(square.dtype) / (eps + rms)).astype(x.dtype)
 
 
 def unit_rows(w: Float[Array, "..."], eps: float = 1e-4) -> Float[Array, "..."]:
