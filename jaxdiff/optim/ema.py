@@ -157,8 +157,8 @@ def averages(opt_state: Any) -> tuple[PyTree, ...]:
 
 def _mix(a: Array, b: Array, share: Float[Array, ""]) -> Array:
     """(1 - share) a + share b, exactly a at 0 and exactly b at 1."""
-    share = share.astype(a.dtype)
-    return jnp.where(share < 0.5, a + share * (b - a), b - (1 - share) * (b - a))
+    share, low = share.astype(a.dtype), share < 0.5
+    return jnp.where(low, a, b) + jnp.where(low, share, share - 1) * (b - a)
 
 
 def require_params(params: PyTree, name: str) -> None:
