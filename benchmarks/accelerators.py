@@ -53,6 +53,7 @@ class Case:
 CASES = {
     "s-v5e": Case("v5e:2x2", "img512-s", 8),
     "s-v5e-fsdp": Case("v5e:2x2", "img512-s", 8, 4),
+    "s-v5e-32": Case("v5e:2x2", "img512-s", 32),
     "s-h100": Case("h100:4", "img512-s", 32),
     "s-h100-fsdp": Case("h100:4", "img512-s", 32, 4),
     "plan-s-v5e-fsdp": Case("v5e:2x2", "img512-s", 8, 4),
