@@ -170,14 +170,13 @@ def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list
 
 
 FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, 3 * RATE)
-SIZES = [arm for size in (8, 16) for arm in arms(f"emoji{size}", (size, PAPER), TWO)]
+SMALL, MIDDLE, LARGE = (arms(f"emoji{size}", (size, PAPER), TWO) for size in (8, 16, 32))
 OTHERS = arms("emoji8", (8, PAPER), ("p2", "min_snr"))
 TUNED = [Arm("emoji8", 8, weighting, rate) for rate in RATES for weighting in FOUR]
 BETWEEN = arms("emoji8", (16, 64, 128), TWO)
 DIGITS = arms("digits", (8, PAPER), TWO)
 COLOUR = arms("colour8", (8, PAPER), TWO)
-LARGE = arms("emoji32", (32, PAPER), TWO)
-BLOCKS = SIZES, OTHERS, TUNED, BETWEEN, DIGITS, COLOUR, LARGE
+BLOCKS = SMALL, OTHERS, MIDDLE, TUNED, DIGITS, BETWEEN, COLOUR, LARGE
 """The most important first, the most expensive last."""
 TITLES = {
     "emoji8": "emoji, 8×8",
@@ -192,9 +191,9 @@ PARTS = ("noisier", "decided", "clearer")
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("debias_order")
-    weigh(book)
-    every = [(arm, seed) for block in BLOCKS for seed in SEEDS for arm in block]
+    every = [(arm, seed) for block in BLOCKS for arm in block for seed in SEEDS]
     for arm, seed in tqdm(every, desc="runs", disable=None):
+        weigh(book, arm.data)
         folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
         measure(book, arm, seed, folder)
     for title, table in tables(book).items():
@@ -375,27 +374,26 @@ def error_of(network: ResidualMLP) -> Callable[..., Any]:
     return of_levels
 
 
-def weigh(book: study.Book) -> None:
-    """The data, and the shares of each weighting, where missing."""
-    for data, source in DATA.items():
-        if book.find(what="data", data=data):
-            continue
+def weigh(book: study.Book, data: str) -> None:
+    """The data, and the share of each weighting, where missing."""
+    if not book.find(what="data", data=data):
+        source = DATA[data]
         held = dataclasses.replace(source, split="test").load().source.image
         train, own = source.load().source.image, judged(data, held, features=True)
-        real = colours(train)
+        real, (noisy, clear) = colours(train), band(train)
+        book.write({"what": "held-out images", "data": data}, own)
         sizes = {"train": len(train), "held": len(held)}
         moments = {"mean": real.mean(0).tolist(), "std": real.std(0).tolist()}
-        noisy, clear = band(train)
         levels = {"noisy": noisy, "clear": clear}
         book.write({"what": "data", "data": data}, {**sizes, **moments, **levels})
-        book.write({"what": "held-out images", "data": data}, own)
-    for data in ("emoji8", "digits", "colour8"):
-        row = book.find(what="data", data=data)
-        for like in LIKES:
-            for name in WEIGHTINGS:
-                key = {"what": "share", "data": data, "like": like, "weighting": name}
-                if not book.find(**key):
-                    book.write(key, shares(Arm(data, like, name), row))
+    row = book.find(what="data", data=data)
+    for arm in arms(data, LIKES if DATA[data].shape[0] == 8 else (), FOUR):
+        key = {
+            "what": "share",
+            **{n: getattr(arm, n) for n in ("data", "like", "weighting")},
+        }
+        if not book.find(**key):
+            book.write(key, shares(arm, row))
 
 
 def band(images: UInt8[np.ndarray, "N H W C"]) -> tuple[float, float]:
