@@ -95,7 +95,9 @@ def test_a_run_is_scored_and_its_images_kept(workdir: Path, tmp_path: Path) -> N
     )
 
 
-def test_a_wrong_path_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = run("evaluate", tmp_path / "none")
+@pytest.mark.parametrize("command", [("evaluate",), ("sweep", "--over=guidance=0,1")])
+def test_a_wrong_path_leaves_nothing_behind(command: tuple, tmp_path: Path) -> None:
+    name, *more = command  # and is reported before weights that are missing
+    done = run(name, tmp_path / "none", *more, "--extractors=inception_tf")
     assert "holds no run" in done.err
     assert not list(tmp_path.iterdir())

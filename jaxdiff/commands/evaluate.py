@@ -31,7 +31,6 @@ from jaxdiff.commands.scoring_flags import BATCH, BLOCKS, NUMBER
 from jaxdiff.data import Pixels, encoder_of, split_of
 from jaxdiff.data.batches import Images, take
 from jaxdiff.evaluation import Copies, Judge, compare_solvers, likelihood, report
-from jaxdiff.evaluation.extractors.extractor import Extractor
 from jaxdiff.evaluation.likelihood import dataset_bound
 from jaxdiff.runtime import processes, sharding
 from jaxdiff.runtime.files import place, printable, write_atomically
@@ -59,8 +58,7 @@ def main() -> None:
         raise ValueError("give --workdir, a run to draw from, or --images, a folder or NPZ")
     command.need((SIZE, IMAGES))
     out = command.output(OUT, _beside(), "json", "md", "png")
-    extractors = scoring_flags.extractors()
-    images, judge, settings = _external(extractors) if IMAGES.value else _drawn(extractors)
+    images, judge, settings = _external() if IMAGES.value else _drawn()
     blocks = list(evaluation.blocks(images, _count()))
     scored = [judge(block) for block in blocks]
     scores = {
@@ -106,7 +104,7 @@ def _losses(model: sampling_flags.Model) -> list[dict[str, Any]]:
     return dataset_bound.report(bound, LEVELS)["bins"]
 
 
-def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
+def _external() -> tuple[Images, Judge, dict[str, Any]]:
     """External images, and the judge with their reference."""
     path = place(IMAGES.value)
     if scoring_flags.REFERENCE.value is None:
@@ -120,17 +118,17 @@ def _external(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any
     images = evaluation.images_in(path, count, size=SIZE.value)
     reference, mesh = scoring_flags.reference(), sharding.data_mesh()
     how = {"batch": BATCH.value, "progress": processes.first()}
-    judge = Judge(tuple(extractors), reference, mesh, **how)
+    judge = Judge(tuple(scoring_flags.extractors()), reference, mesh, **how)
     judge.check(images[0]["image"].shape, len(images) // _count())
     return images, judge, {"title": str(path), "source": str(path)}
 
 
-def _drawn(extractors: list[Extractor]) -> tuple[Images, Judge, dict[str, Any]]:
+def _drawn() -> tuple[Images, Judge, dict[str, Any]]:
     """A run's images, and the judge with its data."""
     scoring_flags.number()  # checked before the data are read
     model = sampling_flags.model_from_flags()
-    kept = sampling_flags.beside() / "quality"
-    judge = scoring_flags.judge(model.experiment.data, extractors, kept)
+    kept, by = sampling_flags.beside() / "quality", scoring_flags.extractors()
+    judge = scoring_flags.judge(model.experiment.data, by, kept)
     images = scoring_flags.draw(model, model.sampler, kept / "images")
     title, s = (
         f"{sampling_flags.WORKDIR.value}, step {model.run.step}",

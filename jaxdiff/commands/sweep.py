@@ -80,8 +80,8 @@ def main() -> None:
     scoring_flags.number()  # checked before the data are read
     kept = sampling_flags.beside() / "quality"
     out = command.output(OUT, kept / "sweep", "md", "json", "png")
+    planned = _planned(points, command.names(scoring_flags.EXTRACTORS))
     extractors = scoring_flags.extractors()
-    planned = _planned(points, [e.name for e in extractors])
     networks_of = _averages(planned)
     book = sweep_axes.Book(kept / "sweep.jsonl")
     done_before = processes.from_first([bool(book.find(p.made_by)) for p in planned])
