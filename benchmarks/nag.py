@@ -19,8 +19,9 @@ shift on the way, against forward states of held-out images. To know what a shif
 nothing else is wrong, shifts of known size are also made: Heun's rule, in many steps, from
 states of training images at sigma / alpha = 1 with m times the noise that is right there.
 
-Stopped and started again it goes on. Writes nag.json to --out; no result is published yet.
-For one core. Needs `pip install -e ".[openmoji]"`, whose drawings are CC BY-SA 4.0.
+Stopped and started again it goes on. Prints tables, and writes nag.png and nag.json to
+--out. For one core; see docs/results/nag.md for what it took. Needs `pip install -e
+".[openmoji]"`, whose drawings are CC BY-SA 4.0.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import digits_judge
 import jax
@@ -42,6 +43,7 @@ from tqdm import tqdm
 from zero_terminal_snr import proportional
 
 import jaxdiff as jd
+from jaxdiff.analysis import plots
 from jaxdiff.config import Experiment, Sampling
 from jaxdiff.data import Digits, OpenMoji, Pixels
 from jaxdiff.denoisers.parameterizations import Unscaled
@@ -62,6 +64,10 @@ from jaxdiff.sampling.guidance import without
 from jaxdiff.sampling.solvers.sde import SigmaW
 from jaxdiff.types import NoiseLevel, Solver, Source
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SEEDS = (0, 1, 2)
 STEPS, BATCH, DECAY, IMAGES = 2000, 64, 0.997, 500
 WEIGHTS, FEWER = (0.0, 0.25, 0.5, 1.0, 2.0), (0.0, 0.5, 1.0)
@@ -70,7 +76,9 @@ HIGH, SCALE = 5.0, 0.5
 """Guidance acts at sigma / alpha <= 5; the weight of classifier-free guidance, where on."""
 RATIOS = (5.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25, 0.1)
 """The shift is measured at the levels of a grid next to these sigma / alpha."""
-MULTIPLES, AT = (0.9, 1.0, 1.05, 1.1, 1.2, 1.4), 1.0
+MULTIPLES = (0.9, 1.0, 1.05, 1.1, 1.2, 1.4)
+SURE = 0.02
+"""Changes of ln of a distance that count."""
 UPON, GAIN_RATIOS = (0.8, 1.0, 1.2), (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 4.0)
 
 FLOW, TABLE = jd.RectifiedFlow(), jd.Table(jd.LinearBetas())
@@ -108,6 +116,7 @@ class Setting:
 
 
 EM, ODE = "Euler–Maruyama", "Euler"
+NOISY = EM, "Ancestral"
 SAMPLERS = [
     *(Setting("flow", EM, steps) for steps in (10, 25, 50, 100, 250)),
     *(Setting("flow", ODE, steps) for steps in (10, 50)),
@@ -124,13 +133,16 @@ MADE = [Setting("flow", "Heun", 10, m=m) for m in MULTIPLES]
 
 
 def main() -> None:
-    """Trains and measures what is missing."""
+    """Trains and measures what is missing, prints, draws."""
     book = study.book("nag")
     runs = list(trainings())
     for name, experiment in tqdm(runs, desc="trainings", disable=None):
         study.trained(name, experiment)
     measure_gains(book)
     measure(book)
+    for title, table in tables(book).items():
+        print(f"{title}\n\n{table}\n")
+    print(study.save(draw(book), "nag"))
 
 
 def trainings() -> Iterator[tuple[str, Experiment]]:
@@ -337,10 +349,11 @@ def key(data: str, setting: Setting, seed: int, w: float) -> dict[str, Any]:
 
 def cells() -> Iterator[tuple[str, Setting, int, float]]:
     """All that there is to draw; of fine-tuned networks there are those of digits."""
-    for setting, data in itertools.product(MADE + SAMPLERS, SOURCES):
+    by_steps = sorted(SAMPLERS, key=lambda setting: setting.steps == 250)
+    for setting, data in itertools.product(MADE + by_steps, SOURCES):
         if setting.kind == "scratch" or data == "digits":
-            weights = FEWER if setting.steps == 250 else WEIGHTS
-            yield from ((data, setting, *one) for one in itertools.product(SEEDS, weights))
+            every = itertools.product(SEEDS, weights(setting))
+            yield from ((data, setting, *one) for one in every)
 
 
 def measure(book: study.Book) -> None:
@@ -400,6 +413,175 @@ def gain_of(data: str, path: str) -> Any:
         return -jnp.sum((told - other) * rest) / jnp.sum(rest**2)
 
     return gain
+
+
+def values(
+    book: study.Book, data: str, setting: Setting, w: float, field: str = "frechet"
+) -> Float64[np.ndarray, "seeds ..."]:
+    """A field of the rows, an item a seed."""
+    return np.array([book.find(**key(data, setting, s, w))[field] for s in SEEDS])
+
+
+def weights(setting: Setting) -> tuple[float, ...]:
+    """The weights that a way to sample is measured with."""
+    return FEWER if setting.steps == 250 else WEIGHTS
+
+
+def change(
+    book: study.Book, data: str, setting: Setting, w: float, field: str = "frechet"
+) -> Float64[np.ndarray, " seeds"]:
+    """ln of the distance with guidance over that without, seed by seed: < 0 is better."""
+    return np.log(values(book, data, setting, w, field)) - np.log(
+        values(book, data, setting, 0.0, field)
+    )
+
+
+def best(book: study.Book, data: str, setting: Setting) -> float:
+    """The weight > 0 of the least change, in the mean over seeds."""
+    return min(weights(setting)[1:], key=lambda w: change(book, data, setting, w).mean())
+
+
+def outcome(book: study.Book, data: str, setting: Setting) -> str:
+    """What the best weight does: beyond `SURE`, and in every seed, or it is neither."""
+    at_best = change(book, data, setting, best(book, data, setting))
+    if at_best.mean() < -SURE and (at_best < 0).all():
+        return "helps"
+    return "hurts" if at_best.mean() > SURE and (at_best > 0).all() else "neither"
+
+
+def shift(book: study.Book, data: str, setting: Setting) -> tuple[float, float]:
+    """Without guidance, mean over seeds: at 0.2 < sigma / alpha <= 1, and the last."""
+    ratio = values(book, data, setting, 0.0, "ratio")[0]
+    by_level = values(book, data, setting, 0.0, "shift").mean(0)
+    low, high = noise_shift.shift.USEFUL
+    inside = (low < ratio) & (ratio <= high)
+    return float(by_level[inside].mean()), float(by_level[-1])
+
+
+def ways() -> list[tuple[str, Setting]]:
+    """All ways to sample that start from noise, data set by data set."""
+    pairs = {(data, setting): None for data, setting, *_ in cells() if not setting.m}
+    return sorted(pairs, key=lambda pair: list(SOURCES).index(pair[0]))
+
+
+def tables(book: study.Book) -> dict[str, str]:
+    """By title: each way to sample, made shifts, gains, and rules."""
+    said = {}
+    every = [f"w = {w:g}" for w in WEIGHTS]
+    head = "sampler", "shift", "last", *every, "best w", "change", "guidance"
+    for data, path in itertools.product(SOURCES, ("flow", "ddpm")):
+        rows = []
+        for setting in (s for d, s in ways() if (d, s.path) == (data, path)):
+            signed = (minus(f"{n:+.3f}") for n in shift(book, data, setting))
+            distances = (
+                spread(values(book, data, setting, w)) if w in weights(setting) else ""
+                for w in WEIGHTS
+            )
+            w = best(book, data, setting)
+            change_at_it = percent(change(book, data, setting, w))
+            verdict = outcome(book, data, setting)
+            rows.append(
+                [str(setting), *signed, *distances, f"{w:g}", change_at_it, verdict]
+            )
+        said[f"{data}, {path}"] = study.table(head, rows)
+    said["made shifts"] = made_table(book)
+    said["gains"] = gain_table(book)
+    return said
+
+
+def made_table(book: study.Book) -> str:
+    """What guidance does to shifts of known size."""
+    rows = []
+    for data, setting in itertools.product(SOURCES, MADE):
+        plain = spread(values(book, data, setting, 0.0), "{:.3f} ± {:.3f}")
+        changes = (percent(change(book, data, setting, w)) for w in WEIGHTS[1:])
+        measured = minus(f"{shift(book, data, setting)[0]:+.3f}")
+        known = minus(f"{math.log(setting.m):+.3f}")
+        rows.append([data, f"{setting.m:g}", known, measured, plain, *changes])
+    head = "data", "m", "ln m", "shift", "w = 0", *(f"w = {w:g}" for w in WEIGHTS[1:])
+    return study.table(head, rows)
+
+
+def gain_table(book: study.Book) -> str:
+    """The share of the noise that guidance takes away, of states of m times the noise."""
+    rows = []
+    runs = [(data, path, "scratch") for data in SOURCES for path in ("flow", "ddpm")]
+    for data, path, kind in [*runs, TUNED]:
+        of = {"what": "gain", "data": data, "path": path, "kind": kind}
+        gains = np.mean([book.find(**of, seed=seed)["gains"] for seed in SEEDS], axis=0)
+        for m, row in zip(UPON, gains.T, strict=True):
+            name = f"{data}, {path}" + (", fine-tuned" if kind == "tuned" else "")
+            rows.append([name, f"{m:g}", *(minus(f"{g:+.2f}") for g in row)])
+    return study.table(["network", "m", *(f"σ/α = {r:g}" for r in GAIN_RATIOS)], rows)
+
+
+def percent(changes: Float64[np.ndarray, " seeds"]) -> str:
+    """Changes of a logarithm, as percent."""
+    return spread(100 * np.expm1(changes), "{:+.0f} ± {:.0f} %")
+
+
+def minus(number: str) -> str:
+    """With a sign as long as a plus."""
+    return number.replace("-", "−")
+
+
+def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}") -> str:
+    """Mean and standard deviation over seeds.
+
+    >>> spread(np.array([-3.0, -2.0, -1.0]), "{:+.1f} ± {:.1f}")
+    '−2.0 ± 1.0'
+    """
+    return minus(style.format(values.mean(), values.std(ddof=1)))
+
+
+def draw(book: study.Book) -> "Figure":
+    """Left, what the best weight does over the shift; right, changes over w."""
+    title = "When noise awareness guidance helps: by the shift, and by the sampler"
+    figure, (left, right) = plots.panels(title, 4.4, 1, 2, ratios=(1.25, 1))
+    for axes in (left, right):
+        axes.axhline(0, color=plots.INK, lw=0.8)
+    scatter(left, book)
+    curves(right, book)
+    return figure
+
+
+def scatter(axes: "Axes", book: study.Book) -> None:
+    """A mark for each way to sample, and lines through shifts of known size."""
+    for colour, data in zip(plots.COLOURS, SOURCES, strict=False):
+        at = [(shift(book, data, s)[0], at_best(book, data, s)) for s in MADE]
+        look = {"color": colour, "lw": 1.2, "marker": "x", "ms": 5}
+        axes.plot(*zip(*at, strict=True), label=f"{data}: shift made by hand", **look)
+        for noisy, marker in ((True, "o"), (False, "s")):
+            some = [s for d, s in ways() if d == data and (s.solver in NOISY) == noisy]
+            at = [(shift(book, data, s)[0], at_best(book, data, s)) for s in some]
+            look = {"color": colour, "marker": marker, "ls": "none", "ms": 6}
+            kind = "samplers that add noise" if noisy else "ODE"
+            fill = colour if noisy else plots.PAPER
+            axes.plot(*zip(*at, strict=True), label=f"{data}: {kind}", mfc=fill, **look)
+    axes.axvline(0, color=plots.INK, lw=0.8)
+    axes.set(title="At the best weight w, three seeds each", xscale="symlog")
+    axes.set(xlabel="shift of ln σ/α without guidance, at 0.2 < σ/α ≤ 1   [nats]")
+    axes.set_ylabel("change of the Fréchet distance   [%]")
+    plots.legend(axes)
+
+
+def at_best(book: study.Book, data: str, setting: Setting) -> float:
+    """The mean change at the best weight, in percent."""
+    changes = change(book, data, setting, best(book, data, setting))
+    return float(100 * np.expm1(changes).mean())
+
+
+def curves(axes: "Axes", book: study.Book) -> None:
+    """The change over w of the samplers on the straight path, on digits."""
+    shown = [s for s in SAMPLERS if s == Setting("flow", s.solver, s.steps)]
+    for setting, look in zip(shown, plots.looks(map(str, shown)), strict=True):
+        at = weights(setting)
+        changes = [100 * np.expm1(change(book, "digits", setting, w)) for w in at]
+        mean, std = np.mean(changes, axis=1), np.std(changes, axis=1, ddof=1)
+        axes.errorbar(at, mean, std, label=str(setting), marker=".", capsize=2, **look)
+    axes.set(title="Digits, straight path", xlabel="weight w of the guidance   [1]")
+    axes.set(ylim=(-30, 60))
+    plots.legend(axes)
 
 
 if __name__ == "__main__":
