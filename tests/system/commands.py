@@ -13,24 +13,28 @@ import numpy as np
 
 from jaxdiff.runs import checkpoint
 from jaxdiff.runtime import sharding
+from tests import linear as linear  # registers the network of TINY
 from tests.cases import commands as here
 from tests.cases.commands import Done
 from tests.system.forked import ROOT, Command, Ended
 
-TINY = "--config=tests/system/tiny.py"
+TINY = "--config=tests/system/tiny.py:linear"
+UNET = "--config=tests/system/tiny.py"
+"""Where it matters that the network is one, with dropout; the other takes less time."""
 
 
 def command(script: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "jaxdiff", script, *map(str, arguments)]
+    own = "--import=tests.linear"  # the network of TINY
+    return [sys.executable, "-m", "jaxdiff", script, own, *map(str, arguments)]
 
 
-def train(workdir: Path, *arguments: object) -> list[str]:
-    return command("train", TINY, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
+def train(workdir: Path, *arguments: object, config: str = TINY) -> list[str]:
+    return command("train", config, f"--workdir={workdir}", "--cpu_devices=2", *arguments)
 
 
-def refused_training(workdir: Path, *arguments: object) -> Done:
+def refused_training(workdir: Path, *arguments: object, config: str = TINY) -> Done:
     """A command that ends before it computes, in this process."""
-    return here.run("train", TINY, f"--workdir={workdir}", *arguments)
+    return here.run("train", config, f"--workdir={workdir}", *arguments)
 
 
 def run(line: list[str], environment: dict[str, str]) -> Ended:

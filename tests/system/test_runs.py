@@ -16,6 +16,7 @@ from jaxdiff.runs import restoring, run_folder
 from tests.cases import commands as here
 from tests.cases.commands import Done
 from tests.system.commands import (
+    UNET,
     Ended,
     command,
     kill_when,
@@ -80,9 +81,11 @@ def test_a_run_knows_the_data_s_statistics(finished: Path) -> None:
     np.testing.assert_allclose(measured["std"], [pixels.std()], rtol=1e-6)
 
 
-def test_killed_anywhere_ends_the_same(
-    finished: Path, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_killed_anywhere_ends_the_same(environment: dict[str, str], tmp_path: Path) -> None:
+    """A network with dropout, beside the same run that was left alone."""
+    finished = tmp_path / "finished"
+    done = run(train(finished, *PLAIN, config=UNET), environment)
+    assert done.returncode == 0, done.stderr
     workdir = tmp_path / "run"
     moments = [
         (lambda: (workdir / "config.json").exists(), signal.SIGKILL),  # before any step
@@ -92,14 +95,14 @@ def test_killed_anywhere_ends_the_same(
     ]
     for ready, sign in moments:
         before = saved_steps(workdir) if (workdir / "checkpoints").exists() else []
-        line = train(workdir, *PLAIN)
+        line = train(workdir, *PLAIN, config=UNET)
         code, output = kill_when(line, environment, ready, sign)
         kept = saved_steps(workdir) if (workdir / "checkpoints").exists() else []
         assert not before or max(kept) >= max(before)
         assert code == (-signal.SIGKILL if sign == signal.SIGKILL else 75), output
     assert "To go on:" in output
     assert max(saved_steps(workdir)) >= 30  # SIGTERM saved the step it stopped at
-    done = run(train(workdir, *PLAIN), environment)
+    done = run(train(workdir, *PLAIN, config=UNET), environment)
     assert done.returncode == 0, done.stderr
     whole, pieces = leaves(finished), leaves(workdir)
     assert whole.keys() == pieces.keys()
@@ -197,7 +200,7 @@ def errors(done: subprocess.CompletedProcess | Ended | Done) -> str:
 def test_a_mistake_is_one_line(
     arguments: list[str], complaint: str, tmp_path: Path
 ) -> None:
-    done = refused_training(tmp_path / "run", *arguments)
+    done = refused_training(tmp_path / "run", *arguments, config=UNET)
     assert complaint in errors(done)
     assert not list(tmp_path.rglob("checkpoints/*"))
 
@@ -230,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         "--config.optimizer.rampup_images=1600",
         "--config.checkpoint_every=1",
     )
-    done = run(train(workdir, *PLAIN, *wild), environment)
+    done = run(train(workdir, *PLAIN, *wild, config=UNET), environment)
     step = int(re.search(r"not finite at step (\d+);", errors(done))[1])
     assert 2 < step < STEPS
     assert saved_steps(workdir)[-1] == step - 1
@@ -298,9 +301,10 @@ def test_the_second_start_compiles_nothing(
 def test_a_full_disk_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     """The limit on the size of a file stands in for a disk that is full."""
     workdir = tmp_path / "run"
-    assert run(train(workdir, *PLAIN, "--config.steps=4"), environment).returncode == 0
-    limited = ["bash", "-c", f"ulimit -f 20; exec {' '.join(train(workdir, *PLAIN))}"]
+    line = train(workdir, *PLAIN, config=UNET)
+    assert run([*line, "--config.steps=4"], environment).returncode == 0
+    limited = ["bash", "-c", f"ulimit -f 20; exec {' '.join(line)}"]
     assert "cannot save a checkpoint" in errors(run_anew(limited, environment))
     assert saved_steps(workdir) == [4]
-    assert run(train(workdir, *PLAIN, "--config.steps=8"), environment).returncode == 0
+    assert run([*line, "--config.steps=8"], environment).returncode == 0
     assert saved_steps(workdir) == [4, 8]
