@@ -178,6 +178,8 @@ DIGITS = arms("digits", (8, PAPER), TWO)
 COLOUR = arms("colour8", (8, PAPER), TWO)
 BLOCKS = SMALL, OTHERS, MIDDLE, TUNED, DIGITS, BETWEEN, COLOUR, LARGE
 """The most important first, the most expensive last."""
+EXPLAINED = ("digits", "emoji8")
+"""Data whose shares are shown."""
 TITLES = {
     "emoji8": "emoji, 8×8",
     "emoji16": "emoji, 16×16",
@@ -191,6 +193,8 @@ PARTS = ("noisier", "decided", "clearer")
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("debias_order")
+    for data in EXPLAINED:
+        weigh(book, data)
     every = [(arm, seed) for block in BLOCKS for arm in block for seed in SEEDS]
     for arm, seed in tqdm(every, desc="runs", disable=None):
         weigh(book, arm.data)
@@ -548,13 +552,17 @@ def channels(book: study.Book, arm: Arm) -> Float64[np.ndarray, "C seeds"]:
 def by_share(book: study.Book) -> str:
     """Where the weight is: on noisier levels, where images are decided, on clearer ones."""
     rows = []
-    for like in LIKES:
-        line = [str(like)]
-        for name in FOUR:
-            row = book.find(what="share", data="emoji8", like=like, weighting=name)
-            line.append(" / ".join(f"{row[part]:.0%}" for part in PARTS))
-        rows.append(line)
-    return study.table(["as at", *(NAMES[name] for name in FOUR)], rows)
+    for data in EXPLAINED:
+        for like in LIKES:
+            found = (share(book, data, like, name) for name in FOUR)
+            cells = [" / ".join(f"{100 * row[p]:.0f}" for p in PARTS) for row in found]
+            rows.append([TITLES[data], str(like), *cells])
+    return study.table(["images", "as at", *(NAMES[name] for name in FOUR)], rows)
+
+
+def share(book: study.Book, data: str, like: int, weighting: str) -> dict[str, Any]:
+    """A row of shares."""
+    return book.find(what="share", data=data, like=like, weighting=weighting)
 
 
 def draw(book: study.Book) -> "Figure":
@@ -575,11 +583,8 @@ def draw(book: study.Book) -> "Figure":
         result.errorbar(likes, mean, std, marker="o", ms=4, capsize=3, label=name, **look)
     result.axhline(1, color=plots.INK, lw=0.8)
     for weighting, look in zip(FOUR, plots.looks(NAMES.values()), strict=True):
-        rows = (
-            book.find(what="share", data="emoji8", like=like, weighting=weighting)
-            for like in LIKES
-        )
-        part = [100 * row["decided"] for row in rows]
+        found = (share(book, "emoji8", like, weighting) for like in LIKES)
+        part = [100 * row["decided"] for row in found]
         cause.plot(LIKES, part, marker="o", ms=4, label=NAMES[weighting], **look)
     result.set(title="Fréchet distance, Debias / constant", ylabel="ratio   [1]")
     cause.set(title="Weight on levels that decide 8×8 pixels", ylabel="share   [%]")
