@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import zlib
 
 # Compiling takes most of the time: a quarter of it without LLVM's optimizations and with
 # the older emitters of fusions, and a fifth less again if a program is one piece of code.
@@ -40,6 +41,18 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 PROGRAMS = 500
 """That share one MLIR context, which keeps their types and constants for as long."""
+
+
+def store_uncompressed() -> None:
+    """Writes programs to the cache as they are, as zlib's format allows.
+
+    JAX compresses each, which takes as long as to write it down in the first place.
+    """
+    from jax._src import compilation_cache
+
+    stored = functools.partial(zlib.compress, level=0)
+    if compilation_cache.zstandard is compilation_cache.zstd is None:
+        compilation_cache.compress_executable = stored
 
 
 def share_contexts() -> None:

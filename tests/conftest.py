@@ -26,6 +26,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A program's origin in the source, up to 100 frames for each operation, is not written.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 compiling.share_contexts()
+compiling.store_uncompressed()
 
 
 class Unchecked:

@@ -74,14 +74,17 @@ def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
-@jax.jit
 def checksum(state: PyTree) -> UInt32[Array, " leaves"]:
     """One number for each array of a state, or of a part, which any flipped bit changes.
 
     The sum over the array's 32-bit words w_i of (2 i + 1) w_i, modulo 2^32: a sum of
     integers is the same on any number of devices.
     """
+    return _checksum(jax.tree.leaves(state))  # one program for a state and its arrays
 
+
+@jax.jit
+def _checksum(leaves: list[Array]) -> UInt32[Array, " leaves"]:
     def add(leaf: Array) -> UInt32[Array, ""]:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
@@ -91,4 +94,4 @@ def checksum(state: PyTree) -> UInt32[Array, " leaves"]:
         words = words.astype(jnp.uint32).reshape(-1)
         return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1))
 
-    return jnp.stack([add(leaf) for leaf in jax.tree.leaves(state)])
+    return jnp.stack([add(leaf) for leaf in leaves])

@@ -27,6 +27,7 @@ from jaxdiff.runs.record import DamagedError, Record
 from jaxdiff.runs.state import TrainState, init_state
 from jaxdiff.runtime import processes, sharding
 from tests import buckets
+from tests.linear import Linear
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 TINY = Experiment(
@@ -380,7 +381,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
     e = dataclasses.replace(
         TINY,
         data=source,
-        network=dataclasses.replace(TINY.network, label_dim=2),
+        network=Linear(label_dim=2),
         snapshot_every=1,
         steps=1,
     )
@@ -405,7 +406,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
     fewer = dataclasses.replace(
         moved,
         data=pictures(tmp_path / "three", cat=2),
-        network=dataclasses.replace(TINY.network, label_dim=1),
+        network=Linear(label_dim=1),
         steps=3,
     )
     with pytest.raises(ValueError, match="trained on other data"):  # and not label_dim
