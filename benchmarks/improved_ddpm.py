@@ -8,10 +8,9 @@ last entry of the cosine table, whose beta is cut to 0.999: in its term of the b
 squared error of eps has a weight of 500 nats, in the one before 1.5 and in most 0.01. So
 L_vlb is trained as published, by importance or with t uniform, and
 
-    held        x0 held to [-1, 1] in the bound, as sampling and evaluation hold it
-    passed      the same with the gradient that it has where it is not held
-    left out    the last entry's term is 0
     warmed      the sampler waits for 50 losses of each entry, not 10
+    left out    the last entry's term is 0
+    held        x0 is held to [-1, 1] in the bound, as sampling and evaluation hold it
     linear      on DDPM's table, which ends on beta = 0.02
 
 Measures, with x0 held to [-1, 1], the bound on 300 held-out and on 300 training digits, at
@@ -50,8 +49,7 @@ from jaxdiff.optim import AdamW
 from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import provenance, sharding
-from jaxdiff.schedules import LargeVariance, LearnedVariance, SmallVariance
-from jaxdiff.schedules.posterior import Variance
+from jaxdiff.schedules import LearnedVariance
 from jaxdiff.types import Denoised, LossTerm, Noised, Times
 
 if TYPE_CHECKING:
@@ -69,21 +67,6 @@ T = 1000
 UNIFORM, IMPORTANCE = UniformEntries(), LossSecondMoment(T)
 
 
-@jd.register(name="losses.Held")
-@dataclass(frozen=True)
-class Held:
-    """A term of x0 held to [-1, 1]; `passing` keeps the gradient that it has elsewhere."""
-
-    of: LossTerm
-    passing: bool = False
-
-    def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
-        x0 = jnp.clip(denoised.x0, -1, 1)
-        if self.passing:
-            x0 = jax.lax.stop_gradient(x0) + _zero(denoised.x0)
-        return self.of(dataclasses.replace(denoised, x0=x0), noised)
-
-
 @jd.register(name="losses.LeftOut")
 @dataclass(frozen=True)
 class LeftOut:
@@ -96,11 +79,6 @@ class LeftOut:
         return jnp.where(before, self.of(denoised, noised), 0.0)
 
 
-def _zero(x: Array) -> Array:
-    """0, with the gradient of x."""
-    return x - jax.lax.stop_gradient(x)
-
-
 @dataclass(frozen=True)
 class Arm:
     """One training: its table, objective and law of t."""
@@ -110,18 +88,13 @@ class Arm:
     loss: LossTerm
     times: Times = UNIFORM
 
-    @property
-    def variances(self) -> tuple[Variance, ...]:
-        """Those that the bound is measured with."""
-        return (SmallVariance(), LargeVariance()) if self.loss == SIMPLE else (LEARNED,)
+
+SIMPLE = jd.WeightedError(jd.UniformOnNetwork(jd.Eps()))
 
 
-SIMPLE, LEARNED = jd.WeightedError(jd.UniformOnNetwork(jd.Eps())), LearnedVariance()
-
-
-def bound(table: str, stop_mean: bool = False) -> LossTerm:
+def bound(table: str, stop_mean: bool = False, clip: bool = False) -> LossTerm:
     """One term of the bound."""
-    return jd.VariationalBound(TABLES[table], stop_mean=stop_mean)
+    return jd.VariationalBound(TABLES[table], stop_mean=stop_mean, clip=clip)
 
 
 def hybrid(table: str) -> LossTerm:
@@ -147,22 +120,9 @@ ARMS = {
     "out": Arm(
         "L_vlb, last entry left out", "cosine", vlb(LeftOut(bound("cosine"))), IMPORTANCE
     ),
-    "held": Arm("L_vlb, x₀ held", "cosine", vlb(Held(bound("cosine"))), IMPORTANCE),
-    "passed": Arm(
-        "L_vlb, x₀ held, gradient passed",
-        "cosine",
-        vlb(Held(bound("cosine"), passing=True)),
-        IMPORTANCE,
-    ),
-    "hybrid-held": Arm(
-        "L_hybrid, x₀ held",
-        "cosine",
-        jd.Total(((1.0, SIMPLE), (T / 1000, Held(bound("cosine", stop_mean=True))))),
-    ),
+    "held": Arm("L_vlb, x₀ held", "cosine", vlb(bound("cosine", clip=True)), IMPORTANCE),
     "hybrid-linear": Arm("L_hybrid, linear", "linear", hybrid("linear")),
     "vlb-linear": Arm("L_vlb, linear", "linear", vlb(bound("linear")), IMPORTANCE),
-    "simple": Arm("L_simple", "cosine", SIMPLE),
-    "simple-linear": Arm("L_simple, linear", "linear", SIMPLE),
 }
 
 
@@ -180,7 +140,7 @@ NOISES: dict[str, tuple[LossTerm, Times]] = {
     "L_hybrid, t uniform": (ARMS["hybrid"].loss, UNIFORM),
 }
 """Gradients by name, on the cosine table."""
-AT = ("hybrid", "vlb", "held")
+AT = ("hybrid", "out")
 """Arms at whose parameters gradients are taken."""
 
 
@@ -190,7 +150,6 @@ def main() -> None:
     runs = [(arm, seed) for arm in ARMS for seed in SEEDS]
     for arm, seed in tqdm(runs, desc="trainings", disable=None):
         study.trained(f"{arm}-{seed}", experiment(arm, seed))
-    for arm, seed in tqdm(runs, desc="bounds", disable=None):
         measure_bounds(book, arm, seed)
         measure_draws(book, arm, seed)
     places = [(arm, seed) for arm in AT for seed in SEEDS]
@@ -206,7 +165,7 @@ def experiment(arm: str, seed: int) -> Experiment:
     a = ARMS[arm]
     return Experiment(
         data=Digits(),
-        network=ResidualMLP(label_dim=10, learned_variance=a.loss != SIMPLE),
+        network=ResidualMLP(label_dim=10, learned_variance=True),
         schedule=TABLES[a.table],
         times=a.times,
         parameterization=jd.Eps(),
@@ -237,28 +196,25 @@ def made(arm: str, seed: int) -> dict[str, str]:
 
 
 def bound_key(
-    arm: str, seed: int, variance: Variance, split: str = "test", step: int = STEPS
+    arm: str, seed: int, split: str = "test", step: int = STEPS
 ) -> dict[str, Any]:
     """What a row of the bound is found by."""
-    of = {"arm": arm, "seed": seed, "variance": type(variance).__name__}
-    return {"what": "bound", **of, "split": split, "step": step, "images": IMAGES}
+    of = {"arm": arm, "seed": seed, "split": split, "step": step}
+    return {"what": "bound", **of, "images": IMAGES}
 
 
 def measure_bounds(book: study.Book, arm: str, seed: int) -> None:
     """The bound of a run: of both splits, and of held-out digits over training."""
-    *others, variance = ARMS[arm].variances
-    every = [(variance, "test", step) for step in CHECKPOINTS]
-    every += [(variance, "train", STEPS), *((other, "test", STEPS) for other in others)]
-    for variance, split, step in every:
-        key = bound_key(arm, seed, variance, split, step)
+    for split, step in [*(("test", step) for step in CHECKPOINTS), ("train", STEPS)]:
+        key = bound_key(arm, seed, split, step)
         if book.find(**key):
             continue
         run = restoring.restore(folder(arm, seed), step=step)
         steps = likelihood.process(run.experiment.schedule, T)
-        costs = (dataset_bound.coster(run.experiment, variance, clip) for clip in (1, 0))
+        cost = functools.partial(dataset_bound.coster, run.experiment, LearnedVariance())
         held, last = (
             dataset_bound.measure(
-                cost,
+                cost(clip),
                 run.variables,
                 Digits(split).load(),
                 some,
@@ -266,7 +222,7 @@ def measure_bounds(book: study.Book, arm: str, seed: int) -> None:
                 number=IMAGES,
                 batch=IMAGES,
             )
-            for cost, some in zip(costs, (steps, steps[T - 1 :]), strict=True)
+            for clip, some in ((True, steps), (False, steps[T - 1 :]))
         )
         parts = dataset_bound.report(held)["bits_per_dim"]
         terms = held.vb.mean(0)
@@ -337,16 +293,9 @@ def seeds(book: study.Book) -> list[int]:
     return sorted({row["seed"] for row in book.rows if row["what"] == "bound"})
 
 
-def values(
-    book: study.Book,
-    arm: str,
-    field: str = "total",
-    variance: Variance | None = None,
-    **where: Any,
-) -> Seeds:
-    """A field of the bound, a number a seed; of the larger variance if none is learned."""
-    variance = variance or ARMS[arm].variances[-1]
-    rows = (book.find(**bound_key(arm, s, variance, **where)) for s in seeds(book))
+def values(book: study.Book, arm: str, field: str = "total", **where: Any) -> Seeds:
+    """A field of the bound, a number a seed."""
+    rows = (book.find(**bound_key(arm, s, **where)) for s in seeds(book))
     return np.array([row[field] for row in rows])
 
 
@@ -364,17 +313,14 @@ def table_of_bounds(book: study.Book) -> str:
     """Bits/dim of each arm, its lag behind L_hybrid, and its parts."""
     rows = []
     for arm, a in ARMS.items():
-        for variance in a.variances:
-            of = functools.partial(values, book, arm, variance=variance)
-            lag = of() - values(book, hybrid_of(arm))
-            kind = type(variance).__name__.removesuffix("Variance").lower()
-            cells = [spread(of()), "" if arm == hybrid_of(arm) else spread(lag, SIGNED)]
-            cells += [spread(of(field)) for field in ("diffusion", "decoder")]
-            train = variance == a.variances[-1]
-            cells.append(spread(of(split="train")) if train else "")
-            last = of("last entry, x0 as it is").mean()
-            rows.append([a.name, kind, *cells, f"{last:.2g}"])
-    head = "objective", "variance", "bits/dim", "less L_hybrid", "diffusion", "decoder"
+        of = functools.partial(values, book, arm)
+        lag = of() - values(book, hybrid_of(arm))
+        cells = [spread(of()), "" if arm == hybrid_of(arm) else spread(lag, SIGNED)]
+        cells += [spread(of(field)) for field in ("diffusion", "decoder")]
+        cells.append(spread(of(split="train")))
+        last = of("last entry, x0 as it is").mean()
+        rows.append([a.name, *cells, f"{last:.2g}"])
+    head = "objective", "bits/dim", "less L_hybrid", "diffusion", "decoder"
     return study.table([*head, "training digits", "last entry, x₀ as it is"], rows)
 
 
@@ -440,7 +386,7 @@ def spread(values: Seeds, style: str = "{:.3f} ± {:.3f}") -> str:
     return style.format(values.mean(), values.std(ddof=1)).replace("-", "−")
 
 
-LINES = ("hybrid", "vlb", "warmed", "out", "held", "passed")
+LINES = ("hybrid", "vlb", "warmed", "out", "held")
 """Arms that are drawn over training and over the entries."""
 
 
@@ -474,7 +420,7 @@ def draw(book: study.Book) -> "Figure":
     return figure
 
 
-OBJECTIVES = ("simple", "hybrid", "vlb")
+OBJECTIVES = ("hybrid", "vlb")
 BITS = "bound   [bits/dim]"
 
 

@@ -224,8 +224,9 @@ class VariationalBound:
 
     For entry i = t T - 1: KL for i > 0, the decoder's for i = 0, no prior; its mean over
     the T entries, times T, is the bound less the prior. t is rounded to the nearest entry,
-    so draw it from the entries. D is not clipped. With `stop_mean` no gradient goes to x0,
-    so that the bound trains the variance alone.
+    so draw it from the entries. With `stop_mean` no gradient goes to x0, so that the bound
+    trains the variance alone. With `clip` x0 is held to [-1, 1], as sampling and evaluation
+    hold it; [IDDPM] does not in training.
 
     >>> from jaxdiff.schedules import CosineBetas
     >>> bound = VariationalBound(Table(CosineBetas(steps=100)))
@@ -237,6 +238,7 @@ class VariationalBound:
     variance: Variance = LearnedVariance()
     decoder: Decoder = PixelDecoder()
     stop_mean: bool = True
+    clip: bool = False
 
     def __call__(self, denoised: Denoised, noised: Noised) -> Float[Array, " B"]:
         rows = _rows(self.table)
@@ -245,6 +247,7 @@ class VariationalBound:
         entry = jnp.clip(entry, 0, count - 1)
         between = jax.tree.map(lambda row: jnp.asarray(row)[entry], rows)
         x0 = jax.lax.stop_gradient(denoised.x0) if self.stop_mean else denoised.x0
+        x0 = jnp.clip(x0, -1, 1) if self.clip else x0
         denoised = Denoised(x0, denoised.variance, denoised.uncertainty)
         return bound_term(denoised, noised.x0, between, self.variance, self.decoder)
 
