@@ -110,17 +110,17 @@ def vlb(term: LossTerm) -> LossTerm:
 ARMS = {
     "hybrid": Arm("L_hybrid", "cosine", hybrid("cosine")),
     "vlb": Arm("L_vlb", "cosine", vlb(bound("cosine")), IMPORTANCE),
-    "uniform": Arm("L_vlb, t uniform", "cosine", vlb(bound("cosine"))),
+    "out": Arm(
+        "L_vlb, last entry left out", "cosine", vlb(LeftOut(bound("cosine"))), IMPORTANCE
+    ),
+    "held": Arm("L_vlb, x₀ held", "cosine", vlb(bound("cosine", clip=True)), IMPORTANCE),
     "warmed": Arm(
         "L_vlb, longer warm-up",
         "cosine",
         vlb(bound("cosine")),
         LossSecondMoment(T, length=50),
     ),
-    "out": Arm(
-        "L_vlb, last entry left out", "cosine", vlb(LeftOut(bound("cosine"))), IMPORTANCE
-    ),
-    "held": Arm("L_vlb, x₀ held", "cosine", vlb(bound("cosine", clip=True)), IMPORTANCE),
+    "uniform": Arm("L_vlb, t uniform", "cosine", vlb(bound("cosine"))),
     "hybrid-linear": Arm("L_hybrid, linear", "linear", hybrid("linear")),
     "vlb-linear": Arm("L_vlb, linear", "linear", vlb(bound("linear")), IMPORTANCE),
 }
