@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2)
-STEPS, BATCH, DECAY, RATE = 1500, 64, 0.997, 1e-3
+STEPS, BATCH, DECAY, RATE = 1000, 64, 0.997, 1e-3
 IMAGES, COUNTS = 1000, (5, 20, 50)
 PAPER = 256
 """Pixels of the paper's images."""
