@@ -17,6 +17,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+from tests import compiling
 from tools import notebooks
 
 SHOW = """
@@ -104,7 +105,7 @@ def _executed(name: str, folder: Path, more: str = "") -> list[Any]:
     (path,) = (p for p in notebooks.paths() if p.stem == name)
     notebook = notebooks.read(path)
     notebook.cells += [nbformat.v4.new_code_cell(more)] if more else []
-    notebooks.execute(notebook, folder)
+    notebooks.execute(notebook, folder, compiling.QUICK)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if more:
         notebook.cells.pop()

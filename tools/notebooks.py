@@ -41,11 +41,11 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def execute(notebook: Any, folder: Path) -> Any:
+def execute(notebook: Any, folder: Path, flags: str = "") -> Any:
     """Runs all cells in a kernel of this Python, from top to bottom; returns the notebook.
 
     It works in `folder`: notebooks that train the same run find it there, and train it
-    once. Flags of XLA are left out, so that outputs are those that a reader will see.
+    once. `flags` are XLA's.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; it has the traceback.
@@ -53,7 +53,7 @@ def execute(notebook: Any, folder: Path) -> Any:
     from nbclient import NotebookClient
 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "XLA_FLAGS": flags}
     client = NotebookClient(
         notebook,
         timeout=SECONDS,

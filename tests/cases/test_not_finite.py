@@ -22,7 +22,7 @@ from jaxdiff.runtime.finite import NotFiniteError, require_finite
 from jaxdiff.schedules.posterior import LargeVariance
 from tests.cases.commands import run
 from tests.states import initial
-from tests.test_nag_commands import DRAWS, EXACT
+from tests.test_nag_commands import DRAWS, EXACT, LINEAR
 
 MESH = sharding.data_mesh(jax.devices()[:1])
 FEW = Dataset(Memory(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32)), ("0",))
@@ -163,10 +163,10 @@ def test_training_goes_on_without_a_picture(
 ) -> None:
     """A sampler that blows up early in training costs its picture, not the run."""
     experiment = dataclasses.replace(
-        DRAWS, batch_size=8, steps=2, log_every=1, checkpoint_every=2, sample_every=1,
+        LINEAR, batch_size=8, steps=2, log_every=1, checkpoint_every=2, sample_every=1,
         eval_every=1, eval_images=10, eval_extractors=("pixels8",),
-        sampling=dataclasses.replace(DRAWS.sampling, images=4, std=0.1),
-        optimizer=dataclasses.replace(DRAWS.optimizer, stds=(0.1,)),
+        sampling=dataclasses.replace(LINEAR.sampling, images=4, std=0.1),
+        optimizer=dataclasses.replace(LINEAR.optimizer, stds=(0.1,)),
     )  # fmt: skip
     ones = lambda variables, keys, label: spoiled(variables, keys, label * 0 + 1)
     monkeypatch.setattr(generate, "sampler", lambda experiment: ones)

@@ -4,13 +4,11 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from jaxdiff import EDM, evaluation
@@ -32,14 +30,6 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "likelihood": ("bits.json, bits.png", ("--by=bound", "--timesteps=2", "--number=2")),
     "noise_shift": ("noise_shift.json, noise_shift.png", ("--steps=3", "--number=8")),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_margins() -> Iterator[None]:
-    """Half of what a picture takes is to find its margins, which nothing here looks at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

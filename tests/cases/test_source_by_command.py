@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from jaxdiff import EDM, Euler, LogSigma, UniformOnNetwork, WeightedError, train
 from jaxdiff.config import Experiment, Sampling
@@ -97,8 +96,6 @@ def experiment(data: Any, **fields: Any) -> Experiment:
 def _fake() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorflow_datasets", sources.fake_tfds())
-        # half of what a picture takes is to find its margins, which nothing here looks at
-        patch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
         yield
 
 

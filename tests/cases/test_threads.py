@@ -11,10 +11,10 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.train import fit, preemption
-from tests.test_train import TINY
+from tests.test_train import PLAIN
 
 FEW = dataclasses.replace(
-    TINY, batch_size=1, steps=4, log_every=2, checkpoint_every=2, sample_every=0
+    PLAIN, batch_size=1, steps=4, log_every=2, checkpoint_every=2, sample_every=0
 )
 
 
