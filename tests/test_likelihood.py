@@ -30,6 +30,7 @@ from jaxdiff.schedules.posterior import (
     chain,
 )
 from jaxdiff.types import NoiseLevel
+from tests.compiling import LONG
 from tests.test_ancestral import Toy
 from tests.test_posterior import levels
 from tests.toys import GOLDEN, SCHEDULES
@@ -194,7 +195,8 @@ def excess(data: Any, steps: Process, rule: Any, count: int) -> float:
         cost = term(data, jd.Condition(), x0, eps, step, rule, DensityDecoder())
         return None, cost.vb.mean()
 
-    scan = jax.jit(lambda steps: jax.lax.scan(one, None, steps)[1])
+    whole = lambda steps: jax.lax.scan(one, None, steps)[1]
+    scan = jax.jit(whole, compiler_options=LONG)
     bound = scan(jax.tree.map(jnp.asarray, steps)).sum() + prior(x0, steps.at[-1]).mean()
     bits = data.log_density(x0).mean() / math.log(2) / x0.shape[1]
     return float(bound + bits)

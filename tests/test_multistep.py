@@ -28,6 +28,7 @@ from jaxdiff.sampling.solvers import (
 )
 from jaxdiff.sampling.solvers.multistep import moments, nodes, weights
 from jaxdiff.types import Condition, NoiseLevel, Solver
+from tests.compiling import LONG
 from tests.test_solvers_golden import FLOWS, ODES, SDES
 from tests.toys import GOLDEN, PROBLEMS, SCHEDULES, edm, flow_map, last, mixture, on_host
 
@@ -286,10 +287,8 @@ def test_samples_have_the_right_law(name: str, x64: None) -> None:
     """With their own noise; one draw of a key too many, or too few, gives 0.4."""
     keys = jax.random.split(jax.random.key(0), 32768)
     levels, solver = Karras()(None, 32), SDES[name]
-    run = jax.jit(
-        lambda k: jd.sample(mixture("gmm2"), Condition(), k, (2,), levels, solver)
-    )
-    samples = np.asarray(run(keys))
+    draw = lambda k: jd.sample(mixture("gmm2"), Condition(), k, (2,), levels, solver)
+    samples = np.asarray(jax.jit(draw, compiler_options=LONG)(keys))
     assert _sliced(samples) < BOUNDS[name]
 
 

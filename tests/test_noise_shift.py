@@ -1,5 +1,6 @@
 """Noise shift, and what noise awareness guidance does to it, where all is known."""
 
+import functools
 import itertools
 import math
 import re
@@ -19,6 +20,7 @@ from jaxdiff.evaluation.noise_shift import Blobs, Estimates, LevelPosterior, Una
 from jaxdiff.sampling import guidance
 from jaxdiff.sampling.guidance import Interval
 from jaxdiff.types import Condition, Denoised, NoiseLevel, Scaling
+from tests.compiling import LONG
 from tests.toys import SCHEDULES
 
 RNG = np.random.default_rng(0)
@@ -338,7 +340,7 @@ def em50() -> tuple[dict[float, Any], dict[float, Any]]:
         ahead = noise_shift.forward(jax.random.split(jax.random.key(1), 51), x0, grid)
         mean = lambda x: posterior.mean(x, t)[0]
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=LONG)
         def go(w: Any) -> Any:
             guided = jd.guide(data, (blind, Interval(w, high=0.6 / 0.4)))
             run = jd.sampling.trajectory

@@ -27,6 +27,7 @@ from jaxdiff.sampling.solvers import (
     UniPC,
 )
 from jaxdiff.types import Condition, Denoised, NoiseLevel, Solver
+from tests.compiling import LONG
 from tests.test_parameterizations import ROWS
 from tests.toys import SCHEDULES, on_host
 
@@ -150,7 +151,8 @@ def test_gaussian_data_come_out_as_they_should(solver: Solver) -> None:
     """Whole ways to the data, and grids that stop: alpha mean, hypot(alpha std, sigma)."""
     mean, std = 0.7, 0.4
     toy = jd.gaussian_denoiser(mean, std)
-    run = jax.jit(lambda lv: jd.sample(toy, Condition(), _keys(1024), (8,), lv, solver))
+    draw = lambda lv: jd.sample(toy, Condition(), _keys(1024), (8,), lv, solver)
+    run = jax.jit(draw, compiler_options=LONG)
     grids = {"cosine": Uniform()(jd.Cosine(), 300), "karras": Karras()(None, 300)}
     for path in ("cosine", "rectified_flow", "zero_terminal", "log_sigma"):
         grids[f"{path}, stopped"] = Uniform(end=0.4)(SCHEDULES[path], 300)

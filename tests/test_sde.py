@@ -29,6 +29,7 @@ from jaxdiff.sampling.solvers.sde import (
     StochasticHeun,
 )
 from jaxdiff.types import Condition, Denoised, NoiseLevel, Schedule, Solver
+from tests.compiling import LONG
 from tests.toys import (
     GOLDEN,
     PROBLEMS,
@@ -338,9 +339,9 @@ def test_one_network_for_odes_and_sdes_on_any_path(name: str) -> None:
         return Denoised(jnp.stack(each, 1))
 
     shape = (len(NETWORKS), 2)
-    run = jax.jit(
-        lambda levels: jd.sample(denoise, Condition(), keys, shape, levels, SAMPLERS[name])
-    )
+    solver = SAMPLERS[name]
+    draw = lambda levels: jd.sample(denoise, Condition(), keys, shape, levels, solver)
+    run = jax.jit(draw, compiler_options=LONG)
     sigmas = np.exp(np.linspace(np.log(60.0), np.log(0.02), steps))
     flow = np.linspace(0.98, 0.0, steps + 1)
     for levels in (edm(np.r_[sigmas, 0.0]), on_host(STRAIGHT(flow))):
