@@ -150,8 +150,12 @@ def main() -> None:
     runs = [(arm, seed) for arm in ARMS for seed in SEEDS]
     for arm, seed in tqdm(runs, desc="trainings", disable=None):
         study.trained(f"{arm}-{seed}", experiment(arm, seed))
-        measure_bounds(book, arm, seed)
+        measure_bound(book, arm, seed, "test", STEPS)
         measure_draws(book, arm, seed)
+    controls = [("train", STEPS), *(("test", step) for step in CHECKPOINTS[:-1])]
+    every = [(*run, *control) for control in controls for run in runs]
+    for arm, seed, split, step in tqdm(every, desc="controls", disable=None):
+        measure_bound(book, arm, seed, split, step)
     places = [(arm, seed) for arm in AT for seed in SEEDS]
     for arm, seed in tqdm(places, desc="gradients", disable=None):
         measure_gradients(book, arm, seed)
@@ -203,36 +207,35 @@ def bound_key(
     return {"what": "bound", **of, "images": IMAGES}
 
 
-def measure_bounds(book: study.Book, arm: str, seed: int) -> None:
-    """The bound of a run: of both splits, and of held-out digits over training."""
-    for split, step in [*(("test", step) for step in CHECKPOINTS), ("train", STEPS)]:
-        key = bound_key(arm, seed, split, step)
-        if book.find(**key):
-            continue
-        run = restoring.restore(folder(arm, seed), step=step)
-        steps = likelihood.process(run.experiment.schedule, T)
-        cost = functools.partial(dataset_bound.coster, run.experiment, LearnedVariance())
-        held, last = (
-            dataset_bound.measure(
-                cost(clip),
-                run.variables,
-                Digits(split).load(),
-                some,
-                sharding.data_mesh(),
-                number=IMAGES,
-                batch=IMAGES,
-            )
-            for clip, some in ((True, steps), (False, steps[T - 1 :]))
+def measure_bound(book: study.Book, arm: str, seed: int, split: str, step: int) -> None:
+    """The bound of a run at a checkpoint, on 300 digits."""
+    key = bound_key(arm, seed, split, step)
+    if book.find(**key):
+        return
+    run = restoring.restore(folder(arm, seed), step=step)
+    steps = likelihood.process(run.experiment.schedule, T)
+    cost = functools.partial(dataset_bound.coster, run.experiment, LearnedVariance())
+    held, last = (
+        dataset_bound.measure(
+            cost(clip),
+            run.variables,
+            Digits(split).load(),
+            some,
+            sharding.data_mesh(),
+            number=IMAGES,
+            batch=IMAGES,
         )
-        parts = dataset_bound.report(held)["bits_per_dim"]
-        terms = held.vb.mean(0)
-        results = {
-            **{name: part["mean"] for name, part in parts.items()},
-            "error": parts["total"]["error"],
-            "last entry, x0 as it is": last.vb.mean(),
-            "bins": np.add.reduceat(terms, EDGES[:-1]),
-        }
-        book.write(key, {**results, **made(arm, seed)})
+        for clip, some in ((True, steps), (False, steps[T - 1 :]))
+    )
+    parts = dataset_bound.report(held)["bits_per_dim"]
+    terms = held.vb.mean(0)
+    results = {
+        **{name: part["mean"] for name, part in parts.items()},
+        "error": parts["total"]["error"],
+        "last entry, x0 as it is": last.vb.mean(),
+        "bins": np.add.reduceat(terms, EDGES[:-1]),
+    }
+    book.write(key, {**results, **made(arm, seed)})
 
 
 def state_of(arm: str, seed: int, step: int) -> tuple[Experiment, TrainState]:
@@ -386,8 +389,15 @@ def spread(values: Seeds, style: str = "{:.3f} ± {:.3f}") -> str:
     return style.format(values.mean(), values.std(ddof=1)).replace("-", "−")
 
 
-LINES = ("hybrid", "vlb", "warmed", "out", "held")
-"""Arms that are drawn over training and over the entries."""
+LINES = {
+    "hybrid": plots.VERMILION,
+    "vlb": plots.GREEN,
+    "out": plots.BLUE,
+    "held": plots.PURPLE,
+    "warmed": plots.ORANGE,
+}
+"""Colours of the arms that are drawn over training and over the entries."""
+BITS = "bound   [bits/dim]"
 
 
 def draw(book: study.Book) -> "Figure":
@@ -395,52 +405,40 @@ def draw(book: study.Book) -> "Figure":
     title = "Improved DDPM on digits: what keeps L_vlb behind, three trainings of each"
     figure, (bits, training, entries, draws) = plots.panels(title, 7.4, 2, 2)
     draw_bits(bits, book)
-    looks = dict(zip(LINES, plots.looks(map(title_of, LINES)), strict=True))
-    last = EDGES[1:] / T
-    for arm, look in looks.items():
-        of = functools.partial(values, book, arm)
+    for arm, colour in LINES.items():
+        of, look = functools.partial(values, book, arm), {"color": colour, "lw": 1.8}
         seen = np.array([of(step=step) for step in CHECKPOINTS])
-        look |= {"label": title_of(arm)}
         error = {"yerr": seen.std(1, ddof=1), "capsize": 3}
         training.errorbar(CHECKPOINTS, seen.mean(1), **error, **look)
-        lag = (of("bins") - values(book, "hybrid", "bins")).mean(0)
-        entries.plot(last, np.cumsum(lag), **look)
+        less = (of("bins") - values(book, "hybrid", "bins")).mean(0)
+        entries.plot(EDGES[1:] / T, np.cumsum(less), **look)
         if arm in sampled():
             share = [shares(book, arm, step, "last").mean() for step in CHECKPOINTS]
-            draws.plot(CHECKPOINTS, share, marker="o", ms=4, **look)
-    training.set(title="Over training", xlabel="training steps", ylabel=BITS)
-    training.set_xticks(CHECKPOINTS)
+            look |= {"marker": "o", "ms": 4, "label": ARMS[arm].name}
+            draws.plot(CHECKPOINTS, share, **look)
+    training.set(title="Over training", ylabel=BITS)
     entries.set(title="Sum of the terms up to t, less that of L_hybrid", xscale="log")
-    entries.set(xlabel="t   [fraction of the path]", ylabel=BITS)
-    draws.set(title="Draws of the last entry", ylim=(0, None), ylabel="share   [1]")
-    draws.set(xlabel="training steps")
-    draws.set_xticks(CHECKPOINTS)
+    entries.set(xlabel="t   [fraction of the path]", ylabel="difference   [bits/dim]")
+    draws.set(title="Draws that the last entry gets", ylabel="share   [1]")
     for axes in (training, draws):
-        plots.legend(axes)
+        axes.set_xticks(CHECKPOINTS)
+        axes.set(xlabel="training steps")
+    plots.legend(draws)
     return figure
 
 
-OBJECTIVES = ("hybrid", "vlb")
-BITS = "bound   [bits/dim]"
-
-
-def title_of(arm: str) -> str:
-    """An arm's name in the figure."""
-    return ARMS[arm].name
-
-
 def draw_bits(axes: "Axes", book: study.Book) -> None:
-    """Bits/dim of each arm, a dot a seed."""
-    for place, arm in enumerate(ARMS):
+    """Bits/dim of each arm, a dot a seed; the names have the colours of the lines."""
+    axes.set_yticks(range(len(ARMS)), [arm.name for arm in ARMS.values()])
+    for place, (arm, label) in enumerate(zip(ARMS, axes.get_yticklabels(), strict=True)):
+        colour = LINES.get(arm, plots.GREY)
         seen = values(book, arm)
-        objective = arm.partition("-")[0]
-        (look,) = plots.looks([objective if objective in OBJECTIVES else "vlb"])
-        axes.plot(seen, [place] * len(seen), "o", ms=5, alpha=0.7, color=look["color"])
-    for arm in ("hybrid-linear", "hybrid"):
-        axes.axvline(values(book, arm).mean(), color=plots.GREY, lw=1)
-    axes.set_yticks(range(len(ARMS)), map(title_of, ARMS))
+        axes.plot(seen, [place] * len(seen), "o", ms=6, alpha=0.7, color=colour)
+        label.set_color(LINES.get(arm, plots.INK))
+        if arm == hybrid_of(arm):
+            axes.axvline(seen.mean(), color=colour, lw=1, zorder=0)
     axes.invert_yaxis()
-    axes.set(title="Held-out digits; lines: L_hybrid", xlabel=BITS)
+    axes.set(title="Held-out digits; lines at L_hybrid's means", xlabel=BITS)
 
 
 if __name__ == "__main__":
