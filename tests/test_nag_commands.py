@@ -178,7 +178,7 @@ def untrained(folder: Path, experiment: Experiment) -> Path:
 
 
 def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
-    denoiser = untrained(tmp_path / "run", DRAWS)
+    denoiser = untrained(tmp_path / "run", LINEAR)
     estimator = untrained(tmp_path / "level", ESTIMATES)
     flags = f"--workdir={denoiser}", f"--estimator={estimator}", "--steps=4"
     flags = (*flags, "--number=12", "--batch=8", "--noise_interval=10,30")
