@@ -20,8 +20,8 @@ nothing else is wrong, shifts of known size are also made: Heun's rule, in many 
 states of training images at sigma / alpha = 1 with m times the noise that is right there.
 
 Stopped and started again it goes on. Prints tables, and writes nag.png and nag.json to
---out. For one core; see docs/results/nag.md for what it took. Needs `pip install -e
-".[openmoji]"`, whose drawings are CC BY-SA 4.0.
+--out. For one core; no result is published yet. Needs `pip install -e ".[openmoji]"`,
+whose drawings are CC BY-SA 4.0.
 """
 
 import dataclasses

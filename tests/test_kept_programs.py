@@ -19,7 +19,7 @@ from jaxdiff.runs.programs import identity, kept
 from jaxdiff.runs.state import init_state, initializer, state_shapes
 from jaxdiff.runtime import sharding
 from jaxdiff.train import step as train_step
-from tests.test_train import TINY, batch
+from tests.test_train import PLAIN, TINY, batch
 
 UNREAD: dict[str, Any] = {
     "data": data.Digits(split="test"),
@@ -171,7 +171,7 @@ def test_a_second_run_compiles_no_step(
     make_step = lambda e, more: made.append(e) or train.make_step(e, more)
     monkeypatch.setattr(train_step, "make_step", make_step)
     train.compiled_step.cache_clear()
-    quick = dataclasses.replace(TINY, batch_size=1, steps=2, sample_every=0)
+    quick = dataclasses.replace(PLAIN, batch_size=1, steps=2, sample_every=0)
     one = train.fit(quick, tmp_path / "one", progress=False)
     longer = dataclasses.replace(quick, log_every=1, steps=4)
     train.fit(longer, tmp_path / "one", progress=False)

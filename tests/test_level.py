@@ -77,7 +77,7 @@ def test_an_estimator_reads_x_and_its_label_alone(backbone: Any) -> None:
     # gains and last layers start at 0, where labels have no way to the output
     variables["params"] = jax.tree.map(lambda a: a + 0.1, variables["params"])
     variables["params"]["level_gain"] = jnp.full(2, 10.0)
-    estimate = lambda x, c, cond: net.apply(variables, x, c, cond).level
+    estimate = jax.jit(lambda x, c, cond: net.apply(variables, x, c, cond).level)
     level = estimate(x, jnp.zeros(()), label)
     assert level.shape == (4, 2)
     assert np.ptp(level[:, 0]) > 1e-3
@@ -134,13 +134,13 @@ def test_an_estimator_starts_from_a_denoiser_s_weights_and_learns() -> None:
 
 
 def test_weights_that_fit_nowhere_are_refused() -> None:
-    larger = initial(
-        dataclasses.replace(DENOISER, network=DENOISER.network.clone(model_channels=16))
-    )
+    wide = dataclasses.replace(DENOISER, network=DENOISER.network.clone(model_channels=16))
+    shapes = jax.eval_shape(lambda: state.init_state(wide)).params
+    larger = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     with pytest.raises(ValueError, match=r"is \(3, 3, 32, 16\), its network wants"):
-        state.init_state(DENOISER, {"params": larger.params})
+        initial(DENOISER, {"params": larger})
     with pytest.raises(ValueError, match="an array that its network does not have"):
-        state.init_state(DENOISER, {"params": {"other": jnp.zeros(1)}})
+        initial(DENOISER, {"params": {"other": jnp.zeros(1)}})
 
 
 def test_an_estimator_draws_no_images() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flax import linen as nn
 
 import jaxdiff as jd
 from jaxdiff.config import Experiment, Sampling
+from jaxdiff.config.expressions import parse
 from jaxdiff.data import Digits
 from jaxdiff.data.batches import Dataset, Memory
 from jaxdiff.denoisers.parameterizations import Unscaled
@@ -23,7 +25,7 @@ from jaxdiff.networks import LevelEstimator, UNet
 from jaxdiff.runs import snapshots
 from jaxdiff.runtime import sharding
 from jaxdiff.sampling.grids import Karras
-from jaxdiff.types import Output
+from jaxdiff.types import Output, Solver
 from jaxdiff.types.protocols import Network, implements
 from tests.cases.commands import run
 from tests.linear import Linear
@@ -178,7 +180,7 @@ def untrained(folder: Path, experiment: Experiment) -> Path:
 
 
 def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
-    denoiser = untrained(tmp_path / "run", DRAWS)
+    denoiser = untrained(tmp_path / "run", LINEAR)
     estimator = untrained(tmp_path / "level", ESTIMATES)
     flags = f"--workdir={denoiser}", f"--estimator={estimator}", "--steps=4"
     flags = (*flags, "--number=12", "--batch=8", "--noise_interval=10,30")
@@ -193,6 +195,16 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     assert list(written["shifts"]) == kinds
     for kind, shift in written["shifts"].items():
         assert f"{kind}: {shift['verdict']}" in done.out
+    _, last = done.out.split("whether images gain by the guidance, but this does:")
+    sweep = shlex.split(last.splitlines()[1])
+    assert sweep[-6:-5] + sweep[-4:] == [
+        "sweep",
+        "--over=noise_guidance=0,0.5,1,2",
+        "--noise_interval=10,30",
+        f"--solver={written['solver']}",
+        "--steps=4",
+    ]
+    assert parse(written["solver"], Solver) == jd.EulerMaruyama()
     first = [shift["shift"][0] for shift in written["shifts"].values()]
     assert abs(first[0] - first[1]) > 1e-3  # only the step from sigma = 20 is guided
     assert (tmp_path / "run" / "noise_shift.png").read_bytes()[1:4] == b"PNG"

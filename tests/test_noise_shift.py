@@ -372,7 +372,7 @@ def test_steps_with_noise_arrive_too_noisy_and_guidance_mends_it(em50: Any) -> N
     assert spreads[0.0][0] == pytest.approx(1.082, abs=0.01)
     assert abs(spreads[2.0][0] - 1) < 0.03
     assert abs(spreads[2.0][1] - spreads[0.0][1]) < 0.01
-    assert "guidance can help" in shifts[0.0].verdict()
+    assert "guidance can lower it" in shifts[0.0].verdict()
 
 
 # The report

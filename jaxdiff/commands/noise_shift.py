@@ -6,9 +6,12 @@
 
 The estimator predicts ln(sigma / alpha) of the sampler's states and of forward states of
 data, with the same classes; the shift is the difference of the means. Prints it level by
-level and whether guidance can help this solver at these steps, and plots the estimates at
-six levels and the shift over all. Writes OUT.png, and OUT.json with all numbers. To train
-an estimator see --config=digits_nag:level.
+level and whether guidance can lower it, and plots the estimates at six levels and the shift
+over all. Writes OUT.png, and OUT.json with all numbers. To train an estimator see
+--config=digits_nag:level.
+
+The verdict is about states. No rule is known that tells from the shift whether images gain
+by the guidance (docs/results/nag.md), so the command ends with the sweep that measures it.
 """
 
 import dataclasses
@@ -81,6 +84,8 @@ def main() -> None:
     write_atomically(out["png"], lambda file: figure.savefig(file, format="png"))
     for kind, shift in shifts.items():
         print(f"\n{kind}\n{table(levels, shift)}\n{kind}: {shift.verdict(levels)}")
+    if experiment.noise_dropout:
+        print(f"\n{advice(experiment.sampling)}")
     print(f"\n{NUMBER.value} states of step {run.step}: {out['json']} and {out['png']}")
 
 
@@ -125,6 +130,16 @@ def shifts_of(estimated: EstimatesByKind) -> dict[str, noise_shift.Shift]:
     """The shift of each kind of states from the forward ones."""
     pair = lambda sampled: noise_shift.Estimates(sampled, estimated[FORWARD])
     return {kind: noise_shift.measure(pair(values)) for kind, values in estimated.items()}
+
+
+def advice(sampling: Sampling) -> str:
+    """That the shift does not tell whether images gain by the guidance, and what does."""
+    how = [f"--workdir={WORKDIR.value}", "--over=noise_guidance=0,0.5,1,2"]
+    how += [f"--noise_interval={','.join(NOISE_INTERVAL.value)}"]
+    how += [f"--solver={sampling.solver}", f"--steps={sampling.steps}"]
+    how += [f"--guidance={sampling.guidance:g}"] if sampling.guidance else []
+    text = "the shift does not tell whether images gain by the guidance, but this does:"
+    return f"{text}\n{command.line('sweep', *how)}"
 
 
 def table(levels: NoiseLevel, shift: noise_shift.Shift) -> str:

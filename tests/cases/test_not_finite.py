@@ -22,7 +22,7 @@ from jaxdiff.runtime.finite import NotFiniteError, require_finite
 from jaxdiff.schedules.posterior import LargeVariance
 from tests.cases.commands import run
 from tests.states import initial
-from tests.test_nag_commands import DRAWS, EXACT, LINEAR
+from tests.test_nag_commands import EXACT, LINEAR
 
 MESH = sharding.data_mesh(jax.devices()[:1])
 FEW = Dataset(Memory(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32)), ("0",))
@@ -69,12 +69,12 @@ def test_a_long_list_is_cut() -> None:
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose weights are finite, and whose sums are not."""
-    state = initial(DRAWS)
-    huge = lambda path, a: a * 0 + 3e38 if path[-1].key.endswith("_gain") else a
+    state = initial(LINEAR)
+    huge = lambda path, a: a * 0 + 3e38 if path[-1].key == "kernel" else a
     params = jax.tree_util.tree_map_with_path(huge, state.params)
     variables = {"params": params, "constants": state.constants}
     folder = tmp_path_factory.mktemp("runs")
-    snapshot = snapshots.Snapshot(DRAWS, variables, 0.1, 1, 1)
+    snapshot = snapshots.Snapshot(LINEAR, variables, 0.1, 1, 1)
     return snapshots.write(folder, snapshot, "float32")
 
 

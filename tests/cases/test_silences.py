@@ -8,7 +8,7 @@ import pytest
 from jaxdiff.runtime import progress
 from tests.cases.commands import run
 from tests.cases.test_outputs import COMMANDS, script
-from tests.test_nag_commands import DRAWS, ESTIMATES, untrained
+from tests.test_nag_commands import ESTIMATES, LINEAR, untrained
 
 SAID = {
     "sample": ("drawing: ",),
@@ -34,7 +34,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, and an estimator beside it."""
     folder = tmp_path_factory.mktemp("runs")
     untrained(folder / "level", ESTIMATES)
-    return untrained(folder / "run", DRAWS)
+    return untrained(folder / "run", LINEAR)
 
 
 @pytest.mark.usefixtures("impatient")
