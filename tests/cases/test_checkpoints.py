@@ -172,6 +172,29 @@ def test_only_the_first_save_of_a_start_is_read_back(
     assert all(size <= 1024 or count == 1 for _, count, size in read)
 
 
+def test_a_checksum_is_its_sum_and_changes_with_any_bit() -> None:
+    rng = np.random.default_rng(0)
+    whole = {
+        "a": rng.normal(size=(3, 5)).astype(np.float32),
+        "b": np.asarray([7, -1], np.int32),
+        "c": np.asarray([True, False, True]),
+    }
+    words = [whole["a"].view(np.uint32), whole["b"].view(np.uint32), whole["c"]]
+    expected = [
+        int(sum((2 * i + 1) * int(w) for i, w in enumerate(np.ravel(part)))) % 2**32
+        for part in words
+    ]
+    assert state_parts.checksum(whole).tolist() == expected
+    assert state_parts.checksum([*whole.values()]).tolist() == expected
+    for place in np.ndindex(3, 5):
+        for bit in range(32):
+            flipped = whole["a"].copy()
+            flipped.view(np.uint32)[place] ^= np.uint32(1 << bit)
+            sums = state_parts.checksum({**whole, "a": flipped}).tolist()
+            assert sums[0] != expected[0]
+            assert sums[1:] == expected[1:]
+
+
 @pytest.mark.parametrize("when", ["load", "checksum"])
 def test_a_save_that_finds_no_memory_to_be_read_goes_on(
     when: str, state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
