@@ -459,10 +459,17 @@ def shift(book: study.Book, data: str, setting: Setting) -> tuple[float, float]:
     return float(by_level[inside].mean()), float(by_level[-1])
 
 
-def ways() -> list[tuple[str, Setting]]:
-    """All ways to sample that start from noise, in the order of tables."""
-    pairs = {(data, setting): None for data, setting, *_ in cells() if not setting.m}
-    order = lambda s: (s.kind, s.guidance, s.low, list(SOLVERS).index(s.solver), s.steps)
+def ways(book: study.Book, made: bool = False) -> list[tuple[str, Setting]]:
+    """The ways to sample that are measured, those that start from noise or the others."""
+    every = ((data, s) for data, s, *_ in cells() if bool(s.m) == made)
+    whole = lambda data, s: all(
+        book.find(**key(data, s, *one)) for one in itertools.product(SEEDS, weights(s))
+    )
+    pairs = [pair for pair in dict.fromkeys(every) if whole(*pair)]
+    order = lambda s: (
+        *(s.kind, s.guidance, s.low, list(SOLVERS).index(s.solver)),
+        *(s.steps, s.m),
+    )
     return sorted(pairs, key=lambda pair: (list(SOURCES).index(pair[0]), order(pair[1])))
 
 
@@ -473,7 +480,7 @@ def tables(book: study.Book) -> dict[str, str]:
     head = "sampler", "shift", "last", *every, "best w", "change", "guidance"
     for data, path in itertools.product(SOURCES, ("flow", "ddpm")):
         rows = []
-        for setting in (s for d, s in ways() if (d, s.path) == (data, path)):
+        for setting in (s for d, s in ways(book) if (d, s.path) == (data, path)):
             signed = (minus(f"{n:+.3f}") for n in shift(book, data, setting))
             distances = (
                 spread(values(book, data, setting, w)) if w in weights(setting) else ""
@@ -494,7 +501,7 @@ def tables(book: study.Book) -> dict[str, str]:
 def made_table(book: study.Book) -> str:
     """What guidance does to shifts of known size."""
     rows = []
-    for data, setting in itertools.product(SOURCES, MADE):
+    for data, setting in ways(book, made=True):
         plain = spread(values(book, data, setting, 0.0), "{:.3f} ± {:.3f}")
         changes = (percent(change(book, data, setting, w)) for w in WEIGHTS[1:])
         measured = minus(f"{shift(book, data, setting)[0]:+.3f}")
@@ -550,11 +557,15 @@ def draw(book: study.Book) -> "Figure":
 def scatter(axes: "Axes", book: study.Book) -> None:
     """A mark for each way to sample, and lines through shifts of known size."""
     for colour, data in zip(plots.COLOURS, SOURCES, strict=False):
-        at = [(shift(book, data, s)[0], at_best(book, data, s)) for s in MADE]
+        at = [
+            (shift(book, data, s)[0], at_best(book, data, s))
+            for d, s in ways(book, made=True)
+            if d == data
+        ]
         look = {"color": colour, "lw": 1.2, "marker": "x", "ms": 5}
         axes.plot(*zip(*at, strict=True), label=f"{data}: shift made by hand", **look)
         for noisy, marker in ((True, "o"), (False, "s")):
-            some = [s for d, s in ways() if d == data and (s.solver in NOISY) == noisy]
+            some = [s for d, s in ways(book) if d == data and (s.solver in NOISY) == noisy]
             at = [(shift(book, data, s)[0], at_best(book, data, s)) for s in some]
             look = {"color": colour, "marker": marker, "ls": "none", "ms": 6}
             kind = "samplers that add noise" if noisy else "ODE"
@@ -575,7 +586,7 @@ def at_best(book: study.Book, data: str, setting: Setting) -> float:
 
 def curves(axes: "Axes", book: study.Book) -> None:
     """The change over w of the samplers on the straight path, on digits."""
-    shown = [s for d, s in ways() if d == "digits"]
+    shown = [s for d, s in ways(book) if d == "digits"]
     shown = [s for s in shown if s == Setting("flow", s.solver, s.steps)]
     for setting, look in zip(shown, plots.looks(map(str, shown)), strict=True):
         at = weights(setting)
