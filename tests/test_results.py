@@ -195,7 +195,7 @@ def test_the_answer_of_table_or_prediction() -> None:
 
 
 WEIGHTINGS = {"constant": "constant", "P2": "p2", "min-SNR": "min_snr", "Debias": "debias"}
-EMOJI = {"emoji, 8×8": "emoji8", "emoji, 16×16": "emoji16"}
+EMOJI = {"emoji, 8×8": "emoji8"}
 
 
 def arm(
@@ -317,7 +317,9 @@ def test_the_answer_of_debias() -> None:
     said = "of the constant weight's {:.0f} % and {:.0f} %."
     assert said.format(decided[8, "constant"], decided[256, "constant"]) in answer
     features = at(256, "debias", "lite0"), at(256, "constant", "lite0")
-    assert "{:.0f} under Debias and {:.0f} under the".format(*features) in answer
+    assert "to {:.0f} and {:.0f}, and does not turn".format(*features) in answer
+    features = at(8, "debias", "lite0"), at(8, "constant", "lite0")
+    assert "the gap closes, from {:.0f} and {:.0f} to".format(*features) in answer
     orders = {
         like: sorted(WEIGHTINGS, key=lambda name: at(like, WEIGHTINGS[name]))
         for like in (8, 256)
