@@ -84,9 +84,10 @@ def main() -> None:
     book = study.book("edm2_ladder")
     for arm, seed in itertools.product(ARMS, SEEDS):
         measure(book, arm, seed, (STD,) if arm != SWEPT else (STD, LAST, *WIDTHS))
-    for title, table in tables(book).items():
+    for title, table in {**tables(book), "widths": widths(book)}.items():
         print(f"{title}\n\n{table}\n")
     print(study.save(draw(book), "edm2_ladder"))
+    print(study.save(lengths(book), "edm2_ladder_lengths"))
 
 
 def experiment(arm: Arm, seed: int) -> Experiment:
@@ -261,7 +262,7 @@ def rate(arm: Arm) -> str:
 
 
 def tables(book: study.Book) -> dict[str, str]:
-    """By title: quality over rates, rung by rung, over widths; magnitudes."""
+    """By title: quality, its differences rung by rung, magnitudes."""
     said = {}
     rows = []
     for arm in ARMS:
@@ -277,12 +278,6 @@ def tables(book: study.Book) -> dict[str, str]:
         rows.append([field, *(spread(v, "{:+.2f} ± {:.2f}") for v in less)])
     steps = (f"{at.rung} → {to.rung}".upper() for at, to in itertools.pairwise(ARMS))
     said["rung by rung"] = study.table(["", *steps], rows)
-    rows = []
-    for field in FIELDS:
-        per_width = (values(book, SWEPT, std, field) for std in (LAST, *WIDTHS))
-        rows.append([field, *map(spread, per_width)])
-    head = [name(SWEPT), "last weights", *(f"{std:.2f}" for std in WIDTHS)]
-    said["widths"] = study.table(head, rows)
     rows = []
     for arm in ARMS:
         mean = moved(book, arm, "activations", "mean")
@@ -300,6 +295,16 @@ def tables(book: study.Book) -> dict[str, str]:
     return said
 
 
+def widths(book: study.Book) -> str:
+    """A table of both distances over widths."""
+    rows = []
+    for field in FIELDS:
+        per_width = (values(book, SWEPT, std, field) for std in (LAST, *WIDTHS))
+        rows.append([field, *map(spread, per_width)])
+    head = [name(SWEPT), "last weights", *(f"{std:.2f}" for std in WIDTHS)]
+    return study.table(head, rows)
+
+
 def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}") -> str:
     """Mean and standard deviation over seeds, where there are some.
 
@@ -312,20 +317,21 @@ def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}
 
 
 def draw(book: study.Book) -> "Figure":
-    """Quality over rungs and over widths; growth of weights and activations."""
-    title = "EDM2's ladder on digits: 19,200 images a training, three trainings of each"
-    figure, axes = plots.panels(title, 7.0, 2, 2)
-    ladder(axes[0], book)
-    lengths(axes[1], book)
-    growth(axes[2], book, "weights", "growth")
-    axes[2].set(
-        title="Weights: the median layer's growth", ylabel="over those at 5 %   [1]"
+    """Quality over rungs; growth of weights and activations."""
+    title = (
+        "Rungs of EDM2's ladder on digits: 19,200 images a training, three trainings each"
     )
-    growth(axes[3], book, "activations", "mean")
-    axes[3].set_yscale("log")
-    axes[3].set_yticks((1, 2, 5, 10), ("1", "2", "5", "10"))
-    axes[3].set_yticks([], minor=True)
-    axes[3].set(title="Activations: geometric mean of layers", ylabel="rms   [1]")
+    figure, (first, weights, activations) = plots.panels(title, 3.6, 1, 3)
+    ladder(first, book)
+    growth(weights, book, "weights", "growth")
+    weights.set(
+        title="Weights: the median layer's growth", ylabel="over 5 % of training   [1]"
+    )
+    growth(activations, book, "activations", "mean")
+    activations.set(title="Activations: mean of layers", ylabel="rms   [1]", yscale="log")
+    activations.set_yticks((1, 2, 5, 10), ("1", "2", "5", "10"))
+    activations.set_yticks([], minor=True)
+    plots.legend(activations)
     return figure
 
 
@@ -343,8 +349,9 @@ def ladder(panel: "Axes", book: study.Book) -> None:
     plots.legend(panel)
 
 
-def lengths(panel: "Axes", book: study.Book) -> None:
+def lengths(book: study.Book) -> "Figure":
     """Both distances of config G over widths, over the least; dotted without averaging."""
+    figure, (panel,) = plots.panels("Averages of config G", 3.6, 1, 1)
     names = "in pixels", "in features of Lite0"
     for field, label, look in zip(FIELDS, names, plots.looks(names), strict=True):
         seeds = np.array([values(book, SWEPT, std, field) for std in WIDTHS])
@@ -354,10 +361,11 @@ def lengths(panel: "Axes", book: study.Book) -> None:
         look |= {"marker": "o", "ms": 4, "label": label}
         spread = seeds.std(1, ddof=1) / least
         panel.errorbar(WIDTHS, seeds.mean(1) / least, spread, capsize=3, **look)
-    panel.set(title="Averages of config G", ylabel="Fréchet distance over its least   [1]")
+    panel.set(ylabel="Fréchet distance over its least   [1]")
     panel.set(xlabel="width: std as a fraction of training")
     panel.set_xticks(WIDTHS)
     plots.legend(panel)
+    return figure
 
 
 def growth(panel: "Axes", book: study.Book, kind: str, field: str) -> None:
@@ -368,7 +376,6 @@ def growth(panel: "Axes", book: study.Book, kind: str, field: str) -> None:
         panel.plot(seen, seeds.mean(0), label=f"{name(arm)}, {rate(arm)}", **look)
         panel.plot(seen, seeds.T, color=look["color"], ls=look["ls"], lw=0.5)
     panel.set(xlabel="thousands of images seen")
-    plots.legend(panel)
 
 
 if __name__ == "__main__":

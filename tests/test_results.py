@@ -3,6 +3,7 @@
 Computed here anew from the rows, without the code of the study that made the page.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -55,7 +56,7 @@ def over_seeds(values: Iterable[float], style: str) -> str:
 
 
 SEEDS = (0, 1, 2)
-MEASURED = ("flow_against_score", "table_or_prediction", "debias_order")
+MEASURED = ("flow_against_score", "table_or_prediction", "debias_order", "edm2_ladder")
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -517,6 +518,20 @@ SETTINGS = {
     "flow_against_score": {"0.3", "0.75", "0.02", "0.36"},
     "table_or_prediction": {"0.42", "0.33", "4.0"},
     "nag": {"0.2", "0.47", "0.1", "0.01", "0.0005", "0.02", "0.11", "0.09"},
+    "edm2_ladder": {
+        "2.56",
+        "3.75",
+        "7.24",
+        "0.10",
+        "0.0",
+        "2.15",
+        "14.7",
+        "2.7",
+        "9.4",
+        "1.9",
+        "8.3",
+        "1.2",
+    },
     "debias_order": {"6.9", "0.01", "0.001", "0.1", "4.0"},
 }
 """Decimals of a page's method, and of other pages, which no row of its own measures."""
@@ -593,6 +608,7 @@ COMPUTED = {
     "table_or_prediction": of_table_or_prediction,
     "nag": of_nag,
     "debias_order": of_debias,
+    "edm2_ladder": set,
 }
 
 
@@ -683,3 +699,38 @@ def test_metrics() -> None:
         of = iter(study["traps"].values())
         assert fresh == spread(next(of)[metric])
         assert cells == [f"{np.mean(scores[metric]):.3g}" for scores in of]
+
+
+LADDER = {"B": "b-x16", "D": "d-x1", "G": "g-x1"}
+DISTANCES = ("frechet", "fd_lite0")
+
+
+def ladder(rung: str, field: str = "frechet") -> np.ndarray:
+    key = {"what": "quality", "arm": LADDER[rung], "std": 0.1}
+    return np.array([row("edm2_ladder", seed=seed, **key)[field] for seed in SEEDS])
+
+
+def magnitude(rung: str, kind: str, field: str) -> np.ndarray:
+    key = {"what": "magnitudes", "arm": LADDER[rung]}
+    return np.array([row("edm2_ladder", seed=s, **key)[kind][field] for s in SEEDS])
+
+
+def test_edm2_ladder() -> None:
+    quality, steps, magnitudes = tables("edm2_ladder")[:3]
+    usual = "{:.2f} ± {:.2f}"
+    for rung, line, moved in zip(LADDER, quality, magnitudes, strict=True):
+        rate = row("edm2_ladder", what="magnitudes", arm=LADDER[rung], seed=0)["rate"]
+        head = [f"config {rung}", f"{rate:.2g}"]
+        two = [over_seeds(ladder(rung, field), usual) for field in DISTANCES]
+        accuracy = over_seeds(ladder(rung, "accuracy"), "{:.1%} ± {:.1%}")
+        assert line == [*head, *two, accuracy]
+        mean = magnitude(rung, "activations", "mean")
+        share = over_seeds(magnitude(rung, "weights", "grew"), "{:.0%} ± {:.0%}")
+        growth, most = (magnitude(rung, "weights", f) for f in ("growth", "largest_growth"))
+        of = mean[:, 0], mean[:, -1], mean[:, -1] / mean[:, 0]
+        cells = [over_seeds(growth[:, -1], usual), share, over_seeds(most, usual)]
+        assert moved == [*head, *cells, *(over_seeds(v, usual) for v in of)]
+    for (_, *cells), field in zip(steps, DISTANCES, strict=True):
+        of = (ladder(rung, field) for rung in LADDER)
+        less = (over_seeds(b - a, "{:+.2f} ± {:.2f}") for a, b in itertools.pairwise(of))
+        assert cells == [cell.replace("-", "−") for cell in less]
