@@ -13,14 +13,16 @@ as many images for each, three seeds, in folders ARM-SEED:
 
     sizes       constant and Debias at 8 pixels, on the table as it is and as at 256
     weightings  P2 and min-SNR as well
+    rates       all four at a third and three times the learning rate, on both tables
+    colour      all four in colour, as at 256
 
-and with --more, which is not on the page yet: Debias on both tables and constant as at 256
-at other learning rates, digits, 8 pixels as at 16, 64 and 128, images of 16 and 32 pixels.
+and with --more, which is not on the page yet: digits, 8 pixels as at 16, 64 and 128, images
+of 16 and 32 pixels.
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
-distances of averages over 8x8 parts and of lite0's features, and brightness. Also measured
-are the error of x0-hat over levels, on held-out images, and without any training the share
+distances of averages over 8x8 parts and of lite0's features, and the mean of each channel. Also
+measured are the error of x0-hat over levels, on held-out images, and without any training the share
 of each weighting on the levels at which the 8x8 image is decided.
 
 Stopped and started again it goes on. Prints tables, and writes debias_order.png and .json
@@ -174,15 +176,16 @@ def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list
 FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, RATE, 3 * RATE)
 SMALL, MIDDLE, LARGE = (arms(f"emoji{size}", (size, PAPER), TWO) for size in (8, 16, 32))
 OTHERS = arms("emoji8", (8, PAPER), ("p2", "min_snr"))
-FASTER, SLOWER = (
-    [dataclasses.replace(arm, rate=rate) for arm in (SMALL[2], SMALL[3], SMALL[1])]
+RATED = [
+    dataclasses.replace(arm, rate=rate)
+    for like in (8, PAPER)
     for rate in (RATES[2], RATES[0])
-)
-"""Debias and constant as at 256, and Debias at 8, which is last there."""
-BLOCKS = SMALL, OTHERS
+    for arm in arms("emoji8", (like,), FOUR)
+]
+"""All four at the other rates."""
+COLOUR = arms("colour8", (PAPER,), FOUR)
+BLOCKS = SMALL, OTHERS, RATED, COLOUR
 BEYOND = (
-    FASTER,
-    SLOWER,
     arms("digits", (8, PAPER), TWO),
     arms("emoji8", (16, 64, 128), TWO),
     MIDDLE,
@@ -213,8 +216,7 @@ def main() -> None:
         weigh(book, arm.data)
         folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
         measure(book, arm, seed, folder)
-    said = tables(book) | ({"rates": by_rate(book)} if MORE.value else {})
-    for title, table in said.items():
+    for title, table in tables(book).items():
         print(f"{title}\n\n{table}\n")
     print(study.save(draw(book), "debias_order"))
 
@@ -466,6 +468,8 @@ def tables(book: study.Book) -> dict[str, str]:
         "weightings": by_weighting(book),
         "errors": by_error(book),
         "brightness": by_brightness(book),
+        "colour": by_colour(book),
+        "rates": by_rate(book),
     }
 
 
@@ -530,18 +534,32 @@ def by_weighting(book: study.Book) -> str:
 
 
 def by_rate(book: study.Book) -> str:
-    """Debias and constant at 8 pixels over the learning rates that were measured."""
-    rows, three = {}, (SMALL[1], SMALL[2], SMALL[3])
-    for rate in RATES:
-        over = [values(book, dataclasses.replace(arm, rate=rate)) for arm in three]
-        whole = any(len(one) == len(SEEDS) for one in over)
-        rows |= {rate: over} if whole else {}
-    lines = [
-        [str(arm.like), NAMES[arm.weighting], *(spread(rows[r][i]) for r in rows)]
-        for i, arm in enumerate(three)
-        if all(len(over[i]) == len(SEEDS) for over in rows.values())
-    ]
-    return study.table(["as at", "learning rate", *(f"{r:.2g}" for r in rows)], lines)
+    """Four weightings at 8 pixels over learning rates; the best of each is bold."""
+    rows = []
+    for like in (8, PAPER):
+        for arm in arms("emoji8", (like,), FOUR):
+            over = [values(book, dataclasses.replace(arm, rate=rate)) for rate in RATES]
+            best = np.argmin([one.mean() for one in over])
+            cells = [*map(spread, over)]
+            cells[best] = f"**{cells[best]}**"
+            rows.append([str(like), NAMES[arm.weighting], *cells])
+    return study.table(["as at", "weighting", *(f"{r:.2g}" for r in RATES)], rows)
+
+
+def by_colour(book: study.Book) -> str:
+    """Mean and distance to the data's of each channel, in colour as at 256."""
+    data = book.find(what="data", data="colour8")
+    rows = [["training images", *(f"{one:.3f}" for one in data["mean"]), "", "", ""]]
+    for arm in COLOUR:
+        rows_of = [
+            book.find(what="quality", **dataclasses.asdict(arm), **MAIN, seed=seed)
+            for seed in SEEDS
+        ]
+        both = (np.array([row[field] for row in rows_of]).T for field in ("mean", "w1"))
+        cells = [spread(one, "{:.3f} ± {:.3f}") for field in both for one in field]
+        rows.append([NAMES[arm.weighting], *cells])
+    channels = "red", "green", "blue"
+    return study.table(["", *channels, *(f"W₁, {name}" for name in channels)], rows)
 
 
 def by_error(book: study.Book) -> str:
