@@ -21,9 +21,9 @@ of 16 and 32 pixels.
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
-distances of averages over 8x8 parts and of lite0's features, and the mean of each channel. Also
-measured are the error of x0-hat over levels, on held-out images, and without any training the share
-of each weighting on the levels at which the 8x8 image is decided.
+distances of averages over 8x8 parts and of lite0's features, and the mean of each channel.
+Also measured are the error of x0-hat over levels, on held-out images, and without any
+training the share of each weighting on the levels at which the 8x8 image is decided.
 
 Stopped and started again it goes on. Prints tables, and writes debias_order.png and .json
 to --out. Needs `pip install -e ".[openmoji,lite0]"`; drawings are CC BY-SA 4.0.
