@@ -322,7 +322,7 @@ def table_of_bounds(book: study.Book) -> str:
         cells += [spread(of(field)) for field in ("diffusion", "decoder")]
         cells.append(spread(of(split="train")))
         last = of("last entry, x0 as it is").mean()
-        rows.append([a.name, *cells, f"{last:.2g}"])
+        rows.append([a.name, *cells, f"{last:.3g}"])
     head = "objective", "bits/dim", "less L_hybrid", "diffusion", "decoder"
     return study.table([*head, "training digits", "last entry, x₀ as it is"], rows)
 

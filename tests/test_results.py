@@ -59,7 +59,7 @@ SEEDS = (0, 1, 2)
 MEASURED = ("flow_against_score", "table_or_prediction", "debias_order", "edm2_ladder")
 
 
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("name", [*MEASURED, "improved_ddpm"])
 def test_each_row_names_its_commits(name: str) -> None:
     made = [row for row in rows(name) if "measured" in row]
     assert made
@@ -356,9 +356,56 @@ def test_debias() -> None:
             assert cells == [over_seeds(v, style).replace("-", "−") for v in of]
 
 
+OBJECTIVES = {
+    "L_hybrid": "hybrid",
+    "L_vlb": "vlb",
+    "L_vlb, last entry left out": "out",
+    "L_vlb, x₀ held": "held",
+}
+
+
+def bits(arm: str, field: str = "total") -> np.ndarray:
+    """A field of the bound of held-out digits, a number a seed."""
+    key = {"what": "bound", "arm": arm, "split": "test", "step": STEPS, "images": 300}
+    return np.array([row("improved_ddpm", seed=s, **key)[field] for s in SEEDS])
+
+
 def test_improved_ddpm() -> None:
+    plain = lambda values: over_seeds(values, "{:.3f} ± {:.3f}")
+    lines = tables("improved_ddpm")[0]
+    assert len(lines) >= 3
+    for name, *cells in lines:
+        arm = OBJECTIVES[name]
+        less = bits(arm) - bits("hybrid")
+        signed = over_seeds(less, "{:+.3f} ± {:.3f}").replace("-", "−")
+        parts = [plain(bits(arm, part)) for part in ("total", "diffusion", "decoder")]
+        parts.insert(1, signed if arm != "hybrid" else "")
+        assert cells == [*parts, f"{bits(arm, 'last entry, x0 as it is').mean():.3g}"]
+
+
+def test_the_answer_of_improved_ddpm() -> None:
+    at = lambda arm: f"{bits(arm).mean():.2f}"
+    answer = " ".join(page("improved_ddpm").split("!")[0].split())
+    assert f"reaches {at('out')} bits/dim, ahead of L_hybrid's {at('hybrid')} in" in answer
+    assert f"with it, it has {at('vlb')}." in answer
+    assert (bits("out") < bits("hybrid")).all()
+    assert (bits("hybrid") < bits("vlb")).all()
+
+
+def test_the_weight_of_the_last_entry() -> None:
+    """The KL of each step of the cosine table for a squared error of eps, in nats."""
+    angle = (np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2
+    beta = np.minimum(1 - np.cos(angle[1:]) ** 2 / np.cos(angle[:-1]) ** 2, 0.999)
+    noise = 1 - np.cumprod(1 - beta)[:-1]  # sigma^2 of the level where a step lands
+    weight = beta[1:] / (1 - beta[1:]) / noise / 2
+    assert weight[-1] == pytest.approx(500, rel=0.01)
+    assert weight[-2] == pytest.approx(1.5, rel=0.01)
+    assert np.median(weight) < 0.01
+
+
+def test_improved_ddpm_of_the_unet() -> None:
     run = ""
-    for name, variance, *cells in tables("improved_ddpm")[0]:
+    for name, variance, *cells in tables("improved_ddpm")[1]:
         run = name or run
         kinds = {"small": "SmallVariance", "large": "LargeVariance"}
         kind = kinds.get(variance.split()[0], "LearnedVariance")
