@@ -151,6 +151,7 @@ def main() -> None:
     for arm, seed in tqdm(runs, desc="trainings", disable=None):
         study.trained(f"{arm}-{seed}", experiment(arm, seed))
         measure_bound(book, arm, seed, "test", STEPS)
+    for arm, seed in tqdm(runs, desc="draws", disable=None):
         measure_draws(book, arm, seed)
     controls = [("train", STEPS), *(("test", step) for step in CHECKPOINTS[:-1])]
     every = [(*run, *control) for control in controls for run in runs]
@@ -184,7 +185,7 @@ def experiment(arm: str, seed: int) -> Experiment:
         log_every=250,
         sample_every=0,
         checkpoint_every=CHECKPOINTS[0],
-        keep=len(CHECKPOINTS),
+        keep=2 * len(CHECKPOINTS),  # those of stops, too
     )
 
 
