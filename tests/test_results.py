@@ -566,18 +566,8 @@ SETTINGS = {
     "table_or_prediction": {"0.42", "0.33", "4.0"},
     "nag": {"0.2", "0.47", "0.1", "0.01", "0.0005", "0.02", "0.11", "0.09"},
     "edm2_ladder": {
-        "2.56",
-        "3.75",
-        "7.24",
-        "0.10",
-        "0.0",
-        "2.15",
-        "14.7",
-        "2.7",
-        "9.4",
-        "1.9",
-        "8.3",
-        "1.2",
+        *("0.05", "0.10", "0.25", "2.56", "3.75", "7.24"),
+        *("0.0", "1.2", "1.9", "2.15", "2.7", "8.3", "9.4", "14.7"),  # earlier trainings
     },
     "debias_order": {"6.9", "0.01", "0.001", "0.1", "4.0"},
 }
@@ -752,8 +742,8 @@ LADDER = {"B": "b-x16", "D": "d-x1", "G": "g-x1"}
 DISTANCES = ("frechet", "fd_lite0")
 
 
-def ladder(rung: str, field: str = "frechet") -> np.ndarray:
-    key = {"what": "quality", "arm": LADDER[rung], "std": 0.1}
+def ladder(rung: str, field: str = "frechet", std: float = 0.1) -> np.ndarray:
+    key = {"what": "quality", "arm": LADDER[rung], "std": std}
     return np.array([row("edm2_ladder", seed=seed, **key)[field] for seed in SEEDS])
 
 
@@ -763,7 +753,7 @@ def magnitude(rung: str, kind: str, field: str) -> np.ndarray:
 
 
 def test_edm2_ladder() -> None:
-    quality, steps, magnitudes = tables("edm2_ladder")[:3]
+    quality, steps, magnitudes, widths = tables("edm2_ladder")[:4]
     usual = "{:.2f} ± {:.2f}"
     for rung, line, moved in zip(LADDER, quality, magnitudes, strict=True):
         rate = row("edm2_ladder", what="magnitudes", arm=LADDER[rung], seed=0)["rate"]
@@ -781,3 +771,6 @@ def test_edm2_ladder() -> None:
         of = (ladder(rung, field) for rung in LADDER)
         less = (over_seeds(b - a, "{:+.2f} ± {:.2f}") for a, b in itertools.pairwise(of))
         assert cells == [cell.replace("-", "−") for cell in less]
+    for (_, *cells), field in zip(widths, DISTANCES, strict=True):
+        stds = (0.0, 0.02, 0.05, 0.10, 0.15, 0.25)
+        assert cells == [over_seeds(ladder("G", field, std), usual) for std in stds]
