@@ -14,8 +14,8 @@ tracked during training, in float32, so narrow ones are exact. Images are judged
 (digits_judge.py) and in features of Lite0, an ImageNet network. Magnitudes are logged 20
 times a run; growth is a layer's over that at the first.
 
-Stopped and started again it goes on. Prints tables, and writes edm2_ladder.png and .json to
---out. See docs/results/edm2_ladder.md for what it took.
+Stopped and started again it goes on. Prints tables, and writes edm2_ladder.png, .json and
+edm2_ladder_lengths.png to --out. See docs/results/edm2_ladder.md for what it took.
 """
 
 import dataclasses
