@@ -389,6 +389,9 @@ def test_the_answer_of_improved_ddpm() -> None:
     assert f"reaches {at('out')} bits/dim, ahead of L_hybrid's {at('hybrid')} in" in answer
     assert f"with it, it has {at('vlb')}." in answer
     assert (bits("out") < bits("hybrid")).all()
+    held = [row("improved_ddpm", what="bound", arm="held", seed=s)["total"] for s in (0, 1)]
+    said = " ".join(page("improved_ddpm").split())
+    assert "L_vlb has {:.2f} and {:.2f} bits/dim. The third".format(*held) in said
     assert (bits("hybrid") < bits("vlb")).all()
 
 
