@@ -144,10 +144,17 @@ class Checkpoints:
         A damaged checkpoint is skipped with a warning that names it and the next.
 
         Raises:
+            FileNotFoundError: one of `steps` has no checkpoint.
             ValueError: none can be read, or the newest is of another version of jaxdiff.
             OSError: the system does not let it be read.
         """
-        steps = self.steps() if steps is None else steps
+        there = self.steps()
+        steps = there if steps is None else steps
+        if absent := [step for step in steps if step not in there]:
+            known = ", ".join(map(str, there)) or "none yet"
+            raise FileNotFoundError(
+                f"{self._name} has no checkpoint {absent[0]}; it has {known}"
+            )
         reasons = []
         for step, after in itertools.zip_longest(steps, steps[1:]):
             try:
@@ -162,7 +169,7 @@ class Checkpoints:
                     f"going back to checkpoint {after}",
                     stacklevel=2,
                 )
-        if others := [step for step in self.steps() if step not in steps]:
+        if others := [step for step in there if step not in steps]:
             raise ValueError(
                 f"checkpoint {'; '.join(reasons)} in {self._name}: choose another, it has "
                 f"{', '.join(map(str, others))}"

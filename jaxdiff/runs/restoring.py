@@ -100,12 +100,11 @@ def restore(
             "give the --workdir that jaxdiff train was given"
         )
     with checkpoints(folder) as saved:
-        if step is not None and step not in saved.steps():
-            if path := snapshots.find(folder, std, step):
-                return of_snapshot(snapshots.read(path))
-            known = ", ".join(map(str, saved.steps())) or "none yet"
-            raise FileNotFoundError(f"{folder} has no checkpoint {step}; it has {known}")
-        if not saved.steps():
+        there = saved.steps()
+        path = snapshots.find(folder, std, step) if step not in (None, *there) else None
+        if path:
+            return of_snapshot(snapshots.read(path))
+        if step is None and not there:
             raise FileNotFoundError(
                 f"{folder} has no checkpoint yet: the first is written after "
                 "checkpoint_every steps"

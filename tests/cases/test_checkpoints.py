@@ -379,6 +379,25 @@ def test_a_damaged_checkpoint_that_was_chosen_has_others_beside_it(
         jd.restore(tmp_path, step=2)
 
 
+def test_an_absent_checkpoint_is_not_called_damaged(
+    state: TrainState, tmp_path: Path
+) -> None:
+    save(tmp_path, state, 1, 3)
+    message = r"checkpoints has no checkpoint 2; it has 3, 1$"
+    with (
+        checkpoint.checkpoints(tmp_path) as saved,
+        pytest.raises(FileNotFoundError, match=message),
+    ):
+        saved.restore(mesh(), [2])
+    with pytest.raises(FileNotFoundError, match=message):
+        jd.restore(tmp_path, step=2)
+    with (
+        checkpoint.checkpoints(tmp_path / "new") as saved,
+        pytest.raises(FileNotFoundError, match=r"no checkpoint 2; it has none yet$"),
+    ):
+        saved.restore(mesh(), [2])
+
+
 def test_arrays_of_another_network_are_named(state: TrainState, tmp_path: Path) -> None:
     """Whole, but under another experiment."""
     wider = Linear(label_dim=20)
