@@ -28,7 +28,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import study
 from jaxtyping import Array, Float, Float64, Int
+from scipy.stats import spearmanr
 from small_network import ResidualMLP
 from tqdm import tqdm
 from zero_terminal_snr import proportional
@@ -132,6 +133,10 @@ SAMPLERS = [
 ]
 TUNED = "digits", "flow", "tuned"
 MADE = [Setting("flow", "Heun", 10, m=m) for m in MULTIPLES]
+SPREAD = [Setting("flow", "Heun", 10, m=1.0), Setting("flow", ODE, 50)]
+"""What guidance does to the variance of images is measured of these."""
+LEADING = 0.8
+"""The share of the variance that the leading directions of the training images have."""
 
 
 def main() -> None:
@@ -142,6 +147,7 @@ def main() -> None:
         study.trained(name, experiment)
     measure_gains(book)
     measure(book)
+    measure_spread(book)
     for title, table in tables(book).items():
         print(f"{title}\n\n{table}\n")
     print(study.save(draw(book), "nag"))
@@ -328,10 +334,15 @@ def classifier() -> digits_judge.Judge:
     return digits_judge.judge()
 
 
+def pixels(x0: np.ndarray) -> Float64[np.ndarray, "N D"]:
+    """As points, of the 256 values that a file has."""
+    shown = np.round(np.clip(x0, -1, 1) * 127.5 + 127.5) / 127.5 - 1
+    return shown.reshape(len(x0), -1).astype(np.float64)
+
+
 def judged(data: str, x0: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Frechet distance and KID x 1,000 to the training images; of digits, accuracy."""
-    shown = np.round(np.clip(x0, -1, 1) * 127.5 + 127.5) / 127.5 - 1
-    points = shown.reshape(len(x0), -1).astype(np.float64)
+    points = pixels(x0)
     train, gaussian = real(data)
     said = {
         "frechet": frechet(*moments(points), *gaussian),
@@ -379,6 +390,32 @@ def measure(book: study.Book) -> None:
             "measured": study.short(provenance.commit_of(__file__)),
         }
         book.write(key(data, setting, seed, w), row)
+
+
+def measure_spread(book: study.Book) -> None:
+    """What guidance of w = 1 does to the variance in leading directions and others."""
+    every = itertools.product(SPREAD, SOURCES, SEEDS, (0.0, 1.0))
+    for setting, data, seed, w in tqdm([*every], desc="spreads", disable=None):
+        of = {**key(data, setting, seed, w), "what": "spread"}
+        if not book.find(**of):
+            row = {
+                **variances(data, sampled(data, setting, seed, w)[0]),
+                "trained": study.commits(folder(run_of(data, setting, seed))),
+                "measured": study.short(provenance.commit_of(__file__)),
+            }
+            book.write(of, row)
+
+
+def variances(data: str, x0: np.ndarray) -> dict[str, float]:
+    """Variance over that of the training images, and the squared distance of means."""
+    mean, cov = real(data)[1]
+    values, vectors = np.linalg.eigh(cov)
+    along = (pixels(x0) - mean) @ vectors[:, ::-1]
+    own, should = along.var(0, ddof=1), values[::-1]
+    leading = np.cumsum(should) <= LEADING * should.sum()
+    share = lambda some: float(own[some].sum() / should[some].sum())
+    between = float(np.sum(along.mean(0) ** 2))
+    return {"leading": share(leading), "rest": share(~leading), "means": between}
 
 
 def measure_gains(book: study.Book) -> None:
@@ -495,6 +532,9 @@ def tables(book: study.Book) -> dict[str, str]:
         said[f"{data}, {path}"] = study.table(head, rows)
     said["made shifts"] = made_table(book)
     said["gains"] = gain_table(book)
+    said["variance"] = spread_table(book)
+    said["rules"] = rule_table(book)
+    said["ranks"] = rank_table(book)
     return said
 
 
@@ -522,6 +562,118 @@ def gain_table(book: study.Book) -> str:
             name = f"{data}, {path}" + (", fine-tuned" if kind == "tuned" else "")
             rows.append([name, f"{m:g}", *(minus(f"{g:+.2f}") for g in row)])
     return study.table(["network", "m", *(f"σ/α = {r:g}" for r in GAIN_RATIOS)], rows)
+
+
+def spread_table(book: study.Book) -> str:
+    """Variance of images over that of training images, without guidance and with w = 1."""
+    rows, fields = [], ("leading", "rest", "means")
+    for data, setting in itertools.product(SOURCES, SPREAD):
+        cells = []
+        for field, w in itertools.product(fields, (0.0, 1.0)):
+            of = {**key(data, setting, 0, w), "what": "spread"}
+            found = [book.find(**{**of, "seed": seed})[field] for seed in SEEDS]
+            cells.append(spread(np.array(found)))
+        name = f"{setting}, from m = {setting.m:g}" if setting.m else str(setting)
+        rows.append([data, name, *cells])
+    each = (f"{field}, w = {w}" for field in fields for w in (0, 1))
+    return study.table(["data", "sampler", *each], rows)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a rule sees of a way to sample, and whether images gain by the guidance."""
+
+    setting: Setting
+    way: float
+    last: float
+    """The shift without guidance, as of `shift`."""
+    room: float
+    """The distance without guidance over that of as many perfect draws."""
+    change: float
+    """At the best weight, in percent."""
+    gains: bool
+
+
+def trials(book: study.Book, data: str) -> list[Trial]:
+    """All ways to sample that start from noise."""
+    settings = [setting for d, setting in ways(book) if d == data]
+    floor = book.find(what="real", data=data)["floor"]
+    room = lambda s: values(book, data, s, 0.0).mean() / floor
+    helped = lambda s: outcome(book, data, s) == "helps"
+    said = lambda s: (*shift(book, data, s), room(s), at_best(book, data, s), helped(s))
+    return [Trial(s, *said(s)) for s in settings]
+
+
+Rule = Callable[[Trial], bool]
+RULES: dict[str, Rule] = {
+    "everywhere": lambda t: True,
+    "nowhere": lambda t: False,
+    "the shift is positive on the way": lambda t: t.way > 0,
+    "the shift is negative on the way": lambda t: t.way < 0,
+    "the shift is positive at the last level": lambda t: t.last > 0,
+    "the shift is positive at both": lambda t: t.way > 0 and t.last > 0,
+    "the steps add noise": lambda t: t.setting.solver in NOISY,
+    "the steps are of an ODE": lambda t: t.setting.solver not in NOISY,
+    "there are 50 steps or more": lambda t: t.setting.steps >= 50,
+    "there is no CFG": lambda t: not t.setting.guidance,
+}
+MEASURES: dict[str, Callable[[Trial], float]] = {
+    "the shift on the way": lambda t: t.way,
+    "the shift at the last level": lambda t: t.last,
+    "the size of the shift on the way": lambda t: abs(t.way),
+    "the number of steps": lambda t: t.setting.steps,
+    "the distance over that of perfect draws": lambda t: t.room,
+}
+"""Rules without anything to choose, and what a rule may hold to a limit."""
+
+
+def limited(measure: Callable[[Trial], float], seen: list[Trial]) -> tuple[str, Rule]:
+    """The limit that is right most often for the trials seen, the first where many are."""
+    at = sorted({measure(trial) for trial in seen})
+    limits = [(a + b) / 2 for a, b in itertools.pairwise(at)]
+
+    def rule(sign: int, limit: float) -> Rule:
+        return lambda trial: sign * (measure(trial) - limit) > 0
+
+    def right(sided: tuple[int, float]) -> int:
+        return sum(rule(*sided)(trial) == trial.gains for trial in seen)
+
+    sign, limit = max(itertools.product((1, -1), limits), key=right)
+    side = "above" if sign > 0 else "below"
+    return f"is {side} {minus(f'{limit:.3g}')}", rule(sign, limit)
+
+
+def rule_table(book: study.Book) -> str:
+    """How often rules say right where images gain: limits are chosen on digits alone."""
+    seen, fresh = (trials(book, data) for data in SOURCES)
+    rules = dict(RULES)
+    for name, measure in MEASURES.items():
+        text, rule = limited(measure, seen)
+        rules[f"{name} {text}"] = rule
+    rows = [
+        [name, *counts(rule, seen), *counts(rule, fresh)] for name, rule in rules.items()
+    ]
+    each = "right", "false alarms", "missed"
+    head = (f"{data}: {one}" if one == "right" else one for data in SOURCES for one in each)
+    return study.table(["guidance helps where", *head], rows)
+
+
+def rank_table(book: study.Book) -> str:
+    """Spearman's rank correlation of what is measured without guidance and the change."""
+    of = {data: trials(book, data) for data in SOURCES}
+    rows = []
+    for name, measure in MEASURES.items():
+        pairs = ([(measure(t), t.change) for t in some] for some in of.values())
+        ranks = (float(spearmanr(*zip(*pair, strict=True)).statistic) for pair in pairs)
+        rows.append([name, *(minus(f"{rank:+.2f}") for rank in ranks)])
+    return study.table(["rank correlation with the change", *SOURCES], rows)
+
+
+def counts(rule: Rule, of: list[Trial]) -> tuple[str, str, str]:
+    """How often a rule is right, says gain where there is none, and misses one."""
+    pairs = [(rule(trial), trial.gains) for trial in of]
+    wrong = pairs.count((True, False)), pairs.count((False, True))
+    return f"{len(pairs) - sum(wrong)} of {len(pairs)}", *map(str, wrong)
 
 
 def percent(changes: Float64[np.ndarray, " seeds"]) -> str:
