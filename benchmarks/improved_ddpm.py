@@ -17,8 +17,8 @@ L_vlb is trained as published, by importance or with t uniform, and
 
 Measures, with x0 held to [-1, 1], the bound on 300 held-out digits, at T = 1000, term by
 term, and of four objectives over training; the last entry's term with x0 as it is; how
-many of its draws the sampler spends there; and the noise of minibatch gradients
-(gradient_noise.py).
+many of its draws the sampler spends there; the noise of minibatch gradients
+(gradient_noise.py); and what holding x0 does to the pixels that are -1, the background.
 
 Stopped and started again it goes on. Prints tables, and writes improved_ddpm.png and .json
 to --out. For one core; see docs/results/improved_ddpm.md for what it took.
@@ -27,6 +27,7 @@ to --out. For one core; see docs/results/improved_ddpm.md for what it took.
 import dataclasses
 import functools
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ from jaxdiff.optim import AdamW
 from jaxdiff.runs import checkpoint, restoring
 from jaxdiff.runs.state import TrainState
 from jaxdiff.runtime import provenance, sharding
-from jaxdiff.schedules import LearnedVariance
+from jaxdiff.schedules import LearnedVariance, corrupt
 from jaxdiff.types import Denoised, LossTerm, Noised, Times
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ NOISES: dict[str, tuple[LossTerm, Times]] = {
 """Gradients by name, on the cosine table."""
 AT = ("hybrid", "held")
 """Arms at whose parameters gradients are taken."""
+LEVELS = (0.03, 0.1, 0.3, 0.9)
+"""The t of the table of the background's pixels."""
 
 
 def main() -> None:
@@ -156,6 +159,7 @@ def main() -> None:
         measure_bound(book, arm, seed, STEPS)
     for arm, seed in tqdm(runs, desc="draws", disable=None):
         measure_draws(book, arm, seed)
+        measure_pixels(book, arm, seed)
     earlier = itertools.product(CHECKPOINTS[:-1], LINES, SEEDS)
     for step, arm, seed in tqdm(list(earlier), desc="over training", disable=None):
         measure_bound(book, arm, seed, step)
@@ -289,34 +293,67 @@ def measure_gradients(book: study.Book, arm: str, seed: int) -> None:
         book.write(gradient_key(arm, seed, name), {**results, **made(arm, seed)})
 
 
+def measure_pixels(book: study.Book, arm: str, seed: int) -> None:
+    """What x0 is where a held-out digit is -1, and its error there and elsewhere.
+
+    At each t: the share of those pixels at which x0 is -1 or less, so that holding it makes
+    it exact, and the mean squared error of x0 held to [-1, 1] on them and on the others.
+    """
+    key = {"what": "pixels", "arm": arm, "seed": seed, "images": IMAGES}
+    if book.find(**key):
+        return
+    run = restoring.restore(folder(arm, seed), step=STEPS)
+    held_out = Digits("test").load().source.take(np.arange(IMAGES))
+    x0 = jnp.asarray(held_out["image"] / 127.5 - 1, jnp.float32)
+    cond = jd.Condition(label=jnp.asarray(held_out["label"]))
+    at_least, on_background, elsewhere = [], [], []
+    for t in LEVELS:
+        level = jnp.full((len(x0), 1, 1, 1), t)
+        noised = corrupt(jax.random.key(0), x0, level, run.experiment.schedule)
+        said = np.asarray(run.denoise(noised.x, noised.at, cond).x0, np.float64)
+        squared, background = (said.clip(-1, 1) - x0) ** 2, np.asarray(x0) == -1
+        at_least.append((said[background] <= -1).mean())
+        on_background.append(squared[background].mean())
+        elsewhere.append(squared[~background].mean())
+    results = {"t": LEVELS, "background": background.mean(), "exact": at_least}
+    errors = {"error on background": on_background, "error elsewhere": elsewhere}
+    book.write(key, {**results, **errors, **made(arm, seed)})
+
+
 Seeds = Float64[np.ndarray, " seeds"]
 
 
-def seeds(book: study.Book) -> list[int]:
-    """Those that were measured."""
-    return sorted({row["seed"] for row in book.rows if row["what"] == "bound"})
+def bounded(book: study.Book, arms: Iterable[str] = ARMS, step: int = STEPS) -> list[str]:
+    """Those of the arms whose bound was measured in all seeds."""
+    has = lambda arm: all(book.find(**bound_key(arm, seed, step)) for seed in SEEDS)
+    return list(filter(has, arms))
 
 
 def values(book: study.Book, arm: str, field: str = "total", **where: Any) -> Seeds:
     """A field of the bound, a number a seed."""
-    rows = (book.find(**bound_key(arm, s, **where)) for s in seeds(book))
+    rows = (book.find(**bound_key(arm, seed, **where)) for seed in SEEDS)
     return np.array([row[field] for row in rows])
 
 
 def tables(book: study.Book) -> dict[str, str]:
-    """By title: the bound, over training, the sampler's draws, gradient noise."""
+    """By title: the bound, over training, the sampler's draws, gradient noise, pixels.
+
+    Each of the arms that were measured in all seeds.
+    """
     return {
         "bound": table_of_bounds(book),
         "training": table_over_training(book),
         "draws": table_of_draws(book),
         "gradients": table_of_gradients(book),
+        "pixels": table_of_pixels(book),
     }
 
 
 def table_of_bounds(book: study.Book) -> str:
     """Bits/dim of each arm, its lag behind L_hybrid, and its parts."""
     rows = []
-    for arm, a in ARMS.items():
+    for arm in bounded(book):
+        a = ARMS[arm]
         of = functools.partial(values, book, arm)
         lag = of() - values(book, hybrid_of(arm))
         cells = [spread(of()), "" if arm == hybrid_of(arm) else spread(lag, SIGNED)]
@@ -332,11 +369,16 @@ def hybrid_of(arm: str) -> str:
     return "hybrid-linear" if ARMS[arm].table == "linear" else "hybrid"
 
 
+def followed(book: study.Book) -> list[str]:
+    """Arms whose bound was measured over training."""
+    return bounded(book, LINES, CHECKPOINTS[0])
+
+
 def table_over_training(book: study.Book) -> str:
     """Bits/dim at the checkpoints."""
     rows = [
         [ARMS[arm].name, *(spread(values(book, arm, step=step)) for step in CHECKPOINTS)]
-        for arm in LINES
+        for arm in followed(book)
     ]
     return study.table(["training steps", *map(str, CHECKPOINTS)], rows)
 
@@ -344,22 +386,24 @@ def table_over_training(book: study.Book) -> str:
 def shares(book: study.Book, arm: str, step: int, field: str) -> Seeds:
     """A share of a sampler's draws, a number a seed."""
     key = {"what": "draws", "arm": arm, "step": step}
-    return np.array([book.find(seed=seed, **key)[field] for seed in seeds(book)])
+    return np.array([book.find(seed=seed, **key)[field] for seed in SEEDS])
 
 
-def sampled() -> dict[str, str]:
-    """Names of the arms that draw t by importance."""
-    law = LossSecondMoment
-    return {arm: a.name for arm, a in ARMS.items() if isinstance(a.times, law)}
+def sampled(book: study.Book) -> list[str]:
+    """Arms whose draws of t were measured in all seeds."""
+    key = {"what": "draws", "step": STEPS}
+    has = lambda arm: all(book.find(arm=arm, seed=seed, **key) for seed in SEEDS)
+    return list(filter(has, ARMS))
 
 
 def table_of_draws(book: study.Book) -> str:
     """Shares of the last entry's draws over training, and of the first ones at its end."""
     rows = []
-    for arm, name in sampled().items():
+    for arm in sampled(book):
         last = (shares(book, arm, step, "last").mean() for step in CHECKPOINTS)
         first = shares(book, arm, STEPS, "first").mean()
-        rows.append([name, *(f"{share:.1%}" for share in last), f"{first:.1%}"])
+        of_last = (f"{share:.1%}" for share in last)
+        rows.append([ARMS[arm].name, *of_last, f"{first:.1%}"])
     head = ["training steps", *map(str, CHECKPOINTS), f"first {FIRST}, at {STEPS}"]
     return study.table(head, rows)
 
@@ -368,13 +412,31 @@ def table_of_gradients(book: study.Book) -> str:
     """Signal and noise, medians over seeds."""
     rows = []
     for arm, name in itertools.product(AT, NOISES):
-        found = [book.find(**gradient_key(arm, seed, name)) for seed in seeds(book)]
+        found = [book.find(**gradient_key(arm, seed, name)) for seed in SEEDS]
+        if None in found:
+            continue
         ratios = np.array([row["ratio"] for row in found])
         mean2 = np.array([row["mean2"] for row in found])
         span = f"{ratios.min():.2g} to {ratios.max():.2g}"
         numbers = (f"{np.median(v):.2g}" for v in (mean2, ratios))
         rows.append([ARMS[arm].name, name, *numbers, span])
     return study.table(["at", "gradient of", "G²", "tr C / G²", "its span"], rows)
+
+
+def table_of_pixels(book: study.Book) -> str:
+    """Shares of the background that holding makes exact, and errors; means over seeds."""
+    rows = []
+    for arm, a in ARMS.items():
+        found = [book.find(what="pixels", arm=arm, seed=seed) for seed in SEEDS]
+        if None in found:
+            continue
+        mean = lambda field, found=found: np.mean([row[field] for row in found], 0)
+        errors = mean("error on background"), mean("error elsewhere")
+        cells = [f"{share:.0%}" for share in mean("exact")]
+        cells += [f"{a:.4f}, {b:.4f}" for a, b in zip(*errors, strict=True)]
+        rows.append([a.name, *cells])
+    heads = [f"exact, t = {t:g}" for t in LEVELS] + [f"errors, {t:g}" for t in LEVELS]
+    return study.table(["objective", *heads], rows)
 
 
 SIGNED = "{:+.3f} ± {:.3f}"
@@ -400,21 +462,23 @@ BITS = "bound   [bits/dim]"
 
 
 def draw(book: study.Book) -> "Figure":
-    """Bits/dim of each arm, over training, by entry, and the draws of the last entry."""
+    """Bits/dim of each arm, by entry, over training, and the draws of the last entry."""
     title = "Improved DDPM on digits: what keeps L_vlb behind, three trainings of each"
-    figure, (bits, training, entries, draws) = plots.panels(title, 7.4, 2, 2)
+    figure, (bits, entries, training, draws) = plots.panels(title, 7.4, 2, 2)
     draw_bits(bits, book)
-    for arm, colour in LINES.items():
-        of, look = functools.partial(values, book, arm), {"color": colour, "lw": 1.8}
-        seen = np.array([of(step=step) for step in CHECKPOINTS])
+    look = lambda arm: {"color": LINES[arm], "lw": 1.8}
+    for arm in bounded(book, LINES):
+        of = functools.partial(values, book, arm, "bins")
+        less = (of() - values(book, "hybrid", "bins")).mean(0)
+        entries.plot(EDGES[1:] / T, np.cumsum(less), **look(arm))
+    for arm in followed(book):
+        seen = np.array([values(book, arm, step=step) for step in CHECKPOINTS])
         error = {"yerr": seen.std(1, ddof=1), "capsize": 3}
-        training.errorbar(CHECKPOINTS, seen.mean(1), **error, **look)
-        less = (of("bins") - values(book, "hybrid", "bins")).mean(0)
-        entries.plot(EDGES[1:] / T, np.cumsum(less), **look)
-        if arm in sampled():
-            share = [shares(book, arm, step, "last").mean() for step in CHECKPOINTS]
-            look |= {"marker": "o", "ms": 4, "label": ARMS[arm].name}
-            draws.plot(CHECKPOINTS, share, **look)
+        training.errorbar(CHECKPOINTS, seen.mean(1), **error, **look(arm))
+    for arm in filter(LINES.__contains__, sampled(book)):
+        share = [shares(book, arm, step, "last").mean() for step in CHECKPOINTS]
+        more = {"marker": "o", "ms": 4, "label": ARMS[arm].name}
+        draws.plot(CHECKPOINTS, share, **look(arm), **more)
     training.set(title="Over training", ylabel=BITS)
     entries.set(title="Sum of the terms up to t, less that of L_hybrid", xscale="log")
     entries.set(xlabel="t   [fraction of the path]", ylabel="difference   [bits/dim]")
@@ -428,8 +492,9 @@ def draw(book: study.Book) -> "Figure":
 
 def draw_bits(axes: "Axes", book: study.Book) -> None:
     """Bits/dim of each arm, a dot a seed; the names have the colours of the lines."""
-    axes.set_yticks(range(len(ARMS)), [arm.name for arm in ARMS.values()])
-    for place, (arm, label) in enumerate(zip(ARMS, axes.get_yticklabels(), strict=True)):
+    arms = bounded(book)
+    axes.set_yticks(range(len(arms)), [ARMS[arm].name for arm in arms])
+    for place, (arm, label) in enumerate(zip(arms, axes.get_yticklabels(), strict=True)):
         colour = LINES.get(arm, plots.GREY)
         seen = values(book, arm)
         axes.plot(seen, [place] * len(seen), "o", ms=6, alpha=0.7, color=colour)
