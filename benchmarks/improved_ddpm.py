@@ -304,14 +304,15 @@ def measure_pixels(book: study.Book, arm: str, seed: int) -> None:
         return
     run = restoring.restore(folder(arm, seed), step=STEPS)
     held_out = Digits("test").load().source.take(np.arange(IMAGES))
-    x0 = jnp.asarray(held_out["image"] / 127.5 - 1, jnp.float32)
+    x0 = np.float32(held_out["image"] / 127.5 - 1)
+    background = x0 == -1
     cond = jd.Condition(label=jnp.asarray(held_out["label"]))
     at_least, on_background, elsewhere = [], [], []
     for t in LEVELS:
         level = jnp.full((len(x0), 1, 1, 1), t)
-        noised = corrupt(jax.random.key(0), x0, level, run.experiment.schedule)
+        noised = corrupt(jax.random.key(0), jnp.asarray(x0), level, run.experiment.schedule)
         said = np.asarray(run.denoise(noised.x, noised.at, cond).x0, np.float64)
-        squared, background = (said.clip(-1, 1) - x0) ** 2, np.asarray(x0) == -1
+        squared = (said.clip(-1, 1) - x0) ** 2
         at_least.append((said[background] <= -1).mean())
         on_background.append(squared[background].mean())
         elsewhere.append(squared[~background].mean())
