@@ -146,8 +146,8 @@ NOISES: dict[str, tuple[LossTerm, Times]] = {
 """Gradients by name, on the cosine table."""
 AT = ("hybrid", "held")
 """Arms at whose parameters gradients are taken."""
-LEVELS = (0.03, 0.1, 0.3, 0.9)
-"""The t of the table of the background's pixels."""
+LEVELS, SHOWN = (0.03, 0.1, 0.3, 0.9), (0.03, 0.3)
+"""The t at which the background's pixels are looked at, and those in the table."""
 
 
 def main() -> None:
@@ -360,7 +360,7 @@ def table_of_bounds(book: study.Book) -> str:
         cells = [spread(of()), "" if arm == hybrid_of(arm) else spread(lag, SIGNED)]
         cells += [spread(of(field)) for field in ("diffusion", "decoder")]
         last = of("last entry, x0 as it is").mean()
-        rows.append([a.name, *cells, f"{last:.3g}"])
+        rows.append([a.name, *cells, f"{float(f'{last:.3g}'):,g}"])
     head = "objective", "bits/dim", "less L_hybrid", "diffusion", "decoder"
     return study.table([*head, "last entry, x₀ as it is"], rows)
 
@@ -371,8 +371,9 @@ def hybrid_of(arm: str) -> str:
 
 
 def followed(book: study.Book) -> list[str]:
-    """Arms whose bound was measured over training."""
-    return bounded(book, LINES, CHECKPOINTS[0])
+    """Arms that are drawn and whose bound was measured at all checkpoints, in all seeds."""
+    every = lambda arm: all(bounded(book, [arm], step) for step in CHECKPOINTS)
+    return list(filter(every, LINES))
 
 
 def table_over_training(book: study.Book) -> str:
@@ -431,13 +432,14 @@ def table_of_pixels(book: study.Book) -> str:
         found = [book.find(what="pixels", arm=arm, seed=seed) for seed in SEEDS]
         if None in found:
             continue
-        mean = lambda field, found=found: np.mean([row[field] for row in found], 0)
-        errors = mean("error on background"), mean("error elsewhere")
-        cells = [f"{share:.0%}" for share in mean("exact")]
-        cells += [f"{a:.4f}, {b:.4f}" for a, b in zip(*errors, strict=True)]
+        cells = []
+        for i in map(LEVELS.index, SHOWN):
+            mean = lambda field, i=i, found=found: np.mean([r[field][i] for r in found])
+            errors = mean("error on background"), mean("error elsewhere")
+            cells += [f"{mean('exact'):.0%}", *(f"{error:.5f}" for error in errors)]
         rows.append([a.name, *cells])
-    heads = [f"exact, t = {t:g}" for t in LEVELS] + [f"errors, {t:g}" for t in LEVELS]
-    return study.table(["objective", *heads], rows)
+    heads = [(f"exact, t = {t:g}", "error there", "elsewhere") for t in SHOWN]
+    return study.table(["objective", *itertools.chain(*heads)], rows)
 
 
 SIGNED = "{:+.3f} ± {:.3f}"

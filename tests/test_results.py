@@ -56,10 +56,13 @@ def over_seeds(values: Iterable[float], style: str) -> str:
 
 
 SEEDS = (0, 1, 2)
-MEASURED = ("flow_against_score", "table_or_prediction", "debias_order", "edm2_ladder")
+MEASURED = (
+    *("flow_against_score", "table_or_prediction", "debias_order", "edm2_ladder"),
+    "improved_ddpm",
+)
 
 
-@pytest.mark.parametrize("name", [*MEASURED, "improved_ddpm"])
+@pytest.mark.parametrize("name", MEASURED)
 def test_each_row_names_its_commits(name: str) -> None:
     made = [row for row in rows(name) if "measured" in row]
     assert made
@@ -361,38 +364,112 @@ OBJECTIVES = {
     "L_vlb": "vlb",
     "L_vlb, last entry left out": "out",
     "L_vlb, x₀ held": "held",
+    "L_hybrid, x₀ held": "hybrid-held",
+    "L_vlb, longer warm-up": "warmed",
+    "L_vlb, t uniform": "uniform",
+    "L_hybrid, linear": "hybrid-linear",
+    "L_vlb, linear": "vlb-linear",
 }
 
 
-def bits(arm: str, field: str = "total") -> np.ndarray:
+PARTS = ("diffusion", "decoder")
+CHECKPOINTS = (1000, 2000, 3000)
+
+
+def bits(arm: str, field: str = "total", step: int = STEPS) -> np.ndarray:
     """A field of the bound of held-out digits, a number a seed."""
-    key = {"what": "bound", "arm": arm, "split": "test", "step": STEPS, "images": 300}
+    key = {"what": "bound", "arm": arm, "split": "test", "step": step, "images": 300}
     return np.array([row("improved_ddpm", seed=s, **key)[field] for s in SEEDS])
 
 
+def in_all_seeds(**key: object) -> list[str]:
+    """Objectives of Improved DDPM that have a row for each seed, in the order of tables."""
+    has = lambda row: all(row.get(field) == value for field, value in key.items())
+    found = [one["arm"] for one in rows("improved_ddpm") if has(one)]
+    return [name for name, arm in OBJECTIVES.items() if found.count(arm) == len(SEEDS)]
+
+
 def test_improved_ddpm() -> None:
-    plain = lambda values: over_seeds(values, "{:.3f} ± {:.3f}")
+    plain, signed = "{:.3f} ± {:.3f}", "{:+.3f} ± {:.3f}"
     lines = tables("improved_ddpm")[0]
-    assert len(lines) >= 3
+    assert [name for name, *_ in lines] == in_all_seeds(what="bound", step=STEPS)
     for name, *cells in lines:
         arm = OBJECTIVES[name]
-        less = bits(arm) - bits("hybrid")
-        signed = over_seeds(less, "{:+.3f} ± {:.3f}").replace("-", "−")
-        parts = [plain(bits(arm, part)) for part in ("total", "diffusion", "decoder")]
-        parts.insert(1, signed if arm != "hybrid" else "")
-        assert cells == [*parts, f"{bits(arm, 'last entry, x0 as it is').mean():.3g}"]
+        hybrid = "hybrid-linear" if arm.endswith("-linear") else "hybrid"
+        less = "" if arm == hybrid else cell(bits(arm) - bits(hybrid), signed)
+        total, *parts = (cell(bits(arm, f), plain) for f in ("total", *PARTS))
+        last = f"{bits(arm, 'last entry, x0 as it is').mean():.3g}"
+        assert cells == [total, less, *parts, f"{float(last):,g}"]
+
+
+def test_improved_ddpm_over_training() -> None:
+    lines = tables("improved_ddpm")[2]
+    assert [name for name, *_ in lines] == in_all_seeds(what="bound", step=CHECKPOINTS[0])
+    for name, *cells in lines:
+        over = (bits(OBJECTIVES[name], step=step) for step in CHECKPOINTS)
+        assert cells == [cell(values, "{:.3f} ± {:.3f}") for values in over]
+
+
+def drawn(arm: str, field: str, step: int) -> float:
+    """A share of the draws of t, the mean over seeds."""
+    key = {"what": "draws", "arm": arm, "step": step}
+    return np.mean([row("improved_ddpm", seed=s, **key)[field] for s in SEEDS])
+
+
+def test_the_draws_of_improved_ddpm() -> None:
+    lines = tables("improved_ddpm")[3]
+    assert [name for name, *_ in lines] == in_all_seeds(what="draws", step=STEPS)
+    for name, *cells in lines:
+        of = partial(drawn, OBJECTIVES[name])
+        shares = [*(of("last", step) for step in CHECKPOINTS), of("first", STEPS)]
+        assert cells == [f"{share:.1%}" for share in shares]
+
+
+def pixels(arm: str, field: str, t: float) -> float:
+    found = [row("improved_ddpm", what="pixels", arm=arm, seed=seed) for seed in SEEDS]
+    return np.mean([one[field][one["t"].index(t)] for one in found])
+
+
+def test_the_background_of_improved_ddpm() -> None:
+    lines = tables("improved_ddpm")[1]
+    assert [name for name, *_ in lines] == in_all_seeds(what="pixels")
+    fields = {
+        "exact": "{:.0%}",
+        "error on background": "{:.5f}",
+        "error elsewhere": "{:.5f}",
+    }
+    for name, *cells in lines:
+        of = partial(pixels, OBJECTIVES[name])
+        both = itertools.product((0.03, 0.3), fields.items())
+        assert cells == [style.format(of(field, t)) for t, (field, style) in both]
+    background = row("improved_ddpm", what="pixels", arm="hybrid", seed=0)["background"]
+    assert f"{background:.0%}" == "49%"
+    assert "digits' pixels 49 % are exactly −1" in " ".join(page("improved_ddpm").split())
 
 
 def test_the_answer_of_improved_ddpm() -> None:
     at = lambda arm: f"{bits(arm).mean():.2f}"
     answer = " ".join(page("improved_ddpm").split("!")[0].split())
-    assert f"reaches {at('out')} bits/dim, ahead of L_hybrid's {at('hybrid')} in" in answer
-    assert f"with it, it has {at('vlb')}." in answer
-    assert (bits("out") < bits("hybrid")).all()
-    held = [row("improved_ddpm", what="bound", arm="held", seed=s)["total"] for s in (0, 1)]
-    said = " ".join(page("improved_ddpm").split())
-    assert "L_vlb has {:.2f} and {:.2f} bits/dim. The third".format(*held) in said
-    assert (bits("hybrid") < bits("vlb")).all()
+    both = f"it has {at('vlb')} bits/dim and L_hybrid {at('hybrid')}, and with"
+    assert both in answer
+    assert f"left out of training it has {at('out')}, which is the paper's order" in answer
+    assert f"warm-up of its sampler does not help ({at('warmed')}), and t drawn" in answer
+    assert f"uniformly is worse ({at('uniform')})." in answer
+    assert f"in the bound, too, brings it to {at('held')}, mostly because" in answer
+    order = "held", "out", "hybrid", "vlb", "warmed", "uniform"
+    for better, worse in itertools.pairwise(order):
+        assert (bits(better) < bits(worse)).all()
+    assert (bits("out", step=1000) > bits("hybrid", step=1000)).all()
+    assert (bits("out", step=2000) < bits("hybrid", step=2000)).all()
+    others = ("hybrid", "vlb", "out")
+    assert min(pixels("held", "exact", t) for t in (0.03, 0.3)) > 0.9
+    assert all(0.3 < pixels(arm, "exact", t) < 0.5 for arm in others for t in (0.03, 0.3))
+    for t, share in ((0.3, 3), (0.03, 7)):
+        there = [pixels(arm, "error on background", t) for arm in ("hybrid", "held")]
+        assert there[0] / there[1] == pytest.approx(share, rel=0.1)
+    elsewhere = lambda arm, t: pixels(arm, "error elsewhere", t)
+    assert elsewhere("held", 0.03) > 0.97 * min(elsewhere(arm, 0.03) for arm in others)
+    assert elsewhere("held", 0.3) > 1.2 * min(elsewhere(arm, 0.3) for arm in others)
 
 
 def test_the_weight_of_the_last_entry() -> None:
@@ -404,17 +481,37 @@ def test_the_weight_of_the_last_entry() -> None:
     assert weight[-1] == pytest.approx(500, rel=0.01)
     assert weight[-2] == pytest.approx(1.5, rel=0.01)
     assert np.median(weight) < 0.01
+    alpha = np.sqrt(np.prod(1 - beta))
+    assert alpha == pytest.approx(0.00005, rel=0.02)
+    assert np.sqrt(1 - alpha**2) / alpha == pytest.approx(20_000, rel=0.02)
 
 
 def test_improved_ddpm_of_the_unet() -> None:
     run = ""
-    for name, variance, *cells in tables("improved_ddpm")[1]:
+    for name, variance, *cells in tables("improved_ddpm")[-2]:
         run = name or run
         kinds = {"small": "SmallVariance", "large": "LargeVariance"}
         kind = kinds.get(variance.split()[0], "LearnedVariance")
         one = row("improved_ddpm_unet", what="bits/dim", run=run, variance=kind)
         terms = [one[term] for term in ("total", "diffusion", "decoder")]
         assert cells == [f"{term['mean']:.3f} ± {term['error']:.3f}" for term in terms]
+
+
+def test_the_gradients_of_the_unet() -> None:
+    """Numbers as rounded as they are said."""
+    at = ""
+    for name, of, *cells, ratio, scale in tables("improved_ddpm")[-1]:
+        at = name or at
+        one = row("improved_ddpm_unet", what="gradient noise", at=at, of=of)
+        values = one["mean2"], one["trace"], one["ratio"] * one["batch"]
+        for said, value in zip((*cells, scale), values, strict=True):
+            number = float(said.replace(",", ""))
+            digits = len(said.replace(",", "").replace(".", "").strip("0"))
+            assert number == float(f"{value:.{digits - 1}e}")
+        for said, value in zip(
+            ratio.split(" ± "), (one["ratio"], one["error"]), strict=True
+        ):
+            assert said == f"{value:.{len(said.partition('.')[2])}f}"
 
 
 def test_zero_terminal_snr() -> None:
@@ -573,6 +670,11 @@ SETTINGS = {
         *("0.0", "1.2", "1.9", "2.15", "2.7", "8.3", "9.4", "14.7"),  # earlier trainings
     },
     "debias_order": {"6.9", "0.01", "0.001", "0.1", "4.0"},
+    "improved_ddpm": {
+        *("0.3", "0.9", "0.997", "0.999", "0.03"),
+        *("0.00005", "1.5", "0.01"),  # test_the_weight_of_the_last_entry
+        *("6.08", "5.83"),  # a look before the study
+    },
 }
 """Decimals of a page's method, and of other pages, which no row of its own measures."""
 
@@ -643,12 +745,35 @@ def of_debias() -> set[str]:
     return ends | distances | noise | {f"{100 * one:.1f}" for one in accuracy}
 
 
+def of_improved_ddpm() -> set[str]:
+    """Means of bounds, to two decimals, and the U-Net's and their differences."""
+    found = {
+        f"{bits(OBJECTIVES[name], step=step).mean():.2f}"
+        for step in CHECKPOINTS
+        for name in in_all_seeds(what="bound", step=step)
+    }
+    of = lambda run, variance, part="total": row(
+        "improved_ddpm_unet", what="bits/dim", run=run, variance=variance
+    )[part]["mean"]
+    large = [of(f"simple-{table}", "LargeVariance") for table in ("linear", "cosine")]
+    hybrid = [of(f"hybrid-{table}", "LearnedVariance") for table in ("linear", "cosine")]
+    less = [a - b for a, b in ((large[0], hybrid[0]), (large[1], hybrid[1]), large, hybrid)]
+    totals = [hybrid[1], of("vlb-cosine", "LearnedVariance"), *less]
+    error = row("improved_ddpm_unet", what="bits/dim", run="hybrid-cosine")["total"][
+        "error"
+    ]
+    prior = of("hybrid-linear", "LearnedVariance", "prior")
+    unet = {f"{value:.2f}" for value in (*totals, error)} | {f"{prior:.5f}"}
+    return found | unet
+
+
 COMPUTED = {
     "flow_against_score": of_flow,
     "table_or_prediction": of_table_or_prediction,
     "nag": of_nag,
     "debias_order": of_debias,
     "edm2_ladder": set,
+    "improved_ddpm": of_improved_ddpm,
 }
 
 

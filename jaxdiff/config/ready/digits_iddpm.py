@@ -7,9 +7,9 @@
 After the colon: simple, hybrid or vlb (with importance-sampled t), and linear or cosine.
 A run takes some 7 minutes on one CPU core. Bits/dim of the held-out digits, one seed,
 standard errors 0.02: simple-linear 4.68, simple-cosine 4.57 (both with the large variance),
-hybrid-linear 4.46, hybrid-cosine 4.40, vlb-cosine 5.74, so L_vlb does not win, which the
-table's last entry keeps it from. Measured at commit 9513b03; see
-docs/results/improved_ddpm.md.
+hybrid-linear 4.46, hybrid-cosine 4.40, vlb-cosine 5.74 (measured at commit 9513b03): L_vlb
+does not win, which the table's last entry keeps it from. In a smaller network it does with
+that entry left out, or with VariationalBound(clip=True); see docs/results/improved_ddpm.md.
 """
 
 import dataclasses
