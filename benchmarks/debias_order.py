@@ -13,11 +13,10 @@ as many images for each, three seeds, in folders ARM-SEED:
 
     sizes       constant and Debias at 8 pixels, on the table as it is and as at 256
     weightings  P2 and min-SNR as well
-    rates       all four at a third and three times the learning rate, on both tables
-    colour      all four in colour, as at 256
+    rates       all four at a third and three times the learning rate, on the table as it is
 
-and with --more, which is not on the page yet: digits, 8 pixels as at 16, 64 and 128, images
-of 16 and 32 pixels.
+and with --more, which is not on the page yet: the other rates as at 256, emoji in colour,
+digits, 8 pixels as at 16, 64 and 128, images of 16 and 32 pixels.
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
@@ -176,16 +175,19 @@ def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list
 FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, RATE, 3 * RATE)
 SMALL, MIDDLE, LARGE = (arms(f"emoji{size}", (size, PAPER), TWO) for size in (8, 16, 32))
 OTHERS = arms("emoji8", (8, PAPER), ("p2", "min_snr"))
-RATED = [
-    dataclasses.replace(arm, rate=rate)
+RATED, SHIFTED = (
+    [
+        dataclasses.replace(arm, rate=rate)
+        for rate in (RATES[2], RATES[0])
+        for arm in arms("emoji8", (like,), FOUR)
+    ]
     for like in (8, PAPER)
-    for rate in (RATES[2], RATES[0])
-    for arm in arms("emoji8", (like,), FOUR)
-]
-"""All four at the other rates."""
-COLOUR = arms("colour8", (PAPER,), FOUR)
-BLOCKS = SMALL, OTHERS, RATED, COLOUR
+)
+"""All four at the other rates, on the table as it is and as at 256."""
+BLOCKS = SMALL, OTHERS, RATED
 BEYOND = (
+    SHIFTED,
+    arms("colour8", (PAPER,), FOUR),
     arms("digits", (8, PAPER), TWO),
     arms("emoji8", (16, 64, 128), TWO),
     MIDDLE,
@@ -468,7 +470,6 @@ def tables(book: study.Book) -> dict[str, str]:
         "weightings": by_weighting(book),
         "errors": by_error(book),
         "brightness": by_brightness(book),
-        "colour": by_colour(book),
         "rates": by_rate(book),
     }
 
@@ -536,30 +537,13 @@ def by_weighting(book: study.Book) -> str:
 def by_rate(book: study.Book) -> str:
     """Four weightings at 8 pixels over learning rates; the best of each is bold."""
     rows = []
-    for like in (8, PAPER):
-        for arm in arms("emoji8", (like,), FOUR):
-            over = [values(book, dataclasses.replace(arm, rate=rate)) for rate in RATES]
-            best = np.argmin([one.mean() for one in over])
-            cells = [*map(spread, over)]
-            cells[best] = f"**{cells[best]}**"
-            rows.append([str(like), NAMES[arm.weighting], *cells])
-    return study.table(["as at", "weighting", *(f"{r:.2g}" for r in RATES)], rows)
-
-
-def by_colour(book: study.Book) -> str:
-    """Mean and distance to the data's of each channel, in colour as at 256."""
-    data = book.find(what="data", data="colour8")
-    rows = [["training images", *(f"{one:.3f}" for one in data["mean"]), "", "", ""]]
-    for arm in COLOUR:
-        rows_of = [
-            book.find(what="quality", **dataclasses.asdict(arm), **MAIN, seed=seed)
-            for seed in SEEDS
-        ]
-        both = (np.array([row[field] for row in rows_of]).T for field in ("mean", "w1"))
-        cells = [spread(one, "{:.3f} ± {:.3f}") for field in both for one in field]
+    for arm in arms("emoji8", (8,), FOUR):
+        over = [values(book, dataclasses.replace(arm, rate=rate)) for rate in RATES]
+        cells = [*map(spread, over)]
+        best = np.argmin([one.mean() for one in over])
+        cells[best] = f"**{cells[best]}**"
         rows.append([NAMES[arm.weighting], *cells])
-    channels = "red", "green", "blue"
-    return study.table(["", *channels, *(f"W₁, {name}" for name in channels)], rows)
+    return study.table(["learning rate", *(f"{r:.2g}" for r in RATES)], rows)
 
 
 def by_error(book: study.Book) -> str:
