@@ -360,7 +360,7 @@ def table_of_bounds(book: study.Book) -> str:
         cells = [spread(of()), "" if arm == hybrid_of(arm) else spread(lag, SIGNED)]
         cells += [spread(of(field)) for field in ("diffusion", "decoder")]
         last = of("last entry, x0 as it is").mean()
-        rows.append([a.name, *cells, f"{float(f'{last:.3g}'):,g}"])
+        rows.append([a.name, *cells, rounded(last, 3)])
     head = "objective", "bits/dim", "less L_hybrid", "diffusion", "decoder"
     return study.table([*head, "last entry, x₀ as it is"], rows)
 
@@ -419,8 +419,8 @@ def table_of_gradients(book: study.Book) -> str:
             continue
         ratios = np.array([row["ratio"] for row in found])
         mean2 = np.array([row["mean2"] for row in found])
-        span = f"{ratios.min():.2g} to {ratios.max():.2g}"
-        numbers = (f"{np.median(v):.2g}" for v in (mean2, ratios))
+        span = " to ".join(rounded(end) for end in (ratios.min(), ratios.max()))
+        numbers = (rounded(np.median(some)) for some in (mean2, ratios))
         rows.append([ARMS[arm].name, name, *numbers, span])
     return study.table(["at", "gradient of", "G²", "tr C / G²", "its span"], rows)
 
@@ -440,6 +440,15 @@ def table_of_pixels(book: study.Book) -> str:
         rows.append([a.name, *cells])
     heads = [(f"exact, t = {t:g}", "error there", "elsewhere") for t in SHOWN]
     return study.table(["objective", *itertools.chain(*heads)], rows)
+
+
+def rounded(value: float, digits: int = 2) -> str:
+    """A number to a few digits, as prose has it.
+
+    >>> rounded(51216.5), rounded(0.0123)
+    ('51,000', '0.012')
+    """
+    return f"{float(f'{value:.{digits}g}'):,.9g}"
 
 
 SIGNED = "{:+.3f} ± {:.3f}"

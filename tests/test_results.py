@@ -400,6 +400,10 @@ def in_all_seeds(**key: object) -> list[str]:
     return [name for name, arm in OBJECTIVES.items() if found.count(arm) == len(SEEDS)]
 
 
+def rounded(value: float, digits: int = 2) -> str:
+    return f"{float(f'{value:.{digits}g}'):,.9g}"
+
+
 def test_improved_ddpm() -> None:
     plain, signed = "{:.3f} ± {:.3f}", "{:+.3f} ± {:.3f}"
     lines = tables("improved_ddpm")[0]
@@ -409,8 +413,8 @@ def test_improved_ddpm() -> None:
         hybrid = "hybrid-linear" if arm.endswith("-linear") else "hybrid"
         less = "" if arm == hybrid else cell(bits(arm) - bits(hybrid), signed)
         total, *parts = (cell(bits(arm, f), plain) for f in ("total", *PARTS))
-        last = f"{bits(arm, 'last entry, x0 as it is').mean():.3g}"
-        assert cells == [total, less, *parts, f"{float(last):,g}"]
+        last = rounded(bits(arm, "last entry, x0 as it is").mean(), 3)
+        assert cells == [total, less, *parts, last]
 
 
 def test_improved_ddpm_over_training() -> None:
@@ -436,6 +440,34 @@ def test_the_draws_of_improved_ddpm() -> None:
         assert cells == [f"{share:.1%}" for share in shares]
 
 
+def noise(at: str, of: str, field: str = "ratio") -> np.ndarray:
+    """Of minibatch gradients at an objective's parameters, a number a seed."""
+    key = {"what": "gradient noise", "at": at, "of": of, "batch": 128, "batches": 100}
+    return np.array([row("improved_ddpm", seed=s, **key)[field] for s in SEEDS])
+
+
+GRADIENTS = (
+    *("L_vlb, t uniform", "L_vlb, t by importance"),
+    *("last entry left out, t uniform", "last entry left out, t by importance"),
+    *("x₀ held, t uniform", "x₀ held, t by importance", "L_hybrid, t uniform"),
+)
+
+
+def test_the_gradients_of_improved_ddpm() -> None:
+    lines = tables("improved_ddpm")[4]
+    both = itertools.product(("L_hybrid", "L_vlb, x₀ held"), GRADIENTS)
+    assert [(at, of) for at, of, *_ in lines] == list(both)
+    for at, of, *cells in lines:
+        ratio = noise(OBJECTIVES[at], of)
+        span = f"{rounded(ratio.min())} to {rounded(ratio.max())}"
+        signal = noise(OBJECTIVES[at], of, "mean2")
+        assert cells == [*(rounded(np.median(v)) for v in (signal, ratio)), span]
+    whole, left_out = (np.median(noise("hybrid", of, "mean2")) for of in GRADIENTS[::2][:2])
+    assert left_out / whole == pytest.approx(0.001, rel=0.1)
+    quiet, hybrid = (np.median(noise("hybrid", of)) for of in (GRADIENTS[3], GRADIENTS[6]))
+    assert quiet / hybrid == pytest.approx(3, rel=0.1)
+
+
 def pixels(arm: str, field: str, t: float) -> float:
     found = [row("improved_ddpm", what="pixels", arm=arm, seed=seed) for seed in SEEDS]
     return np.mean([one[field][one["t"].index(t)] for one in found])
@@ -453,6 +485,9 @@ def test_the_background_of_improved_ddpm() -> None:
         of = partial(pixels, OBJECTIVES[name])
         both = itertools.product((0.03, 0.3), fields.items())
         assert cells == [style.format(of(field, t)) for t, (field, style) in both]
+    for field, t in itertools.product(fields, (0.03, 0.3)):
+        same = [pixels(arm, field, t) for arm in ("hybrid", "hybrid-held")]
+        assert same[0] == pytest.approx(same[1], rel=0.02)
     background = row("improved_ddpm", what="pixels", arm="hybrid", seed=0)["background"]
     assert f"{background:.0%}" == "49%"
     assert "digits' pixels 49 % are exactly −1" in " ".join(page("improved_ddpm").split())
@@ -466,10 +501,12 @@ def test_the_answer_of_improved_ddpm() -> None:
     assert f"left out of training it has {at('out')}, which is the paper's order" in answer
     assert f"warm-up of its sampler does not help ({at('warmed')}), and t drawn" in answer
     assert f"uniformly is worse ({at('uniform')})." in answer
-    assert f"in the bound, too, brings it to {at('held')}, mostly because" in answer
+    assert f"in the bound, too, brings it to {at('held')}, and L_hybrid" in answer
     order = "held", "out", "hybrid", "vlb", "warmed", "uniform"
     for better, worse in itertools.pairwise(order):
         assert (bits(better) < bits(worse)).all()
+    assert f"and L_hybrid to {at('hybrid-held')}, mostly because half" in answer
+    assert (bits("hybrid-held") < bits("hybrid")).all()
     assert (bits("out", step=1000) > bits("hybrid", step=1000)).all()
     assert (bits("out", step=2000) < bits("hybrid", step=2000)).all()
     others = ("hybrid", "vlb", "out")
