@@ -16,12 +16,12 @@ table as DiT, by ancestral steps and DDIM's. Three seeds of each training:
 Each way to sample draws 500 images with each weight w, of the same seeds and labels.
 Each set has a Frechet distance and a KID to the training images, in pixels, and the noise
 shift on the way, against forward states of held-out images. To know what a shift does when
-nothing else is wrong, shifts of known size are also made: Heun's rule, in many steps, from
-states of training images at sigma / alpha = 1 with m times the noise that is right there.
+nothing else is wrong, shifts of known size are also made: Heun's rule from states of
+training images at sigma / alpha = 1 with m times the noise that is right there. Of two
+samplers it also measures what guidance does to the variance of images.
 
 Stopped and started again it goes on. Prints tables, and writes nag.png and nag.json to
---out. For one core; no result is published yet. Needs `pip install -e ".[openmoji]"`,
-whose drawings are CC BY-SA 4.0.
+--out. For one core. Needs `pip install -e ".[openmoji]"`, whose drawings are CC BY-SA 4.0.
 """
 
 import dataclasses
@@ -38,7 +38,6 @@ import jax.numpy as jnp
 import numpy as np
 import study
 from jaxtyping import Array, Float, Float64, Int
-from scipy.stats import spearmanr
 from small_network import ResidualMLP
 from tqdm import tqdm
 from zero_terminal_snr import proportional
@@ -534,7 +533,6 @@ def tables(book: study.Book) -> dict[str, str]:
     said["gains"] = gain_table(book)
     said["variance"] = spread_table(book)
     said["rules"] = rule_table(book)
-    said["ranks"] = rank_table(book)
     return said
 
 
@@ -544,11 +542,11 @@ def made_table(book: study.Book) -> str:
     for data, setting in ways(book, made=True):
         plain = spread(values(book, data, setting, 0.0), "{:.3f} ± {:.3f}")
         changes = (percent(change(book, data, setting, w)) for w in WEIGHTS[1:])
-        measured = minus(f"{shift(book, data, setting)[0]:+.3f}")
-        known = minus(f"{math.log(setting.m):+.3f}")
-        rows.append([data, f"{setting.m:g}", known, measured, plain, *changes])
-    head = "data", "m", "ln m", "shift", "w = 0", *(f"w = {w:g}" for w in WEIGHTS[1:])
-    return study.table(head, rows)
+        shifts = math.log(setting.m), *shift(book, data, setting)
+        texts = (minus(f"{one:+.3f}") for one in shifts)
+        rows.append([data, f"{setting.m:g}", *texts, plain, *changes])
+    head = "data", "m", "ln m", "shift", "last", "w = 0"
+    return study.table([*head, *(f"w = {w:g}" for w in WEIGHTS[1:])], rows)
 
 
 def gain_table(book: study.Book) -> str:
@@ -579,101 +577,33 @@ def spread_table(book: study.Book) -> str:
     return study.table(["data", "sampler", *each], rows)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What a rule sees of a way to sample, and whether images gain by the guidance."""
-
-    setting: Setting
-    way: float
-    last: float
-    """The shift without guidance, as of `shift`."""
-    room: float
-    """The distance without guidance over that of as many perfect draws."""
-    change: float
-    """At the best weight, in percent."""
-    gains: bool
-
-
-def trials(book: study.Book, data: str) -> list[Trial]:
-    """All ways to sample that start from noise."""
-    settings = [setting for d, setting in ways(book) if d == data]
-    floor = book.find(what="real", data=data)["floor"]
-    room = lambda s: values(book, data, s, 0.0).mean() / floor
-    helped = lambda s: outcome(book, data, s) == "helps"
-    said = lambda s: (*shift(book, data, s), room(s), at_best(book, data, s), helped(s))
-    return [Trial(s, *said(s)) for s in settings]
-
-
-Rule = Callable[[Trial], bool]
-RULES: dict[str, Rule] = {
-    "everywhere": lambda t: True,
-    "nowhere": lambda t: False,
-    "the shift is positive on the way": lambda t: t.way > 0,
-    "the shift is negative on the way": lambda t: t.way < 0,
-    "the shift is positive at the last level": lambda t: t.last > 0,
-    "the shift is positive at both": lambda t: t.way > 0 and t.last > 0,
-    "the steps add noise": lambda t: t.setting.solver in NOISY,
-    "the steps are of an ODE": lambda t: t.setting.solver not in NOISY,
-    "there are 50 steps or more": lambda t: t.setting.steps >= 50,
-    "there is no CFG": lambda t: not t.setting.guidance,
+RULES: dict[str, Callable[[Setting, float, float], bool]] = {
+    "everywhere": lambda setting, way, last: True,
+    "nowhere": lambda setting, way, last: False,
+    "the shift is positive on the way": lambda setting, way, last: way > 0,
+    "the shift is positive at the last level": lambda setting, way, last: last > 0,
+    "the steps add noise": lambda setting, way, last: setting.solver in NOISY,
 }
-MEASURES: dict[str, Callable[[Trial], float]] = {
-    "the shift on the way": lambda t: t.way,
-    "the shift at the last level": lambda t: t.last,
-    "the size of the shift on the way": lambda t: abs(t.way),
-    "the number of steps": lambda t: t.setting.steps,
-    "the distance over that of perfect draws": lambda t: t.room,
-}
-"""Rules without anything to choose, and what a rule may hold to a limit."""
-
-
-def limited(measure: Callable[[Trial], float], seen: list[Trial]) -> tuple[str, Rule]:
-    """The limit that is right most often for the trials seen, the first where many are."""
-    at = sorted({measure(trial) for trial in seen})
-    limits = [(a + b) / 2 for a, b in itertools.pairwise(at)]
-
-    def rule(sign: int, limit: float) -> Rule:
-        return lambda trial: sign * (measure(trial) - limit) > 0
-
-    def right(sided: tuple[int, float]) -> int:
-        return sum(rule(*sided)(trial) == trial.gains for trial in seen)
-
-    sign, limit = max(itertools.product((1, -1), limits), key=right)
-    side = "above" if sign > 0 else "below"
-    return f"is {side} {minus(f'{limit:.3g}')}", rule(sign, limit)
+"""What says that images gain, by the setting and its `shift`."""
 
 
 def rule_table(book: study.Book) -> str:
-    """How often rules say right where images gain: limits are chosen on digits alone."""
-    seen, fresh = (trials(book, data) for data in SOURCES)
-    rules = dict(RULES)
-    for name, measure in MEASURES.items():
-        text, rule = limited(measure, seen)
-        rules[f"{name} {text}"] = rule
+    """How often rules are right, with false alarms and misses in brackets."""
+    groups = [[way for way in ways(book) if way[0] == data] for data in SOURCES]
+    groups.append(ways(book, made=True))
     rows = [
-        [name, *counts(rule, seen), *counts(rule, fresh)] for name, rule in rules.items()
+        [name, *(counts(book, rule, of) for of in groups)] for name, rule in RULES.items()
     ]
-    each = "right", "false alarms", "missed"
-    head = (f"{data}: {one}" if one == "right" else one for data in SOURCES for one in each)
-    return study.table(["guidance helps where", *head], rows)
+    return study.table(["images gain where", *SOURCES, "shifts made by hand"], rows)
 
 
-def rank_table(book: study.Book) -> str:
-    """Spearman's rank correlation of what is measured without guidance and the change."""
-    of = {data: trials(book, data) for data in SOURCES}
-    rows = []
-    for name, measure in MEASURES.items():
-        pairs = ([(measure(t), t.change) for t in some] for some in of.values())
-        ranks = (float(spearmanr(*zip(*pair, strict=True)).statistic) for pair in pairs)
-        rows.append([name, *(minus(f"{rank:+.2f}") for rank in ranks)])
-    return study.table(["rank correlation with the change", *SOURCES], rows)
-
-
-def counts(rule: Rule, of: list[Trial]) -> tuple[str, str, str]:
-    """How often a rule is right, says gain where there is none, and misses one."""
-    pairs = [(rule(trial), trial.gains) for trial in of]
-    wrong = pairs.count((True, False)), pairs.count((False, True))
-    return f"{len(pairs) - sum(wrong)} of {len(pairs)}", *map(str, wrong)
+def counts(book: study.Book, rule: Any, of: list[tuple[str, Setting]]) -> str:
+    """Of the ways to sample for which a rule is right; false alarms and misses."""
+    says = [rule(setting, *shift(book, data, setting)) for data, setting in of]
+    gains = [outcome(book, data, setting) == "helps" for data, setting in of]
+    pairs = [*zip(says, gains, strict=True)]
+    alarms, missed = pairs.count((True, False)), pairs.count((False, True))
+    return f"{len(pairs) - alarms - missed} of {len(pairs)} ({alarms}, {missed})"
 
 
 def percent(changes: Float64[np.ndarray, " seeds"]) -> str:
@@ -696,13 +626,18 @@ def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}
 
 
 def draw(book: study.Book) -> "Figure":
-    """Left, what the best weight does over the shift; right, changes over w."""
-    title = "When noise awareness guidance helps: by the shift, and by the sampler"
-    figure, (left, right) = plots.panels(title, 4.4, 1, 2, ratios=(1.25, 1))
+    """Left, what the best weight does over the shift; right, both change with w."""
+    title = "Noise awareness guidance: images gain with a noise shift and without"
+    figure, (left, right) = plots.panels(title, 4.4, 1, 2)
     for axes in (left, right):
         axes.axhline(0, color=plots.INK, lw=0.8)
+        axes.axvline(0, color=plots.INK, lw=0.8)
+        axes.set_ylabel("change of the Fréchet distance   [%]")
     scatter(left, book)
-    curves(right, book)
+    courses(right, book)
+    bottom = min(axes.get_ylim()[0] for axes in (left, right))
+    for axes in (left, right):
+        axes.set_ylim(bottom, top=-0.62 * bottom)  # with room for the names
     return figure
 
 
@@ -720,14 +655,12 @@ def scatter(axes: "Axes", book: study.Book) -> None:
             some = [s for d, s in ways(book) if d == data and (s.solver in NOISY) == noisy]
             at = [(shift(book, data, s)[0], at_best(book, data, s)) for s in some]
             look = {"color": colour, "marker": marker, "ls": "none", "ms": 6}
-            kind = "samplers that add noise" if noisy else "ODE"
+            kind = "steps that add noise" if noisy else "ODE"
             fill = colour if noisy else plots.PAPER
             axes.plot(*zip(*at, strict=True), label=f"{data}: {kind}", mfc=fill, **look)
-    axes.axvline(0, color=plots.INK, lw=0.8)
-    axes.set(title="At the best weight w, three seeds each", xscale="symlog")
-    axes.set(xlabel="shift of ln σ/α without guidance, at 0.2 < σ/α ≤ 1   [nats]")
-    axes.set_ylabel("change of the Fréchet distance   [%]")
-    plots.legend(axes)
+    axes.set(title="At the best weight w, each a way to sample")
+    axes.set(xlabel="shift at 0.2 < σ/α ≤ 1, without guidance   [nats]")
+    plots.legend(axes, loc="upper right")
 
 
 def at_best(book: study.Book, data: str, setting: Setting) -> float:
@@ -736,18 +669,19 @@ def at_best(book: study.Book, data: str, setting: Setting) -> float:
     return float(100 * np.expm1(changes).mean())
 
 
-def curves(axes: "Axes", book: study.Book) -> None:
-    """The change over w of the samplers on the straight path, on digits."""
-    shown = [s for d, s in ways(book) if d == "digits"]
-    shown = [s for s in shown if s == Setting("flow", s.solver, s.steps)]
+def courses(axes: "Axes", book: study.Book) -> None:
+    """Of samplers on digits: last shift and change as w grows from 0."""
+    shown = [s for s in SAMPLERS if s == Setting(s.path, s.solver, s.steps)]
+    shown = [s for s in shown if s.steps == (25 if s.solver == "Heun" else 50)]
+    shown = [s for s in shown if ("digits", s) in ways(book)]
     for setting, look in zip(shown, plots.looks(map(str, shown)), strict=True):
         at = weights(setting)
-        changes = [100 * np.expm1(change(book, "digits", setting, w)) for w in at]
-        mean, std = np.mean(changes, axis=1), np.std(changes, axis=1, ddof=1)
-        axes.errorbar(at, mean, std, label=str(setting), marker=".", capsize=2, **look)
-    axes.set(title="Digits, straight path", xlabel="weight w of the guidance   [1]")
-    axes.set(ylim=(-30, 60))
-    plots.legend(axes)
+        last = [values(book, "digits", setting, w, "shift")[:, -1].mean() for w in at]
+        changes = [100 * np.expm1(change(book, "digits", setting, w)).mean() for w in at]
+        axes.plot(last, changes, label=str(setting), marker=".", **look)
+    axes.set(title="Digits: w from 0 to 2 along each line")
+    axes.set_xlabel("shift at the last level   [nats]")
+    plots.legend(axes, loc="upper left")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def over_seeds(values: Iterable[float], style: str) -> str:
 SEEDS = (0, 1, 2)
 MEASURED = (
     *("flow_against_score", "table_or_prediction", "debias_order", "edm2_ladder"),
-    "improved_ddpm",
+    *("improved_ddpm", "nag"),
 )
 
 
@@ -616,8 +616,8 @@ def shifts(name: str, w: float) -> list[str]:
     return [f"{value:+.3f}".replace("-", "−") for value in at]
 
 
-def test_nag() -> None:
-    _, ways, guided, gains = tables("nag")
+def test_nag_unet() -> None:
+    _, ways, guided, gains = tables("nag_unet")
     for name, *cells in ways:
         used = max(len(blocks(name, w)) for w in W[1:])
         frechet = [[row["frechet"] for row in blocks(name, w)][:used] for w in W]
@@ -638,7 +638,7 @@ Judged = tuple[bool, bool, bool, bool]
 
 def judged_unet() -> list[Judged]:
     found = []
-    for name, *_ in tables("nag")[1]:
+    for name, *_ in tables("nag_unet")[1]:
         plain = blocks(name, 0.0)
         shift, error = (np.array(plain[0][field]) for field in ("shift", "error"))
         sigma = np.exp(karras(plain[0]["steps"]))
@@ -679,8 +679,8 @@ def _plain(plain: dict[str, list[str]], name: str) -> list[str]:
     return next(plain[n] for n in (name, sampler, f"{sampler}, A") if n in plain)
 
 
-def test_the_rules_of_nag() -> None:
-    for i, (_, *cells) in enumerate(tables("nag")[0]):
+def test_the_rules_of_nag_unet() -> None:
+    for i, (_, *cells) in enumerate(tables("nag_unet")[0]):
         found = []
         for judged in (judged_toys(), judged_unet()):
             says, helped = [one[i] for one in judged], [one[3] for one in judged]
@@ -689,11 +689,184 @@ def test_the_rules_of_nag() -> None:
             alarms, missed = pairs.count((True, False)), pairs.count((False, True))
             found += [f"{right} of {len(pairs)}", str(alarms), str(missed)]
         assert cells == found
-    answer = " ".join(page("nag").split("!")[0].split())
+    answer = " ".join(page("nag_unet").split("!")[0].split())
     positive = sum(one[0] for one in judged_unet())
     assert f"of {len(judged_unet())} ways" in answer
     assert f"says of {positive} that states are too noisy" in answer
     assert not any(one[0] and one[3] for one in judged_unet())
+
+
+def nag_way(data: str, path: str, name: str) -> dict[str, object]:
+    """The fields of nag.json for a way to sample, as the page names it."""
+    solver, steps, *more = name.split(", ")
+    of = {"what": "quality", "data": data, "path": path, "solver": solver}
+    of |= {"steps": int(steps.split()[0]), "guidance": 0.0, "low": 0.0, "m": 0.0}
+    options = {"CFG 0.5": {"guidance": 0.5}, "0.2 < σ/α": {"low": 0.2}}
+    options |= {"fine-tuned": {"kind": "tuned"}}
+    for one in more:
+        of |= options[one]
+    return {"kind": "scratch", **of}
+
+
+def nag(way: Row, w: float, field: str = "frechet") -> np.ndarray:
+    return np.array([row("nag", seed=seed, w=w, **way)[field] for seed in SEEDS])
+
+
+def nag_shift(way: Row) -> tuple[float, float]:
+    """Without guidance: at 0.2 < sigma / alpha <= 1, and the last."""
+    ratio, by_level = nag(way, 0.0, "ratio")[0], nag(way, 0.0, "shift").mean(0)
+    return by_level[(ratio > 0.2) & (ratio <= 1)].mean(), by_level[-1]
+
+
+def nag_changes(way: Row) -> dict[float, np.ndarray]:
+    """By weight, seed by seed: the distance over that without guidance, less 1."""
+    measured = W[1:3] if way["steps"] == 250 else W[1:]
+    return {w: nag(way, w) / nag(way, 0.0) - 1 for w in measured}
+
+
+def nag_best(way: Row) -> float:
+    changes = nag_changes(way)
+    return min(changes, key=lambda w: np.log1p(changes[w]).mean())
+
+
+def nag_verdict(way: Row) -> str:
+    logs = np.log1p(nag_changes(way)[nag_best(way)])
+    if logs.mean() < -0.02 and max(logs) < 0:
+        return "helps"
+    return "hurts" if logs.mean() > 0.02 and min(logs) > 0 else "neither"
+
+
+def nag_percent(changes: np.ndarray) -> str:
+    return cell(100 * changes, "{:+.0f} ± {:.0f} %")
+
+
+@cache
+def nag_ways() -> list[tuple[str, Row]]:
+    """All ways to sample that the page's tables have, with their names."""
+    drawn = {(r["data"], r["path"]) for r in rows("nag") if r.get("m") == 0}
+    every = itertools.product(("digits", "emoji"), ("flow", "ddpm"))
+    lines = zip((of for of in every if of in drawn), tables("nag")[1:-3], strict=True)
+    return [(n, nag_way(*of, n)) for of, table in lines for n, *_ in table]
+
+
+def test_nag_ways() -> None:
+    lines = [line for table in tables("nag")[1:-3] for line in table]
+    for (name, *cells), (_, way) in zip(lines, nag_ways(), strict=True):
+        changes, best = nag_changes(way), nag_best(way)
+        expected = [f"{one:+.3f}".replace("-", "−") for one in nag_shift(way)]
+        distances = [nag(way, w) if w in {0.0, *changes} else None for w in W]
+        expected += ["" if one is None else cell(one) for one in distances]
+        expected += [f"{best:g}", nag_percent(changes[best]), nag_verdict(way)]
+        assert cells == expected, name
+    of = ("data", "path", "solver", "steps", "guidance", "low", "kind")
+    drawn = [r for r in rows("nag") if r["what"] == "quality" and not r["m"]]
+    every = {tuple(r[field] for field in of) for r in drawn}
+    assert every == {tuple(way[field] for field in of) for _, way in nag_ways()}
+
+
+def test_nag_made_shifts_and_gains() -> None:
+    made, gains = tables("nag")[-3:-1]
+    for data, m, known, way_shift, last, plain, *cells in made:
+        way = nag_way(data, "flow", "Heun, 10 steps") | {"m": float(m)}
+        texts = (f"{one:+.3f}" for one in (np.log(float(m)), *nag_shift(way)))
+        assert [known, way_shift, last] == [text.replace("-", "−") for text in texts]
+        assert plain == cell(nag(way, 0.0), "{:.3f} ± {:.3f}")
+        assert cells == [nag_percent(change) for change in nag_changes(way).values()]
+    assert len(made) == 12
+    for name, m, *cells in gains:
+        data, path, *tuned = name.split(", ")
+        of = {"what": "gain", "data": data, "path": path}
+        of["kind"] = "tuned" if tuned else "scratch"
+        found = np.mean([row("nag", seed=s, **of)["gains"] for s in SEEDS], axis=0)
+        values = found[:, (0.8, 1.0, 1.2).index(float(m))]
+        assert cells == [f"{value:+.2f}".replace("-", "−") for value in values]
+    assert len(gains) == 15
+
+
+def test_nag_variance() -> None:
+    variance = tables("nag")[-1]
+    for data, name, *cells in variance:
+        sampler, *made = name.split(", from m = ")
+        of = nag_way(data, "flow", sampler) | {"what": "spread"}
+        of |= {"m": float(made[0])} if made else {}
+        every = itertools.product(("leading", "rest", "means"), (0.0, 1.0))
+        assert cells == [cell(nag(of, w, field)) for field, w in every]
+    assert len(variance) == len([r for r in rows("nag") if r["what"] == "spread"]) / 6
+
+
+def nag_judged(ways: Iterable[Row]) -> list[Judged]:
+    found = []
+    for way in ways:
+        on_the_way, last = nag_shift(way)
+        noisy = way["solver"] in {"Euler–Maruyama", "Ancestral"}
+        found.append((on_the_way > 0, last > 0, noisy, nag_verdict(way) == "helps"))
+    return found
+
+
+def nag_made() -> list[Row]:
+    every = itertools.product(("digits", "emoji"), (0.9, 1.0, 1.05, 1.1, 1.2, 1.4))
+    return [nag_way(data, "flow", "Heun, 10 steps") | {"m": m} for data, m in every]
+
+
+def nag_groups() -> list[list[Judged]]:
+    """Of the toys, of the UNet, and of this study."""
+    of = lambda data: (way for _, way in nag_ways() if way["data"] == data)
+    ours = map(nag_judged, (of("digits"), of("emoji"), nag_made()))
+    return [judged_toys(), judged_unet(), *ours]
+
+
+def test_the_rules_of_nag() -> None:
+    lines = tables("nag")[0]
+    for i, (_, *cells) in enumerate(lines):
+        found = []
+        for judged in nag_groups():
+            helped = [one[3] for one in judged]
+            says = [one[i - 2] if i > 1 else i == 0 for one in judged]
+            pairs = list(zip(says, helped, strict=True))
+            alarms, missed = pairs.count((True, False)), pairs.count((False, True))
+            right = len(pairs) - alarms - missed
+            found.append(f"{right} of {len(pairs)} ({alarms}, {missed})")
+        assert cells == found
+    assert [name for name, *_ in lines[:2]] == ["everywhere", "nowhere"]
+    assert [name for name, *_ in lines[2:]] == [name for name, *_ in tables("nag_unet")[0]]
+
+
+def nag_spread(of: Row, field: str, w: float) -> float:
+    return float(nag(of | {"what": "spread"}, w, field).mean())
+
+
+def test_the_answer_of_nag() -> None:
+    answer = " ".join(page("nag").split("!")[0].split())
+    ways = [way for _, way in nag_ways()]
+    at_best = lambda way: -100 * nag_changes(way)[nag_best(way)].mean()
+    falls = sorted(at_best(way) for way in ways if nag_verdict(way) == "helps")
+    assert f"gain in {len(falls)} of {len(ways)} ways to sample, by" in answer
+    assert f"by {falls[0]:.0f} to {falls[-1]:.0f} %, with a noise shift" in answer
+    assert {nag_verdict(way) for way in nag_made()} == {"helps"}
+    digits = {way["m"]: way for way in nag_made() if way["data"] == "digits"}
+    right, clean, noisy = (at_best(digits[m]) for m in (1.0, 0.9, 1.4))
+    said = f"gain {right:.0f} % from states made by hand with the right noise, shift "
+    assert f"{said}{nag_shift(digits[1.0])[0]:+.3f}, {clean:.0f} % from states" in answer
+    assert f"and {noisy:.0f} % from those with 1.4 times the noise" in answer
+    positive = sum(one[0] for one in judged_unet())
+    assert f"too noisy in {positive} of {len(judged_unet())} ways" in answer
+    assert not any(one[0] and one[3] for one in judged_unet())
+    variance = (nag_spread(digits[1.0], "leading", w) for w in (0.0, 1.0))
+    assert "from {:.2f} to {:.2f} of".format(*variance) in answer
+    for of in (r for r in rows("nag") if r["what"] == "gain"):  # whatever the state's noise
+        inside = [0.2 <= ratio <= 1 for ratio in of["ratio"]]
+        assert np.ptp(of["gains"], axis=1)[inside].max() < 0.045
+
+
+def of_nag() -> set[str]:
+    """Perfect draws, the range without guidance, and what the classifier says."""
+    floors = {row("nag", what="real", data=d)["floor"] for d in ("digits", "emoji")}
+    digits = [way for _, way in nag_ways() if way["data"] == "digits"]
+    plain = [nag(way, 0.0).mean() for way in digits]
+    ways = ("flow", "Euler–Maruyama, 50 steps"), ("ddpm", "Ancestral, 50 steps")
+    said = (nag(nag_way("digits", *of), w, "accuracy") for of in ways for w in (0.0, 2.0))
+    accuracy = {f"{100 * one.mean():.1f}" for one in said}
+    return accuracy | {f"{one:.2f}" for one in (*floors, min(plain), max(plain))}
 
 
 DECIMAL = re.compile(r"\d+\.\d+")
@@ -712,7 +885,8 @@ def test_the_index_has_the_numbers_of_the_pages_that_it_links_to() -> None:
 SETTINGS = {
     "flow_against_score": {"0.3", "0.75", "0.02", "0.36"},
     "table_or_prediction": {"0.42", "0.33", "4.0"},
-    "nag": {"0.2", "0.47", "0.1", "0.01", "0.0005", "0.02", "0.11", "0.09"},
+    "nag": {"0.2", "0.13", "0.34", "0.11", "0.86", "0.04", "4.0"},
+    "nag_unet": {"0.2", "0.47", "0.1", "0.01", "0.0005", "0.02", "0.11", "0.09"},
     "edm2_ladder": {
         *("0.05", "0.10", "0.25", "2.56", "3.75", "7.24"),
         *("0.0", "1.2", "1.9", "2.15", "2.7", "8.3", "9.4", "14.7"),  # earlier trainings
@@ -749,14 +923,16 @@ def of_table_or_prediction() -> set[str]:
     return {f"{value:.2f}" for value in shown} | {f"{alpha:.3f}" for alpha in alphas}
 
 
-def of_nag() -> set[str]:
+def of_nag_unet() -> set[str]:
     """Shifts and distances of the tables, rounded, standard errors, what w = 0.5 costs."""
-    cells = (cell for table in tables("nag")[1:3] for _, *line in table for cell in line)
+    cells = (
+        cell for table in tables("nag_unet")[1:3] for _, *line in table for cell in line
+    )
     numbers = (n for cell in cells for n in re.findall(r"\d+\.\d{3}", cell))
     near = {f"{float(n) + nudge:.2f}" for n in numbers for nudge in (-1e-9, 1e-9)}
-    fine = [one for line in tables("nag")[1] for one in blocks(line[0], 0.0)]
+    fine = [one for line in tables("nag_unet")[1] for one in blocks(line[0], 0.0)]
     errors = {f"{value:.3f}" for one in fine for value in one["error"]}
-    names = [line[0] for line in tables("nag")[1] if "10 steps" not in line[0]]
+    names = [line[0] for line in tables("nag_unet")[1] if "10 steps" not in line[0]]
     pairs = [(n, b) for n in names for b in blocks(n, 0.5)]
     worse = (b["frechet"] - blocks(n, 0.0)[b["block"]]["frechet"] for n, b in pairs)
     return near | errors | {f"{max(worse):.3f}"}
@@ -818,6 +994,7 @@ def of_improved_ddpm() -> set[str]:
 COMPUTED = {
     "flow_against_score": of_flow,
     "table_or_prediction": of_table_or_prediction,
+    "nag_unet": of_nag_unet,
     "nag": of_nag,
     "debias_order": of_debias,
     "edm2_ladder": set,
@@ -825,7 +1002,7 @@ COMPUTED = {
 }
 
 
-@pytest.mark.parametrize("name", [*MEASURED, "nag"])
+@pytest.mark.parametrize("name", [*MEASURED, "nag_unet"])
 def test_every_decimal_in_prose_is_in_a_table_or_is_computed(name: str) -> None:
     text = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
     prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))

@@ -25,7 +25,8 @@ CERTAIN = 3.0
 
 USEFUL = (0.2, 1.0)
 """Where the guidance takes noise away from states that have too much and from no others,
-as sigma / alpha of digits in [-1, 1]. Above it says nothing of the level, and below, where
+as sigma / alpha of digits in [-1, 1], with a UNet; small networks' takes it from all states
+alike there (docs/results/nag.md). Above it says nothing of the level, and below, where
 the data's own detail hides the noise, it takes noise from all states alike."""
 
 
@@ -86,8 +87,8 @@ class Shift:
 
         By the mean shift over those of the N levels where low < sigma / alpha <= high;
         over all if `levels` are not given. It is about the shift alone, and tells nothing
-        of images: of 12 ways to sample digits it was positive for 10, none of which gained
-        by the guidance (docs/results/nag.md).
+        of images: those of a UNet did not gain by the guidance in 10 ways to sample of a
+        positive shift, and small networks' did where it is negative (docs/results/nag.md).
         """
         if not np.isfinite(np.asarray(self.shift)).all():
             return "not finite: states or estimates blew up, look at them first"
@@ -105,7 +106,7 @@ class Shift:
         size = f"{mean:+.4f} ± {error:.4f} over {len(judged.shift)} levels{where}"
         if mean > 0:
             return f"positive ({size}): states are too noisy, guidance can lower it"
-        return f"negative ({size}): states are too clean, guidance may hurt"
+        return f"negative ({size}): states are too clean, guidance may enlarge it"
 
 
 def forward(
