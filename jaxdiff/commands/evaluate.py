@@ -57,6 +57,7 @@ def main() -> None:
     if (IMAGES.value is None) == (sampling_flags.WORKDIR.value is None):
         raise ValueError("give --workdir, a run to draw from, or --images, a folder or NPZ")
     command.need((SIZE, IMAGES))
+    command.names(scoring_flags.EXTRACTORS)  # checked before a run is read
     out = command.output(OUT, _beside(), "json", "md", "png")
     images, judge, settings = _external() if IMAGES.value else _drawn()
     blocks = list(evaluation.blocks(images, _count()))
