@@ -78,12 +78,11 @@ def losses(workdir: Path) -> list[float]:
 
 
 def difference(one: Path, other: Path) -> float:
-    """The largest of any number in the states, as a fraction of those above 1."""
+    """The largest of any number in the states."""
     ours, theirs = leaves(one), leaves(other)
     assert ours.keys() == theirs.keys()
-    whole = {name: a.astype(float) for name, a in ours.items() if a.size}
-    gaps = [np.abs(a - theirs[n]) / np.maximum(1, np.abs(a)) for n, a in whole.items()]
-    return max(float(gap.max()) for gap in gaps)
+    gaps = [np.abs(a.astype(float) - theirs[name]) for name, a in ours.items()]
+    return max(float(gap.max()) for gap in gaps if gap.size)
 
 
 def test_two_processes_are_as_one(environment: dict[str, str], tmp_path: Path) -> None:
@@ -105,10 +104,10 @@ def test_two_processes_are_as_one(environment: dict[str, str], tmp_path: Path) -
 def test_four_that_lost_one_go_on_as_two(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    whole = alone(tmp_path / "whole", environment, *PLAIN)
+    whole = alone(tmp_path / "whole", environment, *PLAIN, config=UNET)
     workdir = tmp_path / "run"
     environment = environment | {"JAXDIFF_HEARTBEAT": "5"}
-    with started(workdir, 4, environment, *PLAIN) as running:
+    with started(workdir, 4, environment, *PLAIN, config=UNET) as running:
         ready, deadline = reached(workdir, 6), time.monotonic() + 240
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -122,8 +121,8 @@ def test_four_that_lost_one_go_on_as_two(
         assert "Traceback" not in text
     assert took < 45  # a heartbeat of 5 s, on a machine that has other work
     assert max(saved_steps(workdir)) >= 4
-    complete(workdir, 2, environment, *PLAIN)
-    assert difference(whole, workdir) < 1e-5  # four devices sum in another order
+    complete(workdir, 2, environment, *PLAIN, config=UNET)
+    assert difference(whole, workdir) < 1e-4  # four devices sum in another order
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=1e-5)
 
 
