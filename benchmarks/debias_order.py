@@ -8,21 +8,20 @@ averaged to d x d pixels an image of D x D has 2 ln(D / d) more log SNR. So this
 changes the size of the images, and that for which the table is: d x d pixels "as at D" are
 trained and drawn on the table with logsnr + 2 ln(D / d) [Simple Diffusion].
 
-Emoji in grey, rendered at 32x32 and averaged to 8x8; a residual MLP, eps, as many steps of
-as many images for each, three seeds, in folders ARM-SEED:
+Emoji in grey and in colour, rendered at 32x32 and averaged to 8x8; a residual MLP, eps, as
+many images for each (twice as many in colour), three seeds, in folders ARM-SEED:
 
-    sizes       constant and Debias at 8 pixels, on the table as it is and as at 256
-    weightings  P2 and min-SNR as well
-    rates       all four at a third and three times the learning rate, on the table as it is
-
-and with --more, which is not on the page yet: the other rates as at 256, emoji in colour,
-digits, 8 pixels as at 16, 64 and 128, images of 16 and 32 pixels.
+    weightings  four, on the table as it is and as at 256, grey and in colour
+    rates       those in grey, at a third and three times the learning rate
+    sizes       constant and Debias in grey as at 16, 64 and 128 too; digits as at 8 and 256
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
 distances of averages over 8x8 parts and of lite0's features, and the mean of each channel.
-Also measured are the error of x0-hat over levels, on held-out images, and without any
-training the share of each weighting on the levels at which the 8x8 image is decided.
+So it does with a perfect network, E[x0 | x, label] over the training images, which has what
+the table does and nothing of the weighting. Also measured are the error of x0-hat over
+levels, on held-out images, and without any training the share of each weighting on the
+levels at which the 8x8 image is decided.
 
 Stopped and started again it goes on. Prints tables, and writes debias_order.png and .json
 to --out. Needs `pip install -e ".[openmoji,lite0]"`; drawings are CC BY-SA 4.0.
@@ -30,6 +29,7 @@ to --out. Needs `pip install -e ".[openmoji,lite0]"`; drawings are CC BY-SA 4.0.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +39,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import study
-from absl import flags
 from jaxtyping import Array, Float, Float64, Key, PyTree, UInt8
 from scipy.stats import wasserstein_distance
 from small_network import ResidualMLP
 from tqdm import tqdm
-from zero_terminal_snr import predicted, proportional
+from zero_terminal_snr import proportional
 
 import jaxdiff as jd
 from jaxdiff.analysis import plots
@@ -64,22 +63,17 @@ from jaxdiff.types.ranges import Choice, checked
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MORE = flags.DEFINE_bool("more", False, "Train what the page lacks, too.")
-
 SEEDS = (0, 1, 2)
 STEPS, BATCH, DECAY, RATE = 1500, 64, 0.997, 1e-3
-IMAGES, COUNTS = 1000, (5, 20, 50)
+IMAGES, COUNTS = 1000, (5, 20, 50, 100)
 PAPER = 256
 """Pixels of the paper's images."""
 NAMES = {"constant": "constant", "p2": "P2", "min_snr": "min-SNR", "debias": "Debias"}
 TWO = ("constant", "debias")
-SETTINGS = [
-    *({"step": STEPS, "count": count, "start": "noise"} for count in COUNTS),
-    {"step": STEPS // 2, "count": COUNTS[-1], "start": "noise"},
-    {"step": STEPS, "count": COUNTS[-1], "start": "data"},
-]
-"""Training steps, sampling steps, and what sampling starts from."""
-MAIN = SETTINGS[len(COUNTS) - 1]
+MAIN = {"count": 50, "start": "noise"}
+"""Sampling steps, and what sampling starts from."""
+OVER = [{**MAIN, "count": count} for count in COUNTS]
+NOISED = {**MAIN, "start": "data"}
 LIKES = (8, 16, 32, 64, 128, PAPER)
 LOGSNR = (-3.0, -1.0, 1.0, 3.0)
 """Where errors are shown."""
@@ -92,22 +86,23 @@ LEVELS, DRAWS = 25, 4
 @dataclass(frozen=True)
 @checked
 class Emoji:
-    """OpenMoji at 32x32, averaged to `size` pixels, in grey."""
+    """OpenMoji at 32x32, averaged to `size` pixels, in grey or in colour."""
 
     size: Annotated[int, Choice(8, 16, 32)] = 8
     split: str = "train"
+    grey: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        return (self.size, self.size, 1)
+        return (self.size, self.size, 1 if self.grey else 3)
 
     @functools.cache  # noqa: B019, a frozen value
     def load(self) -> Dataset:
         """Renders, averages, rounds."""
         source = OpenMoji(size=32, split=self.split).load().source
         image = averaged(source.image.astype(np.float64), self.size)
-        image = image.mean(-1, keepdims=True)
+        image = image.mean(-1, keepdims=True) if self.grey else image
         return Dataset(Memory(np.round(image).astype(np.uint8), source.label), GROUPS)
 
 
@@ -136,9 +131,13 @@ def shifted(factor: float) -> jd.Table:
 
 DATA: dict[str, Source] = {
     "emoji8": Emoji(8),
-    "emoji16": Emoji(16),
-    "emoji32": Emoji(32),
+    "colour8": Emoji(8, grey=False),
     "digits": Digits(),
+}
+TITLES = {
+    "emoji8": "emoji, 8×8",
+    "colour8": "emoji in colour, 8×8",
+    "digits": "digits, 8×8",
 }
 
 
@@ -157,6 +156,11 @@ class Arm:
         return DATA[self.data].shape[0]
 
     @property
+    def steps(self) -> int:
+        """Of training: in colour there is more to learn."""
+        return STEPS * (1 + (DATA[self.data].shape[-1] > 1))
+
+    @property
     def schedule(self) -> jd.Table:
         """The table: averages to `size` have its SNR on images of `like` pixels."""
         return shifted(self.size / self.like)
@@ -173,35 +177,20 @@ def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list
 
 
 FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, RATE, 3 * RATE)
-SMALL, MIDDLE, LARGE = (arms(f"emoji{size}", (size, PAPER), TWO) for size in (8, 16, 32))
-OTHERS = arms("emoji8", (8, PAPER), ("p2", "min_snr"))
-RATED, SHIFTED = (
-    [
-        dataclasses.replace(arm, rate=rate)
-        for rate in (RATES[2], RATES[0])
-        for arm in arms("emoji8", (like,), FOUR)
-    ]
-    for like in (8, PAPER)
-)
-"""All four at the other rates, on the table as it is and as at 256."""
-BLOCKS = SMALL, OTHERS, RATED
-BEYOND = (
-    SHIFTED,
-    arms("colour8", (PAPER,), FOUR),
-    arms("digits", (8, PAPER), TWO),
-    arms("emoji8", (16, 64, 128), TWO),
-    MIDDLE,
-    LARGE,
-)
-"""What --more adds; the most expensive last."""
+JUDGED = "emoji8", "colour8"
+"""Data on which all four are compared in every setting."""
+BASE = [arm for data in JUDGED for arm in arms(data, (8, PAPER), FOUR)]
+RATED = [
+    dataclasses.replace(arm, rate=rate)
+    for rate in (RATES[2], RATES[0])
+    for arm in arms("emoji8", (8, PAPER), FOUR)
+]
+"""All four at the other rates."""
+SIZED = arms("digits", (8, PAPER), TWO) + arms("emoji8", (16, 64, 128), TWO)
 EXPLAINED = ("digits", "emoji8")
 """Data whose shares are shown."""
-TITLES = {
-    "emoji8": "emoji, 8×8",
-    "emoji16": "emoji, 16×16",
-    "emoji32": "emoji, 32×32",
-    "digits": "digits, 8×8",
-}
+CHANNELS = ("red", "green", "blue")
+EARLY = f"{MAIN['count']} steps, half of the training"
 FRECHET = (0.5, 1, 2, 4)
 """Ticks of the figure."""
 PARTS = ("noisier", "decided", "clearer")
@@ -210,12 +199,12 @@ PARTS = ("noisier", "decided", "clearer")
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("debias_order")
-    for data in EXPLAINED:
+    for data in DATA:
         weigh(book, data)
-    blocks = BLOCKS + (BEYOND if MORE.value else ())
-    every = [(arm, seed) for block in blocks for arm in block for seed in SEEDS]
+        for like in (8, PAPER):
+            imagine(book, data, like)
+    every = [(arm, seed) for arm in (*BASE, *RATED, *SIZED) for seed in SEEDS]
     for arm, seed in tqdm(every, desc="runs", disable=None):
-        weigh(book, arm.data)
         folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
         measure(book, arm, seed, folder)
     for title, table in tables(book).items():
@@ -229,7 +218,7 @@ def experiment(arm: Arm, seed: int) -> Experiment:
     elements = int(np.prod(data.shape))
     return Experiment(
         data=data,
-        network=ResidualMLP(label_dim=10, width=max(elements, 192), inner=256),
+        network=ResidualMLP(label_dim=10, width=max(2 * elements, 192), inner=256),
         schedule=arm.schedule,
         times=UniformEntries(),
         parameterization=jd.Eps(),
@@ -237,17 +226,17 @@ def experiment(arm: Arm, seed: int) -> Experiment:
         optimizer=AdamW(learning_rate=arm.rate, rampup_images=10_000.0, decays=(DECAY,)),
         sampling=Sampling(
             grid=jd.grids.Trailing(),
-            steps=COUNTS[-1],
+            steps=MAIN["count"],
             solver=jd.Ancestral(),
             std=DECAY,
             clip=True,
         ),
         batch_size=BATCH,
-        steps=STEPS,
+        steps=arm.steps,
         seed=seed,
         log_every=500,
         sample_every=0,
-        checkpoint_every=STEPS // 2,
+        checkpoint_every=arm.steps // 2,
         keep=2,
     )
 
@@ -259,16 +248,49 @@ def measure(book: study.Book, arm: Arm, seed: int, folder: Path) -> None:
         "trained": study.commits(folder),
         "measured": study.short(provenance.commit_of(__file__)),
     }
-    settings = SETTINGS if arm.like == PAPER else SETTINGS[:-1]
-    for setting in settings if arm.rate == RATE else [MAIN]:
-        key = {"what": "quality", **of, **setting, "images": IMAGES}
+    settings = [*OVER, {**MAIN, "step": arm.steps // 2}] if arm in BASE else [MAIN]
+    noised = arm.like == PAPER and arm.rate == RATE
+    for setting in [*settings, NOISED] if noised else settings:
+        key = {"what": "quality", **of, "step": arm.steps, **setting, "images": IMAGES}
         if not book.find(**key):
-            run = restored(folder, setting["step"])
-            images = drawn(run, setting["count"], setting["start"])
+            run = restored(folder, key["step"])
+            images = drawn(arm, run.variables, setting)
             verdict = judged(arm.data, images, arm.rate == RATE and setting == MAIN)
             book.write(key, {**verdict, **made})
-    if arm.rate == RATE and not book.find(what="errors", **of):
-        book.write({"what": "errors", **of}, {**errors(restored(folder, STEPS)), **made})
+    if arm in BASE and not book.find(what="errors", **of):
+        book.write(
+            {"what": "errors", **of}, {**errors(restored(folder, arm.steps)), **made}
+        )
+
+
+def imagine(book: study.Book, data: str, like: int) -> None:
+    """Judges the images of a perfect network, where missing."""
+    for setting in (*OVER, NOISED):
+        key = {**ideal(data, like), **setting, "images": IMAGES}
+        if not book.find(**key):
+            images = drawn(Arm(data, like, "constant"), None, setting)
+            book.write(key, judged(data, images, setting == MAIN))
+
+
+def ideal(data: str, like: int) -> dict[str, Any]:
+    """What the rows of a perfect network are found by."""
+    return {"what": "perfect network", "data": data, "like": like}
+
+
+def perfect(data: Source) -> Denoiser:
+    """E[x0 | x, label] over the training images, at which the loss has its minimum."""
+    source = data.load().source
+    points = jnp.asarray(source.image / 127.5 - 1, jnp.float32).reshape(
+        len(source.label), -1
+    )
+
+    def denoise(x: Array, at: NoiseLevel, cond: jd.Condition) -> jd.Denoised:
+        near = x.reshape(len(x), -1) @ points.T - at.alpha * (points**2).sum(1) / 2
+        own = cond.label[:, None] == source.label
+        share = jax.nn.softmax(jnp.where(own, at.alpha / at.sigma**2 * near, -jnp.inf))
+        return jd.Denoised((share @ points).reshape(x.shape))
+
+    return denoise
 
 
 @functools.lru_cache(2)
@@ -277,20 +299,33 @@ def restored(folder: Path, step: int) -> restoring.Restored:
     return restoring.restore(folder, step=step)
 
 
-def drawn(run: restoring.Restored, count: int, start: str) -> UInt8[np.ndarray, "N H W C"]:
-    """A set of images, from noise alone or from training images in the first noise."""
-    sampling = dataclasses.replace(run.experiment.sampling, steps=count)
-    experiment = dataclasses.replace(run.experiment, sampling=sampling)
-    source = run.experiment.data.load().source
-    label, more = proportional(source.label, IMAGES), ()
-    sampler = generate.sampler(experiment)
-    if start == "data":
+def drawn(
+    arm: Arm, variables: PyTree, setting: dict[str, Any]
+) -> UInt8[np.ndarray, "N H W C"]:
+    """Images of a network, a perfect one if there are no variables.
+
+    They start from noise alone, or from training images in the first noise. One program
+    serves all weightings, rates and seeds, of which sampling knows nothing.
+    """
+    plain = experiment(Arm(arm.data, arm.like, "constant"), 0)
+    sampling = dataclasses.replace(plain.sampling, steps=setting["count"])
+    plain = dataclasses.replace(plain, sampling=sampling)
+    source = plain.data.load().source
+    label, more, make = proportional(source.label, IMAGES), (), generate.from_noise
+    if setting["start"] == "data":
         some = np.random.default_rng(0).permutation(len(source.label))[:IMAGES]
-        label = source.label[some]
+        label, make = source.label[some], from_images
         more = (np.asarray(source.image[some] / 127.5 - 1, np.float32),)
-        sampler = generate.compiled(from_images, experiment)
+    if variables is None:
+        run, denoise = make(plain), perfect(plain.data)
+        of = lambda label: jd.Condition(label=label)
+        sampler = jax.jit(
+            lambda _, keys, label, *more: run(denoise, of(label), keys, *more)
+        )
+    else:
+        sampler = generate.compiled(make, plain)
     seeds, batch = 1_000_000 + np.arange(IMAGES), IMAGES // 2
-    inputs = (run.variables, Pixels(), seeds, label, sharding.data_mesh(), batch)
+    inputs = (variables, Pixels(), seeds, label, sharding.data_mesh(), batch)
     return generate.images(sampler, *inputs, more=more)
 
 
@@ -410,7 +445,7 @@ def weigh(book: study.Book, data: str) -> None:
         levels = {"noisy": noisy, "clear": clear}
         book.write({"what": "data", "data": data}, {**sizes, **moments, **levels})
     row = book.find(what="data", data=data)
-    for arm in arms(data, LIKES if DATA[data].shape[0] == 8 else (), FOUR):
+    for arm in arms(data, LIKES, FOUR):
         key = {
             "what": "share",
             **{n: getattr(arm, n) for n in ("data", "like", "weighting")},
@@ -444,12 +479,13 @@ def shares(arm: Arm, row: dict[str, Any]) -> dict[str, float]:
 
 
 def values(
-    book: study.Book, arm: Arm, field: str = "frechet", **setting: Any
+    book: study.Book, arm: Arm, field: str = "frechet", channel: Any = ..., **setting: Any
 ) -> Float64[np.ndarray, " seeds"]:
-    """A field of the verdicts, a number a seed; of channels their mean."""
-    of = {**dataclasses.asdict(arm), **MAIN, **setting, "images": IMAGES}
+    """A field of the verdicts, a number a seed; of channels one, or their mean."""
+    of = {**dataclasses.asdict(arm), "step": arm.steps, **MAIN, **setting}
+    of["images"] = IMAGES
     rows = (book.find(what="quality", **of, seed=seed) for seed in SEEDS)
-    return np.array([np.mean(row[field]) for row in rows if row])
+    return np.array([np.mean(np.atleast_1d(row[field])[channel]) for row in rows if row])
 
 
 def spread(values: Float64[np.ndarray, " seeds"], style: str = "{:.2f} ± {:.2f}") -> str:
@@ -469,7 +505,7 @@ def tables(book: study.Book) -> dict[str, str]:
         "starts": by_start(book),
         "weightings": by_weighting(book),
         "errors": by_error(book),
-        "brightness": by_brightness(book),
+        **{f"means, {TITLES[data]}": by_mean(book, data) for data in JUDGED},
         "rates": by_rate(book),
     }
 
@@ -520,30 +556,33 @@ def by_start(book: study.Book) -> str:
 
 
 def by_weighting(book: study.Book) -> str:
-    """Four weightings at 8 pixels, over sampling steps and over training."""
+    """A perfect network and four weightings, over sampling steps and over training."""
     rows = []
-    for like in (8, PAPER):
-        for arm in arms("emoji8", (like,), FOUR):
-            over = [values(book, arm, count=count) for count in COUNTS]
-            early = values(book, arm, step=STEPS // 2)
+    for data, like in itertools.product(JUDGED, (8, PAPER)):
+        best = [book.find(**ideal(data, like), **one) for one in OVER]
+        head, lite0 = [TITLES[data], str(like)], best[OVER.index(MAIN)]["lite0"]
+        cells = [f"{row['frechet']:.2f}" for row in best]
+        rows.append([*head, "a perfect network", *cells, "", f"{lite0:.0f}"])
+        for arm in arms(data, (like,), FOUR):
+            over = [values(book, arm, **one) for one in OVER]
+            cells = map(spread, [*over, values(book, arm, step=arm.steps // 2)])
             lite0 = spread(values(book, arm, "lite0"), "{:.0f} ± {:.0f}")
-            cells = [*map(spread, [*over, early]), lite0]
-            rows.append([str(like), NAMES[arm.weighting], *cells])
-    early = f"{COUNTS[-1]} steps, half of the training"
+            rows.append([*head, NAMES[arm.weighting], *cells, lite0])
     over = [f"{count} steps" for count in COUNTS]
-    return study.table(["as at", "weighting", *over, early, "features"], rows)
+    head = ["images", "as at", "weighting", *over, EARLY, "features"]
+    return study.table(head, rows)
 
 
 def by_rate(book: study.Book) -> str:
     """Four weightings at 8 pixels over learning rates; the best of each is bold."""
     rows = []
-    for arm in arms("emoji8", (8,), FOUR):
+    for arm in arms("emoji8", (8, PAPER), FOUR):
         over = [values(book, dataclasses.replace(arm, rate=rate)) for rate in RATES]
         cells = [*map(spread, over)]
         best = np.argmin([one.mean() for one in over])
         cells[best] = f"**{cells[best]}**"
-        rows.append([NAMES[arm.weighting], *cells])
-    return study.table(["learning rate", *(f"{r:.2g}" for r in RATES)], rows)
+        rows.append([str(arm.like), NAMES[arm.weighting], *cells])
+    return study.table(["as at", "learning rate", *(f"{r:.2g}" for r in RATES)], rows)
 
 
 def by_error(book: study.Book) -> str:
@@ -562,21 +601,26 @@ def by_error(book: study.Book) -> str:
     return study.table(["as at", "weighting", *heads], rows)
 
 
-def by_brightness(book: study.Book) -> str:
-    """Mean over seeds and distance to the data's, and what a perfect network would draw."""
-    fine, data = "{:.3f} ± {:.3f}", book.find(what="data", data="emoji8")
-    moments = data["mean"][0], data["std"][0]
-    rows = [["training images", "", f"{moments[0]:.3f}", "", "", ""]]
+def by_mean(book: study.Book, data: str) -> str:
+    """The mean of each channel, and its distance to the data's, the mean over channels."""
+    fine, real = "{:.3f} ± {:.3f}", book.find(what="data", data=data)["mean"]
+    means, end = [f"{mean:.3f}" for mean in real], [""] * (len(COUNTS) + 1)
+    rows = [["training images", "", *means, *end]]
     for like in (8, PAPER):
-        start = Arm("emoji8", like, "constant").schedule(1.0)
-        mean = f"{predicted(start, *moments, 8 * 8)[0]:.3f}"
-        rows.append(["a perfect network", str(like), mean, "", "", ""])
-        for arm in arms("emoji8", (like,), FOUR):
-            over = [values(book, arm, "w1", count=count) for count in COUNTS]
-            cells = (spread(one, fine) for one in [values(book, arm, "mean"), *over])
+        best = [book.find(**ideal(data, like), **one) for one in OVER]
+        drawn = best[OVER.index(MAIN)]["mean"]
+        cells = [*drawn, *(np.mean(row["w1"]) for row in best)]
+        cells = [f"{number:.3f}" for number in cells]
+        rows.append(["a perfect network", str(like), *cells, ""])
+        for arm in arms(data, (like,), FOUR):
+            half = {"step": arm.steps // 2}
+            w1 = [values(book, arm, "w1", **one) for one in (*OVER, half)]
+            mean = [values(book, arm, "mean", channel=n) for n in range(len(real))]
+            cells = (spread(one, fine) for one in (*mean, *w1))
             rows.append([NAMES[arm.weighting], str(like), *cells])
-    over = [f"W₁, {count} steps" for count in COUNTS]
-    return study.table(["", "as at", "brightness", *over], rows)
+    names = CHANNELS if len(real) == len(CHANNELS) else ["brightness"]
+    head = ["", "as at", *names, *(f"W₁, {count} steps" for count in COUNTS)]
+    return study.table([*head, f"W₁, {EARLY}"], rows)
 
 
 def by_share(book: study.Book) -> str:
@@ -600,16 +644,12 @@ def draw(book: study.Book) -> "Figure":
     title = "Which weighting is first depends on the size for which the table is"
     figure, (result, cause) = plots.panels(title, 4.1, 1, 2)
     for weighting, look in zip(FOUR, plots.looks(NAMES.values()), strict=True):
-        for data, dash in (("emoji8", "-"), ("emoji16", (0, (4, 2)))):
-            over = [(like, values(book, Arm(data, like, weighting))) for like in LIKES]
-            over = [(like, seeds) for like, seeds in over if len(seeds) == len(SEEDS)]
-            if not over:
-                continue
-            likes, seeds = map(list, zip(*over, strict=True))
-            mean, std = np.mean(seeds, 1), np.std(seeds, 1, ddof=1)
-            look = {**look, "ls": dash, "marker": "o", "ms": 4}
-            label = NAMES[weighting] if data == "emoji8" else None
-            result.errorbar(likes, mean, std, capsize=3, label=label, **look)
+        over = [(like, values(book, Arm("emoji8", like, weighting))) for like in LIKES]
+        over = [(like, seeds) for like, seeds in over if len(seeds) == len(SEEDS)]
+        likes, seeds = map(list, zip(*over, strict=True))
+        mean, std = np.mean(seeds, 1), np.std(seeds, 1, ddof=1)
+        look = {**look, "ls": "-", "marker": "o", "ms": 4}
+        result.errorbar(likes, mean, std, capsize=3, label=NAMES[weighting], **look)
         part = [100 * share(book, "emoji8", like, weighting)["decided"] for like in LIKES]
         cause.plot(LIKES, part, **{**look, "ls": "-"})
     result.set(title="Fréchet distance in pixels", ylabel="distance   [1]", yscale="log")
