@@ -33,9 +33,18 @@ def page(name: str) -> str:
 
 def row(name: str, **key: object) -> Row:
     """The only row with these fields."""
-    has = lambda row: all(row.get(field) == value for field, value in key.items())
-    (only,) = filter(has, rows(name))
+    (only,) = _by(name, tuple(key))[tuple(key.values())]
     return only
+
+
+@cache
+def _by(name: str, fields: tuple[str, ...]) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows that have these fields, by their values."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows(name):
+        if all(field in one for field in fields):
+            found.setdefault(tuple(one[field] for field in fields), []).append(one)
+    return found
 
 
 def tables(name: str) -> list[list[list[str]]]:
