@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # `from tests.toys import ...`
+sys.path.insert(0, str(Path(__file__).parent))  # `from tests.toys import ...`
 
 from tests import checking as checking, compiling  # isort: skip  # JAX reads what it sets
 
