@@ -1,9 +1,10 @@
 """Edits of held-out digits by a run: image to image, inpainting, interpolation.
 
-    python benchmarks/editing.py --workdir=runs/digits --out=docs/results
+    python benchmarks/editing.py --runs=runs/editing
 
-Draws editing_strength.png, editing_inpaint.png and editing_slerp.png, and prints how far a
-round trip through the latents leads astray. Takes about a minute on 2 idle CPU cores.
+Trains the config `digits` in RUNS/digits. Draws editing_strength.png, editing_inpaint.png
+and editing_slerp.png to --out, and writes to editing.json how far a round trip through the
+latents leads astray, and from which noise each strength starts.
 """
 
 import dataclasses
@@ -12,40 +13,51 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
+import study
 from jaxtyping import Array, Float
 
 from jaxdiff import Ancestral, Heun
 from jaxdiff.analysis import image_grid, plots
-from jaxdiff.commands import command
 from jaxdiff.data import Pixels
 from jaxdiff.runs import generate, restoring
-from jaxdiff.runtime.files import write_atomically
+from jaxdiff.runtime import provenance
 from jaxdiff.sampling import editing, follow, sample
 from jaxdiff.sampling.grids import Karras
 from jaxdiff.types import Condition, Denoiser
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder that jaxdiff train wrote.")
-OUT = flags.DEFINE_string("out", "docs/results", "The folder for the pictures.")
-STEPS = flags.DEFINE_integer("steps", 36, "Sampling steps.", lower_bound=8)
-flags.mark_flags_as_required(["workdir"])
-
+STEPS = 36
+"""Of sampling."""
 STRENGTHS = (0.3, 0.45, 0.6, 0.75, 0.9)
 
 
 def main() -> None:
     """Restores, edits, draws."""
-    run = restoring.restore(command.folder(WORKDIR))
+    book, folder = study.book("editing"), study.digits()
+    run = restoring.restore(folder)
     rows = dataclasses.replace(run.experiment.data, split="test").load().source
     label = np.array([rows[i]["label"] for i in range(len(rows))])
     first = np.array([np.flatnonzero(label == digit)[0] for digit in range(10)])
     image = np.stack([rows[int(i)]["image"] for i in first])
     x0 = Pixels().encode(jax.random.key(0), jnp.asarray(image))
     path = run.experiment.schedule
-    levels = Karras(path.sigma_min, path.sigma_max)(path, STEPS.value)
+    levels = Karras(path.sigma_min, path.sigma_max)(path, STEPS)
     sheet("editing_strength", strengths(run.denoise, x0, levels))
     sheet("editing_inpaint", inpainted(run.denoise, x0, levels))
-    sheet("editing_slerp", interpolated(run.denoise, x0, levels))
+    rows, astray = interpolated(run.denoise, x0, levels)
+    sheet("editing_slerp", rows)
+    if not book.find(what="round trip"):
+        made = {"trained": study.commits(folder)}
+        made["measured"] = study.short(provenance.commit_of(__file__))
+        for strength in STRENGTHS:
+            start = {"sigma": first_noise(levels, strength)}
+            book.write({"what": "start", "strength": strength}, {**start, **made})
+        book.write({"what": "round trip", "steps": STEPS}, {"rms": astray, **made})
+    print(f"round trip of {STEPS} steps: rms {astray:.4f} of pixels in [-1, 1]")
+
+
+def first_noise(levels: editing.NoiseLevel, strength: float) -> float:
+    """Sigma of the level from which an edit of this strength starts."""
+    return float(levels.sigma[editing.first_step(levels, strength)])
 
 
 def strengths(
@@ -60,7 +72,7 @@ def strengths(
                 denoise, cond, keys, x0, levels, s, Heun()
             )
         )
-        start = float(levels.sigma[editing.first_step(levels, strength)])
+        start = first_noise(levels, strength)
         rows[f"strength {strength}, σ = {start:.2g}"] = edit(x0)
     return rows
 
@@ -86,8 +98,11 @@ def inpainted(
 
 def interpolated(
     denoise: Denoiser, x0: Float[Array, "B H W C"], levels: editing.NoiseLevel
-) -> dict[str, Array]:
-    """Digits 0, 2, 4, 6, 8 on their way to 1, 3, 5, 7, 9, latent and class together."""
+) -> tuple[dict[str, Array], float]:
+    """Digits 0, 2, 4, 6, 8 on their way to 1, 3, 5, 7, 9, latent and class together.
+
+    And how far digits end from where they began, up to their latent and down: rms.
+    """
     share = jnp.linspace(0.0, 1.0, 10)
     classes = jnp.eye(10)
     encode = jax.jit(
@@ -96,15 +111,12 @@ def interpolated(
     latent = encode(x0)
     decode = jax.jit(lambda z, c: follow(denoise, Condition(c), None, z, levels, Heun()))
     astray = jnp.sqrt(jnp.mean((decode(latent, classes) - x0) ** 2))
-    print(
-        f"round trip of {STEPS.value} steps: rms {float(astray):.4f} of pixels in [-1, 1]"
-    )
     rows = {}
     for a in range(0, 10, 2):
         pair = [jnp.repeat(latent[i : i + 1], 10, 0) for i in (a, a + 1)]
         mixed = (1 - share)[:, None] * classes[a] + share[:, None] * classes[a + 1]
         rows[f"from {a} to {a + 1}"] = decode(editing.slerp(*pair, share), mixed)
-    return rows
+    return rows, float(astray)
 
 
 def sheet(name: str, rows: Mapping[str, Array]) -> None:
@@ -120,12 +132,8 @@ def sheet(name: str, rows: Mapping[str, Array]) -> None:
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    path = command.folder(OUT) / f"{name}.png"
-    write_atomically(
-        path, lambda file: figure.savefig(file, format="png", dpi=72, bbox_inches="tight")
-    )
-    print(path)
+    print(study.save(figure, name))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    study.command.run(main)

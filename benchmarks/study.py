@@ -17,7 +17,8 @@ import numpy as np
 from absl import flags
 
 from jaxdiff import train
-from jaxdiff.config import Experiment
+from jaxdiff.config import Experiment, from_config
+from jaxdiff.config.ready import digits as digits_config
 from jaxdiff.runtime.files import lines, write_atomically
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ def trained(name: str, experiment: Experiment) -> Path:
         except train.Stopped as stopped:
             sys.exit(f"{folder} {stopped}: the same command goes on from there")
     return folder
+
+
+def digits() -> Path:
+    """The folder of the config `digits`, trained as the README does."""
+    return trained("digits", from_config(digits_config.get_config()))
 
 
 def commits(folder: Path) -> str:
