@@ -159,4 +159,4 @@ PANELS = {
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

@@ -388,4 +388,4 @@ def growth(panel: "Axes", book: study.Book, kind: str, field: str) -> None:
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

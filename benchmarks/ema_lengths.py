@@ -185,4 +185,4 @@ def lacking(run: Path, step: int, stds: Sequence[float]) -> Float64[np.ndarray, 
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

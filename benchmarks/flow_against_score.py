@@ -23,6 +23,7 @@ Stopped and started again it goes on. Prints tables, and writes flow_against_sco
 import dataclasses
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import digits_judge
@@ -122,10 +123,7 @@ CONTROLS = {
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("flow_against_score")
-    runs = [(recipe, seed) for seed in SEEDS for recipe in RECIPES]
-    for recipe, seed in tqdm(runs, desc="trainings", disable=None):
-        study.trained(f"{recipe}-{seed}", experiment(recipe, seed))
-    measure(book, digits_judge.judge())
+    measure(book)
     for title, table in tables(book).items():
         print(f"{title}\n\n{table}\n")
     print(study.save(draw(book), "flow_against_score"))
@@ -153,6 +151,11 @@ def experiment(recipe: str, seed: int) -> Experiment:
     )
 
 
+def folder(recipe: str, seed: int) -> Path:
+    """A run, trained where it is missing."""
+    return study.trained(f"{recipe}-{seed}", experiment(recipe, seed))
+
+
 def settings(recipe: str) -> list[Setting]:
     """All ways to draw of a recipe; EDM's own grid is the common one."""
     return [*OWN, *(COMMON if recipe != "edm" else []), *FREE, *OVER[:-1]]
@@ -166,8 +169,9 @@ def key(recipe: str, seed: int, setting: Setting) -> dict[str, Any]:
     return {"what": "quality", **of, **dataclasses.asdict(setting)}
 
 
-def measure(book: study.Book, judge: digits_judge.Judge) -> None:
+def measure(book: study.Book) -> None:
     """Judges what is missing; runs of one recipe share each compiled sampler."""
+    judge = digits_judge.judge()
     if not book.find(what="real digits"):
         accuracy, frechet = judge.reference()
         held = {"accuracy": accuracy, "frechet": frechet, "floor": judge.floor(IMAGES)}
@@ -180,9 +184,8 @@ def measure(book: study.Book, judge: digits_judge.Judge) -> None:
     )
     missing = [(r, s, seed) for r, s, seed in every if not book.find(**key(r, seed, s))]
     for recipe, setting, seed in tqdm(missing, desc="sets of images", disable=None):
-        folder = study.command.folder(study.RUNS) / f"{recipe}-{seed}"
         made = {
-            "trained": study.commits(folder),
+            "trained": study.commits(folder(recipe, seed)),
             "measured": study.short(provenance.commit_of(__file__)),
         }
         images, label = drawn(recipe, seed, setting), labels()
@@ -198,8 +201,7 @@ def labels() -> np.ndarray:
 @functools.lru_cache(len(SEEDS) * len(CHECKPOINTS))
 def restored(recipe: str, seed: int, step: int) -> restoring.Restored:
     """A run at a checkpoint."""
-    folder = study.command.folder(study.RUNS) / f"{recipe}-{seed}"
-    return restoring.restore(folder, step=step)
+    return restoring.restore(folder(recipe, seed), step=step)
 
 
 def drawn(recipe: str, seed: int, setting: Setting) -> np.ndarray:
@@ -313,4 +315,4 @@ def curves(
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

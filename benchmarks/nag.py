@@ -30,6 +30,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import digits_judge
@@ -141,9 +142,6 @@ LEADING = 0.8
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("nag")
-    runs = list(trainings())
-    for name, experiment in tqdm(runs, desc="trainings", disable=None):
-        study.trained(name, experiment)
     measure_gains(book)
     measure(book)
     measure_spread(book)
@@ -153,7 +151,7 @@ def main() -> None:
 
 
 def trainings() -> Iterator[tuple[str, Experiment]]:
-    """Names and experiments of all runs, in an order in which each has what it needs."""
+    """Names and experiments of all runs."""
     for data, path in itertools.product(SOURCES, ("flow", "ddpm")):
         for seed in SEEDS:
             yield f"{data}-{path}-{seed}", denoiser(data, path, seed)
@@ -213,8 +211,11 @@ def folder(name: str) -> Any:
 
 @functools.lru_cache(64)
 def restored(name: str) -> restoring.Restored:
-    """A run."""
-    return restoring.restore(folder(name))
+    """A run, trained where it is missing, and first the one that it starts from."""
+    experiment = dict(trainings())[name]
+    if experiment.init_from:
+        restored(Path(experiment.init_from).name)
+    return restoring.restore(study.trained(name, experiment))
 
 
 def run_of(data: str, setting: Setting, seed: int) -> str:
@@ -685,4 +686,4 @@ def courses(axes: "Axes", book: study.Book) -> None:
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

@@ -8,7 +8,7 @@ file.
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,12 @@ OUT = flags.DEFINE_string("out", "docs/results", "The folder for figures and num
 flags.mark_flags_as_required(["runs"])
 flags.declare_key_flag("cpu_devices")
 
-__all__ = ["OUT", "RUNS", "Book", "command", "runs", "save"]
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a study as `command.run` does; --help has the flags of this module, too."""
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    command.run(main)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ Stopped and started again it goes on. Prints tables, and writes table_or_predict
 """
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,9 +66,6 @@ BINS = np.linspace(-0.25, 1, 51)
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
     book = study.book("table_or_prediction")
-    for seed in SEEDS:
-        for name in tqdm(TRAININGS, desc=f"seed {seed}", disable=None):
-            study.trained(f"{name}-{seed}", experiment(name, seed))
     measure(book)
     for title, table in tables(book).items():
         print(f"{title}\n\n{table}\n")
@@ -97,6 +95,11 @@ def experiment(name: str, seed: int) -> Experiment:
     )
 
 
+def folder(name: str, seed: int) -> Path:
+    """A run, trained where it is missing."""
+    return study.trained(f"{name}-{seed}", experiment(name, seed))
+
+
 def key(name: str, seed: int, grid: str) -> dict[str, Any]:
     """What a row is found by."""
     at = {"training": name, "seed": seed, "grid": grid}
@@ -114,10 +117,9 @@ def measure(book: study.Book) -> None:
     for name, grid, seed in tqdm(every, desc="sets of images", disable=None):
         if book.find(**key(name, seed, grid)):
             continue
-        folder = study.command.folder(study.RUNS) / f"{name}-{seed}"
         start = GRIDS[grid](TRAININGS[name][0], STEPS)[0]
         made = {
-            "trained": study.commits(folder),
+            "trained": study.commits(folder(name, seed)),
             "measured": study.short(provenance.commit_of(__file__)),
         }
         level = {"alpha": float(start.alpha), "sigma": float(start.sigma)}
@@ -127,7 +129,7 @@ def measure(book: study.Book) -> None:
 
 def drawn(name: str, seed: int, grid: str) -> np.ndarray:
     """A set of images, uint8."""
-    run = restoring.restore(study.command.folder(study.RUNS) / f"{name}-{seed}")
+    run = restoring.restore(folder(name, seed))
     sampling = dataclasses.replace(run.experiment.sampling, grid=GRIDS[grid])
     return generate.images(
         generate.sampler(dataclasses.replace(run.experiment, sampling=sampling)),
@@ -227,4 +229,4 @@ def draw(book: study.Book) -> "Figure":
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

@@ -260,4 +260,4 @@ def _tree(
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

@@ -187,4 +187,4 @@ def draw(book: study.Book, real: Brightness) -> "Figure":
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

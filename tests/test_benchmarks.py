@@ -1,11 +1,13 @@
 """The pure parts of the benchmarks: their measures, held against closed forms."""
 
 import doctest
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
@@ -27,6 +29,7 @@ import zero_terminal_snr
 with forgetting():  # its network is registered
     import small_network
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 EXAMPLES = [ema_made, gradient_noise, zero_terminal_snr]
 
 
@@ -169,6 +172,28 @@ def test_a_book_finds_what_it_wrote(tmp_path: Path) -> None:
     }  # fmt: skip
     assert again.find(run="a", step=3) is None
     assert len(book.path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["flow_against_score", "improved_ddpm", "table_or_prediction"]
+)
+def test_a_study_that_lacks_nothing_trains_nothing_and_prints_its_page(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(run: str, _: object) -> None:
+        pytest.fail(f"{run} would be trained")
+
+    with forgetting():
+        script = importlib.import_module(name)
+    rows = json.loads((RESULTS / f"{name}.json").read_text())
+    monkeypatch.setattr(study, "book", lambda _: study.Book(RESULTS / "none.json", rows))
+    monkeypatch.setattr(study, "trained", trained)
+    monkeypatch.setattr(study, "save", lambda figure, _: plt.close(figure))
+    script.main()
+    page = (RESULTS / f"{name}.md").read_text().replace("**", "").splitlines()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(said) > 10
+    assert set(said) - set(page) == set()
 
 
 def test_a_table_is_markdown() -> None:
