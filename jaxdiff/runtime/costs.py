@@ -163,6 +163,8 @@ def layer(source: str) -> str:
 
     >>> layer("jit(step)/transpose(jvp(UNet))/enc/8x8_block0/8x8_block0._attend/mul")
     'enc/8x8_block0'
+    >>> layer("jit(step)/transpose(jvp(UNet))/dec/jvp(UNet)/dec/checkpoint/8x8_up/add")
+    'dec/8x8_up'
     >>> layer("jit(step)/jvp(UNet)/out_conv/add"), layer("jit(step)/optimizer/mul")
     ('out_conv', 'optimizer')
     """
@@ -172,12 +174,18 @@ def layer(source: str) -> str:
     at = [i for i, part in enumerate(parts) if NETWORK.fullmatch(part)]
     if not at:
         return "outside of the network"
-    modules = [part for part in parts[at[0] + 1 : -1] if re.fullmatch(r"[\w-]+", part)]
+    again = [i for i in at if _class(parts[i]) == _class(parts[at[0]])]  # with remat
+    modules = [part for part in parts[again[-1] + 1 : -1] if re.fullmatch(r"[\w-]+", part)]
     return "/".join(modules[:2]) or "between layers"
 
 
 NETWORK = re.compile(r"(?:\w+\()*[A-Z]\w*\)*")
 """The network's class, as in transpose(jvp(UNet))."""
+
+
+def _class(part: str) -> str:
+    return part.strip(")").split("(")[-1]
+
 
 PASSED = ("while", "body", "cond", "checkpoint", "rematted_computation", "closed_call")
 """Parts of a source that are neither a network nor a layer."""
