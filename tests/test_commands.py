@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,32 @@ def test_the_examples_of_suggestions_are_true() -> None:
 def test_a_field_without_a_config_is_one_line() -> None:
     done = commands.run("train", "--config.steps=5")
     assert (done.status, done.err) == (2, "error: --config.steps needs --config\n")
+
+
+def test_a_missing_folder_is_one_line() -> None:
+    done = commands.run("train", "--config=digits")
+    assert (done.status, done.err) == (2, "error: --workdir is missing; see --help\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_dry_run_within_the_compiler(number: signal.Signals) -> None:
+    """Where Python would not see it before the compiler returns."""
+    code = (
+        "import os, sys\n"
+        "from jaxdiff.commands.main import main\n"
+        "from jaxdiff.train import forecasting\n"
+        "def compiling(*_):\n"
+        "    yield 'compiling'\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "forecasting.table = compiling\n"
+        "sys.argv = ['jaxdiff', 'train', '--config=digits', '--dry_run', "
+        "'--topology=h100:4']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -number, done.stderr
+    assert done.stdout == "compiling\n"
+    assert "stopped" not in done.stderr
 
 
 def test_help_and_version_import_no_jax() -> None:

@@ -359,6 +359,7 @@ def _of_flags(error: Exception) -> str:
         r"invalid literal for int.*: (.*)", r"\1 is not a whole number", str(error)
     )
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
+    text = re.sub(r"^flags (?:\w+=\S*,? ?)+: (?=--)", "", text)  # of several flags
     if missing := re.match(r"flag --(\w+)=None: Flag --\1 must have a value", text):
         return f"--{missing[1]} is missing; see --help"
     return _line(text)

@@ -38,7 +38,9 @@ CONFIG = config_files.define()
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if need be.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only say what a step needs.")
 TOPOLOGY = flags.DEFINE_string(
-    "topology", "", "With --dry_run: the accelerators to compile for, as v5e:4x4 or h100:8."
+    "topology",
+    None,
+    "With --dry_run: the accelerators to compile for, as v5e:4x4 or h100:8.",
 )
 SAMPLE = flags.DEFINE_bool("sample", False, "With --topology: draw instead of train.")
 PROFILE = flags.DEFINE_string("profile", "", "Steps to trace, first:last, as 100:110.")
@@ -48,6 +50,17 @@ flags.register_multi_flags_validator(
     ["workdir", "dry_run"],
     lambda values: values["dry_run"] or values["workdir"] is not None,
     "--workdir is missing; see --help",
+)
+flags.register_validator(
+    "topology", lambda name: name != "", "name accelerators, as v5e:4x4 or h100:8"
+)
+flags.register_multi_flags_validator(
+    ["topology", "cpu_devices", "coordinator", "processes"],
+    lambda v: (
+        not (v["topology"] and (v["cpu_devices"] or v["coordinator"] or v["processes"] > 1))
+    ),
+    "--topology compiles in one process, for devices that are not there: leave out "
+    "--cpu_devices, --coordinator and --processes",
 )
 flags.declare_key_flag("cpu_devices")
 SEVERAL_PROCESSES = True
@@ -100,6 +113,15 @@ def _steps(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def _end_at_once() -> None:
+    """Lets signals end the process, as nothing is to be saved.
+
+    Python would wait for the compiler, and that of TPUs prints its stack.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _dry_run(experiment: Experiment) -> None:
     """Prints the needs of a step, line by line."""
     if experiment.network.label_dim == -1:  # the number of classes in the data
@@ -107,6 +129,7 @@ def _dry_run(experiment: Experiment) -> None:
     if TOPOLOGY.value:
         for line in forecasting.table(experiment, TOPOLOGY.value, SAMPLE.value):
             print(line, flush=True)
+            _end_at_once()
         return
     part = experiment.batch_size // experiment.accumulation
     for line in memory.table(experiment, sharding.mesh_for(part, experiment.fsdp)):

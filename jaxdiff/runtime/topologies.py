@@ -114,7 +114,6 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any: the topology's name decides
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "TF_CPP_MIN_LOG_LEVEL": "3",  # errors are raised; it would also log slow compiles
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nobody holds a TPU, so processes may be several
 }
 """What the compilers read when they are loaded without a device."""
@@ -134,6 +133,8 @@ def _gpus(chip: Chip, size: str) -> list[jax.Device]:
 
 def _described(name: str, platform: str, **options: Any) -> list[jax.Device]:
     os.environ |= {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "1":  # jax's default
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # errors are raised, not logged, too
     return topologies.get_topology_desc(name, platform, **options).devices
 
 
