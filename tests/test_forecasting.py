@@ -71,7 +71,7 @@ def test_a_batch_that_does_not_split_is_refused() -> None:
 
     tpu = mock.Mock(spec=jax.Device, platform="tpu")
     where = dataclasses.replace(HERE, devices=(tpu,) * 3)
-    with pytest.raises(ValueError, match="batch_size is 16, which does not split over 3"):
+    with pytest.raises(ValueError, match="accumulation is 16, which does not split over 3"):
         forecasting.mesh_of(TINY, where)
     assert forecasting.padded(TINY, sharding.data_mesh(devices)) == 102  # of 100 images
 

@@ -107,7 +107,7 @@ def mesh_for(batch_size: int, fsdp: int = 1, devices: Sequence[jax.Device] = ())
         return data_mesh(used, fsdp)
     if batch_size % len(devices):
         raise ValueError(
-            f"batch_size is {batch_size}, which does not split over {len(devices)} "
-            f"devices: use a multiple of {len(devices)}"
+            f"batch_size / accumulation is {batch_size}, which does not split over "
+            f"{len(devices)} devices: use a multiple of {len(devices)}"
         )
     return data_mesh(devices, fsdp)

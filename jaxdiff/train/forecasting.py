@@ -273,7 +273,7 @@ def table(experiment: Experiment, name: str, sample: bool = False) -> Iterator[s
     shape = " x ".join(f"{mesh.shape[axis]} {axis}" for axis in mesh.axis_names)
     yield f"{mesh.size} x {where.chip.title} ({shape}); on one of them:"
     yield from _given(experiment, mesh, sample)
-    yield "compiling: seconds for a small network, many minutes for one as large as EDM2's"
+    yield "compiling: a minute for a small network, many for one as large as EDM2's"
     try:
         result = compile_for(experiment, where, mesh, sample)
         yield from _report(result)
@@ -407,7 +407,8 @@ def _collectives(result: Forecast) -> Iterator[str]:
         yield _line(f"{number} {kind}", gib(sent), "sent in each call")
     if result.minimum:
         ratio = result.costs.wire / result.minimum
-        note = f"at least; this program sends {ratio:.2f} times that"
+        least = "each weight gathered twice, " * (result.mesh.shape["fsdp"] > 1)
+        note = f"{least}each gradient reduced once; this program: {ratio:.2f} times that"
         yield _line("collectives", gib(result.minimum), note)
     if result.costs.unknown_loops:
         yield f"{result.costs.unknown_loops} loops of unknown length count as one round"
