@@ -87,15 +87,19 @@ COUNTS = (5, 10, 20, 50, 100)
 STEPS = 3000
 
 
-def quality(
-    recipe: str, field: str, style: str = "{:.2f} ± {:.2f}", **setting: object
-) -> str:
+def verdicts(recipe: str, field: str = "frechet", **setting: object) -> np.ndarray:
+    """A field of what was said of a recipe, a number a seed."""
     usual = {"grid": "own", "clip": True, "step": STEPS, "images": 1000}
     key = {"what": "quality", "recipe": recipe, **usual, **setting}
     if recipe == "edm":
         key["grid"] = "own"  # which is the common one
-    values = [row("flow_against_score", seed=seed, **key)[field] for seed in SEEDS]
-    return over_seeds(values, style)
+    return np.array([row("flow_against_score", seed=s, **key)[field] for s in SEEDS])
+
+
+def quality(
+    recipe: str, field: str, style: str = "{:.2f} ± {:.2f}", **setting: object
+) -> str:
+    return over_seeds(verdicts(recipe, field, **setting), style)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,19 @@ def test_the_answer_of_flow_against_score() -> None:
     assert f"of the others has {others}." in answer
     edm, flow = at("edm", "Heun", 20), at("flow", "Heun", 20)
     assert f"EDM under Heun's rule is ahead of it, {edm} to {flow}," in answer
+    assert "from 50 on the two are within 0.04 of each other" in answer
+    lead: dict[tuple[object, ...], np.ndarray] = {}  # of flow over EDM, by seed
+    for solver, count, grid in (
+        *(("Heun", count, "own") for count in (20, 50, 100)),
+        *(("Euler", count, grid) for count in (10, 20) for grid in ("own", "common")),
+    ):
+        setting = {"solver": solver, "count": count, "grid": grid}
+        lead[*setting.values()] = verdicts("edm", **setting) - verdicts("flow", **setting)
+    assert all(abs(lead["Heun", count, "own"].mean()) < 0.04 for count in (50, 100))
+    assert all((lead["Heun", count, "own"] < 0).all() for count in (20, 100))
+    for count in (10, 20):  # gone on EDM's grid
+        assert (lead["Euler", count, "own"] > 0.07).all()
+        assert abs(lead["Euler", count, "common"].mean()) < 0.03
     table = best(["eps", "v", "x0"], [20, 50, 100])
     assert f"on DDPM's table stay at {table} or more." in answer
     for recipe in RECIPES.values():  # the SDE is behind Euler's rule
@@ -739,10 +756,14 @@ def nag_best(way: Row) -> float:
 
 
 def nag_verdict(way: Row) -> str:
-    logs = np.log1p(nag_changes(way)[nag_best(way)])
-    if logs.mean() < -0.02 and max(logs) < 0:
+    return nag_outcome(np.log1p(nag_changes(way)[nag_best(way)]))
+
+
+def nag_outcome(changes: np.ndarray) -> str:
+    """By more than 2 % in the mean, and in each seed."""
+    if changes.mean() < -0.02 and max(changes) < 0:
         return "helps"
-    return "hurts" if logs.mean() > 0.02 and min(logs) > 0 else "neither"
+    return "hurts" if changes.mean() > 0.02 and min(changes) > 0 else "neither"
 
 
 def nag_percent(changes: np.ndarray) -> str:
@@ -851,6 +872,8 @@ def test_the_answer_of_nag() -> None:
     falls = sorted(at_best(way) for way in ways if nag_verdict(way) == "helps")
     assert f"gain in {len(falls)} of {len(ways)} ways to sample, by" in answer
     assert f"by {falls[0]:.0f} to {falls[-1]:.0f} %, with a noise shift" in answer
+    by_kid = [nag_kid(way) for way in ways]
+    assert f"and without, and by KID in {by_kid.count('helps')}." in answer
     assert {nag_verdict(way) for way in nag_made()} == {"helps"}
     digits = {way["m"]: way for way in nag_made() if way["data"] == "digits"}
     right, clean, noisy = (at_best(digits[m]) for m in (1.0, 0.9, 1.4))
@@ -867,6 +890,52 @@ def test_the_answer_of_nag() -> None:
         assert np.ptp(of["gains"], axis=1)[inside].max() < 0.045
 
 
+def nag_kid(way: Row, w: float | None = None) -> str:
+    """What KID says of a way, as `nag_verdict`, at a weight or at the best by it."""
+    of = {w: nag(way, w, "kid") / nag(way, 0.0, "kid") - 1 for w in nag_changes(way)}
+    return nag_outcome(of[min(of, key=lambda w: of[w].mean()) if w is None else w])
+
+
+def test_the_kid_of_nag() -> None:
+    text = " ".join(page("nag").split())
+    ways = dict(enumerate(nag_ways()))
+    own = {i: nag_kid(way) for i, (_, way) in ways.items()}
+    of = lambda data: [own[i] for i, (_, way) in ways.items() if way["data"] == data]
+    digits, emoji = of("digits"), of("emoji")
+    said = f"{digits.count('helps')} of {len(digits)} on digits and "
+    said += f"{emoji.count('helps')} of {len(emoji)} on emoji, and rises as surely in "
+    hurt = [(way["data"], name) for i, (name, way) in ways.items() if own[i] == "hurts"]
+    assert f"{said}{len(hurt)}, Euler–Maruyama on emoji with 100" in text
+    em = "Euler–Maruyama, {} steps"
+    names = (em.format("100"), em.format("250"), em.format("50") + ", CFG 0.5")
+    assert set(hurt) == {("emoji", name) for name in names}
+    at = [nag_kid(way, nag_best(way)) for _, way in ways.values()]
+    assert f"it falls in {at.count('helps')} ways and rises in {at.count('hurts')}." in text
+
+
+def nag_way_shift(way: Row, w: float) -> np.ndarray:
+    """The shift at 0.2 < sigma / alpha <= 1, a number a seed."""
+    ratio = nag(way, 0.0, "ratio")[0]
+    return nag(way, w, "shift")[:, (ratio > 0.2) & (ratio <= 1)].mean(1)
+
+
+def test_what_nag_does_to_the_shift() -> None:
+    text = " ".join(page("nag").split())
+    sizes = [
+        (way["data"], *(abs(nag_way_shift(way, w)) for w in (0.0, 1.0)))
+        for _, way in nag_ways()
+    ]
+    nearer = [data for data, plain, guided in sizes if (guided < plain).all()]
+    farther = [data for data, plain, guided in sizes if (guided > plain).all()]
+    said = f"nearer 0 in each seed in {len(nearer)} of {len(sizes)} ways, and farther"
+    assert f"{said} from it in {len(farther)}, eight of them digits" in text
+    assert farther.count("digits") == 8
+    for path, name in (("ddpm", "Ancestral, 50 steps"), ("flow", "Euler, 50 steps")):
+        way = nag_way("digits", path, name)
+        both = (f"{nag_way_shift(way, w).mean():+.3f}" for w in (0.0, 1.0))
+        assert " → ".join(both).replace("-", "−") in text
+
+
 def of_nag() -> set[str]:
     """Perfect draws, the range without guidance, and what the classifier says."""
     floors = {row("nag", what="real", data=d)["floor"] for d in ("digits", "emoji")}
@@ -875,7 +944,12 @@ def of_nag() -> set[str]:
     ways = ("flow", "Euler–Maruyama, 50 steps"), ("ddpm", "Ancestral, 50 steps")
     said = (nag(nag_way("digits", *of), w, "accuracy") for of in ways for w in (0.0, 2.0))
     accuracy = {f"{100 * one.mean():.1f}" for one in said}
-    return accuracy | {f"{one:.2f}" for one in (*floors, min(plain), max(plain))}
+    guided = (
+        nag_way_shift(nag_way("digits", *of), 1.0).mean()
+        for of in (("ddpm", "Ancestral, 50 steps"), ("flow", "Euler, 50 steps"))
+    )
+    shown = {f"{one:.2f}" for one in (*floors, min(plain), max(plain))}
+    return accuracy | shown | {f"{abs(one):.3f}" for one in guided}
 
 
 DECIMAL = re.compile(r"\d+\.\d+")
