@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 from typing import Any
 from unittest import mock
 
@@ -55,6 +56,13 @@ def test_a_wrong_topology_is_one_line(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         topology(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a100", "h100", "h200"])
+def test_a_program_has_three_quarters_of_a_gpu(name: str) -> None:
+    """XLA_PYTHON_CLIENT_MEM_FRACTION's default [JAX, GPU memory allocation]."""
+    whole = int(re.search(r"device_memory_size: (\d+)", CHIPS[name].target)[1])
+    assert whole * 0.74 < CHIPS[name].memory <= whole * 0.75
 
 
 @pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "tpu"), ("h100:8", "gpu")])

@@ -5,7 +5,8 @@ bytes left to a program are those that the compiler names when a program is too 
 ("exceeds available HBM (15.75G)", libtpu 0.0.42); clocks follow from the peak and the size
 of the matrix units, 2 size^2 operations a cycle each [jax-ml.github.io/scaling-book/tpus].
 GPU: NVIDIA's data sheets of A100 80GB, H100 and H200, the SXM boards, without sparsity;
-bytes, cores and caches are what such a device reports to XLA.
+bytes, cores and caches are what such a device reports to XLA, which takes three quarters
+of the bytes [docs.jax.dev/en/latest/gpu_memory_allocation.html].
 """
 
 import math
@@ -91,6 +92,11 @@ def _tpu(
     return Chip(name, f"TPU {name}", memory, flops, bandwidth, links, *tiles)
 
 
+def _left(memory: int) -> int:
+    """Bytes of a GPU's memory that XLA takes for programs, by default."""
+    return memory * 3 // 4
+
+
 def _hopper(title: str, memory: int, bandwidth: float) -> Chip:
     target = _gpu(
         *(9, 132, 128, 228 * 1024, 50 * 2**20),
@@ -100,7 +106,8 @@ def _hopper(title: str, memory: int, bandwidth: float) -> Chip:
     )
     described = f'{target}device_description_str: "NVIDIA {title}"'
     name = title.split()[0].lower()
-    return Chip(name, f"NVIDIA {title}", memory, 989e12, bandwidth, 450e9, target=described)
+    rates = 989e12, bandwidth, 450e9
+    return Chip(name, f"NVIDIA {title}", _left(memory), *rates, target=described)
 
 
 CHIPS: Mapping[str, Chip] = types.MappingProxyType(
@@ -114,7 +121,7 @@ CHIPS: Mapping[str, Chip] = types.MappingProxyType(
             _tpu("v5p", 95.74, 459e12, 2765e9, 540e9, 128, 1.75e9, 3, 8960),
             _tpu("v6e", 31.25, 918e12, 1640e9, 360e9, 256, 1.75e9, 2, 256),
             Chip(
-                "a100", "NVIDIA A100 80GB", 84_987_740_160, 312e12, 2039e9, 300e9,
+                "a100", "NVIDIA A100 80GB", _left(84_987_740_160), 312e12, 2039e9, 300e9,
                 target=_gpu(
                     8, 108, 64, 164 * 1024, 40 * 2**20, memory_bandwidth=2_039_000_000_000,
                     clock_rate_ghz=1.41, device_memory_size=84_987_740_160,

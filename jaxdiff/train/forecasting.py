@@ -425,7 +425,7 @@ CAVEATS = {
         "The memory is the compiler's plan, without the workspace of convolutions that a\n"
         "run chooses by timing. The time is a roofline, no estimate: each kernel takes\n"
         "its operations at the peak, or its traffic at the bandwidth if that is longer.\n"
-        "Nothing was run, and real kernels take longer. XLA takes 75 % of a GPU's memory,\n"
-        "unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."
+        "Nothing was run, and real kernels take longer. Of a GPU's memory, programs have\n"
+        "the 75 % that XLA takes, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise."
     ),
 }
