@@ -13,8 +13,9 @@ its papers bring together: path, law of t, a prediction with a uniform loss on i
 Draws 1,000 images of each run, of the same seeds and labels everywhere, with 5 to 100
 evaluations of the network, by Euler and Heun (the probability-flow ODE) and by ancestral
 steps (the reverse SDE; DDIM with eta = 1), x0 held to [-1, 1], on the recipe's own grid. To
-tell training from sampling, Euler also on one grid for all, Karras's with alpha = 1, with
-x0 not held, and of earlier checkpoints. All are judged by digits_judge.py.
+tell training from sampling, Euler also on one grid for all, Karras's with alpha = 1, of EDM
+on flow's grid, with x0 not held, and of earlier checkpoints. All are judged by
+digits_judge.py.
 
 Stopped and started again it goes on. Prints tables, and writes flow_against_score.png and
 .json to --out. For one core; see docs/results/flow_against_score.md for what it took.
@@ -103,6 +104,7 @@ class Setting:
 
 OWN = [Setting(solver, count) for solver in SOLVERS for count in COUNTS]
 COMMON = [Setting("Euler", count, grid="common") for count in (10, 20)]
+FLOWS = [Setting("Euler", count, grid="flow") for count in (10, 20)]
 FREE = [Setting("Euler", 20, clip=False)]
 OVER = [Setting("Euler", 20, step=step) for step in CHECKPOINTS[1:]]
 FRECHET = (0.5, 0.7, 1, 1.5, 2, 3)
@@ -158,7 +160,7 @@ def folder(recipe: str, seed: int) -> Path:
 
 def settings(recipe: str) -> list[Setting]:
     """All ways to draw of a recipe; EDM's own grid is the common one."""
-    return [*OWN, *(COMMON if recipe != "edm" else []), *FREE, *OVER[:-1]]
+    return [*OWN, *(FLOWS if recipe == "edm" else COMMON), *FREE, *OVER[:-1]]
 
 
 def key(recipe: str, seed: int, setting: Setting) -> dict[str, Any]:
@@ -204,11 +206,22 @@ def restored(recipe: str, seed: int, step: int) -> restoring.Restored:
     return restoring.restore(folder(recipe, seed), step=step)
 
 
+def grid_of(recipe: str, setting: Setting) -> Grid:
+    """A setting's grid; flow's, uniform in sigma / (alpha + sigma), from KARRAS' start."""
+    t = np.linspace(KARRAS.sigma_max / (1 + KARRAS.sigma_max), 0, setting.steps + 1)
+    grids = {
+        "own": RECIPES[recipe].grid,
+        "common": KARRAS,
+        "flow": jd.grids.Listed(tuple(t / (1 - t))),
+    }
+    return grids[setting.grid]
+
+
 def drawn(recipe: str, seed: int, setting: Setting) -> np.ndarray:
     """A set of images, uint8."""
-    run, own = restored(recipe, seed, setting.step), RECIPES[recipe].grid
+    run = restored(recipe, seed, setting.step)
     sampling = Sampling(
-        grid=own if setting.grid == "own" else KARRAS,
+        grid=grid_of(recipe, setting),
         steps=setting.steps,
         solver=SOLVERS[setting.solver],
         std=DECAY,
@@ -257,6 +270,12 @@ def tables(book: study.Book) -> dict[str, str]:
             for recipe, name in NAMES.items()
         ]
         said[title] = study.table([title, *columns], rows)
+    grids = {"own": OWN[1:3], "flow's": FLOWS}
+    rows = [
+        [f"EDM, {name} grid", *(spread(values(book, "edm", one)) for one in columns)]
+        for name, columns in grids.items()
+    ]
+    said["grids"] = study.table(["Euler", "10", "20"], rows)
     return said
 
 
