@@ -596,6 +596,10 @@ def test_zero_terminal_snr() -> None:
         drawn = np.array(one["brightness"])
         assert float(alpha) == pytest.approx(one["alpha"], abs=1e-4)
         assert cells[:2] == [f"{drawn.mean():.3f}", f"{drawn.std():.3f}"]
+        m, s = (float(cell) for cell in tables("zero_terminal_snr")[0][0][2:4])
+        r = np.sqrt(one["alpha"] ** 2 * s**2 + one["sigma"] ** 2 / 3072)
+        mean, std = m - s * one["alpha"] * m / r, s * one["sigma"] / r / np.sqrt(3072)
+        assert [float(cell) for cell in cells[-2:]] == pytest.approx([mean, std], abs=1e-3)
 
 
 def test_classifier_guidance() -> None:
@@ -966,6 +970,12 @@ def test_the_index_has_the_numbers_of_the_pages_that_it_links_to() -> None:
 
 
 SETTINGS = {
+    "classifier_guidance": set(),
+    "nag_toys": {"0.6", "0.47", "0.3", "0.1", "0.04", "0.003", "1.5"}
+    | {"0.97", "0.4", "0.02", "0.03", "0.05"}
+    | {"0.83", "0.78", "0.73", "1.11", "1.36", "1.95"},  # of the tables, rounded
+    "zero_terminal_snr": {"4.0"},
+    "ema_lengths": {"0.021", "0.013", "0.62", "1.8", "12.7"},  # float16, and sums of shares
     "flow_against_score": {"0.3", "0.75", "0.02", "0.36"},
     "table_or_prediction": {"0.42", "0.33", "4.0"},
     "nag": {"0.2", "0.13", "0.34", "0.11", "0.86", "0.04", "4.0"},
@@ -1074,7 +1084,48 @@ def of_improved_ddpm() -> set[str]:
     return found | unet
 
 
+def of_zero_terminal_snr() -> set[str]:
+    """Brightness as prose rounds it, its errors, and what SD's last level leaves."""
+    found = [row("zero_terminal_snr", sampler=s) for s in ("eps-leading", "eps-trailing")]
+    found.append(row("zero_terminal_snr", sampler="v-trailing"))
+    cells = (line[2:] for line in tables("zero_terminal_snr")[0])
+    near = {f"{float(c):.2f}" for line in cells for c in line if DECIMAL.fullmatch(c)}
+    errors = {f"{np.std(one['brightness']) / np.sqrt(512):.3f}" for one in found}
+    data = float(tables("zero_terminal_snr")[0][0][2])
+    over = np.mean(found[-1]["brightness"]) - data
+    alpha, noise = found[1]["alpha"], found[1]["sigma"] / np.sqrt(3072)
+    left = {f"{noise:.3f}", f"{alpha * data:.3f}", f"{alpha * data / noise:.1f}"}
+    return near | errors | left | {f"{over:.2f}", f"{100 * alpha:.1f}"}
+
+
+def of_ema_lengths() -> set[str]:
+    """Differences over lengths and between blocks, and what images say."""
+    at = {
+        one["std"]: np.array(one["frechet"])
+        for one in rows("ema_lengths")
+        if one["what"] == "quality" and one["step"] == 2000
+    }
+    inside = [distances for std, distances in at.items() if 0.05 <= std <= 0.15]
+    least, apart = np.min(inside, axis=0), [abs(a - b) for a, b in inside]
+    worse = (value for std in (0.02, 0.25) for value in at[std] - least)
+    other = row("ema_lengths", what="images")["other"]
+    (scale,) = (one["whole"] for one in rows("ema_lengths") if one.get("every") == 0)
+    real = row("flow_against_score", what="real digits")
+    errors = (100 * np.sqrt(p * (1 - p) / 1000) for p in (0.991, 0.979))
+    return {
+        *(f"{value:.3f}" for value in (*worse, min(apart), max(apart))),
+        *(f"{value:.2f}" for value in (at[0.0].min(), real["floor"], real["frechet"])),
+        *(f"{value:.1f}" for value in (100 * scale, other["mean"], *errors)),
+        f"{row('ema_lengths', what='images')['made']['mean']:.3f}",
+        f"{100 * other['beyond_8']:.1f}",
+    }
+
+
 COMPUTED = {
+    "classifier_guidance": set,
+    "nag_toys": set,
+    "zero_terminal_snr": of_zero_terminal_snr,
+    "ema_lengths": of_ema_lengths,
     "flow_against_score": of_flow,
     "table_or_prediction": of_table_or_prediction,
     "nag_unet": of_nag_unet,
@@ -1085,7 +1136,7 @@ COMPUTED = {
 }
 
 
-@pytest.mark.parametrize("name", [*MEASURED, "nag_unet"])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_decimal_in_prose_is_in_a_table_or_is_computed(name: str) -> None:
     text = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
     prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
