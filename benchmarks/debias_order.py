@@ -8,8 +8,9 @@ averaged to d x d pixels an image of D x D has 2 ln(D / d) more log SNR. So this
 changes the size of the images, and that for which the table is: d x d pixels "as at D" are
 trained and drawn on the table with logsnr + 2 ln(D / d) [Simple Diffusion].
 
-Emoji in grey and in colour, rendered at 32x32 and averaged to 8x8; a residual MLP, eps, as
-many images for each (twice as many in colour), three seeds, in folders ARM-SEED:
+Emoji, rendered at 32x32 and averaged to 8x8 in grey, and to 4x4 in colour, which is as many
+numbers; a residual MLP, eps, as many steps of as many images for each, three seeds, in
+folders ARM-SEED:
 
     weightings  four, on the table as it is and as at 256, grey and in colour
     rates       those in grey, at a third and three times the learning rate
@@ -17,7 +18,7 @@ many images for each (twice as many in colour), three seeds, in folders ARM-SEED
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
-distances of averages over 8x8 parts and of lite0's features, and the mean of each channel.
+distances of pixels and of lite0's features, and the mean of each channel.
 So it does with a perfect network, E[x0 | x, label] over the training images, which has what
 the table does and nothing of the weighting. Also measured are the error of x0-hat over
 levels, on held-out images, and without any training the share of each weighting on the
@@ -88,7 +89,7 @@ LEVELS, DRAWS = 25, 4
 class Emoji:
     """OpenMoji at 32x32, averaged to `size` pixels, in grey or in colour."""
 
-    size: Annotated[int, Choice(8, 16, 32)] = 8
+    size: Annotated[int, Choice(4, 8)] = 8
     split: str = "train"
     grey: bool = True
 
@@ -131,12 +132,12 @@ def shifted(factor: float) -> jd.Table:
 
 DATA: dict[str, Source] = {
     "emoji8": Emoji(8),
-    "colour8": Emoji(8, grey=False),
+    "colour4": Emoji(4, grey=False),
     "digits": Digits(),
 }
 TITLES = {
     "emoji8": "emoji, 8×8",
-    "colour8": "emoji in colour, 8×8",
+    "colour4": "emoji in colour, 4×4",
     "digits": "digits, 8×8",
 }
 
@@ -156,11 +157,6 @@ class Arm:
         return DATA[self.data].shape[0]
 
     @property
-    def steps(self) -> int:
-        """Of training: in colour there is more to learn."""
-        return STEPS * (1 + (DATA[self.data].shape[-1] > 1))
-
-    @property
     def schedule(self) -> jd.Table:
         """The table: averages to `size` have its SNR on images of `like` pixels."""
         return shifted(self.size / self.like)
@@ -177,7 +173,7 @@ def arms(data: str, likes: tuple[int, ...], weightings: tuple[str, ...]) -> list
 
 
 FOUR, RATES = tuple(WEIGHTINGS), (RATE / 3, RATE, 3 * RATE)
-JUDGED = "emoji8", "colour8"
+JUDGED = "emoji8", "colour4"
 """Data on which all four are compared in every setting."""
 BASE = [arm for data in JUDGED for arm in arms(data, (8, PAPER), FOUR)]
 RATED = [
@@ -188,7 +184,7 @@ RATED = [
 """All four at the other rates."""
 SIZED = arms("digits", (8, PAPER), TWO) + arms("emoji8", (16, 64, 128), TWO)
 EXPLAINED = ("digits", "emoji8")
-"""Data whose shares are shown."""
+"""Data of 8x8, whose shares and features are shown."""
 CHANNELS = ("red", "green", "blue")
 EARLY = f"{MAIN['count']} steps, half of the training"
 FRECHET = (0.5, 1, 2, 4)
@@ -214,11 +210,9 @@ def main() -> None:
 
 def experiment(arm: Arm, seed: int) -> Experiment:
     """One training."""
-    data = DATA[arm.data]
-    elements = int(np.prod(data.shape))
     return Experiment(
-        data=data,
-        network=ResidualMLP(label_dim=10, width=max(2 * elements, 192), inner=256),
+        data=DATA[arm.data],
+        network=ResidualMLP(label_dim=10, width=192, inner=256),
         schedule=arm.schedule,
         times=UniformEntries(),
         parameterization=jd.Eps(),
@@ -232,11 +226,11 @@ def experiment(arm: Arm, seed: int) -> Experiment:
             clip=True,
         ),
         batch_size=BATCH,
-        steps=arm.steps,
+        steps=STEPS,
         seed=seed,
         log_every=500,
         sample_every=0,
-        checkpoint_every=arm.steps // 2,
+        checkpoint_every=STEPS // 2,
         keep=2,
     )
 
@@ -248,19 +242,17 @@ def measure(book: study.Book, arm: Arm, seed: int, folder: Path) -> None:
         "trained": study.commits(folder),
         "measured": study.short(provenance.commit_of(__file__)),
     }
-    settings = [*OVER, {**MAIN, "step": arm.steps // 2}] if arm in BASE else [MAIN]
+    settings = [*OVER, {**MAIN, "step": STEPS // 2}] if arm in BASE else [MAIN]
     noised = arm.like == PAPER and arm.rate == RATE
     for setting in [*settings, NOISED] if noised else settings:
-        key = {"what": "quality", **of, "step": arm.steps, **setting, "images": IMAGES}
+        key = {"what": "quality", **of, "step": STEPS, **setting, "images": IMAGES}
         if not book.find(**key):
             run = restored(folder, key["step"])
             images = drawn(arm, run.variables, setting)
             verdict = judged(arm.data, images, arm.rate == RATE and setting == MAIN)
             book.write(key, {**verdict, **made})
     if arm in BASE and not book.find(what="errors", **of):
-        book.write(
-            {"what": "errors", **of}, {**errors(restored(folder, arm.steps)), **made}
-        )
+        book.write({"what": "errors", **of}, {**errors(restored(folder, STEPS)), **made})
 
 
 def imagine(book: study.Book, data: str, like: int) -> None:
@@ -280,12 +272,12 @@ def ideal(data: str, like: int) -> dict[str, Any]:
 def perfect(data: Source) -> Denoiser:
     """E[x0 | x, label] over the training images, at which the loss has its minimum."""
     source = data.load().source
-    points = jnp.asarray(source.image / 127.5 - 1, jnp.float32).reshape(
-        len(source.label), -1
-    )
+    points = jnp.asarray(source.image / 127.5 - 1, jnp.float32)
+    points = points.reshape(len(points), -1)
+    half = (points**2).sum(1) / 2
 
     def denoise(x: Array, at: NoiseLevel, cond: jd.Condition) -> jd.Denoised:
-        near = x.reshape(len(x), -1) @ points.T - at.alpha * (points**2).sum(1) / 2
+        near = x.reshape(len(x), -1) @ points.T - at.alpha * half
         own = cond.label[:, None] == source.label
         share = jax.nn.softmax(jnp.where(own, at.alpha / at.sigma**2 * near, -jnp.inf))
         return jd.Denoised((share @ points).reshape(x.shape))
@@ -348,38 +340,27 @@ def judged(
     data: str, images: UInt8[np.ndarray, "N H W C"], features: bool
 ) -> dict[str, Any]:
     """Distances to the training images, and the brightness of each channel."""
-    real, found = reference(data), colours(images)
+    found, real = colours(images), reference(data, colours)
     verdict = {
-        "frechet": gaussian(images).frechet(real.pixels),
+        "frechet": gaussian(images).frechet(reference(data, gaussian)),
         "mean": found.mean(0).tolist(),
         "std": found.std(0).tolist(),
-        "w1": [*map(wasserstein_distance, found.T, real.colours.T)],
+        "w1": [*map(wasserstein_distance, found.T, real.T)],
     }
-    if features:
-        verdict["lite0"] = seen(images).frechet(real.lite0)
+    if features and data in EXPLAINED:
+        verdict["lite0"] = seen(images).frechet(reference(data, seen))
     return verdict
 
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """What of the training images is compared."""
-
-    pixels: distances.Gaussian
-    lite0: distances.Gaussian
-    colours: Float64[np.ndarray, "N C"]
-
-
 @functools.cache
-def reference(data: str) -> Reference:
-    """Of the training images."""
-    images = DATA[data].load().source.image
-    return Reference(gaussian(images), seen(images), colours(images))
+def reference(data: str, of: Callable[..., Any]) -> Any:
+    """What `of` says of the training images."""
+    return of(DATA[data].load().source.image)
 
 
 def gaussian(images: UInt8[np.ndarray, "N H W C"]) -> distances.Gaussian:
-    """Of averages over 8x8 parts, in [-1, 1]."""
-    points = averaged(images.astype(np.float64), 8) / 127.5 - 1
-    return distances.Gaussian.of(points.reshape(len(points), -1))
+    """Of pixels in [-1, 1]."""
+    return distances.Gaussian.of(images.reshape(len(images), -1) / 127.5 - 1)
 
 
 def seen(images: UInt8[np.ndarray, "N H W C"]) -> distances.Gaussian:
@@ -394,7 +375,7 @@ def colours(images: UInt8[np.ndarray, "N H W C"]) -> Float64[np.ndarray, "N C"]:
 
 
 def errors(run: restoring.Restored) -> dict[str, Any]:
-    """Error of x0-hat of the averages over 8x8 parts, over levels, on held-out images.
+    """Error of x0-hat over levels, on held-out images.
 
     Squared, the mean over elements, images and draws of the noise; x0-hat as the network
     says it and held to [-1, 1].
@@ -423,7 +404,7 @@ def error_of(network: ResidualMLP) -> Callable[..., Any]:
             key, at = level
             x = at.alpha * x0 + at.sigma * jax.random.normal(key, x0.shape)
             said = denoise(x, at, jd.Condition(label=label)).x0
-            gap = lambda one: jnp.mean(averaged(one - x0, 8) ** 2)
+            gap = lambda one: jnp.mean((one - x0) ** 2)
             return gap(said), gap(jnp.clip(said, -1, 1))
 
         keys = jax.random.split(jax.random.key(0), LEVELS)
@@ -445,7 +426,7 @@ def weigh(book: study.Book, data: str) -> None:
         levels = {"noisy": noisy, "clear": clear}
         book.write({"what": "data", "data": data}, {**sizes, **moments, **levels})
     row = book.find(what="data", data=data)
-    for arm in arms(data, LIKES, FOUR):
+    for arm in arms(data, LIKES if data in EXPLAINED else (), FOUR):
         key = {
             "what": "share",
             **{n: getattr(arm, n) for n in ("data", "like", "weighting")},
@@ -455,7 +436,7 @@ def weigh(book: study.Book, data: str) -> None:
 
 
 def band(images: UInt8[np.ndarray, "N H W C"]) -> tuple[float, float]:
-    """The log SNR between which the averages over 8x8 parts are decided.
+    """The log SNR between which the images are decided.
 
     Were they Gaussian, s the eigenvalues of their covariance, the best denoiser's error
     would be the mean of s / (1 + SNR s): there, 90 % and 10 % of the mean of s.
@@ -482,7 +463,7 @@ def values(
     book: study.Book, arm: Arm, field: str = "frechet", channel: Any = ..., **setting: Any
 ) -> Float64[np.ndarray, " seeds"]:
     """A field of the verdicts, a number a seed; of channels one, or their mean."""
-    of = {**dataclasses.asdict(arm), "step": arm.steps, **MAIN, **setting}
+    of = {**dataclasses.asdict(arm), "step": STEPS, **MAIN, **setting}
     of["images"] = IMAGES
     rows = (book.find(what="quality", **of, seed=seed) for seed in SEEDS)
     return np.array([np.mean(np.atleast_1d(row[field])[channel]) for row in rows if row])
@@ -519,7 +500,7 @@ def twins(data: str, like: int) -> tuple[Arm, Arm]:
 def pairs(book: study.Book) -> list[tuple[str, int]]:
     """Data and sizes at which constant and Debias are compared and all runs are there."""
     found = []
-    for data in TITLES:
+    for data in EXPLAINED[::-1]:
         for like in LIKES:
             both = (values(book, arm) for arm in twins(data, like))
             found += [(data, like)] if all(len(one) == len(SEEDS) for one in both) else []
@@ -560,14 +541,19 @@ def by_weighting(book: study.Book) -> str:
     rows = []
     for data, like in itertools.product(JUDGED, (8, PAPER)):
         best = [book.find(**ideal(data, like), **one) for one in OVER]
-        head, lite0 = [TITLES[data], str(like)], best[OVER.index(MAIN)]["lite0"]
+        head, lite0 = [TITLES[data], str(like)], best[OVER.index(MAIN)].get("lite0")
         cells = [f"{row['frechet']:.2f}" for row in best]
-        rows.append([*head, "a perfect network", *cells, "", f"{lite0:.0f}"])
+        rows.append(
+            [*head, "a perfect network", *cells, "", f"{lite0:.0f}" if lite0 else ""]
+        )
         for arm in arms(data, (like,), FOUR):
             over = [values(book, arm, **one) for one in OVER]
-            cells = map(spread, [*over, values(book, arm, step=arm.steps // 2)])
-            lite0 = spread(values(book, arm, "lite0"), "{:.0f} ± {:.0f}")
-            rows.append([*head, NAMES[arm.weighting], *cells, lite0])
+            cells = map(spread, [*over, values(book, arm, step=STEPS // 2)])
+            if data in EXPLAINED:
+                cells = [*cells, spread(values(book, arm, "lite0"), "{:.0f} ± {:.0f}")]
+            rows.append(
+                [*head, NAMES[arm.weighting], *cells, *[""] * (data not in EXPLAINED)]
+            )
     over = [f"{count} steps" for count in COUNTS]
     head = ["images", "as at", "weighting", *over, EARLY, "features"]
     return study.table(head, rows)
@@ -613,7 +599,7 @@ def by_mean(book: study.Book, data: str) -> str:
         cells = [f"{number:.3f}" for number in cells]
         rows.append(["a perfect network", str(like), *cells, ""])
         for arm in arms(data, (like,), FOUR):
-            half = {"step": arm.steps // 2}
+            half = {"step": STEPS // 2}
             w1 = [values(book, arm, "w1", **one) for one in (*OVER, half)]
             mean = [values(book, arm, "mean", channel=n) for n in range(len(real))]
             cells = (spread(one, fine) for one in (*mean, *w1))

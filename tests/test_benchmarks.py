@@ -13,7 +13,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 import jaxdiff as jd
-from jaxdiff.data import Digits
+from jaxdiff.data import Dataset, Digits, Memory
 from jaxdiff.runs import ema_lengths, snapshots
 from tests.extending import forgetting
 from tests.test_snapshots import average, tracked, weight
@@ -26,11 +26,12 @@ import gradient_noise
 import study
 import zero_terminal_snr
 
-with forgetting():  # its network is registered
+with forgetting():  # their networks and data are registered
+    import debias_order
     import small_network
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-EXAMPLES = [ema_made, gradient_noise, zero_terminal_snr]
+EXAMPLES = [debias_order, ema_made, gradient_noise, zero_terminal_snr]
 
 
 @pytest.mark.parametrize("module", EXAMPLES)
@@ -263,3 +264,24 @@ def test_the_small_network_says_a_variance_of_its_own() -> None:
     alone = jax.jit(net.apply)(plain, x, *at)
     assert alone.variance is None
     np.testing.assert_array_equal(alone.raw, out.raw)
+
+
+class Three:
+    """Three images of 2x2 pixels, two of them of class 0."""
+
+    label = np.array([0, 1, 0], np.int32)
+    image = np.array([[0, 255, 30, 9], [120, 7, 200, 90], [255, 1, 0, 60]], np.uint8)
+
+    def load(self) -> Dataset:
+        return Dataset(Memory(self.image.reshape(3, 2, 2, 1), self.label), ("a", "b"))
+
+
+def test_a_perfect_network_is_the_posterior_mean_of_the_images_of_a_class() -> None:
+    at, label = jd.NoiseLevel(0.6, 0.9), np.array([0, 1, 0, 1], np.int32)
+    x = np.random.default_rng(0).normal(size=(4, 2, 2, 1)).astype(np.float32)
+    said = debias_order.perfect(Three())(x, at, jd.Condition(label=label)).x0
+    for state, own, x0 in zip(x, label, np.asarray(said), strict=True):
+        points = Three.image[Three.label == own] / 127.5 - 1
+        gap = ((state.ravel() - 0.6 * points) ** 2).sum(1) / (2 * 0.9**2)
+        share = np.exp(-gap) / np.exp(-gap).sum()
+        assert x0.ravel() == pytest.approx(share @ points, rel=1e-5, abs=1e-6)
