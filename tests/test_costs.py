@@ -151,6 +151,17 @@ def test_time_is_split_by_kind_and_by_layer(tpu: hlo.Program) -> None:
     assert measured.layers["enc/16x16_block0"].fill == pytest.approx(0.5 * 0.75)
 
 
+def test_time_for_gradients_is_told_apart() -> None:
+    text = (GOLDEN / "tpu.txt").read_text()
+    forward, backward = "jvp(UNet)/while/body/dec", "transpose(jvp(UNet))/while/body/dec"
+    assert forward in text
+    assert backward not in text
+    measured = costs.measure(hlo.read(text.replace(forward, backward)), CHIPS["v5e"], 4)
+    decoder = measured.layers["dec/16x16_block1"]
+    assert decoder.backward == decoder.seconds > 0
+    assert measured.total.backward == pytest.approx(decoder.backward)
+
+
 def test_without_estimates_time_is_a_roofline(gpu: hlo.Program) -> None:
     chip = CHIPS["h100"]
     measured = costs.measure(gpu, chip, 4)

@@ -152,6 +152,33 @@ def test_a_state_that_is_too_large_is_not_compiled() -> None:
         forecasting.compile_for(TINY, small, MESH)
 
 
+class Here(Topology):
+    """This machine's devices, for which programs are compiled as for any."""
+
+    def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        return lowered.compile()
+
+
+def test_a_forecast_counts_the_state_once_and_the_images_of_a_call() -> None:
+    where = Here(HERE.name, HERE.chip, HERE.devices)
+    plan = {name: size for name, size, _ in forecasting.memory.footprint(TINY, MESH)}
+    step = forecasting.compile_for(TINY, where, MESH)
+    parts = step.memory
+    given = parts["parameters"] + parts["averages"] + parts["moments"] + parts["batch"]
+    assert (
+        given == plan["parameters"] + plan["averages"] + plan["optimizer"] + plan["batch"]
+    )
+    assert given + parts["padding"] == plan["arguments"]
+    assert 0 <= parts["temporary"] - plan["temporary"] < 10_000  # metrics
+    assert step.images == TINY.batch_size
+    short = dataclasses.replace(TINY.sampling, steps=2, images=6)
+    draw = forecasting.compile_for(
+        dataclasses.replace(TINY, sampling=short), where, MESH, sample=True
+    )
+    assert draw.images == 8  # of 6, on 4 devices
+    assert draw.bytes < step.bytes
+
+
 def test_the_report_has_its_numbers() -> None:
     text = str(result(3 * 2**30))
     assert "total                          3.00 GiB   of 15.75 GiB: fits" in text

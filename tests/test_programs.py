@@ -148,9 +148,9 @@ def test_weights_alone_are_gathered(name: str) -> None:
 def test_devices_send_little_more_than_they_must(name: str) -> None:
     step = compiled(name)
     ratio = step.costs.wire / step.minimum
-    assert 0.5 < ratio <= BUDGETS["sent"][name].most, list(
-        costs.by_kind(step.costs.collectives)
-    )
+    by_kind = list(costs.by_kind(step.costs.collectives))
+    assert ratio <= BUDGETS["sent"][name].most, by_kind
+    assert ratio >= 0.95, by_kind  # else weights stay whole for the backward pass
 
 
 @both
