@@ -175,7 +175,9 @@ def test_a_book_finds_what_it_wrote(tmp_path: Path) -> None:
     assert len(book.path.read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("name", ["improved_ddpm", "table_or_prediction"])
+@pytest.mark.parametrize(
+    "name", ["flow_against_score", "improved_ddpm", "table_or_prediction"]
+)
 def test_a_study_that_lacks_nothing_trains_nothing_and_prints_its_page(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

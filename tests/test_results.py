@@ -91,7 +91,7 @@ def verdicts(recipe: str, field: str = "frechet", **setting: object) -> np.ndarr
     """A field of what was said of a recipe, a number a seed."""
     usual = {"grid": "own", "clip": True, "step": STEPS, "images": 1000}
     key = {"what": "quality", "recipe": recipe, **usual, **setting}
-    if recipe == "edm":
+    if recipe == "edm" and key["grid"] == "common":
         key["grid"] = "own"  # which is the common one
     return np.array([row("flow_against_score", seed=s, **key)[field] for s in SEEDS])
 
@@ -123,11 +123,14 @@ def test_flow_against_score_controls() -> None:
     common = {"grid": "common"}
     controls = [at(10), at(10, **common), at(20), at(20, **common), at(20, clip=False)]
     over = [at(20, step=step) for step in (1500, 2250, STEPS)]
-    found = tables("flow_against_score")[3:5]
+    *found, grids = tables("flow_against_score")[3:6]
     for table, settings in zip(found, (controls, over), strict=True):
         assert [name for name, *_ in table] == [*RECIPES]
         for name, *cells in table:
             assert cells == [quality(RECIPES[name], "frechet", **s) for s in settings]
+    for grid, (name, *cells) in zip(("own", "flow"), grids, strict=True):
+        assert name == {"own": "EDM, own grid", "flow": "EDM, flow's grid"}[grid]
+        assert cells == [quality("edm", "frechet", **at(n, grid=grid)) for n in (10, 20)]
 
 
 def test_the_answer_of_flow_against_score() -> None:
@@ -156,9 +159,14 @@ def test_the_answer_of_flow_against_score() -> None:
         lead[*setting.values()] = verdicts("edm", **setting) - verdicts("flow", **setting)
     assert all(abs(lead["Heun", count, "own"].mean()) < 0.04 for count in (50, 100))
     assert all((lead["Heun", count, "own"] < 0).all() for count in (20, 100))
-    for count in (10, 20):  # gone on EDM's grid
-        assert (lead["Euler", count, "own"] > 0.07).all()
+    assert "Most of flow's lead over EDM is its grid" in answer
+    for count in (10, 20):  # gone on EDM's grid, and less than half of it on flow's
+        own = lead["Euler", count, "own"]
+        assert (own > 0.07).all()
         assert abs(lead["Euler", count, "common"].mean()) < 0.03
+        setting = {"solver": "Euler", "count": count}
+        on_flows = verdicts("edm", grid="flow", **setting) - verdicts("flow", **setting)
+        assert ((on_flows > 0) & (on_flows < own / 2)).all()
     table = best(["eps", "v", "x0"], [20, 50, 100])
     assert f"on DDPM's table stay at {table} or more." in answer
     for recipe in RECIPES.values():  # the SDE is behind Euler's rule
