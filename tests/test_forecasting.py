@@ -152,6 +152,21 @@ def test_a_state_that_is_too_large_is_not_compiled() -> None:
         forecasting.compile_for(TINY, small, MESH)
 
 
+def test_what_cannot_help_is_neither_tried_nor_advised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here(monkeypatch)
+    small = dataclasses.replace(HERE, chip=dataclasses.replace(HERE.chip, memory=1000))
+    monkeypatch.setattr(forecasting, "topology", lambda name: small)
+    lines = []
+    with pytest.raises(TooLarge, match="too large for v5e:2x2"):
+        lines.extend(forecasting.table(TINY, "v5e:2x2"))
+    with pytest.raises(TooLarge, match="of parameters alone: use chips with more memory"):
+        lines.extend(forecasting.table(TINY, "v5e:2x2", sample=True))
+    assert any("too much" in line for line in lines)
+    assert not any("trying" in line for line in lines)
+
+
 class Here(Topology):
     """This machine's devices, for which programs are compiled as for any."""
 

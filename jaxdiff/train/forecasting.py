@@ -159,10 +159,9 @@ def compile_for(
     Raises:
         TooLarge: the compiler has no plan that fits into the devices' memory.
     """
+    require_room(experiment, where, mesh, sample)
     parts = state_parts(experiment, mesh, sample)
     state = sum(parts.values())
-    if state > where.chip.memory:
-        raise TooLarge(f"{gib(state)} of parameters, averages and moments alone")
     lowered = sampling(experiment, mesh) if sample else training(experiment, mesh)
     try:
         compiled = where.compile(lowered)
@@ -179,6 +178,21 @@ def compile_for(
     images = padded(experiment, mesh) if sample else experiment.batch_size
     least = 0.0 if sample else minimum(experiment, mesh)
     return Forecast(where, mesh, images, parts, measured, least)
+
+
+def require_room(
+    experiment: Experiment, where: Topology, mesh: Mesh, sample: bool = False
+) -> None:
+    """Checks that the devices hold what a program is given, before it is compiled.
+
+    Raises:
+        TooLarge: they do not.
+    """
+    given = sum(state_parts(experiment, mesh, sample).values())
+    if given > where.chip.memory:
+        training = "parameters, averages and moments alone"
+        drawing = "parameters alone: use chips with more memory"
+        raise TooLarge(f"{gib(given)} of {drawing if sample else training}")
 
 
 def _needed(error: str) -> str:
@@ -283,6 +297,7 @@ def table(experiment: Experiment, name: str, sample: bool = False) -> Iterator[s
         yield _line("total", "too much", f"of {have}: does not fit ({error})")
     if not fits:
         if sample:
+            require_room(experiment, where, mesh, sample)  # else fewer images may fit
             raise TooLarge(
                 f"{padded(experiment, mesh)} images at a time do not fit on {name}: set "
                 "--config.sampling.images lower"
@@ -312,9 +327,11 @@ def _fitting(experiment: Experiment, where: Topology) -> Iterator[str]:
     needed = ""
     for changes in alternatives(experiment, mesh_of(experiment, where)):
         other = dataclasses.replace(experiment, **changes)
-        yield f"trying {flags_of(changes)}"
+        mesh = mesh_of(other, where)
         try:
-            result = compile_for(other, where, mesh_of(other, where))
+            require_room(other, where, mesh)
+            yield f"trying {flags_of(changes)}"
+            result = compile_for(other, where, mesh)
         except TooLarge as error:
             needed = str(error)
             continue
