@@ -73,6 +73,8 @@ def main() -> None:
     if CHILD.value:
         return compile_case(CHILD.value)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so its child, too
+    if unknown := {*CASE.value} - {*CASES}:
+        raise ValueError(f"--case={','.join(unknown)}: there are {', '.join(CASES)}")
     out = Path(OUT.value)
     results = json.loads(out.read_text()) if out.exists() else {}
     for name in CASE.value or CASES:
@@ -107,12 +109,15 @@ def run(name: str) -> dict[str, Any]:
         child = subprocess.Popen(line, stdout=subprocess.PIPE, env=environ, text=True)
         try:
             text = planned(child, Path(folder), name) if plan else waited(child)
+            status = child.poll()
         finally:  # also where this program is stopped
             child.kill()
             child.wait()
         seconds = round(time.monotonic() - start)
     common = {"commit": commit_of(__file__), "compile_seconds": seconds}
-    return common | (json.loads(text) if text else {"error": "not within the limit"})
+    late = "not within the limit"
+    error = late if status is None else f"its process ended with status {status}"
+    return common | (json.loads(text) if text else {"error": error})
 
 
 def waited(child: subprocess.Popen) -> str:
