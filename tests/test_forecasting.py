@@ -200,7 +200,7 @@ def test_the_report_has_its_numbers() -> None:
     assert "time                          500.00 ms" in text
     assert "images                      32 a second" in text
     assert "share of bf16 peak                20.0%" in text  # 197e11 in 0.5 s of 197e12
-    assert "no less than                  100.00 ms" in text
+    assert "roofline of the whole         100.00 ms" in text
     assert "50%, 40% of it backward, fills 50% of its tiles" in text
     assert "nothing was run" in text
     assert "does not fit" in str(result(16 * 2**30))

@@ -73,7 +73,7 @@ class Forecast:
 
     @property
     def least(self) -> float:
-        """Seconds of a roofline of the whole call: no chip of this kind takes less."""
+        """Seconds of a roofline of the whole call, as if caches served no traffic."""
         total = self.costs.total
         return roofline(self.topology.chip, total.flops, total.bytes)
 
@@ -392,17 +392,17 @@ def _report(result: Forecast) -> Iterator[str]:
 
 def _time(result: Forecast) -> Iterator[str]:
     rows, whole = result.costs.kinds, result.seconds
-    how = "by the compiler's cycles" if result.topology.chip.estimated else "by a roofline"
-    yield _line("time", span(whole), f"{how}; see below")
+    by = "the compiler's cycles" if result.topology.chip.estimated else "kernels' rooflines"
+    yield _line("time", span(whole), f"by {by}; see below")
     for name, row in sorted(rows.items(), key=lambda item: -item[1].seconds):
         note = f"{row.seconds / (whole or 1):.0%}"
         yield _line(f"  {name}", span(row.seconds), note)
-    yield _line(
-        "no less than", span(result.least), "all its products and traffic at the peak"
-    )
+    note = "all products, or all traffic, at the peak"
+    yield _line("roofline of the whole", span(result.least), note)
     yield _line("images", f"{result.images / (whole or math.inf):,.0f} a second")
     yield _line("share of bf16 peak", f"{result.share:.1%}")
     tiles = result.topology.chip.lanes
+    yield _line("time by layer", "", "collectives belong to none")
     layers = sorted(result.costs.layers.items(), key=lambda item: -item[1].seconds)
     for name, row in layers[:LAYERS]:
         note = f"{row.seconds / (whole or 1):.0%}"
