@@ -339,7 +339,7 @@ def draw(book: study.Book) -> "Figure":
     activations.set(title="Activations: mean of layers", ylabel="rms   [1]", yscale="log")
     activations.set_yticks((1, 2, 5, 10), ("1", "2", "5", "10"))
     activations.set_yticks([], minor=True)
-    plots.legend(activations)
+    plots.legend(weights, loc="upper left", ncols=2)
     return figure
 
 
@@ -352,8 +352,8 @@ def ladder(panel: "Axes", book: study.Book) -> None:
         seeds /= seeds[-1].mean()
         look |= {"marker": "o", "ms": 4, "label": label}
         panel.errorbar(at, seeds.mean(1), seeds.std(1, ddof=1), capsize=3, **look)
-    panel.set_xticks(at, [f"{arm.rung.upper()}\n{rate(arm)}" for arm in arms])
-    panel.set(title="Quality over the ladder", xlabel="config, learning rate")
+    panel.set_xticks(at, [arm.rung.upper() for arm in arms])
+    panel.set(title="Quality over the ladder", xlabel="config, at its better learning rate")
     panel.set(ylabel="Fréchet distance over config G's   [1]", ylim=(0, None))
     plots.legend(panel)
 
@@ -382,7 +382,7 @@ def growth(panel: "Axes", book: study.Book, kind: str, field: str) -> None:
     for arm, look in zip(best(book), plots.looks(FACTORS), strict=True):
         seeds = moved(book, arm, kind, field)
         seen = np.array(book.find(what="magnitudes", arm=arm.name)["seen"]) / 1000
-        panel.plot(seen, seeds.mean(0), label=f"{name(arm)}, {rate(arm)}", **look)
+        panel.plot(seen, seeds.mean(0), label=arm.rung.upper(), **look)
         panel.plot(seen, seeds.T, color=look["color"], ls=look["ls"], lw=0.5)
     panel.set(xlabel="thousands of images seen")
 

@@ -989,7 +989,8 @@ SETTINGS = {
     "nag": {"0.2", "0.13", "0.34", "0.11", "0.86", "0.04", "4.0"},
     "nag_unet": {"0.2", "0.47", "0.1", "0.01", "0.0005", "0.02", "0.11", "0.09"},
     "edm2_ladder": {
-        *("0.05", "0.10", "0.25", "2.56", "3.75", "7.24"),
+        *("0.05", "0.10", "0.25"),
+        *("8.00", "7.24", "6.96", "3.75", "3.02", "2.71", "2.56"),  # the paper's FIDs
         *("0.0", "1.2", "1.9", "2.15", "2.7", "8.3", "9.4", "14.7"),  # earlier trainings
     },
     "debias_order": {"6.9", "0.01", "0.001", "0.1", "4.0"},
@@ -1129,6 +1130,13 @@ def of_ema_lengths() -> set[str]:
     }
 
 
+def of_edm2_ladder() -> set[str]:
+    """The least and most that a rate gains, and config C's ends."""
+    gains = [(ladder(low) - ladder(high)).mean() for low, high in rates()]
+    shown = min(gains), max(gains), ladder("c-x16").min(), ladder("c-x16").max()
+    return {f"{value:.2f}" for value in shown}
+
+
 COMPUTED = {
     "classifier_guidance": set,
     "nag_toys": set,
@@ -1139,7 +1147,7 @@ COMPUTED = {
     "nag_unet": of_nag_unet,
     "nag": of_nag,
     "debias_order": of_debias,
-    "edm2_ladder": set,
+    "edm2_ladder": of_edm2_ladder,
     "improved_ddpm": of_improved_ddpm,
 }
 
@@ -1233,7 +1241,12 @@ def test_metrics() -> None:
         assert cells == [f"{np.mean(scores[metric]):.3g}" for scores in of]
 
 
-LADDER = ("b-x16", "d-x1", "d-x4", "g-x1", "g-x4")
+LADDER = tuple(
+    f"{rung}-x{factor}"
+    for rungs, factors in (("a", (16, 64)), ("bc", (4, 16)), ("defg", (1, 4)))
+    for rung in rungs
+    for factor in factors
+)
 """Rungs and learning rates, times the config's."""
 DISTANCES = ("frechet", "fd_lite0")
 
@@ -1246,6 +1259,26 @@ def ladder(name: str, field: str = "frechet", std: float = 0.1) -> np.ndarray:
 def magnitude(name: str, kind: str, field: str) -> np.ndarray:
     key = {"what": "magnitudes", "arm": name}
     return np.array([row("edm2_ladder", seed=s, **key)[kind][field] for s in SEEDS])
+
+
+def rates() -> list[tuple[str, str]]:
+    """The lower and the higher arm of each rung."""
+    return list(zip(LADDER[::2], LADDER[1::2], strict=True))
+
+
+def test_the_answer_of_edm2_ladder() -> None:
+    """The higher rate is the better one; which steps have one sign in all trainings."""
+    for field in DISTANCES:
+        for low, high in rates():
+            assert ladder(high, field).mean() < ladder(low, field).mean()
+    signs = {}
+    for field in DISTANCES:
+        of = [ladder(high, field) for _, high in rates()]
+        signs[field] = [set(np.sign(b - a)) for a, b in itertools.pairwise(of)]
+    assert signs["frechet"] == [{-1}, {-1, 1}, {-1, 1}, {-1, 1}, {1}, {-1}]
+    assert signs["fd_lite0"] == [{1}, {1}, {-1}, {1}, {1}, {-1}]
+    ahead = [(ladder("g-x4") < ladder(high)).sum() for _, high in rates()]
+    assert ahead == [3, 3, 3, 3, 2, 3, 0]
 
 
 def test_edm2_ladder() -> None:
@@ -1265,7 +1298,7 @@ def test_edm2_ladder() -> None:
         assert moved == [*head, *cells, *(over_seeds(v, usual) for v in of)]
     best = {name[0]: name for name in sorted(LADDER, key=lambda n: -ladder(n).mean())}
     for (_, *cells), field in zip(steps, DISTANCES, strict=True):
-        of = (ladder(best[rung], field) for rung in "bdg")
+        of = (ladder(best[rung], field) for rung in "abcdefg")
         less = (over_seeds(b - a, "{:+.2f} ± {:.2f}") for a, b in itertools.pairwise(of))
         assert cells == [cell.replace("-", "−") for cell in less]
     for (_, *cells), field in zip(widths, DISTANCES, strict=True):
