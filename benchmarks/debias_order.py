@@ -13,8 +13,8 @@ numbers; a residual MLP, eps, as many steps of as many images for each, three se
 folders ARM-SEED:
 
     weightings  four, on the table as it is and as at 256, grey and in colour
-    rates       those in grey, at a third and three times the learning rate
-    sizes       constant and Debias in grey as at 16, 64 and 128 too; digits as at 8 and 256
+    rates       those in grey, at three times the learning rate, and at a third on the table
+                as it is
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
@@ -178,11 +178,10 @@ JUDGED = "emoji8", "colour4"
 BASE = [arm for data in JUDGED for arm in arms(data, (8, PAPER), FOUR)]
 RATED = [
     dataclasses.replace(arm, rate=rate)
-    for rate in (RATES[2], RATES[0])
-    for arm in arms("emoji8", (8, PAPER), FOUR)
+    for rate, likes in ((RATES[2], (8, PAPER)), (RATES[0], (8,)))
+    for arm in arms("emoji8", likes, FOUR)
 ]
-"""All four at the other rates."""
-SIZED = arms("digits", (8, PAPER), TWO) + arms("emoji8", (16, 64, 128), TWO)
+"""All four at other rates."""
 EXPLAINED = ("digits", "emoji8")
 """Data of 8x8, whose shares and features are shown."""
 CHANNELS = ("red", "green", "blue")
@@ -197,9 +196,9 @@ def main() -> None:
     book = study.book("debias_order")
     for data in DATA:
         weigh(book, data)
-        for like in (8, PAPER):
-            imagine(book, data, like)
-    every = [(arm, seed) for arm in (*BASE, *RATED, *SIZED) for seed in SEEDS]
+    for data, like in itertools.product(JUDGED, (8, PAPER)):
+        imagine(book, data, like)
+    every = [(arm, seed) for arm in (*BASE, *RATED) for seed in SEEDS]
     for arm, seed in tqdm(every, desc="runs", disable=None):
         folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
         measure(book, arm, seed, folder)
@@ -497,23 +496,13 @@ def twins(data: str, like: int) -> tuple[Arm, Arm]:
     return constant, debias
 
 
-def pairs(book: study.Book) -> list[tuple[str, int]]:
-    """Data and sizes at which constant and Debias are compared and all runs are there."""
-    found = []
-    for data in EXPLAINED[::-1]:
-        for like in LIKES:
-            both = (values(book, arm) for arm in twins(data, like))
-            found += [(data, like)] if all(len(one) == len(SEEDS) for one in both) else []
-    return found
-
-
 def by_size(book: study.Book) -> str:
     """Constant, Debias, and the one less the other, by pixels and by features."""
     rows = []
-    for data, like in pairs(book):
-        line = [TITLES[data], str(like)]
+    for like in (8, PAPER):
+        line = [TITLES["emoji8"], str(like)]
         for field, style in (("frechet", "{:.2f}"), ("lite0", "{:.0f}")):
-            constant, debias = (values(book, arm, field) for arm in twins(data, like))
+            constant, debias = (values(book, arm, field) for arm in twins("emoji8", like))
             both = f"{style} ± {style}"
             less = f"{style.replace(':', ':+')} ± {style}"
             line += [spread(constant, both), spread(debias, both)]
@@ -527,33 +516,31 @@ def by_size(book: study.Book) -> str:
 def by_start(book: study.Book) -> str:
     """The distances where sampling starts from training images in noise."""
     rows = []
-    for data in (data for data, like in pairs(book) if like == PAPER):
-        constant, debias = (values(book, arm, start="data") for arm in twins(data, PAPER))
-        cells = constant, debias, debias - constant
-        signed = "{:+.2f} ± {:.2f}"
-        styles = "{:.2f} ± {:.2f}", "{:.2f} ± {:.2f}", signed
-        rows.append([TITLES[data], *map(spread, cells, styles)])
-    return study.table(["images", "constant", "Debias", "Debias less constant"], rows)
+    for data in JUDGED:
+        constant, debias = (values(book, arm, **NOISED) for arm in twins(data, PAPER))
+        cells = [spread(constant), spread(debias)]
+        cells.append(spread(debias - constant, "{:+.2f} ± {:.2f}"))
+        best = book.find(**ideal(data, PAPER), **NOISED)["frechet"]
+        rows.append([TITLES[data], *cells, f"{best:.2f}"])
+    names = "constant", "Debias", "Debias less constant", "a perfect network"
+    return study.table(["images", *names], rows)
 
 
 def by_weighting(book: study.Book) -> str:
     """A perfect network and four weightings, over sampling steps and over training."""
     rows = []
     for data, like in itertools.product(JUDGED, (8, PAPER)):
+        looked = data in EXPLAINED
         best = [book.find(**ideal(data, like), **one) for one in OVER]
-        head, lite0 = [TITLES[data], str(like)], best[OVER.index(MAIN)].get("lite0")
-        cells = [f"{row['frechet']:.2f}" for row in best]
-        rows.append(
-            [*head, "a perfect network", *cells, "", f"{lite0:.0f}" if lite0 else ""]
-        )
+        cells = [*(f"{row['frechet']:.2f}" for row in best), ""]
+        cells.append(f"{best[OVER.index(MAIN)]['lite0']:.0f}" if looked else "")
+        rows.append([TITLES[data], str(like), "a perfect network", *cells])
         for arm in arms(data, (like,), FOUR):
-            over = [values(book, arm, **one) for one in OVER]
-            cells = map(spread, [*over, values(book, arm, step=STEPS // 2)])
-            if data in EXPLAINED:
-                cells = [*cells, spread(values(book, arm, "lite0"), "{:.0f} ± {:.0f}")]
-            rows.append(
-                [*head, NAMES[arm.weighting], *cells, *[""] * (data not in EXPLAINED)]
-            )
+            over = [*OVER, {"step": STEPS // 2}]
+            cells = [spread(values(book, arm, **one)) for one in over]
+            lite0 = values(book, arm, "lite0") if looked else ()
+            cells.append(spread(lite0, "{:.0f} ± {:.0f}") if looked else "")
+            rows.append([TITLES[data], str(like), NAMES[arm.weighting], *cells])
     over = [f"{count} steps" for count in COUNTS]
     head = ["images", "as at", "weighting", *over, EARLY, "features"]
     return study.table(head, rows)
@@ -564,8 +551,8 @@ def by_rate(book: study.Book) -> str:
     rows = []
     for arm in arms("emoji8", (8, PAPER), FOUR):
         over = [values(book, dataclasses.replace(arm, rate=rate)) for rate in RATES]
-        cells = [*map(spread, over)]
-        best = np.argmin([one.mean() for one in over])
+        cells = [spread(one) if len(one) else "" for one in over]
+        best = np.argmin([one.mean() if len(one) else np.inf for one in over])
         cells[best] = f"**{cells[best]}**"
         rows.append([str(arm.like), NAMES[arm.weighting], *cells])
     return study.table(["as at", "learning rate", *(f"{r:.2g}" for r in RATES)], rows)
@@ -626,27 +613,36 @@ def share(book: study.Book, data: str, like: int, weighting: str) -> dict[str, A
 
 
 def draw(book: study.Book) -> "Figure":
-    """The distances on both tables, and the shares that foretell their order."""
+    """Distances and the shift of colour over tables, and the shares that foretell them."""
     title = "Which weighting is first depends on the size for which the table is"
-    figure, (result, cause) = plots.panels(title, 4.1, 1, 2)
+    figure, (result, colour, cause) = plots.panels(title, 4.1, 1, 3)
     for weighting, look in zip(FOUR, plots.looks(NAMES.values()), strict=True):
-        over = [(like, values(book, Arm("emoji8", like, weighting))) for like in LIKES]
-        over = [(like, seeds) for like, seeds in over if len(seeds) == len(SEEDS)]
-        likes, seeds = map(list, zip(*over, strict=True))
-        mean, std = np.mean(seeds, 1), np.std(seeds, 1, ddof=1)
         look = {**look, "ls": "-", "marker": "o", "ms": 4}
-        result.errorbar(likes, mean, std, capsize=3, label=NAMES[weighting], **look)
+        for panel, data, field in (
+            (result, "emoji8", "frechet"),
+            (colour, "colour4", "w1"),
+        ):
+            over = [(n, values(book, Arm(data, n, weighting), field)) for n in LIKES]
+            over = [(like, seeds) for like, seeds in over if len(seeds) == len(SEEDS)]
+            likes, seeds = map(list, zip(*over, strict=True))
+            mean, std = np.mean(seeds, 1), np.std(seeds, 1, ddof=1)
+            panel.errorbar(likes, mean, std, capsize=3, label=NAMES[weighting], **look)
         part = [100 * share(book, "emoji8", like, weighting)["decided"] for like in LIKES]
-        cause.plot(LIKES, part, **{**look, "ls": "-"})
-    result.set(title="Fréchet distance in pixels", ylabel="distance   [1]", yscale="log")
+        cause.plot(LIKES, part, **look)
+    best = [np.mean(book.find(**ideal("colour4", n), **MAIN)["w1"]) for n in (8, PAPER)]
+    look = {"color": plots.GREY, "ls": (0, (4, 2)), "label": "a perfect network"}
+    colour.plot((8, PAPER), best, **look)
+    result.set(title="Fréchet distance, 8×8", ylabel="distance   [1]", yscale="log")
     result.set_yticks(FRECHET, map(str, FRECHET))
     result.set_yticks([], minor=True)
-    cause.set(title="Weight on levels that decide 8×8 pixels", ylabel="share   [%]")
-    for panel in (result, cause):
-        panel.set(xlabel="size for which the table is   [pixels]", xscale="log")
+    colour.set(title="Shift of colour, 4×4", ylabel="W₁ of a channel's mean   [1]")
+    colour.set_ylim(bottom=0)
+    cause.set(title="Weight that decides 8×8", ylabel="share   [%]")
+    for panel in (result, colour, cause):
+        panel.set(xlabel="size the table is for   [pixels]", xscale="log")
         panel.set_xticks(LIKES, map(str, LIKES))
         panel.set_xticks([], minor=True)
-    plots.legend(result)
+    plots.legend(colour)
     return figure
 
 

@@ -233,7 +233,13 @@ def test_the_answer_of_table_or_prediction() -> None:
 
 
 WEIGHTINGS = {"constant": "constant", "P2": "p2", "min-SNR": "min_snr", "Debias": "debias"}
-EMOJI = {"emoji, 8×8": "emoji8"}
+IMAGES = {
+    "emoji, 8×8": "emoji8",
+    "emoji in colour, 4×4": "colour4",
+    "digits, 8×8": "digits",
+}
+EACH = [(name, like) for name in list(IMAGES)[:2] for like in ("8", "256")]
+"""On which all four weightings are compared."""
 
 
 def arm(
@@ -250,6 +256,15 @@ def arm(
     return np.array([row("debias_order", seed=seed, **key)[field] for seed in SEEDS])
 
 
+def perfect_network(data: str, like: str | int, field: str, **setting: object) -> Any:
+    key = {"data": data, "like": int(like), "count": 50, "start": "noise", **setting}
+    return row("debias_order", what="perfect network", **key)[field]
+
+
+OVER = (5, 20, 50, 100)
+"""Sampling steps."""
+
+
 def cell(values: np.ndarray, style: str = "{:.2f} ± {:.2f}") -> str:
     return over_seeds(values, style).replace("-", "−")
 
@@ -264,7 +279,7 @@ def test_debias_shares() -> None:
     )
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     for name, like, *cells in tables("debias")[0]:
-        data = {"digits, 8×8": "digits", **EMOJI}[name]
+        data = IMAGES[name]
         levels = row("debias_order", what="data", data=data)
         snr = alpha_bar / (1 - alpha_bar) * (int(like) / 8) ** 2
         noisier, clearer = snr < np.exp(levels["noisy"]), snr > np.exp(levels["clear"])
@@ -283,7 +298,7 @@ def test_debias_over_sizes() -> None:
     for name, like, *cells in sizes:
         expected = []
         for field, places in (("frechet", 2), ("lite0", 0)):
-            both = (arm(EMOJI[name], like, w, field) for w in ("constant", "debias"))
+            both = (arm(IMAGES[name], like, w, field) for w in ("constant", "debias"))
             constant, debias = both
             style = f"{{:.{places}f}} ± {{:.{places}f}}"
             signed = style.replace(":", ":+", 1)
@@ -291,23 +306,34 @@ def test_debias_over_sizes() -> None:
             expected += [cell(debias - constant, signed)]
         assert cells == expected
     for name, *cells in starts:
-        both = (arm(EMOJI[name], 256, w, start="data") for w in ("constant", "debias"))
+        both = (arm(IMAGES[name], 256, w, start="data") for w in ("constant", "debias"))
         constant, debias = both
         less = cell(debias - constant, "{:+.2f} ± {:.2f}")
-        assert cells == [cell(constant), cell(debias), less]
-    assert (len(sizes), len(starts)) == (2, 1)
+        best = perfect_network(IMAGES[name], 256, "frechet", start="data")
+        assert cells == [cell(constant), cell(debias), less, f"{best:.2f}"]
+    assert [name for name, *_ in starts] == list(IMAGES)[:2]
+    assert [(name, like) for name, like, *_ in sizes] == EACH[:2]
 
 
 def test_debias_over_weightings() -> None:
     weightings, errors = tables("debias")[3:5]
     seen = []
-    for like, name, *cells in weightings:
-        at = partial(arm, "emoji8", like, WEIGHTINGS[name])
-        found = [*(at(count=count) for count in (5, 20, 50)), at(step=750)]
-        assert cells == [*map(cell, found), cell(at("lite0"), "{:.0f} ± {:.0f}")]
-        seen.append((like, name))
-    assert seen == [(like, name) for like in ("8", "256") for name in WEIGHTINGS]
-    for line, (like, name) in zip(errors, seen, strict=True):
+    for name, like, weighting, *cells in weightings:
+        of = IMAGES[name], like
+        seen.append((name, like, weighting))
+        if weighting == "a perfect network":
+            one = (perfect_network(*of, "frechet", count=n) for n in OVER)
+            lite0 = f"{perfect_network(*of, 'lite0'):.0f}" if name == "emoji, 8×8" else ""
+            assert cells == [*(f"{value:.2f}" for value in one), "", lite0]
+            continue
+        at = partial(arm, *of, WEIGHTINGS[weighting])
+        found = [*(at(count=count) for count in OVER), at(step=750)]
+        lite0 = cell(at("lite0"), "{:.0f} ± {:.0f}") if name == "emoji, 8×8" else ""
+        assert cells == [*map(cell, found), lite0]
+    each = ("a perfect network", *WEIGHTINGS)
+    assert seen == [(*of, weighting) for of in EACH for weighting in each]
+    trained = [one for one in seen[: len(seen) // 2] if one[2] in WEIGHTINGS]
+    for line, (_, like, name) in zip(errors, trained, strict=True):
         of = {"data": "emoji8", "like": int(like), "weighting": WEIGHTINGS[name]}
         key = {"what": "errors", **of, "rate": 1e-3}
         found = [row("debias_order", seed=seed, **key) for seed in SEEDS]
@@ -316,34 +342,43 @@ def test_debias_over_weightings() -> None:
         assert line == [like, name, *cells]
 
 
-def test_debias_brightness() -> None:
-    brightness = tables("debias")[5]
-    data = row("debias_order", what="data", data="emoji8")
-    m, s, fine = *data["mean"], *data["std"], "{:.3f} ± {:.3f}"
-    alpha_bar = np.prod(1 - np.linspace(1e-4, 0.02, 1000))
-    assert brightness[0][2] == f"{m:.3f}"
-    for name, like, said, *cells in brightness[1:]:
-        if name not in WEIGHTINGS:  # the formula in zero_terminal_snr.md
-            snr = alpha_bar / (1 - alpha_bar) * (int(like) / 8) ** 2
-            alpha, sigma = np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
-            drawn = m - s * alpha * m / np.sqrt(alpha**2 * s**2 + sigma**2 / 64)
-            assert float(said) == pytest.approx(drawn, abs=6e-4)
-            continue
-        at = partial(arm, "emoji8", like, WEIGHTINGS[name])
-        w1 = [at("w1", count=count)[:, 0] for count in (5, 20, 50)]
-        assert [said, *cells] == [cell(one, fine) for one in [at("mean")[:, 0], *w1]]
-    assert len(brightness) == 11
+@pytest.mark.parametrize(("number", "data"), [(5, "emoji8"), (6, "colour4")])
+def test_debias_means_of_channels(number: int, data: str) -> None:
+    """W1 is the mean over channels."""
+    first, *table = tables("debias")[number]
+    real, fine = row("debias_order", what="data", data=data)["mean"], "{:.3f} ± {:.3f}"
+    assert first[2:] == [*(f"{mean:.3f}" for mean in real), *[""] * 5]
+    for name, like, *cells in table:
+        if name in WEIGHTINGS:
+            at = partial(arm, data, like, WEIGHTINGS[name])
+            settings = [*({"count": n} for n in OVER), {"step": 750}]
+            w1 = [at("w1", **setting).mean(1) for setting in settings]
+            assert cells == [cell(one, fine) for one in [*at("mean").T, *w1]]
+        else:
+            best = partial(perfect_network, data, like)
+            w1 = [np.mean(best("w1", count=count)) for count in OVER]
+            assert cells == [*(f"{v:.3f}" for v in (*best("mean"), *w1)), ""]
+    each = ("a perfect network", *WEIGHTINGS)
+    expected = [(name, like) for like in ("8", "256") for name in each]
+    assert [(name, like) for name, like, *_ in table] == expected
 
 
 def test_debias_over_rates() -> None:
-    for name, *cells in tables("debias")[6]:
-        at = partial(arm, "emoji8", 8, WEIGHTINGS[name])
-        assert cells == [cell(at(rate=rate)) for rate in (1e-3 / 3, 1e-3, 3e-3)]
-    assert [name for name, *_ in tables("debias")[6]] == list(WEIGHTINGS)
-    for rate in (1e-3 / 3, 1e-3, 3e-3):  # the best of each is the last
+    rates, seen = (1e-3 / 3, 1e-3, 3e-3), []
+    for like, name, *cells in tables("debias")[7]:
+        at = partial(arm, "emoji8", like, WEIGHTINGS[name])
+        measured = rates if like == "8" else rates[1:]
+        assert cells[-len(measured) :] == [cell(at(rate=rate)) for rate in measured]
+        seen.append((like, name))
+    assert seen == [(like, name) for like in ("8", "256") for name in WEIGHTINGS]
+    for rate in rates:  # the best of each is the last
         of = [arm("emoji8", 8, w, rate=rate).mean() for w in WEIGHTINGS.values()]
         constant, p2, min_snr, debias = of
         assert constant < min_snr < p2 < debias
+    for rate in rates[1:]:
+        of = [arm("emoji8", 256, w, rate=rate).mean() for w in WEIGHTINGS.values()]
+        constant, p2, min_snr, debias = of
+        assert debias < min_snr < p2 < constant
 
 
 def test_the_answer_of_debias() -> None:
@@ -375,6 +410,23 @@ def test_the_answer_of_debias() -> None:
     }
     assert orders[8] == ["constant", "min-SNR", "P2", "Debias"]
     assert orders[256] == ["Debias", "min-SNR", "P2", "constant"]
+    for data, count in itertools.product(("emoji8", "colour4"), OVER):
+        of = {
+            like: [arm(data, like, w, count=count).mean() for w in WEIGHTINGS.values()]
+            for like in (8, 256)
+        }
+        constant, p2, min_snr, debias = of[8]
+        assert constant < min_snr < p2 < debias
+        constant, *three = of[256]
+        assert max(three) < constant / 2
+        assert count == 5 or three[2] < min(three[:2])  # Debias is first
+    assert "There Debias mends most of what the constant weight does to" in answer
+    for data in ("emoji8", "colour4"):
+        of = lambda like, w, d=data: arm(d, like, w, "w1").mean(1)
+        assert (of(8, "debias") > of(8, "constant")).all()
+        left = of(256, "debias") - np.mean(perfect_network(data, 256, "w1"))
+        gap = of(256, "constant") - np.mean(perfect_network(data, 256, "w1"))
+        assert (left < gap / 2).all()
     dark = [at(256, w, "mean", start="data") for w in ("constant", "debias")]
     assert dark[0] < dark[1] < row("debias_order", what="data", data="emoji8")["mean"][0]
     for count in (5, 20, 50):
@@ -393,7 +445,7 @@ def test_debias() -> None:
         runs = (f"{weighting}-{seed}" for seed in SEEDS)
         return np.array([row("debias", run=run, **key)["frechet"] for run in runs])
 
-    for table, at in zip(tables("debias")[7:9], points, strict=True):
+    for table, at in zip(tables("debias")[8:10], points, strict=True):
         less = False
         for name, *cells in table:
             if name.startswith("*"):
@@ -1044,9 +1096,7 @@ def of_debias() -> set[str]:
     """Log SNR, held-out images, and decimals of the first study."""
     levels = [row("debias_order", what="data", data=d) for d in ("emoji8", "digits")]
     ends = {f"{abs(one[end]):.2f}" for one in levels for end in ("noisy", "clear")}
-    held = [
-        row("debias_order", what="held-out images", data=d) for d in ("emoji8", "digits")
-    ]
+    held = [row("debias_order", what="held-out images", data=d) for d in IMAGES.values()]
     floor = row("flow_against_score", what="real digits")["floor"]
     distances = {f"{one['frechet']:.2f}" for one in held} | {f"{floor:.2f}"}
 
