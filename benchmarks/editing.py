@@ -136,4 +136,4 @@ def sheet(name: str, rows: Mapping[str, Array]) -> None:
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)

@@ -173,4 +173,4 @@ def draw(book: study.Book) -> "Figure":
 
 
 if __name__ == "__main__":
-    study.command.run(main)
+    study.run(main)
