@@ -85,22 +85,20 @@ def test_a_batch_that_does_not_split_is_refused() -> None:
 
 
 def test_changes_go_from_the_cheapest_to_the_slowest() -> None:
-    flags = [forecasting.flags_of(c) for c in forecasting.alternatives(TINY, MESH)]
-    assert flags == [
-        "--config.network.remat=true",
-        "--config.fsdp=4",
-        "--config.fsdp=4 --config.network.remat=true",
+    groups = forecasting.alternatives(TINY, MESH)
+    flags = [[forecasting.flags_of(changes) for changes in group] for group in groups]
+    several = [
         "--config.accumulation=2",
         "--config.accumulation=2 --config.network.remat=true",
         "--config.fsdp=4 --config.accumulation=2",
         "--config.fsdp=4 --config.accumulation=2 --config.network.remat=true",
-        *(flag.replace("=2", "=4") for flag in (
-            "--config.accumulation=2",
-            "--config.accumulation=2 --config.network.remat=true",
-            "--config.fsdp=4 --config.accumulation=2",
-            "--config.fsdp=4 --config.accumulation=2 --config.network.remat=true",
-        )),
-    ]  # fmt: skip
+    ]
+    one = [
+        "--config.network.remat=true",
+        "--config.fsdp=4",
+        "--config.fsdp=4 --config.network.remat=true",
+    ]
+    assert flags == [one, several, [flag.replace("=2", "=4") for flag in several]]
 
 
 def test_what_fits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,9 +116,39 @@ def test_what_fits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("does not fit (Used 20.00G of 15.75G hbm)" in line for line in lines)
     assert "it fits with --config.fsdp=4 --config.accumulation=2:" in lines
     assert any("for the gradient of 4 images" in line for line in lines)
-    assert tried[0] == (False, 1, 1)
-    assert tried[-1] == (False, 4, 2)
+    same = [(False, 1, 1), (True, 1, 1), (False, 4, 1), (True, 4, 1)]
+    halving, two = (
+        [(True, 4, 4), (True, 4, 2)],
+        [(False, 1, 2), (True, 1, 2), (False, 4, 2)],
+    )
+    assert tried == same + halving + two
     assert any("of 15.75 GiB: fits" in line for line in lines)
+
+
+@pytest.mark.parametrize("enough", [1, 2, 8, 32, 64, 1000])
+def test_the_rounds_that_fit_are_found_by_halving(
+    enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fewest, of 1 to 64, without trying all that have fewer."""
+    tried = []
+
+    def compile_for(run: Any, where: Any, mesh: Any, sample: bool = False) -> Forecast:
+        tried.append(run.accumulation)
+        lean = run.accumulation >= enough and run.fsdp == 4 and run.network.remat
+        return result((1 if lean else 17) * 2**30)
+
+    here(monkeypatch)
+    monkeypatch.setattr(forecasting, "compile_for", compile_for)
+    large = dataclasses.replace(TINY, batch_size=4 * 64)
+    lines = forecasting.table(large, "v5e:2x2")
+    if enough > 64:
+        with pytest.raises(TooLarge, match="it does not fit into"):
+            list(lines)
+    else:
+        rounds = f" --config.accumulation={enough}" if enough > 1 else ""
+        found = f"it fits with --config.fsdp=4{rounds} --config.network.remat=true:"
+        assert found in list(lines)
+    assert len(tried) <= 1 + 3 + 3 + 3
 
 
 def test_a_gpu_without_enough_memory_has_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,11 @@ flags.register_multi_flags_validator(
     "--topology compiles in one process, for devices that are not there: leave out "
     "--cpu_devices, --coordinator and --processes",
 )
+flags.register_multi_flags_validator(
+    ["dry_run", "profile", "wandb"],
+    lambda values: not (values["dry_run"] and (values["profile"] or values["wandb"])),
+    "--dry_run takes no steps: leave out --profile and --wandb",
+)
 flags.declare_key_flag("cpu_devices")
 SEVERAL_PROCESSES = True
 """The others are started on other hosts."""

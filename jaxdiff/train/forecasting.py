@@ -6,10 +6,11 @@ and images are shapes; nothing is allocated or run.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,19 +254,26 @@ def minimum(experiment: Experiment, mesh: Mesh) -> float:
     )
 
 
-def alternatives(experiment: Experiment, mesh: Mesh) -> Iterator[dict[str, Any]]:
-    """Changes of fields that need less memory, from the cheapest to the slowest."""
+def alternatives(experiment: Experiment, mesh: Mesh) -> list[list[dict[str, Any]]]:
+    """Changes of fields that need less memory: a group for each number of rounds.
+
+    Both groups and the changes of one go from the cheapest to the slowest; the last of a
+    group needs the least memory.
+    """
     e, each = experiment, experiment.batch_size // mesh.size
     rounds = [2**n for n in range(each.bit_length()) if each % 2**n == 0]
     remats = [False, True] if vars(e.network).get("remat") is False else [False]
+    groups = []
     for accumulation in [e.accumulation, *(n for n in rounds if n > e.accumulation)]:
-        for fsdp in dict.fromkeys((e.fsdp, mesh.size)):
-            for remat in remats:
-                changes = {"fsdp": fsdp, "accumulation": accumulation}
-                changes = {k: v for k, v in changes.items() if v != getattr(e, k)}
-                changes |= {"network": e.network.clone(remat=True)} if remat else {}
-                if changes:
-                    yield changes
+        group = []
+        for fsdp, remat in itertools.product(dict.fromkeys((e.fsdp, mesh.size)), remats):
+            changes = {"fsdp": fsdp, "accumulation": accumulation}
+            changes = {k: v for k, v in changes.items() if v != getattr(e, k)}
+            group.append(
+                changes | ({"network": e.network.clone(remat=True)} if remat else {})
+            )
+        groups.append([changes for changes in group if changes])
+    return groups
 
 
 def flags_of(changes: dict[str, Any]) -> str:
@@ -323,28 +331,52 @@ def _given(experiment: Experiment, mesh: Mesh, sample: bool) -> Iterator[str]:
 
 
 def _fitting(experiment: Experiment, where: Topology) -> Iterator[str]:
-    """What else was tried, until something fits."""
-    needed = ""
-    for changes in alternatives(experiment, mesh_of(experiment, where)):
-        other = dataclasses.replace(experiment, **changes)
-        mesh = mesh_of(other, where)
-        try:
-            require_room(other, where, mesh)
-            yield f"trying {flags_of(changes)}"
-            result = compile_for(other, where, mesh)
-        except TooLarge as error:
-            needed = str(error)
-            continue
-        if result.fits:
-            yield f"it fits with {flags_of(changes)}:"
-            yield from _report(result)
-            return
-        needed = gib(result.bytes)
+    """What else was tried, until something fits; the number of rounds by halving."""
+    tried: dict[str, Forecast | TooLarge] = {}
+
+    def first(several: Iterable[dict[str, Any]]) -> Generator[str, None, str]:
+        """The flags of the first of these changes that fits, or none."""
+        for changes in several:
+            flags = flags_of(changes)
+            if flags not in tried:
+                tried[flags] = yield from _attempt(experiment, where, changes)
+            result = tried[flags]
+            if isinstance(result, Forecast) and result.fits:
+                return flags
+        return ""
+
+    same, *more = alternatives(experiment, mesh_of(experiment, where))
+    found, low, high = (yield from first(same)), 0, len(more)
+    while not found and low < high:
+        middle = (low + high) // 2
+        fits = yield from first(more[middle][-1:])
+        low, high = (low, middle) if fits else (middle + 1, high)
+    found = found or (yield from first(itertools.chain(*more[low : low + 1])))
+    if found:
+        yield f"it fits with {found}:"
+        yield from _report(tried[found])
+        return
+    last = [*tried.values()][-1] if tried else ""
+    needed = gib(last.bytes) if isinstance(last, Forecast) else last
     raise TooLarge(
         f"the network is too large for {where.name}: with remat, fsdp and accumulation it "
         f"does not fit into {gib(where.chip.memory)} either ({needed}): use more chips, "
         "chips with more memory, or a smaller batch"
     )
+
+
+def _attempt(
+    experiment: Experiment, where: Topology, changes: dict[str, Any]
+) -> Generator[str, None, Forecast | TooLarge]:
+    """Compiles a step with these changes, if there is room for its state."""
+    other = dataclasses.replace(experiment, **changes)
+    mesh = mesh_of(other, where)
+    try:
+        require_room(other, where, mesh)
+        yield f"trying {flags_of(changes)}"
+        return compile_for(other, where, mesh)
+    except TooLarge as error:
+        return error
 
 
 NOTES = {

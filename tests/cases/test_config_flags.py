@@ -81,6 +81,8 @@ def test_fields_of_plain_values_and_of_written_ones(
         (["--topology="], "name accelerators, as v5e:4x4 or h100:8"),
         (["--topology=h100:4", "--cpu_devices=4"], "leave out --cpu_devices, --coord"),
         (["--topology=h100:4", "--processes=2"], "leave out --cpu_devices, --coord"),
+        (["--profile=1:2"], "leave out --profile and --wandb"),
+        (["--wandb=mine"], "leave out --profile and --wandb"),
         (["--config=configs/digits.py:foo"], "configs/digits.py has no variants"),
         (["--config=configs/digits_ddpm.py:foo"], "none of constant, p2, min_snr, debias"),
         (["--config=" + "x" * 5000], "File name too long"),
