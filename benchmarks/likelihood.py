@@ -13,6 +13,7 @@ Stopped and started again it goes on. Prints tables, and writes likelihood.png a
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,24 +72,29 @@ FLOWS = (
 
 def main() -> None:
     """Trains and measures what is missing, prints, draws."""
-    book, folder = study.book("likelihood"), study.digits()
-    run = restoring.restore(folder)
+    book = study.book("likelihood")
     for flow in FLOWS:
         if not book.find(**flow.key):
-            book.write(flow.key, {**by_flow(run, flow), **made(folder)})
+            book.write(flow.key, {**by_flow(restored(), flow), **made()})
     for steps in BOUNDS:
         key = {"what": "bound", "images": NUMBER, "steps": steps}
         if not book.find(**key):
-            book.write(key, {**by_bound(run, steps), **made(folder)})
+            book.write(key, {**by_bound(restored(), steps), **made()})
     for table in tables(book):
         print(f"{table}\n")
     print(study.save(draw(book), "likelihood"))
 
 
-def made(folder: Any) -> dict[str, str]:
+@functools.cache
+def restored() -> restoring.Restored:
+    """The run, trained if need be."""
+    return restoring.restore(study.digits())
+
+
+def made() -> dict[str, str]:
     """The commits of a row."""
     measured = study.short(provenance.commit_of(__file__))
-    return {"trained": study.commits(folder), "measured": measured}
+    return {"trained": study.commits(study.digits()), "measured": measured}
 
 
 def by_flow(run: restoring.Restored, flow: Flow) -> dict[str, Any]:
@@ -165,10 +171,11 @@ def draw(book: study.Book) -> "Figure":
     (look,) = plots.looks(["bits/dim"])
     panel.errorbar(mean, labels, xerr=error, capsize=3, fmt="o", ms=4, color=look["color"])
     low = floor(rows[0]["sigma"])
-    panel.axvline(low, color=plots.GREY, lw=1, ls=":")
-    panel.annotate(" no density of the flow's goes below", (low, -0.35), color=plots.GREY)
+    limit = f"{low:.2f}, below which no flow goes"
+    panel.axvline(low, color=plots.GREY, lw=1, ls=":", label=limit)
     panel.invert_yaxis()
     panel.set(xlabel="bits/dim", xlim=(0, None))
+    plots.legend(panel)
     return figure
 
 

@@ -1,9 +1,11 @@
 """Pages of a table or two are what their JSON says."""
 
+import re
+
 import numpy as np
 import pytest
 
-from tests.results.pages import over_seeds, row, rows, tables
+from tests.results.pages import SEEDS, over_seeds, page, row, rows, tables
 
 
 def test_classifier_guidance() -> None:
@@ -47,3 +49,71 @@ def test_metrics() -> None:
         of = iter(study["traps"].values())
         assert fresh == spread(next(of)[metric])
         assert cells == [f"{np.mean(scores[metric]):.3g}" for scores in of]
+
+
+WAYS = ("true", "none", "weak", "cfg", "auto", "other")
+MEASURES = ("log_density", "off", "far", "coverage")
+
+
+def test_toy2d() -> None:
+    styles = ("{:.2f} ± {:.2f}", *["{:.1%} ± {:.1%}"] * 3)
+    for way, (_, *cells) in zip(WAYS, tables("toy2d")[0], strict=True):
+        of = [row("toy2d", way=way, seed=seed) for seed in SEEDS]
+        for measure, style, cell in zip(MEASURES, styles, cells, strict=True):
+            expected = over_seeds((one[measure] for one in of), style)
+            assert cell == expected.replace("%", " %").replace("-", "−")
+
+
+def over_keys(way: str, measure: str) -> np.ndarray:
+    return np.array([row("toy2d", way=way, seed=seed)[measure] for seed in SEEDS])
+
+
+def of_toy2d() -> set[str]:
+    """What autoguidance costs in coverage, with the key that it costs most."""
+    return {f"{100 * over_keys(way, 'coverage').min():.1f}" for way in ("auto", "other")}
+
+
+def test_the_answer_of_toy2d() -> None:
+    none, cfg = over_keys("none", "far"), over_keys("cfg", "far")
+    assert (cfg < none).sum() == 1
+    for way in ("auto", "other"):
+        for measure in ("off", "far"):
+            assert (over_keys(way, measure) < over_keys("none", measure)).all()
+        assert (over_keys(way, "coverage") > over_keys("cfg", "coverage")).all()
+    assert (over_keys("cfg", "coverage") < 0.27).all()
+
+
+def test_likelihood() -> None:
+    flows, bounds = tables("likelihood")
+    for images, divergence, steps, *cells in flows:
+        of = {"images": int(images), "divergence": divergence}
+        of["steps"] = int(steps) if steps.isdigit() else steps
+        one = row("likelihood", what="flow", **of)
+        probes = f"{one['probes']:.4f}" if one["probes"] else ""
+        expected = [f"{one['mean']:.4f}", f"{one['error']:.4f}", probes]
+        assert cells == [*expected, f"{one['evaluations']:.0f}"]
+    for images, steps, *cells in bounds:
+        one = row("likelihood", what="bound", images=int(images), steps=int(steps))
+        assert cells == [f"{one[n]:.2f}" for n in ("mean", "error", "decoder", "others")]
+        assert one["mean"] == pytest.approx(one["decoder"] + one["others"], abs=1e-4)
+
+
+def of_likelihood() -> set[str]:
+    """Bits/dim, rounded, what none can go below, and how far apart ways are."""
+    few = [one for one in rows("likelihood") if one["images"] == 8]
+    exact, coarse, fine, adaptive = (one["mean"] for one in few)
+    assert abs(coarse - exact) / few[1]["probes"] == pytest.approx(1 / 5, abs=0.02)
+    many = row("likelihood", what="flow", images=96)
+    low = -np.log2(2 / 255 / (many["sigma"] * np.sqrt(2 * np.pi)))
+    apart = {f"{fine - coarse:.3f}", f"{fine - coarse:.4f}", f"{adaptive - coarse:.4f}"}
+    error = many["error"]
+    return apart | {f"{low:.2f}", f"{many['mean']:.2f}", f"{error:.2f}", f"{error:.3f}"}
+
+
+def test_editing() -> None:
+    text = page("editing").replace("\n", " ")
+    (rms,) = (one["rms"] for one in rows("editing") if one["what"] == "round trip")
+    assert text.count(f"ends {rms:.4f}") == 2
+    for strength in (0.3, 0.6):
+        sigma = row("editing", what="start", strength=strength)["sigma"]
+        assert re.search(f"strength {strength}( on)?, σ = {sigma:.2g}", text)

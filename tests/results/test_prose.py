@@ -11,6 +11,7 @@ from tests.results.test_flow_against_score import of_flow
 from tests.results.test_improved_ddpm import of_improved_ddpm
 from tests.results.test_nag import of_nag
 from tests.results.test_nag_unet import of_nag_unet
+from tests.results.test_other_pages import of_likelihood, of_toy2d
 from tests.results.test_zero_terminal_snr import (
     of_table_or_prediction,
     of_zero_terminal_snr,
@@ -18,7 +19,7 @@ from tests.results.test_zero_terminal_snr import (
 
 MEASURED = (
     *("flow_against_score", "table_or_prediction", "debias_order", "edm2_ladder"),
-    *("improved_ddpm", "nag"),
+    *("improved_ddpm", "nag", "likelihood"),
 )
 
 
@@ -44,6 +45,8 @@ def test_the_index_has_the_numbers_of_the_pages_that_it_links_to() -> None:
 
 SETTINGS = {
     "classifier_guidance": set(),
+    "likelihood": {"0.02"},
+    "toy2d": {"0.03"},
     "nag_toys": {"0.6", "0.47", "0.3", "0.1", "0.04", "0.003", "1.5"}
     | {"0.97", "0.4", "0.02", "0.03", "0.05"}
     | {"0.83", "0.78", "0.73", "1.11", "1.36", "1.95"},  # of the tables, rounded
@@ -69,6 +72,8 @@ SETTINGS = {
 
 COMPUTED = {
     "classifier_guidance": set,
+    "likelihood": of_likelihood,
+    "toy2d": of_toy2d,
     "nag_toys": set,
     "zero_terminal_snr": of_zero_terminal_snr,
     "ema_lengths": of_ema_lengths,
