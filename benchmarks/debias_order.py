@@ -15,6 +15,7 @@ folders ARM-SEED:
     weightings  four, on the table as it is and as at 256, grey and in colour
     rates       those in grey, at three times the learning rate, and at a third on the table
                 as it is
+    sizes       constant and Debias in grey as at 16, 64 and 128, and on digits of 8x8
 
 Draws 1,000 images of each run by ancestral steps, x0 held to [-1, 1], of the same seeds and
 of labels in the data's proportions, and compares them with the training images: Frechet
@@ -182,6 +183,10 @@ RATED = [
     for arm in arms("emoji8", likes, FOUR)
 ]
 """All four at other rates."""
+COMPARED = [("emoji8", n) for n in (8, 16, 64, 128, PAPER)]
+COMPARED += [("digits", n) for n in (8, PAPER)]
+"""Data and sizes at which constant and Debias are compared."""
+PAIRS = [arm for data, like in COMPARED for arm in arms(data, (like,), TWO)]
 EXPLAINED = ("digits", "emoji8")
 """Data of 8x8, whose shares and features are shown."""
 CHANNELS = ("red", "green", "blue")
@@ -198,10 +203,9 @@ def main() -> None:
         weigh(book, data)
     for data, like in itertools.product(JUDGED, (8, PAPER)):
         imagine(book, data, like)
-    every = [(arm, seed) for arm in (*BASE, *RATED) for seed in SEEDS]
+    every = [(arm, seed) for arm in (*BASE, *RATED, *PAIRS) for seed in SEEDS]
     for arm, seed in tqdm(every, desc="runs", disable=None):
-        folder = study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
-        measure(book, arm, seed, folder)
+        measure(book, arm, seed)
     for title, table in tables(book).items():
         print(f"{title}\n\n{table}\n")
     print(study.save(draw(book), "debias_order"))
@@ -234,24 +238,31 @@ def experiment(arm: Arm, seed: int) -> Experiment:
     )
 
 
-def measure(book: study.Book, arm: Arm, seed: int, folder: Path) -> None:
+def measure(book: study.Book, arm: Arm, seed: int) -> None:
     """Judges the images of a run, and its errors, where missing."""
     of = {**dataclasses.asdict(arm), "seed": seed}
-    made = {
-        "trained": study.commits(folder),
-        "measured": study.short(provenance.commit_of(__file__)),
-    }
     settings = [*OVER, {**MAIN, "step": STEPS // 2}] if arm in BASE else [MAIN]
     noised = arm.like == PAPER and arm.rate == RATE
     for setting in [*settings, NOISED] if noised else settings:
         key = {"what": "quality", **of, "step": STEPS, **setting, "images": IMAGES}
         if not book.find(**key):
-            run = restored(folder, key["step"])
-            images = drawn(arm, run.variables, setting)
+            images = drawn(arm, restored(arm, seed, key["step"]).variables, setting)
             verdict = judged(arm.data, images, arm.rate == RATE and setting == MAIN)
-            book.write(key, {**verdict, **made})
+            book.write(key, {**verdict, **made(arm, seed)})
     if arm in BASE and not book.find(what="errors", **of):
-        book.write({"what": "errors", **of}, {**errors(restored(folder, STEPS)), **made})
+        found = errors(restored(arm, seed, STEPS))
+        book.write({"what": "errors", **of}, {**found, **made(arm, seed)})
+
+
+def trained(arm: Arm, seed: int) -> Path:
+    """The folder of a run, trained if need be."""
+    return study.trained(f"{arm.name}-{seed}", experiment(arm, seed))
+
+
+def made(arm: Arm, seed: int) -> dict[str, str]:
+    """The commits of a row."""
+    measured = study.short(provenance.commit_of(__file__))
+    return {"trained": study.commits(trained(arm, seed)), "measured": measured}
 
 
 def imagine(book: study.Book, data: str, like: int) -> None:
@@ -285,9 +296,9 @@ def perfect(data: Source) -> Denoiser:
 
 
 @functools.lru_cache(2)
-def restored(folder: Path, step: int) -> restoring.Restored:
+def restored(arm: Arm, seed: int, step: int) -> restoring.Restored:
     """A run at a checkpoint."""
-    return restoring.restore(folder, step=step)
+    return restoring.restore(trained(arm, seed), step=step)
 
 
 def drawn(
@@ -499,10 +510,10 @@ def twins(data: str, like: int) -> tuple[Arm, Arm]:
 def by_size(book: study.Book) -> str:
     """Constant, Debias, and the one less the other, by pixels and by features."""
     rows = []
-    for like in (8, PAPER):
-        line = [TITLES["emoji8"], str(like)]
+    for data, like in COMPARED:
+        line = [TITLES[data], str(like)]
         for field, style in (("frechet", "{:.2f}"), ("lite0", "{:.0f}")):
-            constant, debias = (values(book, arm, field) for arm in twins("emoji8", like))
+            constant, debias = (values(book, arm, field) for arm in twins(data, like))
             both = f"{style} ± {style}"
             less = f"{style.replace(':', ':+')} ± {style}"
             line += [spread(constant, both), spread(debias, both)]
