@@ -20,6 +20,10 @@ IMAGES = {
 EACH = [(name, like) for name in list(IMAGES)[:2] for like in ("8", "256")]
 """On which all four weightings are compared."""
 
+SIZES = [("emoji, 8×8", like) for like in ("8", "16", "64", "128", "256")]
+SIZES += [("digits, 8×8", like) for like in ("8", "256")]
+"""On which constant and Debias are."""
+
 
 def arm(
     data: str,
@@ -87,7 +91,16 @@ def test_debias_over_sizes() -> None:
         best = perfect_network(IMAGES[name], 256, "frechet", start="data")
         assert cells == [cell(constant), cell(debias), less, f"{best:.2f}"]
     assert [name for name, *_ in starts] == list(IMAGES)[:2]
-    assert [(name, like) for name, like, *_ in sizes] == EACH[:2]
+    assert [(name, like) for name, like, *_ in sizes] == SIZES
+    less = {
+        (data, like): arm(data, like, "debias") - arm(data, like, "constant")
+        for data, like in ((IMAGES[name], int(like)) for name, like in SIZES)
+    }
+    assert all((less["emoji8", like] > 0).all() for like in (8, 16))
+    assert all((less["emoji8", like] < 0).all() for like in (128, 256))
+    assert abs(less["emoji8", 64].mean()) < less["emoji8", 64].std(ddof=1)
+    assert (less["digits", 8] > 0).all()
+    assert (less["digits", 256] < 0).all()
 
 
 def test_debias_over_weightings() -> None:
@@ -161,7 +174,7 @@ def test_the_answer_of_debias() -> None:
     at = lambda *key, **more: arm("emoji8", *key, **more).mean()
     here = f"{at(8, 'debias'):.2f} under Debias, last of four as on digits, and "
     assert f"{here}{at(8, 'constant'):.2f} under the constant weight;" in answer
-    there = f"{at(256, 'debias'):.2f}, first of four, and {at(256, 'constant'):.2f}."
+    there = f"{at(256, 'debias'):.2f}, first of four, and {at(256, 'constant'):.2f};"
     assert f"in the paper's 256×256 images, {there}" in answer
     decided = {
         (like, name): 100
