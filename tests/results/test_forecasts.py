@@ -83,7 +83,10 @@ def of_one_chip(case: Row) -> list[str]:
 
 @pytest.mark.parametrize(
     ("number", "cases"),
-    [(5, ("s-v5e-before", "s-v5e", "s-v5e-fsdp")), (7, ("s-h100", "s-h100-fsdp"))],
+    [
+        (5, ("s-v5e-before", "s-v5e", "s-v5e-fsdp")),
+        (7, ("s-h100-before", "s-h100", "s-h100-fsdp-before", "s-h100-fsdp")),
+    ],
 )
 def test_networks_compiled_for_one_chip(number: int, cases: tuple[str, ...]) -> None:
     lines = {name.split(",")[0].split(":")[0]: cells for name, *cells in
@@ -107,7 +110,10 @@ def test_networks_compiled_for_one_chip(number: int, cases: tuple[str, ...]) -> 
 
 def test_the_time_of_s_by_kind() -> None:
     of_v5e = [compiled(case)["kinds"] for case in ("s-v5e", "s-v5e-fsdp")]
-    of_h100 = [compiled(case)["kinds"] for case in ("s-h100", "s-h100-fsdp")]
+    of_h100 = [
+        compiled(f"s-h100{case}")["kinds"]
+        for case in ("-before", "", "-fsdp-before", "-fsdp")
+    ]
     kinds = {name: cells for name, *cells in tables("accelerators")[6]}
     assert {*kinds} == {*of_v5e[0]} == {*of_h100[0]}
     gpu = {name.removeprefix("of it "): cells for name, *cells in tables("accelerators")[7]}
