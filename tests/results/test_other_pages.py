@@ -102,7 +102,7 @@ def of_likelihood() -> set[str]:
     """Bits/dim, rounded, what none can go below, and how far apart ways are."""
     few = [one for one in rows("likelihood") if one["images"] == 8]
     exact, coarse, fine, adaptive = (one["mean"] for one in few)
-    assert abs(coarse - exact) / few[1]["probes"] == pytest.approx(1 / 5, abs=0.02)
+    assert abs(coarse - exact) / few[1]["probes"] == pytest.approx(1 / 5, abs=0.005)
     many = row("likelihood", what="flow", images=96)
     low = -np.log2(2 / 255 / (many["sigma"] * np.sqrt(2 * np.pi)))
     apart = {f"{fine - coarse:.3f}", f"{fine - coarse:.4f}", f"{adaptive - coarse:.4f}"}
