@@ -362,14 +362,20 @@ def lengths(book: study.Book) -> "Figure":
     """Both distances of config G over widths, over the least; dotted without averaging."""
     figure, (panel,) = plots.panels("Averages of config G", 3.6, 1, 1)
     names = "in pixels", "in features of Lite0"
-    for field, label, look in zip(FIELDS, names, plots.looks(names), strict=True):
+    for aside, (field, label, look) in zip(
+        (-5e-4, 5e-4), zip(FIELDS, names, plots.looks(names), strict=True), strict=True
+    ):  # both kinds of bars are to be seen
         seeds = np.array([values(book, SWEPT, std, field) for std in WIDTHS])
         least = seeds.mean(1).min()
         last = values(book, SWEPT, LAST, field).mean() / least
-        panel.axhline(last, color=look["color"], lw=1, ls=":")
+        panel.axhline(
+            last, color=look["color"], lw=1, ls=":", label=f"{label}, last weights"
+        )
         look |= {"marker": "o", "ms": 4, "label": label}
         spread = seeds.std(1, ddof=1) / least
-        panel.errorbar(WIDTHS, seeds.mean(1) / least, spread, capsize=3, **look)
+        panel.errorbar(
+            np.add(WIDTHS, aside), seeds.mean(1) / least, spread, capsize=3, **look
+        )
     panel.set(ylabel="Fréchet distance over its least   [1]")
     panel.set(xlabel="width: std as a fraction of training")
     panel.set_xticks(WIDTHS)
